@@ -1,0 +1,2 @@
+//! Arguments in, node out.
+fn main() {}

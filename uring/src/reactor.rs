@@ -1,0 +1,311 @@
+//! What a core may ask of its ring, and what the ring tells it back.
+//!
+//! The trait is the contract that the kernel ring and its in-memory twin both keep; one conformance
+//! test body runs over both. Ownership is the rule that shapes it: memory that the kernel may still
+//! touch is owned by the reactor, never by the caller. It moves in with the request and comes back
+//! with the event.
+
+use std::{io, net::SocketAddr, path::Path, path::PathBuf};
+
+use bytes::Bytes;
+
+/// Nanoseconds on the reactor's own monotonic clock (virtual in the twin).
+pub type Nanos = u64;
+
+/// A socket of this reactor: its place in the socket table and the generation of that place.
+///
+/// An id of a closed socket never names its successor in the same place: calls with it are ignored
+/// and no event carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SocketId {
+    /// Place in the socket table; small and dense, so callers may index their own tables by it.
+    pub index: u32,
+    /// How often the place was reused before.
+    pub generation: u32,
+}
+
+/// An open file of this reactor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileId {
+    /// Place in the file table.
+    pub index: u32,
+    /// How often the place was reused before.
+    pub generation: u32,
+}
+
+/// A one-shot timer of this reactor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TimerId(pub u64);
+
+/// Where to listen or connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// TCP over IPv4 or IPv6.
+    Tcp(SocketAddr),
+    /// A stream socket in the file system.
+    Unix(PathBuf),
+}
+
+/// Our right to read one piece of received data until it is given back. Deliberately not `Clone`:
+/// a lease is returned exactly once, with [`Reactor::give_back`].
+#[derive(Debug)]
+pub struct Lease {
+    /// Which buffer of the reactor's group (or private block) holds the data.
+    pub(crate) buffer: u32,
+    /// Bytes received.
+    pub(crate) len: u32,
+}
+
+impl Lease {
+    /// Number of received bytes.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// True for a lease without data (never delivered by a reactor).
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// Bytes on their way to a socket.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// One block, sent whole. Comes back in [`Event::Sent`] so that its memory can be used again.
+    Block(Vec<u8>),
+    /// Up to [`GATHER_MAX`] pieces in order, sent whole without being copied together first.
+    Gather(Vec<Bytes>),
+}
+
+/// Pieces that one gather send may have.
+pub const GATHER_MAX: usize = 64;
+
+/// Why no more data will come from a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The peer finished sending.
+    Eof,
+    /// The connection failed with this errno.
+    Failed(i32),
+}
+
+/// What happened since the last turn.
+#[derive(Debug)]
+pub enum Event {
+    /// A listener has a new connection; it does not receive until [`Reactor::start_receiving`].
+    Accepted {
+        /// The listener.
+        listener: SocketId,
+        /// The new connection.
+        socket: SocketId,
+        /// The other end; `None` for a Unix socket.
+        peer: Option<SocketAddr>,
+    },
+    /// A listener could not accept (errno, such as EMFILE). The reactor tries again by itself after
+    /// a pause.
+    AcceptFailed {
+        /// The listener.
+        listener: SocketId,
+        /// What the kernel said.
+        errno: i32,
+    },
+    /// The end of a [`Reactor::connect`].
+    Connected {
+        /// The socket that `connect` returned.
+        socket: SocketId,
+        /// The errno on failure; the caller closes the socket.
+        result: Result<(), i32>,
+    },
+    /// Data from a socket, readable with [`Reactor::received`] until given back.
+    Received {
+        /// The socket.
+        socket: SocketId,
+        /// The right to read the data.
+        lease: Lease,
+    },
+    /// Nothing more will be received on this socket. Sending may still work after an end of file.
+    ReceiveEnded {
+        /// The socket.
+        socket: SocketId,
+        /// Why.
+        end: End,
+    },
+    /// A send is over, successfully only if every byte was taken by the kernel.
+    Sent {
+        /// The socket.
+        socket: SocketId,
+        /// The memory that was sent, back in the caller's hands.
+        outgoing: Outgoing,
+        /// The errno on failure.
+        result: Result<(), i32>,
+    },
+    /// The last event of a socket that the caller closed: the descriptor is gone and the place in
+    /// the table is free.
+    Closed {
+        /// The socket.
+        socket: SocketId,
+    },
+    /// The end of a [`Reactor::write`] or [`Reactor::write_arena`].
+    Written {
+        /// The file.
+        file: FileId,
+        /// The caller's mark.
+        mark: u64,
+        /// The memory of a [`Reactor::write`], back in the caller's hands; empty for an arena write.
+        block: Vec<u8>,
+        /// The errno on failure. Success means that every byte was written.
+        result: Result<(), i32>,
+    },
+    /// The end of a [`Reactor::sync`].
+    Synced {
+        /// The file.
+        file: FileId,
+        /// The caller's mark.
+        mark: u64,
+        /// The errno on failure.
+        result: Result<(), i32>,
+    },
+    /// A timer is due.
+    Timer {
+        /// The timer.
+        timer: TimerId,
+        /// The caller's mark.
+        mark: u64,
+    },
+    /// Somebody called [`Wake::wake`] (any number of times since the last such event).
+    Woken,
+}
+
+/// How long a turn may wait for its first event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Submit, run the kernel's deferred work, look, and return.
+    Look,
+    /// Sleep in the kernel until an event or this time.
+    Until(Nanos),
+    /// Sleep in the kernel until an event.
+    Event,
+}
+
+/// How to open a file for the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenHow {
+    /// Create the file if it is not there.
+    pub create: bool,
+    /// Cut the file to nothing.
+    pub truncate: bool,
+    /// Fail if the file is there.
+    pub exclusive: bool,
+}
+
+/// Rouses a reactor's turn from another thread.
+pub trait Wake {
+    /// Ends the wait of the reactor's current or next turn. One system call in the kernel reactor.
+    fn wake(&self);
+}
+
+/// One core's ring. See the module page for the ownership rule.
+///
+/// Order of calls: queue any number of requests, then [`turn`](Reactor::turn), which submits them
+/// all with one system call and collects what happened. Requests on ids of closed sockets are
+/// ignored, because an event that names them may be on its way while the caller closes them.
+pub trait Reactor {
+    /// What rouses this reactor from another thread.
+    type Waker: Wake + Clone + Send + Sync + 'static;
+
+    /// The reactor's clock, read anew.
+    fn now(&self) -> Nanos;
+
+    /// Opens a listener and keeps an accept armed on it. TCP listeners get SO_REUSEADDR,
+    /// SO_REUSEPORT and TCP_NODELAY (inherited by their connections); a stale Unix socket file that
+    /// nobody listens on is replaced.
+    ///
+    /// # Errors
+    /// What socket, bind or listen said.
+    fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId>;
+
+    /// The address a TCP listener or connection is bound to.
+    fn local_addr(&self, socket: SocketId) -> Option<SocketAddr>;
+
+    /// Starts to connect; ends in [`Event::Connected`]. TCP_NODELAY and TCP keepalive are set.
+    ///
+    /// # Errors
+    /// What socket said; everything later is in the event.
+    fn connect(&mut self, to: &Endpoint) -> io::Result<SocketId>;
+
+    /// Keeps a receive armed on the socket until it ends, is stopped or closed.
+    fn start_receiving(&mut self, socket: SocketId);
+
+    /// Stops receiving (backpressure). Data already received may still be delivered; receiving may
+    /// be started again at any time.
+    fn stop_receiving(&mut self, socket: SocketId);
+
+    /// The bytes of a lease.
+    fn received(&self, lease: &Lease) -> &[u8];
+
+    /// Ends a lease: its buffer may be filled again. Leases should be given back within the turn.
+    fn give_back(&mut self, lease: Lease);
+
+    /// Sends all bytes; ends in [`Event::Sent`]. Short sends are continued by the reactor.
+    ///
+    /// # Errors
+    /// The memory comes straight back if the socket already has a send in flight or is closed. An
+    /// empty send is refused in the same way.
+    fn send(&mut self, socket: SocketId, outgoing: Outgoing) -> Result<(), Outgoing>;
+
+    /// Tells the peer that we will send no more; receiving goes on.
+    fn finish_sending(&mut self, socket: SocketId);
+
+    /// Ends a socket or listener: both directions are shut down, what is in flight is cancelled
+    /// and awaited, the descriptor is closed, and [`Event::Closed`] is the only event that still
+    /// comes for this id.
+    fn close(&mut self, socket: SocketId);
+
+    /// Opens a file for writing through the ring.
+    ///
+    /// # Errors
+    /// What open said.
+    fn open(&mut self, path: &Path, how: OpenHow) -> io::Result<FileId>;
+
+    /// Writes the whole block at `offset`; ends in [`Event::Written`]. Writes on one file may pass
+    /// each other.
+    fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64);
+
+    /// Writes `len` bytes from `start` of registered chunk `chunk` at `offset`; ends in
+    /// [`Event::Written`]. The chunk must not be changed until then.
+    fn write_arena(&mut self, file: FileId, chunk: u32, start: u32, len: u32, offset: u64, mark: u64);
+
+    /// Makes the file's data durable (fdatasync); ends in [`Event::Synced`]. Covers every write whose
+    /// [`Event::Written`] was seen before this call.
+    fn sync(&mut self, file: FileId, mark: u64);
+
+    /// Closes a file once nothing is in flight on it.
+    fn close_file(&mut self, file: FileId);
+
+    /// Allocates `count` chunks of `len` bytes, registered with the ring where the memlock limit
+    /// allows. Once per reactor.
+    ///
+    /// # Errors
+    /// Out of memory, or called twice.
+    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<()>;
+
+    /// A chunk's bytes, for filling. `None` while a write from it is in flight.
+    fn arena_chunk(&mut self, chunk: u32) -> Option<&mut [u8]>;
+
+    /// Fires [`Event::Timer`] once at or after `at`.
+    fn set_timer(&mut self, at: Nanos, mark: u64) -> TimerId;
+
+    /// Takes a timer back. A timer that is due in the current turn may still be delivered.
+    fn cancel_timer(&mut self, timer: TimerId);
+
+    /// What rouses this reactor from another thread.
+    fn waker(&self) -> Self::Waker;
+
+    /// Submits everything queued, waits as told, and appends what happened to `events`, at most
+    /// about a thousand; what is left over comes in the next turn, which then does not wait. One
+    /// system call (one or none in [`Wait::Look`]).
+    ///
+    /// # Errors
+    /// Only what makes the ring unusable. An interrupted wait is an empty turn.
+    fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
+}
