@@ -1,2 +1,7 @@
 //! ringkeep, the node: see `README.md` for what it does and `docs` for how.
+//!
+//! Modules import lower levels only: `resp`, `route` (1), `store`, `repl` (2), `cmd` (3), `mesh` (4),
+//! `shard` (5), `node` (6). `uring` is met from level 4 up.
 #![forbid(unsafe_code)]
+
+pub mod resp;
