@@ -1,0 +1,6 @@
+//! Commands on streams.
+
+use super::Spec;
+
+/// Rows of this family.
+pub const COMMANDS: &[Spec] = &[];

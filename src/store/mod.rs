@@ -1,0 +1,17 @@
+//! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
+
+mod hash;
+mod keyspace;
+mod list;
+mod set;
+mod stream;
+mod value;
+mod zset;
+
+pub use hash::Hash;
+pub use keyspace::{Keyspace, Meta, Str, WrongType};
+pub use list::List;
+pub use set::Set;
+pub use stream::Stream;
+pub use value::{InValue, Kind, Typed, Value};
+pub use zset::Zset;
