@@ -3,7 +3,7 @@
 use super::value::Typed;
 
 /// A hash value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hash {}
 
 impl Typed for Hash {

@@ -3,7 +3,7 @@
 use super::value::Typed;
 
 /// A list value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct List {}
 
 impl Typed for List {

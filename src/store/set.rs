@@ -3,7 +3,7 @@
 use super::value::Typed;
 
 /// A set value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Set {}
 
 impl Typed for Set {

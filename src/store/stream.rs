@@ -3,7 +3,7 @@
 use super::value::Typed;
 
 /// A stream value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stream {}
 
 impl Typed for Stream {

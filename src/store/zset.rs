@@ -3,7 +3,7 @@
 use super::value::Typed;
 
 /// A zset value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Zset {}
 
 impl Typed for Zset {
