@@ -1,20 +1,96 @@
-//! Commands of the connection, the core and the node. Their rows are here, their work is done where
+//! Commands of the connection, the core and the node. Their rows are here; their work is done where
 //! that state lives (`shard`).
 
-use super::Spec;
+use super::{Keys, Spec, flag::*, spec::Run};
 
 /// A command that is not run on stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Verb {
+    Auth,
+    BgRewriteAof,
+    BgSave,
+    Client,
+    Cluster,
+    Command,
+    Config,
+    Debug,
+    Discard,
+    Echo,
+    Exec,
+    Hello,
+    Info,
+    LastSave,
+    Latency,
+    Lolwut,
+    Multi,
     Ping,
+    PSubscribe,
+    Publish,
+    PubSub,
+    PUnsubscribe,
+    Quit,
+    ReplicaOf,
+    Reset,
+    Role,
+    Save,
+    Select,
+    Shutdown,
+    SlowLog,
+    Subscribe,
+    Time,
+    Unsubscribe,
+    Unwatch,
+    Wait,
+    Watch,
 }
 
+const ALWAYS: u32 = LOADING | STALE | FAST;
+
 /// Rows of this family.
-pub const COMMANDS: &[Spec] = &[Spec::session(
-    "PING",
-    -1,
-    0,
-    "Answers PONG or the given text",
-    Verb::Ping,
-)];
+pub const COMMANDS: &[Spec] = &[
+    Spec::session("AUTH", -2, ALWAYS | NO_SCRIPT, "Authenticates the connection", Verb::Auth),
+    Spec::session("BGREWRITEAOF", 1, ADMIN | NO_SCRIPT, "Rewrites the journal", Verb::BgRewriteAof),
+    Spec::session("BGSAVE", -1, ADMIN | NO_SCRIPT, "Saves the data set in the background", Verb::BgSave),
+    Spec::session("CLIENT", -2, LOADING | STALE | NO_SCRIPT, "Shows and controls connections", Verb::Client),
+    Spec::session("CLUSTER", -2, LOADING | STALE, "Shows the cluster view", Verb::Cluster),
+    Spec::session("COMMAND", -1, LOADING | STALE, "Describes the commands", Verb::Command),
+    Spec::session("CONFIG", -2, ADMIN | LOADING | STALE | NO_SCRIPT, "Reads and sets parameters", Verb::Config),
+    Spec::session("DEBUG", -2, ADMIN | LOADING | STALE | NO_SCRIPT, "Helps to test the node", Verb::Debug),
+    Spec::session("DISCARD", 1, ALWAYS | NO_SCRIPT, "Drops the queued commands of MULTI", Verb::Discard),
+    Spec::session("ECHO", 2, ALWAYS, "Answers the given text", Verb::Echo),
+    Spec::session("EXEC", 1, LOADING | STALE | NO_SCRIPT, "Runs the queued commands of MULTI", Verb::Exec),
+    Spec::session("HELLO", -1, ALWAYS | NO_SCRIPT, "Chooses the protocol version", Verb::Hello),
+    Spec::session("INFO", -1, LOADING | STALE, "Tells about the node", Verb::Info),
+    Spec::session("LASTSAVE", 1, ALWAYS, "Tells when the data set was last saved", Verb::LastSave),
+    Spec::session("LATENCY", -2, ADMIN | LOADING | STALE | NO_SCRIPT, "Shows latency events", Verb::Latency),
+    Spec::session("LOLWUT", -1, READ | FAST, "Shows the version", Verb::Lolwut),
+    Spec::session("MULTI", 1, ALWAYS | NO_SCRIPT, "Starts to queue commands for EXEC", Verb::Multi),
+    Spec::session("PING", -1, FAST, "Answers PONG or the given text", Verb::Ping),
+    Spec::session("PSUBSCRIBE", -2, PUBSUB | LOADING | STALE | NO_SCRIPT, "Listens to channel patterns", Verb::PSubscribe),
+    Spec::session("PUBLISH", 3, PUBSUB | ALWAYS, "Sends a message to a channel", Verb::Publish),
+    Spec::session("PUBSUB", -2, PUBSUB | LOADING | STALE, "Shows subscriptions", Verb::PubSub),
+    Spec::session("PUNSUBSCRIBE", -1, PUBSUB | LOADING | STALE | NO_SCRIPT, "Stops listening to patterns", Verb::PUnsubscribe),
+    Spec::session("QUIT", -1, ALWAYS | NO_SCRIPT, "Closes the connection", Verb::Quit),
+    Spec::session("REPLICAOF", 3, ADMIN | STALE | NO_SCRIPT, "Follows a primary, or stops", Verb::ReplicaOf),
+    Spec::session("RESET", 1, ALWAYS | NO_SCRIPT, "Resets the connection", Verb::Reset),
+    Spec::session("ROLE", 1, ALWAYS | NO_SCRIPT, "Tells the replication role", Verb::Role),
+    Spec::session("SAVE", 1, ADMIN | NO_SCRIPT | NO_MULTI, "Saves the data set", Verb::Save),
+    Spec::session("SELECT", 2, ALWAYS, "Chooses the database", Verb::Select),
+    Spec::session("SHUTDOWN", -1, ADMIN | LOADING | STALE | NO_SCRIPT | NO_MULTI, "Stops the node", Verb::Shutdown),
+    Spec::session("SLAVEOF", 3, ADMIN | STALE | NO_SCRIPT, "Follows a primary, or stops", Verb::ReplicaOf),
+    Spec::session("SLOWLOG", -2, ADMIN | LOADING | STALE, "Shows slow commands", Verb::SlowLog),
+    Spec::session("SUBSCRIBE", -2, PUBSUB | LOADING | STALE | NO_SCRIPT, "Listens to channels", Verb::Subscribe),
+    Spec::session("TIME", 1, ALWAYS | RANDOM, "Tells the node's clock", Verb::Time),
+    Spec::session("UNSUBSCRIBE", -1, PUBSUB | LOADING | STALE | NO_SCRIPT, "Stops listening to channels", Verb::Unsubscribe),
+    Spec::session("UNWATCH", 1, ALWAYS | NO_SCRIPT, "Forgets the watched keys", Verb::Unwatch),
+    Spec::session("WAIT", 3, BLOCKING, "Waits for replicas", Verb::Wait),
+    Spec {
+        name: "WATCH",
+        arity: -2,
+        flags: ALWAYS | NO_SCRIPT,
+        keys: Keys::range(1, -1),
+        summary: "Makes EXEC depend on keys being unchanged",
+        run: Run::Session(Verb::Watch),
+    },
+];
