@@ -4,4 +4,6 @@
 //! `shard` (5), `node` (6). `uring` is met from level 4 up.
 #![forbid(unsafe_code)]
 
+pub mod repl;
 pub mod resp;
+pub mod route;
