@@ -14,7 +14,7 @@ mod strings;
 pub mod testing;
 mod zsets;
 
-pub use ctx::{Block, Ctx, OnTimeout, Route, Shard, Shards, int, parse_timeout};
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};
 

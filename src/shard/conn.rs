@@ -20,6 +20,8 @@ pub const OWED_HIGH: usize = 1 << 20;
 pub const OWED_LOW: usize = 256 << 10;
 /// Unparsed bytes of a waiting connection above which nothing more is received from it.
 pub const UNPARSED_HIGH: usize = 256 << 10;
+/// Owed bytes at which a connection that listens to channels is closed.
+pub const PUBSUB_OWED_MAX: usize = 32 << 20;
 /// Bytes of one send: the progress of a slow reader is seen in steps of this size.
 const SEND_LEN_MAX: usize = 1 << 20;
 
@@ -119,6 +121,8 @@ pub struct Conn {
     pub input: Vec<u8>,
     /// The state of the unfinished request in `input`.
     pub parser: Parser,
+    /// Bytes that `input` must hold before its first request can be complete.
+    pub need: usize,
     /// A receive is armed.
     pub receiving: bool,
     /// Why the next request is not run.
@@ -161,6 +165,7 @@ pub struct Conn {
     pub progress: Ms,
     /// Last command.
     pub last: &'static str,
+    gone: bool,
 }
 
 impl Conn {
@@ -180,6 +185,7 @@ impl Conn {
             spare: Vec::new(),
             input: Vec::new(),
             parser: Parser::default(),
+            need: 0,
             receiving: true,
             hold: Hold::Free,
             closing: false,
@@ -201,12 +207,23 @@ impl Conn {
             used: now,
             progress: now,
             last: "",
+            gone: false,
         }
     }
 
     /// The other end as CLIENT LIST shows it.
     pub fn peer_text(&self) -> String {
         self.peer.map_or_else(|| "unix:0".to_string(), |peer| peer.to_string())
+    }
+
+    /// Has the connection ended?
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// The connection has ended; it is freed when it would be put back.
+    pub fn mark_gone(&mut self) {
+        self.gone = true;
     }
 
     /// Is the next request free to run?
@@ -271,6 +288,11 @@ impl Conn {
                 self.out.append(&mut reply);
             }
         }
+    }
+
+    /// Should a receive be armed?
+    pub fn wants_input(&self) -> bool {
+        !self.closing && self.input.len() < UNPARSED_HIGH.max(self.need) && self.owed() < OWED_HIGH
     }
 
     /// Everything owed, in bytes, replies behind missing ones left out.

@@ -1,7 +1,6 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -44,8 +43,6 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
-    /// Everything else that clients set and read back, without effect on the node.
-    pub noted: BTreeMap<String, String>,
 }
 
 impl Default for Tunables {
@@ -56,7 +53,6 @@ impl Default for Tunables {
             bulk_len_max: 512 << 20,
             slow_us: 10_000,
             slow_len: 128,
-            noted: BTreeMap::new(),
         }
     }
 }
