@@ -2,14 +2,18 @@
 //! and the comparison of engines under equal conditions.
 
 mod cli;
+mod compare;
+mod engines;
 mod error;
 mod hist;
 mod keys;
 mod limit;
 mod load;
 mod probe;
+mod record;
 mod resp;
 mod ring;
+mod stats;
 mod sys;
 
 use std::process::ExitCode;
