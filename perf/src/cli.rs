@@ -327,6 +327,9 @@ fn print_measurement(common: &Common, load: &Load, m: &Measurement) {
         "latency us: mean {:.1}  p50 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1}",
         l.mean_us, l.p50_us, l.p99_us, l.p999_us, l.max_us
     );
+    if let (Some(pid), None) = (common.target.server_pid, m.server_cpu_ns) {
+        println!("server: there is no process {pid}");
+    }
     if let (Some(ns), Some(busy)) = (m.server_cpu_ns, m.server_busy) {
         println!(
             "server: {ns:.0} ns CPU per request, {:.0} % of a core, {:.1} MB resident, \

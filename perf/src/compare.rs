@@ -470,6 +470,20 @@ fn cell_table(cell: &Cell, rows: &[Row]) -> String {
             disturbed.join(", ")
         );
     }
+    let odd = of(|m| (m.nils + m.wrong_length) as f64);
+    let odd: Vec<&str> = ops
+        .names
+        .iter()
+        .copied()
+        .filter(|name| odd.of_engine(name).iter().any(|n| *n > 0.0))
+        .collect();
+    if !odd.is_empty() {
+        let _ = writeln!(
+            text,
+            "  some GETs found no value or one of another length: {}",
+            odd.join(", ")
+        );
+    }
     text
 }
 

@@ -167,6 +167,13 @@ fn header(bytes: &[u8], at: usize, mark: u8) -> Option<(usize, usize)> {
     if *line.first()? != mark {
         return None;
     }
+    // One and two digits are nearly all there is; each is one comparison of a few bytes.
+    if let [_, a @ b'0'..=b'9', b'\r', b'\n', ..] = *line {
+        return Some(((a - b'0') as usize, at + 4));
+    }
+    if let [_, a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] = *line {
+        return Some(((a - b'0') as usize * 10 + (b - b'0') as usize, at + 5));
+    }
     let mut value = 0;
     let mut i = 1;
     loop {

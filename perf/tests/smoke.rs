@@ -113,6 +113,48 @@ fn the_generator_measures_the_limit_without_a_lost_or_wrong_reply() {
 }
 
 #[test]
+fn the_open_loop_charges_a_stall_to_every_request_that_fell_into_it() {
+    let limit = Limit::start();
+    let pid = limit.child.id().to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill {name}");
+    };
+    let measured = std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let load = [
+                "--rate",
+                "5000",
+                "--pipeline",
+                "16",
+                "--duration",
+                "800ms",
+                "--warmup",
+                "100ms",
+            ];
+            parsed(&limit.against("run", &load))
+        });
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        signal("-STOP");
+        std::thread::sleep(std::time::Duration::from_millis(250));
+        signal("-CONT");
+        run.join().expect("the run ends")
+    });
+    // A quarter of a second of 0.8 s stands still: far more than one request in a hundred waits
+    // long, though only one per connection and window was on its way when it began.
+    let latency = |name: &str| measured["latency"][name].as_f64().unwrap_or(0.0);
+    assert!(
+        latency("p99_us") > 150_000.0 && latency("mean_us") > 15_000.0,
+        "{measured}"
+    );
+    assert_eq!(measured["unanswered"], 0, "{measured}");
+    assert!(
+        measured["requests"].as_u64().is_some_and(|n| n > 3_500),
+        "{measured}"
+    );
+}
+
+#[test]
 fn a_fill_sends_every_key_once() {
     let limit = Limit::start();
     let report = parsed(&limit.against("fill", &["--keys", "20000", "--shuffle"]));
