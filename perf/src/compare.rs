@@ -575,8 +575,8 @@ fn loads_csv(rows: &[Row]) -> String {
 
 fn memory_csv(rows: &[FillRow]) -> String {
     let mut text = String::from(
-        "engine,round,keys,seconds,ops_per_s,bytes_per_key,resident_before,resident_after,p50_us,p99_us,p999_us,\
-         p9999_us,max_us,over_1ms,over_10ms,over_100ms,over_1000ms\n",
+        "engine,round,keys,seconds,ops_per_s,bytes_per_key,resident_before,resident_after,p50_us,p99_us,\
+         p999_us,p9999_us,max_us,over_1ms,over_10ms,over_100ms,over_1000ms\n",
     );
     for FillRow {
         engine,

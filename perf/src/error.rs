@@ -101,7 +101,8 @@ impl fmt::Display for Error {
             Error::Kernel(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
                 write!(
                     f,
-                    "io_uring is forbidden here ({e}): check kernel.io_uring_disabled and the container's seccomp profile"
+                    "io_uring is forbidden here ({e}): check kernel.io_uring_disabled \
+                 and the container's seccomp profile"
                 )
             }
             Error::Kernel(e) => write!(

@@ -380,7 +380,8 @@ mod tests {
 
     #[test]
     fn replies_are_told_apart_in_every_split() {
-        let stream = b"+OK\r\n$4\r\nab\r\n\r\n$-1\r\n:-42\r\n-ERR no\r\n+PONG\r\n$0\r\n\r\n_\r\n+OK\r\n-ERR two\r\n";
+        let stream = b"+OK\r\n$4\r\nab\r\n\r\n$-1\r\n:-42\r\n-ERR no\r\n+PONG\r\n$0\r\n\r\n_\r\n\
+            +OK\r\n-ERR two\r\n";
         let want = [
             Reply::Status,
             Reply::Bulk(4),
