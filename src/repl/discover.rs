@@ -432,3 +432,214 @@ const STREAMS_MAX: u16 = 1024;
 const ANSWER_MS: u64 = 3000;
 const ANSWER_LEN_MAX: usize = 64 << 10;
 const LINE_LEN_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands at a port of the host.
+    #[derive(Clone)]
+    enum Port {
+        Answers(Vec<u8>),
+        Closes,
+        Hangs,
+    }
+
+    fn answers(info: &str, replication: &str, config: &str) -> Port {
+        let mut bytes = Vec::new();
+        for text in [info, replication] {
+            bytes.extend(format!("${}\r\n{text}\r\n", text.len()).bytes());
+        }
+        bytes.extend(config.bytes());
+        Port::Answers(bytes)
+    }
+
+    fn threads(count: &str) -> String {
+        format!("*2\r\n$10\r\nio-threads\r\n${}\r\n{count}\r\n", count.len())
+    }
+
+    const KEVY: &str = "# Server\r\nredis_version:7.4.0\r\nkevy_version:7.0.0\r\n";
+
+    /// Plays a host with these ports; answers come in pieces of `piece` bytes.
+    fn search(
+        named: u16,
+        ports: &[(u16, Port)],
+        piece: usize,
+    ) -> (Result<Upstream, DiscoverError>, Vec<u16>) {
+        let mut discovery = Discovery::new(named);
+        let mut dialed = Vec::new();
+        let mut now = 0;
+        let mut current = None;
+        for _ in 0..10_000 {
+            match discovery.poll(now) {
+                Some(Action::Dial(port)) => {
+                    assert!(current.is_none(), "one connection at a time");
+                    dialed.push(port);
+                    match ports.iter().find(|(at, _)| *at == port) {
+                        Some((_, found)) => {
+                            current = Some(found.clone());
+                            discovery.on_connected();
+                        }
+                        None => discovery.on_refused(),
+                    }
+                }
+                Some(Action::Send(bytes)) => {
+                    assert_eq!(bytes, QUESTIONS);
+                    match current.clone().expect("connected") {
+                        Port::Answers(bytes) => {
+                            bytes
+                                .chunks(piece)
+                                .for_each(|piece| discovery.on_bytes(piece));
+                        }
+                        Port::Closes => {
+                            current = None;
+                            discovery.on_closed();
+                        }
+                        Port::Hangs => {}
+                    }
+                }
+                Some(Action::Close) => current = None,
+                Some(Action::Done(result)) => {
+                    assert!(current.is_none(), "closed before the end");
+                    assert_eq!(discovery.poll(now), None);
+                    return (result, dialed);
+                }
+                None => now = discovery.deadline().expect("waits for something"),
+            }
+        }
+        panic!("no end");
+    }
+
+    fn found(base: u16, streams: u16, client_port: u16) -> Result<Upstream, DiscoverError> {
+        let version = Some("7.0.0".to_owned());
+        Ok(Upstream {
+            base,
+            streams,
+            client_port: Some(client_port),
+            version,
+        })
+    }
+
+    #[test]
+    fn a_client_port_tells_all() {
+        for piece in [1, 7, 1000] {
+            let ports = [(6004, answers(KEVY, "role:master\r\n", &threads("4")))];
+            assert_eq!(
+                search(6004, &ports, piece),
+                (found(16004, 4, 6004), vec![6004])
+            );
+            let ports = [(
+                6004,
+                answers(KEVY, "repl_port_base:7777\r\n", &threads("2")),
+            )];
+            assert_eq!(search(6004, &ports, piece).0, found(7777, 2, 6004));
+        }
+        let ports = [(60000, answers(KEVY, "", &threads("1")))];
+        assert_eq!(search(60000, &ports, 9).0, found(65535, 1, 60000));
+    }
+
+    #[test]
+    fn a_replication_base_leads_to_its_client_port() {
+        let ports = [
+            (16004, Port::Closes),
+            (6004, answers(KEVY, "", &threads("4"))),
+        ];
+        assert_eq!(
+            search(16004, &ports, 100),
+            (found(16004, 4, 6004), vec![16004, 6004])
+        );
+        let ports = [
+            (16004, Port::Hangs),
+            (6004, answers(KEVY, "", &threads("4"))),
+        ];
+        assert_eq!(search(16004, &ports, 100).0, found(16004, 4, 6004));
+    }
+
+    #[test]
+    fn streams_are_counted_where_nobody_tells() {
+        let counted = |streams| {
+            Ok(Upstream {
+                base: 16004,
+                streams,
+                client_port: None,
+                version: None,
+            })
+        };
+        let streams = [
+            (16004, Port::Closes),
+            (16005, Port::Closes),
+            (16006, Port::Closes),
+        ];
+        assert_eq!(
+            search(16004, &streams, 1),
+            (counted(3), vec![16004, 6004, 16004, 16005, 16006, 16007])
+        );
+        // Another server on the guessed port is not believed.
+        let other = answers("redis_version:7.4.0\r\n", "", &threads("8"));
+        let ports = [&streams[..], &[(6004, other)]].concat();
+        assert_eq!(search(16004, &ports, 1).0, counted(3));
+        let elsewhere = answers(KEVY, "repl_port_base:5000\r\n", &threads("8"));
+        let ports = [&streams[..], &[(6004, elsewhere)]].concat();
+        assert_eq!(search(16004, &ports, 1).0, counted(3));
+        // A base so low that there is no client port below it.
+        let ports = [(900, Port::Closes)];
+        let low = Ok(Upstream {
+            base: 900,
+            streams: 1,
+            client_port: None,
+            version: None,
+        });
+        assert_eq!(search(900, &ports, 1), (low, vec![900, 900, 901]));
+    }
+
+    #[test]
+    fn counting_ends_at_the_last_port() {
+        let ports = [(65534, Port::Closes), (65535, Port::Closes)];
+        let (result, _) = search(65534, &ports, 1);
+        assert_eq!(result.map(|upstream| upstream.streams), Ok(2));
+    }
+
+    #[test]
+    fn who_is_no_primary_is_named_so() {
+        assert_eq!(search(6004, &[], 1).0, Err(DiscoverError::Unreachable));
+        let redis = answers("redis_version:7.4.0\r\n", "", &threads("1"));
+        assert_eq!(
+            search(6379, &[(6379, redis)], 3).0,
+            Err(DiscoverError::NotKevy)
+        );
+        let locked = Port::Answers(b"-NOAUTH no\r\n-NOAUTH no\r\n-NOAUTH no\r\n".to_vec());
+        assert_eq!(
+            search(6379, &[(6379, locked)], 3).0,
+            Err(DiscoverError::NotKevy)
+        );
+        let web = Port::Answers(b"HTTP/1.1 400 Bad Request\r\n".to_vec());
+        assert_eq!(search(80, &[(80, web)], 3).0, Err(DiscoverError::NotRedis));
+        let flood = Port::Answers([&b"$99999\r\n"[..], &[b'x'; 200_000]].concat());
+        assert_eq!(
+            search(80, &[(80, flood)], 4096).0,
+            Err(DiscoverError::NotRedis)
+        );
+        let partial = Port::Answers(b"$10\r\nabc".to_vec());
+        assert_eq!(
+            search(80, &[(80, partial)], 3).0,
+            Err(DiscoverError::NoAnswer)
+        );
+    }
+
+    #[test]
+    fn ringkeep_answers_like_kevy() {
+        let ports = [(
+            6004,
+            answers(
+                "ringkeep_version:0.1.0\r\n",
+                "repl_port_base:16004\r\n",
+                &threads("3"),
+            ),
+        )];
+        let upstream = search(6004, &ports, 5).0.expect("found");
+        assert_eq!(
+            (upstream.base, upstream.streams, upstream.version),
+            (16004, 3, None)
+        );
+    }
+}

@@ -403,3 +403,6 @@ const GROUP_READS: u8 = 10;
 const GROUPS_SINCE: u8 = 4;
 /// Until this version a key's time to live is what remained of it, in ms.
 const RELATIVE_UNTIL: u8 = 2;
+
+#[cfg(test)]
+mod tests;
