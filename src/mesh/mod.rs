@@ -46,8 +46,13 @@ struct Bell {
 /// Builds the mailboxes of all cores; `wakers` has one entry per core.
 pub fn build<M>(wakers: Vec<Box<dyn Wake + Send + Sync>>) -> Vec<Mesh<M>> {
     let count = wakers.len();
-    let bells: Arc<[Bell]> =
-        wakers.into_iter().map(|wake| Bell { parked: AtomicBool::new(false), wake }).collect();
+    let bells: Arc<[Bell]> = wakers
+        .into_iter()
+        .map(|wake| Bell {
+            parked: AtomicBool::new(false),
+            wake,
+        })
+        .collect();
     let mut meshes: Vec<Mesh<M>> = (0..count)
         .map(|me| Mesh {
             me,
@@ -93,7 +98,9 @@ impl<M> Mesh<M> {
             if self.waiting[to].is_empty() {
                 continue;
             }
-            let Some(producer) = &mut self.outbound[to] else { continue };
+            let Some(producer) = &mut self.outbound[to] else {
+                continue;
+            };
             while let Some(message) = self.waiting[to].pop_front() {
                 if let Err(rtrb::PushError::Full(message)) = producer.push(message) {
                     self.waiting[to].push_front(message);
@@ -153,7 +160,9 @@ mod tests {
     #[test]
     fn only_a_parked_core_is_woken() {
         let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let wakers = (0..2).map(|_| Box::new(Count(woken.clone())) as Box<dyn Wake + Send + Sync>).collect();
+        let wakers = (0..2)
+            .map(|_| Box::new(Count(woken.clone())) as Box<dyn Wake + Send + Sync>)
+            .collect();
         let mut meshes = build::<u32>(wakers);
         let mut two = meshes.pop().expect("two were built");
         let mut one = meshes.pop().expect("two were built");
@@ -173,7 +182,9 @@ mod tests {
     #[test]
     fn a_full_mailbox_keeps_the_rest_in_order() {
         let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let wakers = (0..2).map(|_| Box::new(Count(woken.clone())) as Box<dyn Wake + Send + Sync>).collect();
+        let wakers = (0..2)
+            .map(|_| Box::new(Count(woken.clone())) as Box<dyn Wake + Send + Sync>)
+            .collect();
         let mut meshes = build::<usize>(wakers);
         let mut two = meshes.pop().expect("two were built");
         let mut one = meshes.pop().expect("two were built");

@@ -88,10 +88,8 @@ pub enum ReplyMode {
     On,
     /// None is sent.
     Off,
-    /// The next one is not sent.
+    /// The next one is not sent, then all are.
     SkipNext,
-    /// This one is not sent.
-    Skip,
 }
 
 /// One client connection.
@@ -213,7 +211,8 @@ impl Conn {
 
     /// The other end as CLIENT LIST shows it.
     pub fn peer_text(&self) -> String {
-        self.peer.map_or_else(|| "unix:0".to_string(), |peer| peer.to_string())
+        self.peer
+            .map_or_else(|| "unix:0".to_string(), |peer| peer.to_string())
     }
 
     /// Has the connection ended?
@@ -260,7 +259,8 @@ impl Conn {
             std::mem::swap(&mut self.out, &mut self.side);
             if !self.side.is_empty() {
                 let fresh = Out::new(self.out.proto);
-                self.slots.push_back(Some(std::mem::replace(&mut self.side, fresh)));
+                self.slots
+                    .push_back(Some(std::mem::replace(&mut self.side, fresh)));
                 self.move_ready();
             }
         }
@@ -274,7 +274,9 @@ impl Conn {
 
     /// Puts a reply in its place.
     pub fn fill_slot(&mut self, slot: u64, reply: Out) {
-        let Some(at) = slot.checked_sub(self.first_slot) else { return };
+        let Some(at) = slot.checked_sub(self.first_slot) else {
+            return;
+        };
         if let Some(place) = self.slots.get_mut(at as usize) {
             *place = Some(reply);
         }
@@ -367,7 +369,15 @@ mod tests {
     use super::*;
 
     fn conn() -> Conn {
-        Conn::new(SocketId { index: 0, generation: 0 }, 1, None, 0)
+        Conn::new(
+            SocketId {
+                index: 0,
+                generation: 0,
+            },
+            1,
+            None,
+            0,
+        )
     }
 
     #[test]
@@ -401,7 +411,9 @@ mod tests {
         while let Some(outgoing) = conn.next_outgoing() {
             match outgoing {
                 Outgoing::Block(block) => sent.extend(block),
-                Outgoing::Gather(pieces) => pieces.iter().for_each(|piece| sent.extend_from_slice(piece)),
+                Outgoing::Gather(pieces) => pieces
+                    .iter()
+                    .for_each(|piece| sent.extend_from_slice(piece)),
             }
         }
         assert_eq!(sent.len(), owed);

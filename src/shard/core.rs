@@ -27,7 +27,9 @@ const STALL_MS: Ms = 60_000;
 
 /// Wall clock time.
 pub(crate) fn wall_clock() -> Ms {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Ms)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as Ms)
 }
 
 /// One core: its ring and everything that lives on it.
@@ -65,7 +67,7 @@ impl<R: Reactor> Core<R> {
     /// Follows a primary from the first turn on (core 0 only).
     pub fn follow(&mut self, host: String, port: u16) {
         if let Some(follower) = &mut self.follower {
-            follower.follow(Some((host, port)), wall_clock());
+            follower.follow(Some((host, port)));
         }
     }
 
@@ -80,9 +82,14 @@ impl<R: Reactor> Core<R> {
         self.reactor.set_timer(useful + TICK, TICK_MARK);
         let mut idle = false;
         while !self.stopping {
-            let wait = if self.state.has_work() || self.follower.as_ref().is_some_and(Follower::has_work) {
+            let wait = if self.state.has_work()
+                || self.follower.as_ref().is_some_and(Follower::has_work)
+            {
                 Wait::Look
-            } else if idle && self.reactor.now().saturating_sub(useful) >= spin && self.state.mesh.park() {
+            } else if idle
+                && self.reactor.now().saturating_sub(useful) >= spin
+                && self.state.mesh.park()
+            {
                 Wait::Event
             } else {
                 Wait::Look
@@ -115,7 +122,7 @@ impl<R: Reactor> Core<R> {
             match message {
                 Message::Follow(target) => {
                     if let Some(follower) = &mut self.follower {
-                        follower.follow(target, self.state.now);
+                        follower.follow(target);
                     }
                 }
                 message => self.state.on_message(from, message),
@@ -138,7 +145,11 @@ impl<R: Reactor> Core<R> {
                 }
                 self.reactor.give_back(lease);
             }
-            Event::Sent { socket, outgoing, result } => {
+            Event::Sent {
+                socket,
+                outgoing,
+                result,
+            } => {
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     conn.sending = false;
                     conn.progress = self.state.now;
@@ -154,9 +165,15 @@ impl<R: Reactor> Core<R> {
                         Err(_) => self.state.drop_conn(&mut conn),
                     }
                     self.state.put_conn(conn);
+                } else if let Some(follower) = &mut self.follower {
+                    follower.on_sent(socket);
                 }
             }
-            Event::Accepted { listener: _, socket, peer } => {
+            Event::Accepted {
+                listener: _,
+                socket,
+                peer,
+            } => {
                 if self.state.accept(socket, peer) {
                     self.reactor.start_receiving(socket);
                 } else {
@@ -168,7 +185,8 @@ impl<R: Reactor> Core<R> {
                 }
             }
             Event::AcceptFailed { errno, .. } => {
-                self.state.log_seldom(&format!("cannot accept connections: {}", os_error(errno)));
+                self.state
+                    .log_seldom(&format!("cannot accept connections: {}", os_error(errno)));
             }
             Event::ReceiveEnded { socket, end } => {
                 if let Some(mut conn) = self.state.take_conn(socket) {
@@ -192,7 +210,9 @@ impl<R: Reactor> Core<R> {
                 self.tick();
                 return false;
             }
-            Event::Woken | Event::Closed { .. } | Event::Written { .. } | Event::Synced { .. } => return false,
+            Event::Woken | Event::Closed { .. } | Event::Written { .. } | Event::Synced { .. } => {
+                return false;
+            }
         }
         true
     }
@@ -208,7 +228,9 @@ impl<R: Reactor> Core<R> {
         // it announced having been posted.
         self.state.mesh.post();
         while let Some(index) = self.state.next_listed() {
-            let Some(mut conn) = self.state.take_conn_at(index) else { continue };
+            let Some(mut conn) = self.state.take_conn_at(index) else {
+                continue;
+            };
             worked = true;
             conn.listed = false;
             self.push_out(&mut conn);

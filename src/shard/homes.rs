@@ -83,7 +83,9 @@ impl Homes {
         for shard in 0..shards {
             if homes.owner(shard) == me {
                 let seed = seed.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                homes.shards.put(shard, Box::new(Shard::new(databases, seed)));
+                homes
+                    .shards
+                    .put(shard, Box::new(Shard::new(databases, seed)));
                 homes.absent -= 1;
             }
         }
@@ -136,13 +138,17 @@ impl Homes {
     }
 
     /// The shards that some commands need, ascending.
-    pub fn shards_of<'a>(&self, commands: impl IntoIterator<Item = (&'a Spec, Args<'a>)>) -> Vec<usize> {
+    pub fn shards_of<'a>(
+        &self,
+        commands: impl IntoIterator<Item = (&'a Spec, Args<'a>)>,
+    ) -> Vec<usize> {
         let mut need: Vec<usize> = Vec::new();
         for (spec, args) in commands {
             if let Keys::All = spec.keys {
                 return (0..self.homes.len()).collect();
             }
-            spec.keys.for_each(args, |at| need.push(self.shards.shard_of(args.at(at))));
+            spec.keys
+                .for_each(args, |at| need.push(self.shards.shard_of(args.at(at))));
         }
         need.sort_unstable();
         need.dedup();
@@ -151,7 +157,11 @@ impl Homes {
 
     /// Where a command that needs these shards (ascending) can run.
     pub fn place_of_all(&self, need: Vec<usize>) -> Place {
-        if need.iter().all(|shard| self.shards.has(*shard)) { Place::Here } else { Place::Collect(need) }
+        if need.iter().all(|shard| self.shards.has(*shard)) {
+            Place::Here
+        } else {
+            Place::Collect(need)
+        }
     }
 
     /// Takes a shard of ours out of its home, if it is in.
@@ -174,7 +184,11 @@ impl Homes {
 
     /// The next request that waited for a shard, if the shard is at home.
     pub fn next_waiting(&mut self, shard: usize) -> Option<Waiting> {
-        if self.shards.has(shard) { self.homes[shard].waiting.pop_front() } else { None }
+        if self.shards.has(shard) {
+            self.homes[shard].waiting.pop_front()
+        } else {
+            None
+        }
     }
 
     /// Does anybody listen to any key of this core?
@@ -185,7 +199,10 @@ impl Homes {
 
     /// Registers a listener for a key of a shard that lives here.
     pub fn listen(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
-        let listeners = self.homes[shard].listeners.entry((db, key.into())).or_default();
+        let listeners = self.homes[shard]
+            .listeners
+            .entry((db, key.into()))
+            .or_default();
         if !listeners.contains(&listener) {
             listeners.push(listener);
             self.listeners += 1;

@@ -81,8 +81,14 @@ fn server(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     lines.put("run_id", &shared.run_id);
     lines.put("tcp_port", shared.settings.port);
     lines.put("server_time_usec", now * 1000);
-    lines.put("uptime_in_seconds", now.saturating_sub(shared.started) / 1000);
-    lines.put("uptime_in_days", now.saturating_sub(shared.started) / 86_400_000);
+    lines.put(
+        "uptime_in_seconds",
+        now.saturating_sub(shared.started) / 1000,
+    );
+    lines.put(
+        "uptime_in_days",
+        now.saturating_sub(shared.started) / 86_400_000,
+    );
     lines.put("cores", shared.settings.cores);
     lines.put("shards", shared.settings.shards);
     lines.put("ring", lock(&shared.ring).as_str());
@@ -90,15 +96,38 @@ fn server(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
 
 fn clients(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
     lines.put("connected_clients", shared.clients());
-    lines.put("maxclients", shared.tunables.read().map_or(0, |tunables| tunables.conns_max));
-    lines.put("blocked_clients", shared.stats.iter().map(|stats| stats.blocked.load(Relaxed)).sum::<usize>());
-    lines.put("pubsub_clients", shared.stats.iter().map(|stats| stats.subscribed.load(Relaxed)).sum::<usize>());
+    lines.put(
+        "maxclients",
+        shared
+            .tunables
+            .read()
+            .map_or(0, |tunables| tunables.conns_max),
+    );
+    lines.put(
+        "blocked_clients",
+        shared
+            .stats
+            .iter()
+            .map(|stats| stats.blocked.load(Relaxed))
+            .sum::<usize>(),
+    );
+    lines.put(
+        "pubsub_clients",
+        shared
+            .stats
+            .iter()
+            .map(|stats| stats.subscribed.load(Relaxed))
+            .sum::<usize>(),
+    );
 }
 
 fn memory(_shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
     let resident = uring::sys::resident_bytes().unwrap_or(0);
     lines.put("used_memory", resident);
-    lines.put("used_memory_human", format!("{:.2}M", resident as f64 / (1 << 20) as f64));
+    lines.put(
+        "used_memory_human",
+        format!("{:.2}M", resident as f64 / (1 << 20) as f64),
+    );
     lines.put("used_memory_rss", resident);
     lines.put("maxmemory", 0);
     lines.put("maxmemory_policy", "noeviction");
@@ -115,15 +144,36 @@ fn persistence(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
 
 fn stats(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     let commands = shared.sum(|stats| stats.commands.load(Relaxed));
-    lines.put("total_connections_received", shared.sum(|stats| stats.accepted.load(Relaxed)));
+    lines.put(
+        "total_connections_received",
+        shared.sum(|stats| stats.accepted.load(Relaxed)),
+    );
     lines.put("total_commands_processed", commands);
-    lines.put("average_ops_per_sec", commands * 1000 / now.saturating_sub(shared.started).max(1));
-    lines.put("total_net_input_bytes", shared.sum(|stats| stats.bytes_in.load(Relaxed)));
-    lines.put("total_net_output_bytes", shared.sum(|stats| stats.bytes_out.load(Relaxed)));
-    lines.put("rejected_connections", shared.sum(|stats| stats.refused.load(Relaxed)));
-    lines.put("expired_keys", shared.sum(|stats| stats.expired.load(Relaxed)));
+    lines.put(
+        "average_ops_per_sec",
+        commands * 1000 / now.saturating_sub(shared.started).max(1),
+    );
+    lines.put(
+        "total_net_input_bytes",
+        shared.sum(|stats| stats.bytes_in.load(Relaxed)),
+    );
+    lines.put(
+        "total_net_output_bytes",
+        shared.sum(|stats| stats.bytes_out.load(Relaxed)),
+    );
+    lines.put(
+        "rejected_connections",
+        shared.sum(|stats| stats.refused.load(Relaxed)),
+    );
+    lines.put(
+        "expired_keys",
+        shared.sum(|stats| stats.expired.load(Relaxed)),
+    );
     lines.put("evicted_keys", 0);
-    lines.put("protocol_errors", shared.sum(|stats| stats.protocol_errors.load(Relaxed)));
+    lines.put(
+        "protocol_errors",
+        shared.sum(|stats| stats.protocol_errors.load(Relaxed)),
+    );
     lines.put("ring_turns", shared.sum(|stats| stats.turns.load(Relaxed)));
 }
 
@@ -142,16 +192,33 @@ fn replication(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
             let up = !view.links.is_empty() && view.links.iter().all(|link| link.up);
             lines.put("master_link_status", if up { "up" } else { "down" });
             let heard = view.links.iter().map(|link| link.heard).min().unwrap_or(0);
-            let age = if heard == 0 { -1 } else { (now.saturating_sub(heard) / 1000) as i64 };
+            let age = if heard == 0 {
+                -1
+            } else {
+                (now.saturating_sub(heard) / 1000) as i64
+            };
             lines.put("master_last_io_seconds_ago", age);
             let syncing = view.links.is_empty() || view.links.iter().any(|link| link.syncing);
             lines.put("master_sync_in_progress", u8::from(syncing));
             lines.put("slave_read_only", 1);
-            lines.put("slave_repl_offset", view.links.iter().map(|link| link.applied).sum::<u64>());
-            let lag = view.links.iter().map(|link| link.primary_next.saturating_sub(link.applied)).sum::<u64>();
+            lines.put(
+                "slave_repl_offset",
+                view.links.iter().map(|link| link.applied).sum::<u64>(),
+            );
+            let lag = view
+                .links
+                .iter()
+                .map(|link| link.primary_next.saturating_sub(link.applied))
+                .sum::<u64>();
             lines.put("slave_lag_frames", lag);
             for (stream, link) in view.links.iter().enumerate() {
-                let state = if link.up { "up" } else if link.syncing { "sync" } else { "down" };
+                let state = if link.up {
+                    "up"
+                } else if link.syncing {
+                    "sync"
+                } else {
+                    "down"
+                };
                 let age = now.saturating_sub(link.heard);
                 lines.put(
                     &format!("upstream{stream}"),
@@ -160,7 +227,11 @@ fn replication(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
                         link.generation,
                         link.applied,
                         link.primary_next,
-                        if age > HEARD_MS && link.heard == 0 { -1 } else { age as i64 }
+                        if age > HEARD_MS && link.heard == 0 {
+                            -1
+                        } else {
+                            age as i64
+                        }
                     ),
                 );
             }
@@ -170,7 +241,7 @@ fn replication(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
 }
 
 fn cpu(_shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
-    let nanos = uring::sys::process_cpu_nanos();
+    let nanos = uring::sys::process_cpu_ns();
     lines.put("used_cpu_total", format!("{:.6}", nanos as f64 / 1e9));
 }
 
@@ -184,7 +255,10 @@ fn keyspace(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
             }
         }
         if keys > 0 {
-            lines.put(&format!("db{db}"), format!("keys={keys},expires={expiring},avg_ttl=0"));
+            lines.put(
+                &format!("db{db}"),
+                format!("keys={keys},expires={expiring},avg_ttl=0"),
+            );
         }
     }
 }
@@ -192,7 +266,11 @@ fn keyspace(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
 /// All parameters with their values, as CONFIG GET shows them.
 pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
     let settings = &shared.settings;
-    let tunables = shared.tunables.read().map(|tunables| tunables.clone()).unwrap_or_default();
+    let tunables = shared
+        .tunables
+        .read()
+        .map(|tunables| tunables.clone())
+        .unwrap_or_default();
     let mut all: Vec<(String, String)> = [
         ("port", settings.port.to_string()),
         ("bind", settings.bind.clone()),
@@ -223,28 +301,38 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
 /// # Errors
 /// The text of Redis for an unknown or immutable parameter, or a value that does not fit.
 pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Error> {
-    let mut changed = shared.tunables.read().map(|tunables| tunables.clone()).unwrap_or_default();
+    let mut changed = shared
+        .tunables
+        .read()
+        .map(|tunables| tunables.clone())
+        .unwrap_or_default();
     let known = parameters(shared);
     for at in (0..pairs.len()).step_by(2) {
         let name = String::from_utf8_lossy(pairs.at(at)).to_lowercase();
         let value = pairs.at(at + 1);
         let failed = |why: &str| {
-            Error::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
+            Error::text(format!(
+                "ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"
+            ))
         };
-        let number = || parse_u64(value).ok_or_else(|| failed("argument couldn't be parsed into an integer"));
+        let number = || {
+            parse_u64(value).ok_or_else(|| failed("argument couldn't be parsed into an integer"))
+        };
         match name.as_str() {
             "maxclients" => changed.conns_max = number()?.max(1) as usize,
             "timeout" => changed.timeout_secs = number()?,
             "proto-max-bulk-len" => {
                 let len = number()?;
                 if !(1 << 20..=u64::from(u32::MAX / 2)).contains(&len) {
-                    return Err(failed("argument must be between 1048576 and 2147483647 inclusive"));
+                    return Err(failed(
+                        "argument must be between 1048576 and 2147483647 inclusive",
+                    ));
                 }
                 changed.bulk_len_max = len as usize;
             }
             "slowlog-log-slower-than" => {
-                changed.slow_us =
-                    parse_i64(value).ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
+                changed.slow_us = parse_i64(value)
+                    .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
             // Clients and test suites switch persistence off, which it is.

@@ -39,9 +39,11 @@ const FREE_BUDGET: usize = 256;
 /// Growth of the buffer of an unfinished request per step, so that a header alone reserves little.
 const INPUT_STEP: usize = 1 << 20;
 
-pub(super) const READ_ONLY: Error = Error::fixed("READONLY You can't write against a read only replica.");
+pub(super) const READ_ONLY: Error =
+    Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
-const EXEC_ABORT: Error = Error::fixed("EXECABORT Transaction discarded because of previous errors.");
+const EXEC_ABORT: Error =
+    Error::fixed("EXECABORT Transaction discarded because of previous errors.");
 
 /// Counters of this core, copied to [`Shared`] once per tick.
 #[derive(Debug, Default)]
@@ -61,17 +63,40 @@ pub(super) struct Stats {
 /// What runs once all shards of a collection are here.
 pub(super) enum Job {
     /// A request of a connection; the reply goes to the slot.
-    Request { conn: SocketId, slot: u64, spec: &'static Spec, run: StoreFn, args: OwnedArgs, db: usize },
+    Request {
+        conn: SocketId,
+        slot: u64,
+        spec: &'static Spec,
+        run: StoreFn,
+        args: OwnedArgs,
+        db: usize,
+    },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
     /// Another try of a blocked command.
     Retry { conn: SocketId },
     /// A frame of the primary that this node follows.
-    Frame { asker: Asker, run: StoreFn, spec: &'static Spec, args: OwnedArgs },
+    Frame {
+        asker: Asker,
+        run: StoreFn,
+        spec: &'static Spec,
+        args: OwnedArgs,
+    },
     /// The data set is being replaced by a snapshot, over many turns.
     Load(Box<Load>),
     /// Nothing: the shards are held for a load that is under way.
     Idle,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Applied {
+    /// It was applied.
+    Now,
+    /// It is on its way to its shard; the next frame may follow.
+    Later,
+    /// It needs several shards; the next frame must wait for it.
+    Alone,
 }
 
 /// Shards on their way to this core, for one job.
@@ -106,6 +131,8 @@ pub(super) struct State {
     /// Connections with something to send.
     listed: Vec<u32>,
     parser: Parser,
+    /// Where replies go that nobody reads.
+    scratch: Out,
     group: Vec<(usize, usize, usize)>,
     collections: HashMap<u64, Collection>,
     next_collection: u64,
@@ -144,6 +171,7 @@ impl State {
             conn_count: 0,
             listed: Vec::new(),
             parser: Parser::default(),
+            scratch: Out::default(),
             group: Vec::with_capacity(GROUP_LEN),
             collections: HashMap::new(),
             next_collection: 0,
@@ -163,7 +191,10 @@ impl State {
 
     /// Takes in a new connection, unless there are too many.
     pub(super) fn accept(&mut self, socket: SocketId, peer: Option<SocketAddr>) -> bool {
-        let others = self.shared.clients().saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
+        let others = self
+            .shared
+            .clients()
+            .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
         if others + self.conn_count >= self.tunables.conns_max {
             self.stats.refused += 1;
             return false;
@@ -172,7 +203,12 @@ impl State {
         if self.conns.len() <= index {
             self.conns.resize_with(index + 1, || None);
         }
-        self.conns[index] = Some(Box::new(Conn::new(socket, self.shared.next_client(), peer, self.now)));
+        self.conns[index] = Some(Box::new(Conn::new(
+            socket,
+            self.shared.next_client(),
+            peer,
+            self.now,
+        )));
         self.conn_count += 1;
         self.stats.accepted += 1;
         true
@@ -259,7 +295,8 @@ impl State {
             let end = self.run_buffer(conn, &mut parser, bytes);
             if end < bytes.len() && !conn.closing {
                 conn.parser = parser.split_open(end);
-                conn.input.reserve((conn.need).min(INPUT_STEP).max(bytes.len() - end));
+                conn.input
+                    .reserve((conn.need).min(INPUT_STEP).max(bytes.len() - end));
                 conn.input.extend_from_slice(&bytes[end..]);
             }
             self.parser = parser;
@@ -313,7 +350,10 @@ impl State {
                 self.touch_ahead(conn.db, parser, bytes, &group);
             }
             for (first, count, end) in &group {
-                self.request(conn, Args::new(bytes, &parser.spans()[*first..first + count]));
+                self.request(
+                    conn,
+                    Args::new(bytes, &parser.spans()[*first..first + count]),
+                );
                 from = *end;
                 if !conn.is_free() || conn.closing {
                     parser.clear();
@@ -336,7 +376,11 @@ impl State {
                 }
                 Some(Err(error)) => {
                     self.stats.protocol_errors += 1;
-                    self.log_seldom(&format!("client {}: {}", conn.peer_text(), error.reply().as_str()));
+                    self.log_seldom(&format!(
+                        "client {}: {}",
+                        conn.peer_text(),
+                        error.reply().as_str()
+                    ));
                     let behind = conn.begin_reply();
                     conn.out.error(&error.reply());
                     conn.end_reply(behind);
@@ -352,7 +396,13 @@ impl State {
 
     /// Reads a line of memory of each request's first key, so that the processor fetches them side by
     /// side instead of one after the other.
-    fn touch_ahead(&mut self, db: usize, parser: &Parser, bytes: &[u8], group: &[(usize, usize, usize)]) {
+    fn touch_ahead(
+        &mut self,
+        db: usize,
+        parser: &Parser,
+        bytes: &[u8],
+        group: &[(usize, usize, usize)],
+    ) {
         let mut sum = 0;
         for (first, count, _) in group {
             if *count > 1 {
@@ -422,7 +472,15 @@ impl State {
             return Some(LOADING);
         }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
-            let allowed = ["SUBSCRIBE", "PSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "PING", "QUIT", "RESET"];
+            let allowed = [
+                "SUBSCRIBE",
+                "PSUBSCRIBE",
+                "UNSUBSCRIBE",
+                "PUNSUBSCRIBE",
+                "PING",
+                "QUIT",
+                "RESET",
+            ];
             if !allowed.contains(&spec.name) {
                 return Some(Error::text(format!(
                     "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
@@ -435,10 +493,17 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: StoreFn, args: Args<'_>) {
+    fn store_request(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        run: StoreFn,
+        args: Args<'_>,
+    ) {
         match self.homes.place(spec, args) {
             Place::Here => {
-                let slow = (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now);
+                let slow =
+                    (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now);
                 let db = conn.db;
                 let block = self.run_here(spec, run, args, db, &mut conn.out, true, None);
                 if let Some(start) = slow {
@@ -464,7 +529,13 @@ impl State {
         }
     }
 
-    fn errand(&self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>, shard: usize) -> Box<Errand> {
+    fn errand(
+        &self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+        shard: usize,
+    ) -> Box<Errand> {
         Box::new(Errand {
             from: self.me,
             asker: Asker::Conn(conn.socket, conn.open_slot()),
@@ -476,11 +547,28 @@ impl State {
         })
     }
 
-    fn collect_for(&mut self, conn: &mut Conn, spec: &'static Spec, run: StoreFn, args: Args<'_>, need: Vec<usize>) {
+    fn collect_for(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        run: StoreFn,
+        args: Args<'_>,
+        need: Vec<usize>,
+    ) {
         let slot = conn.open_slot();
         conn.hold = Hold::Loan;
         let args = OwnedArgs::copy(args.iter());
-        self.collect(need, Job::Request { conn: conn.socket, slot, spec, run, args, db: conn.db });
+        self.collect(
+            need,
+            Job::Request {
+                conn: conn.socket,
+                slot,
+                spec,
+                run,
+                args,
+                db: conn.db,
+            },
+        );
     }
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
@@ -518,7 +606,13 @@ impl State {
     }
 
     /// Tells listeners that the keys of a command changed.
-    fn tell(&mut self, spec: &'static Spec, args: Args<'_>, db: usize, away: Option<&mut Vec<(usize, After)>>) {
+    fn tell(
+        &mut self,
+        spec: &'static Spec,
+        args: Args<'_>,
+        db: usize,
+        away: Option<&mut Vec<(usize, After)>>,
+    ) {
         if away.is_none() && !self.homes.has_listeners() {
             return;
         }
@@ -551,7 +645,9 @@ impl State {
         if listener.core != self.me {
             return self.mesh.send(listener.core, Message::Heard(listener));
         }
-        let Some(mut conn) = self.take_conn(listener.conn) else { return };
+        let Some(mut conn) = self.take_conn(listener.conn) else {
+            return;
+        };
         match listener.want {
             Want::Taint => conn.tainted = true,
             Want::Retry => self.retry(&mut conn),
@@ -571,7 +667,11 @@ impl State {
         slot: Option<u64>,
     ) -> bool {
         let args = block.again.unwrap_or_else(|| OwnedArgs::copy(args.iter()));
-        let listener = Listener { core: self.me, conn: conn.socket, want: Want::Retry };
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Retry,
+        };
         let owned = args.as_args();
         spec.keys.for_each(owned, |at| {
             let shard = self.homes.shards.shard_of(owned.at(at));
@@ -606,21 +706,33 @@ impl State {
 
     /// Forgets that a connection is blocked; what it was blocked on.
     fn leave_block(&mut self, conn: &mut Conn) -> Option<Box<Blocked>> {
-        let Hold::Blocked(_) = conn.hold else { return None };
-        let Hold::Blocked(blocked) = std::mem::take(&mut conn.hold) else { return None };
+        let Hold::Blocked(_) = conn.hold else {
+            return None;
+        };
+        let Hold::Blocked(blocked) = std::mem::take(&mut conn.hold) else {
+            return None;
+        };
         if let Some(deadline) = blocked.deadline {
             self.deadlines.remove(&(deadline, conn.socket.index));
         }
         self.stats.blocked -= 1;
-        let listener = Listener { core: self.me, conn: conn.socket, want: Want::Retry };
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Retry,
+        };
         let args = blocked.args.as_args();
         blocked.spec.keys.for_each(args, |at| {
             let shard = self.homes.shards.shard_of(args.at(at));
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes.unlisten(shard, blocked.db, args.at(at), listener);
+                self.homes
+                    .unlisten(shard, blocked.db, args.at(at), listener);
             } else {
-                self.mesh.send(owner, Message::Unlisten(shard, blocked.db, args.at(at).to_vec(), listener));
+                self.mesh.send(
+                    owner,
+                    Message::Unlisten(shard, blocked.db, args.at(at).to_vec(), listener),
+                );
             }
         });
         Some(blocked)
@@ -628,7 +740,9 @@ impl State {
 
     /// Tries a blocked command again.
     fn retry(&mut self, conn: &mut Conn) {
-        let Hold::Blocked(blocked) = &mut conn.hold else { return };
+        let Hold::Blocked(blocked) = &mut conn.hold else {
+            return;
+        };
         if blocked.trying {
             blocked.again = true;
             return;
@@ -643,14 +757,19 @@ impl State {
         }
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
-        if self.run_here(spec, run, args.as_args(), db, &mut out, true, None).is_none() {
+        if self
+            .run_here(spec, run, args.as_args(), db, &mut out, true, None)
+            .is_none()
+        {
             self.unblock(conn, out);
         }
     }
 
     /// Answers a blocked command and goes on with the connection's next requests.
     fn unblock(&mut self, conn: &mut Conn, reply: Out) {
-        let Some(blocked) = self.leave_block(conn) else { return };
+        let Some(blocked) = self.leave_block(conn) else {
+            return;
+        };
         conn.fill_slot(blocked.slot, reply);
         self.resume(conn);
     }
@@ -668,7 +787,9 @@ impl State {
     }
 
     fn give_up(&mut self, conn: &mut Conn) {
-        let Hold::Blocked(blocked) = &conn.hold else { return };
+        let Hold::Blocked(blocked) = &conn.hold else {
+            return;
+        };
         let mut out = Out::new(conn.out.proto);
         match blocked.on_timeout {
             GiveUp::Null(cmd::OnTimeout::Null) => out.null(),
@@ -684,14 +805,25 @@ impl State {
     pub(super) fn collect(&mut self, need: Vec<usize>, job: Job) {
         let id = self.next_collection;
         self.next_collection += 1;
-        self.collections.insert(id, Collection { job, need, got: Vec::new() });
+        self.collections.insert(
+            id,
+            Collection {
+                job,
+                need,
+                got: Vec::new(),
+            },
+        );
         self.collect_more(id);
     }
 
     fn collect_more(&mut self, id: u64) {
         loop {
-            let Some(collection) = self.collections.get_mut(&id) else { return };
-            let Some(shard) = collection.need.get(collection.got.len()).copied() else { break };
+            let Some(collection) = self.collections.get_mut(&id) else {
+                return;
+            };
+            let Some(shard) = collection.need.get(collection.got.len()).copied() else {
+                break;
+            };
             let owner = self.homes.owner(shard);
             if owner != self.me {
                 return self.mesh.send(owner, Message::Borrow(shard, id));
@@ -717,7 +849,14 @@ impl State {
     fn run_collected(&mut self, collection: Collection) {
         let Collection { job, need, got } = collection;
         if let Job::Load(load) = job {
-            self.load = Some((Collection { job: Job::Idle, need, got }, load));
+            self.load = Some((
+                Collection {
+                    job: Job::Idle,
+                    need,
+                    got,
+                },
+                load,
+            ));
             return;
         }
         for (shard, lent) in need.iter().zip(got) {
@@ -725,12 +864,27 @@ impl State {
         }
         let mut away = Vec::new();
         match job {
-            Job::Request { conn: socket, slot, spec, run, args, db } => {
+            Job::Request {
+                conn: socket,
+                slot,
+                spec,
+                run,
+                args,
+                db,
+            } => {
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let mut out = Out::new(proto);
                 // A request whose client has gone is still run: it was received whole.
-                let block = self.run_here(spec, run, args.as_args(), db, &mut out, conn.is_some(), Some(&mut away));
+                let block = self.run_here(
+                    spec,
+                    run,
+                    args.as_args(),
+                    db,
+                    &mut out,
+                    conn.is_some(),
+                    Some(&mut away),
+                );
                 if let Some(mut conn) = conn {
                     match block {
                         Some(block) => {
@@ -774,7 +928,12 @@ impl State {
                     return self.hear_all();
                 }
             }
-            Job::Frame { asker, run, spec, args } => {
+            Job::Frame {
+                asker,
+                run,
+                spec,
+                args,
+            } => {
                 let mut out = Out::default();
                 self.run_frame(spec, run, args.as_args(), &mut out, Some(&mut away));
                 self.applied.push(asker);
@@ -792,10 +951,14 @@ impl State {
     }
 
     fn retry_collected(&mut self, conn: &mut Conn, away: &mut Vec<(usize, After)>) -> Option<Out> {
-        let Hold::Blocked(blocked) = &mut conn.hold else { return None };
+        let Hold::Blocked(blocked) = &mut conn.hold else {
+            return None;
+        };
         blocked.trying = false;
         let (spec, db, args) = (blocked.spec, blocked.db, blocked.args.clone());
-        let Run::Store(run) = spec.run else { return None };
+        let Run::Store(run) = spec.run else {
+            return None;
+        };
         let mut out = Out::new(conn.out.proto);
         let block = self.run_here(spec, run, args.as_args(), db, &mut out, true, Some(away));
         block.is_none().then_some(out)
@@ -803,13 +966,22 @@ impl State {
 
     /// Has the owners of a blocked command's borrowed shards register it.
     fn listen_away(&mut self, conn: &Conn, away: &mut Vec<(usize, After)>) {
-        let Hold::Blocked(blocked) = &conn.hold else { return };
-        let listener = Listener { core: self.me, conn: conn.socket, want: Want::Retry };
+        let Hold::Blocked(blocked) = &conn.hold else {
+            return;
+        };
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Retry,
+        };
         let args = blocked.args.as_args();
         blocked.spec.keys.for_each(args, |at| {
             let shard = self.homes.shards.shard_of(args.at(at));
             if self.homes.owner(shard) != self.me {
-                away.push((shard, After::Listen(blocked.db, args.at(at).to_vec(), listener)));
+                away.push((
+                    shard,
+                    After::Listen(blocked.db, args.at(at).to_vec(), listener),
+                ));
             }
         });
     }
@@ -817,7 +989,9 @@ impl State {
     /// Returns collected shards to where they live, each with what its owner has to do.
     fn give_back(&mut self, need: &[usize], mut away: Vec<(usize, After)>) {
         for shard in need {
-            let Some(lent) = self.homes.shards.take(*shard) else { continue };
+            let Some(lent) = self.homes.shards.take(*shard) else {
+                continue;
+            };
             let owner = self.homes.owner(*shard);
             if owner == self.me {
                 self.homes.come_home(*shard, lent);
@@ -825,7 +999,8 @@ impl State {
                 let mine;
                 (mine, away) = away.into_iter().partition(|(at, _)| at == shard);
                 let after = mine.into_iter().map(|(_, after)| after).collect();
-                self.mesh.send(owner, Message::Returned(*shard, lent, after));
+                self.mesh
+                    .send(owner, Message::Returned(*shard, lent, after));
             }
         }
         for shard in need {
@@ -864,15 +1039,29 @@ impl State {
     fn run_errand(&mut self, errand: Errand) {
         if !self.homes.shards.has(errand.shard) {
             let shard = errand.shard;
-            return self.homes.wait_for(shard, Waiting::Errand(Box::new(errand)));
+            return self
+                .homes
+                .wait_for(shard, Waiting::Errand(Box::new(errand)));
         }
         let mut out = Out::new(errand.proto);
-        let Run::Store(run) = errand.spec.run else { return };
+        let Run::Store(run) = errand.spec.run else {
+            return;
+        };
         match errand.asker {
             Asker::Conn(..) => {
-                self.run_here(errand.spec, run, errand.args.as_args(), errand.db, &mut out, false, None);
+                self.run_here(
+                    errand.spec,
+                    run,
+                    errand.args.as_args(),
+                    errand.db,
+                    &mut out,
+                    false,
+                    None,
+                );
             }
-            Asker::Link { .. } => self.run_frame(errand.spec, run, errand.args.as_args(), &mut out, None),
+            Asker::Link { .. } => {
+                self.run_frame(errand.spec, run, errand.args.as_args(), &mut out, None)
+            }
         }
         self.hear_all();
         self.answer(errand.from, errand.asker, out);
@@ -919,7 +1108,9 @@ impl State {
                     match after {
                         After::Changed(db, key) => self.homes.changed(shard, db, &key, &mut heard),
                         After::AllChanged => self.homes.all_changed(shard, &mut heard),
-                        After::Listen(db, key, listener) => self.homes.listen(shard, db, &key, listener),
+                        After::Listen(db, key, listener) => {
+                            self.homes.listen(shard, db, &key, listener)
+                        }
                     }
                 }
                 self.heard.extend(heard);
@@ -935,15 +1126,22 @@ impl State {
                     }
                 } else {
                     let confirm = asker.map(|asker| (from, asker));
-                    self.homes.wait_for(shard, Waiting::Listen(db, key, listener, confirm));
+                    self.homes
+                        .wait_for(shard, Waiting::Listen(db, key, listener, confirm));
                 }
             }
-            Message::Unlisten(shard, db, key, listener) => self.homes.unlisten(shard, db, &key, listener),
+            Message::Unlisten(shard, db, key, listener) => {
+                self.homes.unlisten(shard, db, &key, listener)
+            }
             Message::Heard(listener) => {
                 self.hear(listener);
                 self.hear_all();
             }
-            Message::Subscribed { pattern, channel, count } => self.subs.note(from, pattern, channel, count),
+            Message::Subscribed {
+                pattern,
+                channel,
+                count,
+            } => self.subs.note(from, pattern, channel, count),
             Message::Published(channel, message) => {
                 self.deliver(None, &channel, &message);
             }
@@ -959,12 +1157,18 @@ impl State {
     // ---- MULTI ----
 
     fn runs_in_multi(&self, spec: &Spec) -> bool {
-        matches!(spec.name, "EXEC" | "DISCARD" | "MULTI" | "WATCH" | "RESET" | "QUIT")
+        matches!(
+            spec.name,
+            "EXEC" | "DISCARD" | "MULTI" | "WATCH" | "RESET" | "QUIT"
+        )
     }
 
     fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
         if spec.flags & flag::NO_MULTI != 0 {
-            return self.refuse(conn, &Error::fixed("ERR Command not allowed inside a transaction"));
+            return self.refuse(
+                conn,
+                &Error::fixed("ERR Command not allowed inside a transaction"),
+            );
         }
         if let Some(multi) = &mut conn.multi {
             multi.queued.push((spec, OwnedArgs::copy(args.iter())));
@@ -985,19 +1189,32 @@ impl State {
             self.discard(conn);
             return conn.out.null_array();
         }
-        let commands = multi.queued.iter().map(|(spec, args)| (*spec, args.as_args()));
+        let commands = multi
+            .queued
+            .iter()
+            .map(|(spec, args)| (*spec, args.as_args()));
         let need = self.homes.shards_of(commands);
         // A watched key may be on another core, whose word that it changed may be on its way: holding
         // its shard makes sure that the word has come.
         let mut need = need;
-        need.extend(conn.watching.iter().map(|(_, key)| self.homes.shards.shard_of(key)));
+        need.extend(
+            conn.watching
+                .iter()
+                .map(|(_, key)| self.homes.shards.shard_of(key)),
+        );
         need.sort_unstable();
         need.dedup();
         match self.homes.place_of_all(need) {
             Place::Collect(need) => {
                 let slot = conn.open_slot();
                 conn.hold = Hold::Loan;
-                self.collect(need, Job::Exec { conn: conn.socket, slot });
+                self.collect(
+                    need,
+                    Job::Exec {
+                        conn: conn.socket,
+                        slot,
+                    },
+                );
             }
             _ => {
                 let fresh = Out::new(conn.out.proto);
@@ -1045,7 +1262,11 @@ impl State {
 
     /// WATCH.
     pub(super) fn watch(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let listener = Listener { core: self.me, conn: conn.socket, want: Want::Taint };
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Taint,
+        };
         for key in args.rest(1).iter() {
             conn.watching.push((conn.db, key.to_vec()));
             let shard = self.homes.shards.shard_of(key);
@@ -1053,7 +1274,10 @@ impl State {
             if owner == self.me {
                 self.homes.listen(shard, conn.db, key, listener);
             } else {
-                self.mesh.send(owner, Message::Listen(shard, conn.db, key.to_vec(), listener, None));
+                self.mesh.send(
+                    owner,
+                    Message::Listen(shard, conn.db, key.to_vec(), listener, None),
+                );
             }
         }
         // No answer of the other cores is needed before the next request: mailboxes keep their order,
@@ -1063,53 +1287,88 @@ impl State {
 
     pub(super) fn unwatch(&mut self, conn: &mut Conn) {
         conn.tainted = false;
-        let listener = Listener { core: self.me, conn: conn.socket, want: Want::Taint };
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Taint,
+        };
         for (db, key) in std::mem::take(&mut conn.watching) {
             let shard = self.homes.shards.shard_of(&key);
             let owner = self.homes.owner(shard);
             if owner == self.me {
                 self.homes.unlisten(shard, db, &key, listener);
             } else {
-                self.mesh.send(owner, Message::Unlisten(shard, db, key, listener));
+                self.mesh
+                    .send(owner, Message::Unlisten(shard, db, key, listener));
             }
         }
     }
 
     // ---- frames of a primary ----
 
-    /// Applies a frame of the primary that this node follows; true if it was applied at once,
-    /// otherwise the asker appears in `applied` later.
-    pub(super) fn apply(&mut self, asker: Asker, args: Args<'_>) -> bool {
-        let Some(spec) = self.table.find(args.at(0)) else { return true };
-        let Run::Store(run) = spec.run else { return true };
+    /// Applies a frame of the primary that this node follows, or has it applied: the asker then appears
+    /// in `applied` later. What is unknown here, or is no write, is left out.
+    pub(super) fn apply(&mut self, asker: Asker, args: Args<'_>) -> Applied {
+        let Some(spec) = args.get(0).and_then(|name| self.table.find(name)) else {
+            return Applied::Now;
+        };
+        let Run::Store(run) = spec.run else {
+            return Applied::Now;
+        };
         if !spec.fits(args.len()) || !spec.is_write() {
-            return true;
+            return Applied::Now;
         }
         match self.homes.place(spec, args) {
             Place::Here => {
-                let mut out = Out::default();
+                let mut out = std::mem::take(&mut self.scratch);
                 self.run_frame(spec, run, args, &mut out, None);
+                out.clear();
+                self.scratch = out;
                 self.hear_all();
-                return true;
+                Applied::Now
             }
             Place::Later(shard) => {
                 let errand = self.frame_errand(asker, spec, args, shard);
                 self.homes.wait_for(shard, Waiting::Errand(errand));
+                Applied::Later
             }
             Place::There(shard, owner) => {
                 let errand = self.frame_errand(asker, spec, args, shard);
                 self.mesh.send(owner, Message::Run(errand));
+                Applied::Later
             }
             Place::Collect(need) => {
-                self.collect(need, Job::Frame { asker, run, spec, args: OwnedArgs::copy(args.iter()) });
+                self.collect(
+                    need,
+                    Job::Frame {
+                        asker,
+                        run,
+                        spec,
+                        args: OwnedArgs::copy(args.iter()),
+                    },
+                );
+                Applied::Alone
             }
         }
-        false
     }
 
-    fn frame_errand(&self, asker: Asker, spec: &'static Spec, args: Args<'_>, shard: usize) -> Box<Errand> {
+    fn frame_errand(
+        &self,
+        asker: Asker,
+        spec: &'static Spec,
+        args: Args<'_>,
+        shard: usize,
+    ) -> Box<Errand> {
         let args = OwnedArgs::copy(args.iter());
-        Box::new(Errand { from: self.me, asker, shard, db: 0, proto: Default::default(), spec, args })
+        Box::new(Errand {
+            from: self.me,
+            asker,
+            shard,
+            db: 0,
+            proto: Default::default(),
+            spec,
+            args,
+        })
     }
 
     fn run_frame(
@@ -1165,7 +1424,11 @@ impl State {
             if load.step(&mut self.homes.shards, self.now) {
                 self.end_load(&held.need, *load);
             } else {
-                held.got.extend(held.need.iter().filter_map(|shard| self.homes.shards.take(*shard)));
+                held.got.extend(
+                    held.need
+                        .iter()
+                        .filter_map(|shard| self.homes.shards.take(*shard)),
+                );
                 self.load = Some((held, load));
             }
         } else if self.freeing {
@@ -1214,7 +1477,9 @@ impl State {
         self.expire(now);
         let idle_ms = self.tunables.timeout_secs * 1000;
         for index in 0..self.conns.len() {
-            let Some(conn) = &mut self.conns[index] else { continue };
+            let Some(conn) = &mut self.conns[index] else {
+                continue;
+            };
             if conn.owed() == 0 && !conn.sending {
                 conn.progress = now;
             }
@@ -1227,7 +1492,10 @@ impl State {
                 && let Some(mut conn) = self.take_conn_at(index as u32)
             {
                 if stalled {
-                    self.log_seldom(&format!("client {}: reads too slowly, closed", conn.peer_text()));
+                    self.log_seldom(&format!(
+                        "client {}: reads too slowly, closed",
+                        conn.peer_text()
+                    ));
                 }
                 self.drop_conn(&mut conn);
                 self.put_conn(conn);
@@ -1236,7 +1504,12 @@ impl State {
         let version = self.shared.tunables_version.load(Relaxed);
         if version != self.tunables_version {
             self.tunables_version = version;
-            self.tunables = self.shared.tunables.read().map(|tunables| tunables.clone()).unwrap_or_default();
+            self.tunables = self
+                .shared
+                .tunables
+                .read()
+                .map(|tunables| tunables.clone())
+                .unwrap_or_default();
             self.limits.bulk_len_max = self.tunables.bulk_len_max;
         }
         self.publish();
@@ -1282,12 +1555,17 @@ impl State {
         stats.bytes_out.store(self.stats.bytes_out, Relaxed);
         stats.turns.store(self.stats.turns, Relaxed);
         stats.expired.store(self.stats.expired, Relaxed);
-        stats.protocol_errors.store(self.stats.protocol_errors, Relaxed);
+        stats
+            .protocol_errors
+            .store(self.stats.protocol_errors, Relaxed);
         for shard in self.homes.own() {
             if self.homes.shards.has(shard) {
                 let mut sizes = vec![DbSize::default(); self.shared.settings.databases];
                 for (db, keys) in self.homes.shards.shard(shard).databases() {
-                    sizes[db] = DbSize { keys: keys.len(), expiring: keys.expiring() };
+                    sizes[db] = DbSize {
+                        keys: keys.len(),
+                        expiring: keys.expiring(),
+                    };
                 }
                 *lock(&self.shared.sizes[shard]) = sizes;
             }
@@ -1301,7 +1579,11 @@ impl State {
         }
         let mut guard = lock(&self.shared.slow);
         let (next, entries) = &mut *guard;
-        let args = args.iter().take(32).map(|arg| arg[..arg.len().min(128)].to_vec()).collect();
+        let args = args
+            .iter()
+            .take(32)
+            .map(|arg| arg[..arg.len().min(128)].to_vec())
+            .collect();
         entries.push_front(SlowEntry {
             id: *next,
             at_secs: self.now / 1000,

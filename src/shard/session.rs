@@ -42,14 +42,26 @@ pub(super) fn unknown_subcommand(conn: &mut Conn, command: &str, args: Args<'_>)
 
 impl State {
     /// Runs a command inside EXEC. Commands that would have to wait answer at once.
-    pub(super) fn session_in_exec(&mut self, conn: &mut Conn, spec: &'static Spec, verb: Verb, args: Args<'_>) {
+    pub(super) fn session_in_exec(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        verb: Verb,
+        args: Args<'_>,
+    ) {
         match verb {
             Verb::Wait => conn.out.int(0),
             _ => self.session(conn, spec, verb, args),
         }
     }
 
-    pub(super) fn session(&mut self, conn: &mut Conn, spec: &'static Spec, verb: Verb, args: Args<'_>) {
+    pub(super) fn session(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        verb: Verb,
+        args: Args<'_>,
+    ) {
         match verb {
             Verb::Ping => ping(conn, args),
             Verb::Echo => conn.out.bulk(args.at(1)),
@@ -153,9 +165,9 @@ impl State {
                 Some(3) => Proto::Three,
                 Some(_) => return conn.out.error(&NO_PROTO),
                 None => {
-                    return conn
-                        .out
-                        .error(&Error::fixed("ERR Protocol version is not an integer or out of range"));
+                    return conn.out.error(&Error::fixed(
+                        "ERR Protocol version is not an integer or out of range",
+                    ));
                 }
             };
             at = 2;
@@ -195,7 +207,11 @@ impl State {
         conn.out.bulk_str("mode");
         conn.out.bulk_str("standalone");
         conn.out.bulk_str("role");
-        conn.out.bulk_str(if self.shared.following.load(Relaxed) { "replica" } else { "master" });
+        conn.out.bulk_str(if self.shared.following.load(Relaxed) {
+            "replica"
+        } else {
+            "master"
+        });
         conn.out.bulk_str("modules");
         conn.out.array(0);
     }
@@ -243,7 +259,10 @@ impl State {
             },
             (b"KILL", 3) => {
                 let addr = Some(String::from_utf8_lossy(args.at(2)).into_owned());
-                let filter = ClientFilter { addr, ..Default::default() };
+                let filter = ClientFilter {
+                    addr,
+                    ..Default::default()
+                };
                 self.ask_all(conn, Question::ClientKill(filter), true);
             }
             (b"KILL", 4..) => match client_filter(args, 2) {
@@ -260,7 +279,9 @@ impl State {
                     conn.out.ok();
                 }
                 b"off" => conn.reply_mode = ReplyMode::Off,
-                b"skip" if conn.reply_mode == ReplyMode::On => conn.reply_mode = ReplyMode::SkipNext,
+                b"skip" if conn.reply_mode == ReplyMode::On => {
+                    conn.reply_mode = ReplyMode::SkipNext
+                }
                 b"skip" => {}
                 _ => conn.out.error(&Error::SYNTAX),
             },
@@ -307,12 +328,18 @@ impl State {
             conn.db,
             conn.channels.len(),
             conn.patterns.len(),
-            conn.multi.as_ref().map_or(-1, |multi| multi.queued.len() as i64),
+            conn.multi
+                .as_ref()
+                .map_or(-1, |multi| multi.queued.len() as i64),
             conn.input.len(),
             conn.out.len(),
             conn.owed(),
             conn.input.capacity() + conn.owed(),
-            if conn.last.is_empty() { "NULL".to_string() } else { conn.last.to_lowercase() },
+            if conn.last.is_empty() {
+                "NULL".to_string()
+            } else {
+                conn.last.to_lowercase()
+            },
             if conn.out.proto == Proto::Three { 3 } else { 2 },
             String::from_utf8_lossy(&conn.lib_name),
             String::from_utf8_lossy(&conn.lib_version),
@@ -329,7 +356,17 @@ impl State {
         let gather = self.next_gather;
         self.next_gather += 1;
         let slot = conn.open_slot();
-        self.gathers.insert(gather, Gather { conn: conn.socket, slot, waiting: others, count, text, counts });
+        self.gathers.insert(
+            gather,
+            Gather {
+                conn: conn.socket,
+                slot,
+                waiting: others,
+                count,
+                text,
+                counts,
+            },
+        );
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
             self.mesh.send(core, Message::Ask(gather, question.clone()));
         }
@@ -338,7 +375,11 @@ impl State {
 
     /// This core's part of an answer. `current` is the connection being worked on, which is not in its
     /// place.
-    pub(super) fn answer_question(&mut self, question: &Question, current: Option<&mut Conn>) -> (i64, Vec<u8>) {
+    pub(super) fn answer_question(
+        &mut self,
+        question: &Question,
+        current: Option<&mut Conn>,
+    ) -> (i64, Vec<u8>) {
         let mut text = Vec::new();
         let mut count = 0;
         match question {
@@ -352,8 +393,11 @@ impl State {
                 }
             }
             Question::ClientKill(filter) => {
-                let victims: Vec<_> =
-                    self.conns().filter(|conn| matches(filter, conn)).map(|conn| conn.socket).collect();
+                let victims: Vec<_> = self
+                    .conns()
+                    .filter(|conn| matches(filter, conn))
+                    .map(|conn| conn.socket)
+                    .collect();
                 for socket in victims {
                     if let Some(mut conn) = self.take_conn(socket) {
                         count += 1;
@@ -371,14 +415,18 @@ impl State {
     }
 
     pub(super) fn on_answer(&mut self, id: u64, count: i64, text: &[u8]) {
-        let Some(gather) = self.gathers.get_mut(&id) else { return };
+        let Some(gather) = self.gathers.get_mut(&id) else {
+            return;
+        };
         gather.count += count;
         gather.text.extend_from_slice(text);
         gather.waiting -= 1;
         if gather.waiting > 0 {
             return;
         }
-        let Some(gather) = self.gathers.remove(&id) else { return };
+        let Some(gather) = self.gathers.remove(&id) else {
+            return;
+        };
         if let Some(mut conn) = self.take_conn(gather.conn) {
             let mut out = Out::new(conn.out.proto);
             write_answer(&mut out, gather.counts, gather.count, &gather.text);
@@ -400,7 +448,8 @@ impl State {
         conn.out.bulk_str(&view.host);
         conn.out.int(i64::from(view.port));
         conn.out.bulk_str(info::link_state(&view, self.now));
-        conn.out.int(view.links.iter().map(|link| link.applied as i64).sum());
+        conn.out
+            .int(view.links.iter().map(|link| link.applied as i64).sum());
     }
 
     fn replica_of(&mut self, conn: &mut Conn, args: Args<'_>) {
@@ -408,7 +457,10 @@ impl State {
         let target = if host.eq_ignore_ascii_case(b"no") && port.eq_ignore_ascii_case(b"one") {
             None
         } else {
-            let Some(port) = parse_u64(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) else {
+            let Some(port) = parse_u64(port)
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port > 0)
+            else {
                 return conn.out.error(&Error::NOT_INTEGER);
             };
             match std::str::from_utf8(host) {
@@ -422,8 +474,11 @@ impl State {
         });
         // Writes are refused, or taken, from this reply on; the links follow in their own time.
         self.shared.following.store(target.is_some(), Relaxed);
-        *lock(&self.shared.follow) =
-            target.clone().map(|(host, port)| FollowView { host, port, links: Vec::new() });
+        *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
+            host,
+            port,
+            links: Vec::new(),
+        });
         if self.me == 0 {
             self.follow_request = Some(target);
         } else {
@@ -495,7 +550,9 @@ impl State {
                 conn.out.ok();
             }
             (b"REWRITE", 2) => {
-                conn.out.error(&Error::fixed("ERR The server is running without a config file"));
+                conn.out.error(&Error::fixed(
+                    "ERR The server is running without a config file",
+                ));
             }
             (b"GET" | b"SET", _) => {
                 let sub = String::from_utf8_lossy(&sub).to_lowercase();
@@ -510,7 +567,9 @@ impl State {
         match (&sub[..], args.len()) {
             // Tests of client libraries switch these; both are how the node always is.
             (b"SET-ACTIVE-EXPIRE" | b"JMAP", _) => conn.out.ok(),
-            (b"SLEEP", _) => conn.out.error(&Error::fixed("ERR DEBUG SLEEP is not available: it would stop a core")),
+            (b"SLEEP", _) => conn.out.error(&Error::fixed(
+                "ERR DEBUG SLEEP is not available: it would stop a core",
+            )),
             _ => unknown_subcommand(conn, "debug", args),
         }
     }
@@ -532,9 +591,9 @@ impl State {
                     Some(Some(-1)) => usize::MAX,
                     Some(Some(count @ 0..)) => count as usize,
                     Some(Some(_)) => {
-                        return conn
-                            .out
-                            .error(&Error::fixed("ERR count should be greater than or equal to -1"));
+                        return conn.out.error(&Error::fixed(
+                            "ERR count should be greater than or equal to -1",
+                        ));
                     }
                     Some(None) => return conn.out.error(&Error::NOT_INTEGER),
                 };
@@ -603,23 +662,32 @@ fn check_name(name: &[u8]) -> Result<(), Error> {
     if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         return Ok(());
     }
-    Err(Error::fixed("ERR Client names cannot contain spaces, newlines or special characters."))
+    Err(Error::fixed(
+        "ERR Client names cannot contain spaces, newlines or special characters.",
+    ))
 }
 
 fn matches(filter: &ClientFilter, conn: &Conn) -> bool {
     filter.ids.as_ref().is_none_or(|ids| ids.contains(&conn.id))
-        && filter.addr.as_ref().is_none_or(|addr| *addr == conn.peer_text())
-        && filter.class.as_ref().is_none_or(|class| match class.as_str() {
-            "normal" => !conn.is_subscribed(),
-            "pubsub" => conn.is_subscribed(),
-            _ => false,
-        })
+        && filter
+            .addr
+            .as_ref()
+            .is_none_or(|addr| *addr == conn.peer_text())
+        && filter
+            .class
+            .as_ref()
+            .is_none_or(|class| match class.as_str() {
+                "normal" => !conn.is_subscribed(),
+                "pubsub" => conn.is_subscribed(),
+                _ => false,
+            })
         && filter.except != Some(conn.id)
 }
 
 fn has_skip_me_no(args: Args<'_>) -> bool {
-    (2..args.len() - 1)
-        .any(|at| args.at(at).eq_ignore_ascii_case(b"skipme") && args.at(at + 1).eq_ignore_ascii_case(b"no"))
+    (2..args.len() - 1).any(|at| {
+        args.at(at).eq_ignore_ascii_case(b"skipme") && args.at(at + 1).eq_ignore_ascii_case(b"no")
+    })
 }
 
 /// Reads the conditions of CLIENT LIST and CLIENT KILL.
@@ -628,7 +696,9 @@ fn client_filter(args: Args<'_>, from: usize) -> Result<ClientFilter, Error> {
     let mut at = from;
     while at < args.len() {
         let option = args.at(at).to_ascii_lowercase();
-        let Some(value) = args.get(at + 1) else { return Err(Error::SYNTAX) };
+        let Some(value) = args.get(at + 1) else {
+            return Err(Error::SYNTAX);
+        };
         let text = || String::from_utf8_lossy(value).into_owned();
         at += 2;
         match &option[..] {
@@ -687,7 +757,10 @@ fn command(conn: &mut Conn, table: &cmd::Table, args: Args<'_>) {
             let wanted: Vec<_> = cmd::all()
                 .filter(|(_, spec)| {
                     args.len() == 2
-                        || args.rest(2).iter().any(|name| spec.name.as_bytes().eq_ignore_ascii_case(name))
+                        || args
+                            .rest(2)
+                            .iter()
+                            .any(|name| spec.name.as_bytes().eq_ignore_ascii_case(name))
                 })
                 .collect();
             conn.out.map(wanted.len());
@@ -703,17 +776,21 @@ fn command(conn: &mut Conn, table: &cmd::Table, args: Args<'_>) {
         (b"GETKEYS", 3..) => {
             let inner = args.rest(2);
             let Some(spec) = table.find(inner.at(0)) else {
-                return conn.out.error(&Error::fixed("ERR Invalid command specified"));
-            };
-            if !spec.fits(inner.len()) {
                 return conn
                     .out
-                    .error(&Error::fixed("ERR Invalid number of arguments specified for command"));
+                    .error(&Error::fixed("ERR Invalid command specified"));
+            };
+            if !spec.fits(inner.len()) {
+                return conn.out.error(&Error::fixed(
+                    "ERR Invalid number of arguments specified for command",
+                ));
             }
             let mut keys = Vec::new();
             spec.keys.for_each(inner, |at| keys.push(at));
             if keys.is_empty() {
-                return conn.out.error(&Error::fixed("ERR The command has no key arguments"));
+                return conn
+                    .out
+                    .error(&Error::fixed("ERR The command has no key arguments"));
             }
             conn.out.array(keys.len());
             keys.iter().for_each(|at| conn.out.bulk(inner.at(*at)));
@@ -744,8 +821,10 @@ fn describe(out: &mut Out, group: &str, spec: &Spec) {
             flags.push(name);
         }
     }
-    if matches!(spec.keys, Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. })
-        && !flags.contains(&"movablekeys")
+    if matches!(
+        spec.keys,
+        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
+    ) && !flags.contains(&"movablekeys")
     {
         flags.push("movablekeys");
     }

@@ -1,10 +1,8 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
-use std::{
-    sync::{
-        Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+use std::sync::{
+    Mutex, RwLock,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use crate::base::Ms;
@@ -196,12 +194,17 @@ impl Shared {
 
     /// Client connections of all cores.
     pub fn clients(&self) -> usize {
-        self.stats.iter().map(|stats| stats.clients.load(Relaxed)).sum()
+        self.stats
+            .iter()
+            .map(|stats| stats.clients.load(Relaxed))
+            .sum()
     }
 }
 
 /// Locks, also when another thread panicked with the lock held: what is guarded is only ever replaced
 /// whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
