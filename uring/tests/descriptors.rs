@@ -12,10 +12,8 @@ fn accepting_goes_on_after_descriptors_ran_out() {
         rlim_max: 64,
     };
     // SAFETY: the kernel reads one struct on this stack frame during the call.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
-        0
-    );
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(done, 0);
     for level in Level::ALL {
         let config = RingConfig {
             level: Some(level),
