@@ -997,21 +997,6 @@ mod kernel {
     }
 
     #[test]
-    fn accept_goes_on_after_descriptors_ran_out() {
-        every_level(|mut host| {
-            let (listener, at) = host.listen();
-            let uring::Endpoint::Tcp(address) = at else {
-                unreachable!()
-            };
-            host.turn(Wait::Look);
-            let peer = std::net::TcpStream::connect(address).unwrap();
-            host.until("the connection", |host| host.accepted.len() == 1);
-            drop(peer);
-            host.close_and_wait(&[listener]);
-        });
-    }
-
-    #[test]
     fn the_best_level_is_taken_and_better_ones_explained() {
         let reactor = KernelReactor::new(RingConfig::default()).unwrap();
         let choice = reactor.choice();
@@ -1037,5 +1022,227 @@ mod kernel {
             }
             assert_eq!((events.len(), turns), (3_000, 3));
         });
+    }
+}
+
+/// The in-memory twin, in several histories.
+mod fake {
+    use std::path::PathBuf;
+
+    use super::{Host, Shape};
+    use uring::fake::{FakeBuffers, FakeReactor, FakeWorld, Faults, Machine};
+    use uring::{Endpoint, Event, OpenHow, Reactor, Wait};
+
+    const HERE: Machine = Machine(1);
+
+    fn host(seed: u64, shape: Shape) -> Host<FakeReactor> {
+        let (count, len) = shape.buffers.unwrap_or((256, 16 * 1024));
+        let buffers = FakeBuffers {
+            count: u32::from(count),
+            len,
+        };
+        let reactor = FakeWorld::seeded(seed).reactor_with(HERE, buffers);
+        Host::new(
+            reactor,
+            PathBuf::from("/no-such-folder"),
+            |reactor, path| reactor.world().read_file(HERE, path).unwrap_or_default(),
+        )
+    }
+
+    mod seed_1 {
+        fn make(shape: super::Shape) -> super::Host<uring::fake::FakeReactor> {
+            super::host(1, shape)
+        }
+        bodies!(make);
+    }
+
+    mod seed_2 {
+        fn make(shape: super::Shape) -> super::Host<uring::fake::FakeReactor> {
+            super::host(2, shape)
+        }
+        bodies!(make);
+    }
+
+    /// Every read and write is short, buffers are short, accepts fail at first.
+    mod adverse {
+        fn make(shape: super::Shape) -> super::Host<uring::fake::FakeReactor> {
+            let host = super::host(3, shape);
+            host.reactor.world().set_faults(super::Faults {
+                short_percent: 90,
+                starved_percent: 30,
+                accept_fails_percent: 30,
+                network_span: (0, 3_000_000),
+                ..super::Faults::default()
+            });
+            host
+        }
+        bodies!(make);
+    }
+
+    /// Two machines talk until everything was said; the result is the whole history.
+    fn conversation(seed: u64) -> Vec<(u64, usize)> {
+        let world = FakeWorld::seeded(seed);
+        let mut a = world.reactor(Machine(1));
+        let mut b = world.reactor(Machine(2));
+        let any = Endpoint::Tcp("0.0.0.0:7000".parse().unwrap());
+        b.listen(&any, 1).unwrap();
+        let at = Endpoint::Tcp((Machine(2).ip(), 7000).into());
+        let client = a.connect(&at).unwrap();
+        let mut log = Vec::new();
+        let mut events = Vec::new();
+        let mut received = 0;
+        while received < 100_000 {
+            for reactor in [&mut a, &mut b] {
+                reactor.turn(Wait::Event, &mut events).unwrap();
+                for event in events.drain(..) {
+                    log.push((reactor.now(), format!("{event:?}").len()));
+                    match event {
+                        Event::Connected { .. } => {
+                            let block = uring::Outgoing::Block(vec![7; 100_000]);
+                            reactor.send(client, block).unwrap();
+                        }
+                        Event::Accepted { socket, .. } => reactor.start_receiving(socket),
+                        Event::Received { lease, .. } => {
+                            received += lease.len();
+                            reactor.give_back(lease);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        log
+    }
+
+    #[test]
+    fn one_seed_is_one_history() {
+        assert_eq!(conversation(5), conversation(5));
+        assert_ne!(conversation(5), conversation(6));
+    }
+
+    #[test]
+    fn a_cut_holds_one_way_only_until_it_heals() {
+        let world = FakeWorld::seeded(1);
+        let mut a = world.reactor(Machine(1));
+        let mut b = world.reactor(Machine(2));
+        let listener = b
+            .listen(&Endpoint::Tcp("0.0.0.0:7000".parse().unwrap()), 1)
+            .unwrap();
+        let client = a
+            .connect(&Endpoint::Tcp((Machine(2).ip(), 7000).into()))
+            .unwrap();
+        let mut accepted = None;
+        let mut heard = (0, 0);
+        let mut run = |a: &mut FakeReactor, b: &mut FakeReactor, span| {
+            let until = a.now() + span;
+            let mut events = Vec::new();
+            while a.now() < until {
+                a.turn(Wait::Until(until), &mut events).unwrap();
+                for event in events.drain(..) {
+                    if let Event::Received { lease, .. } = event {
+                        heard.0 += lease.len();
+                        a.give_back(lease);
+                    }
+                }
+                b.turn(Wait::Until(until), &mut events).unwrap();
+                for event in events.drain(..) {
+                    match event {
+                        Event::Accepted { socket, .. } => accepted = Some(socket),
+                        Event::Received { lease, .. } => {
+                            heard.1 += lease.len();
+                            b.give_back(lease);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            (accepted, heard)
+        };
+        let server = run(&mut a, &mut b, 10_000_000).0.unwrap();
+        a.start_receiving(client);
+        b.start_receiving(server);
+        world.cut_one_way(Machine(1), Machine(2));
+        let block = || uring::Outgoing::Block(vec![1; 10]);
+        a.send(client, block()).unwrap();
+        b.send(server, block()).unwrap();
+        assert_eq!(run(&mut a, &mut b, 50_000_000).1, (10, 0));
+        world.heal();
+        assert_eq!(run(&mut a, &mut b, 50_000_000).1, (10, 10));
+        // A machine without power says nothing; whoever talks to it again is told.
+        world.crash(Machine(2));
+        drop(b);
+        let mut b = world.reactor(Machine(2));
+        a.send(client, block()).unwrap();
+        let mut events = Vec::new();
+        let until = a.now() + 50_000_000;
+        while a.now() < until {
+            a.turn(Wait::Until(until), &mut events).unwrap();
+            b.turn(Wait::Look, &mut Vec::new()).unwrap();
+        }
+        let failed = uring::End::Failed(libc::ECONNRESET);
+        let is_told =
+            |event: &Event| matches!(event, Event::ReceiveEnded { end, .. } if *end == failed);
+        assert!(events.iter().any(is_told), "{events:?}");
+        assert!(b.local_addr(listener).is_none());
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_maybe_more() {
+        let path = PathBuf::from("/data/journal");
+        let (mut kept, mut lost) = (0, 0);
+        for seed in 0..50 {
+            let world = FakeWorld::seeded(seed);
+            let mut reactor = world.reactor(HERE);
+            let how = OpenHow {
+                create: true,
+                ..OpenHow::default()
+            };
+            let file = reactor.open(&path, how).unwrap();
+            let run = |reactor: &mut FakeReactor, count| {
+                let mut events = Vec::new();
+                while events.len() < count {
+                    reactor.turn(Wait::Event, &mut events).unwrap();
+                }
+                events
+            };
+            reactor.write(file, b"synced".to_vec(), 0, 1);
+            run(&mut reactor, 1);
+            reactor.sync(file, 2);
+            run(&mut reactor, 1);
+            reactor.write(file, b" not synced".to_vec(), 6, 3);
+            run(&mut reactor, 1);
+            assert_eq!(world.read_file(HERE, &path).unwrap(), b"synced not synced");
+            world.crash(HERE);
+            assert!(reactor.turn(Wait::Look, &mut Vec::new()).is_err());
+            let left = world.read_file(HERE, &path).unwrap();
+            assert!(b"synced not synced".starts_with(&left) && left.len() >= 6);
+            kept += usize::from(left.len() == 17);
+            lost += usize::from(left.len() == 6);
+            // A sync that failed covers nothing, not even for the next one.
+            let mut reactor = world.reactor(HERE);
+            let file = reactor
+                .open(
+                    &path,
+                    OpenHow {
+                        truncate: true,
+                        ..how
+                    },
+                )
+                .unwrap();
+            world.fail_syncs(HERE, 1);
+            reactor.write(file, b"doubtful".to_vec(), 0, 1);
+            run(&mut reactor, 1);
+            for (mark, is_ok) in [(2, false), (3, true)] {
+                reactor.sync(file, mark);
+                let events = run(&mut reactor, 1);
+                let [Event::Synced { result, .. }] = &events[..] else {
+                    panic!("{events:?}")
+                };
+                assert_eq!(result.is_ok(), is_ok);
+            }
+            world.crash(HERE);
+            assert_eq!(world.read_file(HERE, &path).unwrap(), left);
+        }
+        assert!(kept > 0 && lost > 0);
     }
 }
