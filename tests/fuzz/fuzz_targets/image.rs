@@ -31,20 +31,23 @@ fn read(bytes: &[u8], budget: usize) -> Result<(), ImageError> {
     }
 }
 
-fn take(record: Record<'_>, budget: usize) {
+/// Reads up to `budget` items of a record, and everything inside of them.
+fn take(record: Record<'_>, budget: usize) -> usize {
     match record {
-        Record::Hash { pairs, .. } => drop(pairs.take(budget).count()),
-        Record::List { elements, .. } => drop(elements.take(budget).count()),
-        Record::Set { members, .. } => drop(members.take(budget).count()),
-        Record::SortedSet { members, .. } => {
-            assert!(members.take(budget).all(|(_, score)| !score.is_nan()))
-        }
+        Record::Hash { pairs, .. } => pairs.take(budget).count(),
+        Record::List { elements, .. } => elements.take(budget).count(),
+        Record::Set { members, .. } => members.take(budget).count(),
+        Record::SortedSet { members, .. } => members
+            .take(budget)
+            .inspect(|(_, score)| assert!(!score.is_nan()))
+            .count(),
         Record::Stream { entries, .. } => entries
             .take(budget)
-            .for_each(|entry| drop(entry.fields.count())),
-        Record::Group(group) => drop((group.consumers.count(), group.pending.count())),
-        Record::GroupReads(reads) => drop((reads.active.count(), reads.wide.count())),
-        Record::Aux(aux) => drop(aux.parts.count()),
-        Record::String { .. } | Record::FieldTtl { .. } => {}
+            .map(|entry| 1 + entry.fields.count())
+            .sum(),
+        Record::Group(group) => group.consumers.count() + group.pending.count(),
+        Record::GroupReads(reads) => reads.active.count() + reads.wide.count(),
+        Record::Aux(aux) => aux.parts.count(),
+        Record::String { .. } | Record::FieldTtl { .. } => 1,
     }
 }
