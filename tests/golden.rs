@@ -507,7 +507,7 @@ fn disk_images_are_read_too() {
         let bytes = read(version, "dump-0.rdb");
         let summary = image::check(&bytes).expect("good image");
         assert!(summary.key_count > 10, "{version}");
-        assert_eq!(describe(&bytes).is_ok(), true);
+        assert!(describe(&bytes).is_ok());
         // Only 7.0 ends its files with an id that is none of the image's records.
         let rest = if version == "7.0.0" { 16 } else { 0 };
         assert_eq!(summary.end + rest, bytes.len(), "{version}");

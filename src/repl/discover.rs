@@ -406,8 +406,11 @@ fn read_reply<'a>(
     }
 }
 
-/// The line at `at`: its first byte, the rest, and where the next thing begins.
-fn read_head(bytes: &[u8], at: usize) -> Result<Option<(u8, &[u8], usize)>, Unreadable> {
+/// The first line of a reply: its first byte, the rest, and where the next thing begins.
+type ReplyHead<'a> = (u8, &'a [u8], usize);
+
+/// The line at `at`, if it is there in full.
+fn read_head(bytes: &[u8], at: usize) -> Result<Option<ReplyHead<'_>>, Unreadable> {
     let rest = bytes.get(at..).unwrap_or_default();
     let Some(&kind) = rest.first() else {
         return Ok(None);

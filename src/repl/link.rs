@@ -854,3 +854,479 @@ const RETRY_MS: u64 = 250;
 const IMAGE_BACKOFF_MAX: u32 = 6;
 const ACK_EVERY_MS: u64 = 100;
 const GAPS_MAX: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY_IMAGE: &[u8] = b"KEVYSNAP\x04\x00";
+
+    /// A link, its clock, and what it said since the last look.
+    struct Bench {
+        link: Link,
+        now: u64,
+        log: Vec<String>,
+    }
+
+    impl Bench {
+        fn new(position: Position, learned: Option<Wire>) -> Self {
+            Self {
+                link: Link::new(LinkConfig::new(6004, 1), position, learned),
+                now: 1000,
+                log: Vec::new(),
+            }
+        }
+
+        fn fresh() -> Self {
+            Self::new(Position::UNKNOWN, None)
+        }
+
+        /// A fresh link that has loaded an empty snapshot and stands at 7:5.
+        fn streaming() -> Self {
+            let mut bench = Self::fresh();
+            bench.connect();
+            bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n");
+            bench.feed(b"$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+            bench.link.applied_through(5);
+            bench.feed(b"+PING 7 5\r\n");
+            bench.take();
+            bench
+        }
+
+        fn connect(&mut self) {
+            self.poll();
+            self.link.on_connected(self.now);
+            self.poll();
+        }
+
+        fn closed(&mut self) {
+            self.link.on_closed(self.now);
+            self.poll();
+        }
+
+        fn feed(&mut self, bytes: &[u8]) {
+            let mut used = 0;
+            loop {
+                let (len, event) = self.link.feed(self.now, &bytes[used..]);
+                used += len;
+                let Some(event) = event else {
+                    break;
+                };
+                self.log.push(match event {
+                    Event::Up {
+                        wire,
+                        awaits_snapshot,
+                    } => format!("up {wire:?} {awaits_snapshot}"),
+                    Event::HistoryStart => "history start".into(),
+                    Event::SnapshotBegin => "snapshot begin".into(),
+                    Event::Snapshot(image) => format!("snapshot {:?}", image.position),
+                    Event::Frame { offset, args } => format!("frame {offset} {}", args.len()),
+                });
+            }
+            assert_eq!(used, bytes.len());
+            self.poll();
+        }
+
+        fn frame(&mut self, offset: u64) {
+            self.feed(format!("*2\r\n:{offset}\r\n*1\r\n$4\r\nPING\r\n").as_bytes());
+        }
+
+        fn pass(&mut self, ms: u64) {
+            self.now += ms;
+            self.poll();
+        }
+
+        fn poll(&mut self) {
+            while let Some(action) = self.link.poll(self.now) {
+                self.log.push(match action {
+                    Action::Connect => "connect".into(),
+                    Action::Send(bytes) => {
+                        let text = String::from_utf8(bytes).expect("text").replace("\r\n", " ");
+                        format!("send {}", text.trim_end())
+                    }
+                    Action::Drop { reason, retry_at } => {
+                        format!("drop {reason:?} +{}", retry_at - self.now)
+                    }
+                });
+            }
+        }
+
+        fn take(&mut self) -> Vec<String> {
+            std::mem::take(&mut self.log)
+        }
+
+        fn position(&self) -> (u64, u64) {
+            (self.link.position().generation, self.link.position().offset)
+        }
+    }
+
+    const SIX: &str = "send *6 $9 REPLICATE $4 FROM $1 0 $1 0 $2 ID $19 kevy-replica-6004#1";
+    const FIVE: &str = "send *5 $9 REPLICATE $4 FROM $1 0 $2 ID $19 kevy-replica-6004#1";
+
+    #[test]
+    fn forms_alternate_while_the_primary_closes_without_a_byte() {
+        let mut bench = Bench::fresh();
+        for form in [SIX, FIVE, SIX, FIVE] {
+            bench.connect();
+            assert_eq!(bench.take(), ["connect", form]);
+            bench.closed();
+            assert_eq!(bench.take(), ["drop Refused +250"]);
+            bench.pass(249);
+            assert_eq!(bench.take(), [""; 0]);
+            bench.now += 1;
+        }
+        // A connection that is not made, or lost later, says nothing about the form.
+        bench.poll();
+        bench.closed();
+        assert_eq!(bench.take(), ["connect", "drop Unreachable +250"]);
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.link.feed(bench.now, b"+ACK").0, 0);
+        bench.closed();
+        assert_eq!(bench.take(), ["connect", SIX, "drop Closed +250"]);
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["connect", SIX]);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_refused() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.take();
+        bench.feed(b"+ACK 0\r\n");
+        assert_eq!(bench.take(), ["drop AckForm +250"]);
+    }
+
+    #[test]
+    fn connecting_and_the_answer_take_five_seconds_at_most() {
+        let mut bench = Bench::fresh();
+        bench.poll();
+        assert_eq!(bench.link.deadline(), Some(6000));
+        bench.pass(5000);
+        assert_eq!(bench.take(), ["connect", "drop Unreachable +250"]);
+        bench.now += 250;
+        bench.connect();
+        bench.pass(4999);
+        assert_eq!(bench.take(), ["connect", SIX]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop AckTimeout +250"]);
+    }
+
+    #[test]
+    fn a_snapshot_sets_the_position_only_at_its_end() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.take();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n+PING 7 5\r\n$9\r\nKEVYSNAP\x04\r\n");
+        assert_eq!(
+            bench.take(),
+            ["up W3 true", "snapshot begin", "send REPLCONF ACK 0"]
+        );
+        assert_eq!(bench.position(), (0, 0));
+        bench.closed();
+        assert_eq!(bench.take(), ["drop Closed +250"]);
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["connect", SIX]);
+
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n");
+        bench.feed(&[b"$10\r\n", EMPTY_IMAGE, b"\r\n+SNAPSHOT_END 5\r\n"].concat());
+        bench.take();
+        assert_eq!(bench.position(), (7, 5));
+        assert_eq!(bench.link.applied_position(), None);
+        bench.link.applied_through(5);
+        let position = Position {
+            generation: 7,
+            offset: 5,
+        };
+        assert_eq!(bench.link.applied_position(), Some((position, Wire::W3)));
+    }
+
+    #[test]
+    fn frames_come_in_order_or_the_link_is_dropped() {
+        for wrong in [4, 5, 7] {
+            let mut bench = Bench::streaming();
+            bench.frame(5);
+            assert_eq!(bench.take(), ["frame 5 1"]);
+            bench.frame(wrong);
+            assert_eq!(
+                bench.take(),
+                [format!("drop Gap {{ expected: 6, got: {wrong} }} +250")]
+            );
+            assert_eq!(bench.position(), (7, 6));
+            bench.now += 250;
+            bench.connect();
+            assert!(bench.take()[1].contains("FROM $1 7 $1 6 $2 ID"));
+        }
+    }
+
+    #[test]
+    fn gaps_again_and_again_ask_for_everything() {
+        let mut bench = Bench::streaming();
+        for _ in 0..3 {
+            bench.frame(9);
+            bench.now += 250;
+            bench.connect();
+            bench.take();
+            bench.feed(b"+ACK 7 5\r\n");
+        }
+        assert_eq!(bench.position(), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_before_the_snapshot_is_refused() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 6,
+                offset: 5,
+            },
+            Some(Wire::W3),
+        );
+        bench.connect();
+        bench.feed(b"+ACK 7 5\r\n");
+        bench.take();
+        bench.frame(5);
+        assert_eq!(bench.take(), ["drop SnapshotMissing +250"]);
+        assert_eq!(bench.position(), (6, 5));
+    }
+
+    #[test]
+    fn pings_are_answered_with_what_was_applied() {
+        let mut bench = Bench::streaming();
+        bench.frame(5);
+        bench.feed(b"+PING 7 6\r\n");
+        assert_eq!(bench.take(), ["frame 5 1", "send REPLCONF ACK 5"]);
+        bench.link.applied_through(6);
+        bench.poll();
+        assert_eq!(bench.take(), [""; 0]);
+        assert_eq!(bench.link.deadline(), Some(bench.now + 100));
+        bench.pass(100);
+        assert_eq!(bench.take(), ["send REPLCONF ACK 6"]);
+        // Nothing more to say, and nobody can have applied what did not come.
+        bench.link.applied_through(99);
+        bench.link.applied_through(3);
+        bench.pass(100);
+        assert_eq!(bench.take(), [""; 0]);
+        assert_eq!(bench.link.status(bench.now).applied, Some(6));
+    }
+
+    #[test]
+    fn another_generation_in_a_ping_ends_the_session_with_the_old_position() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 8 0\r\n");
+        assert_eq!(bench.take(), ["drop GenerationChanged +250"]);
+        assert_eq!(bench.position(), (7, 5));
+        bench.now += 250;
+        bench.connect();
+        assert!(bench.take()[1].starts_with("send *6 $9 REPLICATE $4 FROM $1 7 $1 5 "));
+    }
+
+    #[test]
+    fn a_primary_behind_us_is_on_another_history() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 7 4\r\n");
+        assert_eq!(bench.take(), ["drop Ahead { next: 4, expected: 5 } +250"]);
+        assert_eq!(bench.position(), (0, 0));
+    }
+
+    #[test]
+    fn three_silent_seconds_end_the_session() {
+        let mut bench = Bench::streaming();
+        bench.pass(2999);
+        assert!(bench.link.status(bench.now).is_up);
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop Silent +250"]);
+        assert!(!bench.link.status(bench.now).is_up);
+    }
+
+    #[test]
+    fn composing_a_snapshot_may_take_longer() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n+PING 7 5\r\n");
+        bench.take();
+        bench.pass(59_999);
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop Silent +250"]);
+    }
+
+    #[test]
+    fn a_w1_primary_may_be_silent_and_hears_nothing() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 0,
+                offset: 3,
+            },
+            Some(Wire::W1),
+        );
+        bench.connect();
+        bench.feed(b"+ACK 3\r\n");
+        bench.frame(3);
+        bench.link.applied_through(4);
+        bench.take();
+        assert_eq!(bench.link.deadline(), None);
+        bench.pass(1_000_000);
+        assert_eq!(bench.take(), [""; 0]);
+        assert!(bench.link.status(bench.now).is_up);
+        // A ping shows it to be W2.
+        bench.feed(b"+PING 2 4\r\n");
+        assert_eq!(bench.take(), ["send REPLCONF ACK 4"]);
+        assert_eq!(bench.link.status(bench.now).wire, Some(Wire::W2));
+        assert_eq!(bench.position(), (2, 4));
+        bench.pass(3000);
+        assert_eq!(bench.take(), ["drop Silent +250"]);
+    }
+
+    #[test]
+    fn an_older_stream_from_its_start_replaces_what_we_hold() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 7,
+                offset: 5,
+            },
+            Some(Wire::W3),
+        );
+        bench.connect();
+        bench.closed();
+        bench.now += 250;
+        bench.take();
+        bench.connect();
+        // An offset of another protocol's history means nothing here.
+        assert_eq!(bench.take(), ["connect", FIVE]);
+        bench.feed(b"+ACK 0\r\n");
+        assert_eq!(bench.position(), (7, 5));
+        bench.frame(0);
+        bench.frame(1);
+        assert_eq!(
+            bench.take(),
+            ["up W1 false", "history start", "frame 0 1", "frame 1 1"]
+        );
+        assert_eq!(bench.position(), (0, 2));
+        bench.closed();
+        bench.now += 250;
+        bench.connect();
+        bench.feed(b"+ACK 2\r\n");
+        bench.take();
+        bench.frame(2);
+        assert_eq!(bench.take(), ["frame 2 1"]);
+    }
+
+    #[test]
+    fn a_flushed_w2_primary_is_followed_from_its_new_start() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 1,
+                offset: 2,
+            },
+            Some(Wire::W2),
+        );
+        bench.connect();
+        bench.feed(b"+ACK 2\r\n+PING 2 1\r\n");
+        assert_eq!(
+            bench.take()[2..],
+            ["up W1 false", "drop GenerationChanged +250"]
+        );
+        bench.now += 250;
+        bench.connect();
+        bench.feed(b"+ACK 0\r\n+PING 2 1\r\n");
+        bench.frame(0);
+        let wanted = [
+            "connect",
+            FIVE,
+            "up W1 false",
+            "send REPLCONF ACK 0",
+            "history start",
+            "frame 0 1",
+        ];
+        assert_eq!(bench.take(), wanted);
+        assert_eq!(bench.position(), (2, 1));
+    }
+
+    #[test]
+    fn bad_images_are_asked_for_again_ever_more_rarely() {
+        let mut bench = Bench::streaming();
+        for delay in [250, 500, 1000, 2000, 4000, 8000, 16000, 16000] {
+            bench.feed(b"+SNAPSHOT\r\n$3\r\nXXX\r\n");
+            let dropped = bench.take();
+            let (last, _) = dropped.split_last().expect("dropped");
+            assert_eq!(*last, format!("drop BadImage(BadMagic) +{delay}"));
+            assert_eq!(bench.position(), (0, 0));
+            bench.now += delay;
+            bench.connect();
+            bench.feed(b"+ACK 7 0\r\n");
+        }
+        // A snapshot that ends early is one, too.
+        bench.feed(b"+SNAPSHOT\r\n$9\r\nKEVYSNAP\x04\r\n+SNAPSHOT_END 5\r\n");
+        assert!(
+            bench
+                .take()
+                .concat()
+                .contains("BadImage(Truncated { at: 9 })")
+        );
+    }
+
+    #[test]
+    fn an_image_has_a_limit() {
+        let config = LinkConfig {
+            image_len_max: 9,
+            ..LinkConfig::new(6004, 1)
+        };
+        let mut bench = Bench::fresh();
+        bench.link = Link::new(config, Position::UNKNOWN, None);
+        bench.connect();
+        bench.take();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n");
+        assert_eq!(
+            bench.take(),
+            ["up W3 true", "snapshot begin", "drop ImageTooLong +250"]
+        );
+    }
+
+    #[test]
+    fn a_resync_asks_for_everything() {
+        let mut bench = Bench::streaming();
+        bench.link.resync(bench.now);
+        bench.poll();
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["drop Resync +250", "connect", SIX]);
+        bench.feed(b"+ACK 7 0\r\n");
+        assert_eq!(bench.take(), ["up W3 true"]);
+        assert_eq!(
+            bench.link.status(bench.now).state,
+            LinkState::AwaitingSnapshot
+        );
+    }
+
+    #[test]
+    fn lag_is_what_the_last_ping_is_ahead_of_the_store() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 7 9\r\n");
+        bench.frame(5);
+        bench.now += 40;
+        let status = bench.link.status(bench.now);
+        assert_eq!(
+            (status.lag, status.last_io_age, status.applied),
+            (Some(4), Some(40), Some(5))
+        );
+        assert_eq!(
+            status.received,
+            Position {
+                generation: 7,
+                offset: 6
+            }
+        );
+        assert_eq!(status.state, LinkState::Streaming);
+    }
+
+    #[test]
+    fn bytes_behind_a_drop_are_swallowed() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"-ERR\r\n+PING 7 5\r\n*2\r\n");
+        bench.feed(b"whatever");
+        assert_eq!(bench.take(), ["drop Wire(UnknownItem(45)) +250"]);
+    }
+}

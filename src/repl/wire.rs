@@ -418,10 +418,15 @@ fn number(bytes: &[u8], at: usize) -> Result<(u64, usize), Stop> {
         match bytes.get(place) {
             Some(&byte @ b'0'..=b'9') if place - at < DIGITS_MAX => {
                 let digit = (byte - b'0') as u64;
-                let grown = value
-                    .checked_mul(10)
-                    .and_then(|value| value.checked_add(digit));
-                value = grown.ok_or(WireError::BadNumber)?;
+                // Only the last digit that a u64 can have can be too much for it.
+                value = if place - at < DIGITS_MAX - 1 {
+                    value * 10 + digit
+                } else {
+                    let grown = value
+                        .checked_mul(10)
+                        .and_then(|value| value.checked_add(digit));
+                    grown.ok_or(WireError::BadNumber)?
+                };
                 place += 1;
             }
             Some(b'\r') if place > at => return Ok((value, line_end(bytes, place)?)),
