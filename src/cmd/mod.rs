@@ -7,6 +7,7 @@ mod geo;
 mod hashes;
 mod keys;
 mod lists;
+mod scan;
 mod session;
 mod sets;
 mod spec;
