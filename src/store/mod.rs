@@ -1,13 +1,16 @@
 //! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
 
+mod dict;
 mod hash;
 mod keyspace;
 mod list;
+mod packed;
 mod set;
 mod stream;
 mod value;
 mod zset;
 
+pub use dict::Dict;
 pub use hash::Hash;
 pub use keyspace::{Keyspace, Meta, Str, WrongType};
 pub use list::List;
