@@ -10,7 +10,7 @@ mod zset;
 
 pub use hash::Hash;
 pub use keyspace::{Keyspace, Meta, Str, WrongType};
-pub use list::List;
+pub use list::{End, List};
 pub use set::Set;
 pub use stream::Stream;
 pub use value::{InValue, Kind, Typed, Value};
