@@ -1,5 +1,6 @@
 //! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
 
+mod dict;
 mod hash;
 mod keyspace;
 mod list;
@@ -8,6 +9,7 @@ mod stream;
 mod value;
 mod zset;
 
+pub use dict::Dict;
 pub use hash::Hash;
 pub use keyspace::{Keyspace, Meta, Str, WrongType};
 pub use list::{End, List};
