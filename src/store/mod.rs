@@ -16,4 +16,4 @@ pub use list::{End, List};
 pub use set::Set;
 pub use stream::Stream;
 pub use value::{InValue, Kind, Typed, Value};
-pub use zset::Zset;
+pub use zset::{LexBound, LexRange, ScoreRange, Zset};
