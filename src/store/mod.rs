@@ -12,6 +12,8 @@ pub use hash::Hash;
 pub use keyspace::{Keyspace, Meta, Str, WrongType};
 pub use list::List;
 pub use set::Set;
-pub use stream::Stream;
+pub use stream::{
+    Consumer, Entry, Group, IdTooSmall, Log, NewId, Pairs, Pending, Stream, StreamId, Trim,
+};
 pub use value::{InValue, Kind, Typed, Value};
 pub use zset::Zset;
