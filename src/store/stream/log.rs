@@ -269,9 +269,13 @@ impl Log {
         removed
     }
 
-    /// May entries be missing at or behind `id`, because XDEL took some out?
+    /// May entries be missing at or behind `id`, because XDEL took some out? What was removed before
+    /// the first entry leaves no hole.
     pub fn has_tombstones_from(&self, id: StreamId) -> bool {
-        self.len > 0 && self.max_deleted != StreamId::MIN && id <= self.max_deleted
+        self.len > 0
+            && self.max_deleted != StreamId::MIN
+            && id <= self.max_deleted
+            && self.first_id() <= self.max_deleted
     }
 
     /// How many entries were ever added up to and including `id`, where that can be told: at either
@@ -282,9 +286,6 @@ impl Log {
         }
         if self.len == 0 && id <= self.last_id {
             return Some(self.entries_added);
-        }
-        if id != StreamId::MIN && id < self.max_deleted {
-            return None;
         }
         if id >= self.last_id {
             return (id == self.last_id).then_some(self.entries_added);
