@@ -170,7 +170,7 @@ const BAD_END: Error = Error::fixed("ERR invalid end ID for the interval");
 fn xadd(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let options = Options::parse(args, true)?;
     let fields = args.rest(options.end);
-    if fields.is_empty() || fields.len() % 2 != 0 {
+    if fields.is_empty() || !fields.len().is_multiple_of(2) {
         return Err(Error::arity("XADD"));
     }
     if options.id == NewId::Exact(StreamId::MIN) {

@@ -71,7 +71,7 @@ fn parse(args: Args<'_>, grouped: bool) -> Result<Request<'_>, Error> {
             request.count = u64::try_from(count).ok().filter(|count| *count > 0);
             at += 2;
         } else if is(b"STREAMS") && more > 0 {
-            if more % 2 != 0 {
+            if !more.is_multiple_of(2) {
                 return Err(unbalanced(grouped));
             }
             request.first = at + 1;
