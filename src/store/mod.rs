@@ -15,6 +15,8 @@ pub use hash::Hash;
 pub use keyspace::{Keyspace, Meta, Str, WrongType};
 pub use list::{End, List};
 pub use set::Set;
-pub use stream::Stream;
+pub use stream::{
+    Consumer, Entry, Group, IdTooSmall, Log, NewId, Pairs, Pending, Stream, StreamId, Trim,
+};
 pub use value::{InValue, Kind, Typed, Value};
 pub use zset::{LexBound, LexRange, ScoreRange, Zset};
