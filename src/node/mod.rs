@@ -3,8 +3,8 @@
 mod args;
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{Arc, mpsc},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -95,6 +95,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 .map_err(|_| StartError::Bind(text.clone()))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    for address in &addresses {
+        // Listeners of several cores share a port, so another node's would be shared too, without an
+        // error. A listener that does not share finds that out.
+        let at = SocketAddr::new(*address, options.port);
+        TcpListener::bind(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+    }
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -195,6 +201,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             }
         }
         let signals = sys::watch_termination(waker.clone()).map_err(StartError::Ring)?;
+        // Every core looks at it once per beat.
+        let _ = shared.signals.set(signals);
         log(&format!(
             "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, {descriptors} descriptors",
             env!("CARGO_PKG_VERSION"),
@@ -202,7 +210,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             options.port,
             lock(&shared.ring),
         ));
-        wait_for_end(&shared, signals, &wakers);
     }
     for thread in threads {
         // A core that panicked has printed why; the others end all the same.
@@ -213,25 +220,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
-}
-
-/// Sleeps until a signal or SHUTDOWN asks the node to stop, and wakes every core to see it.
-fn wait_for_end(
-    shared: &Shared,
-    signals: &std::sync::atomic::AtomicU32,
-    wakers: &[uring::KernelWaker],
-) {
-    while !shared.stop.load(Relaxed) {
-        if signals.load(Relaxed) != 0 {
-            log("signal received, stopping");
-            shared.stop.store(true, Relaxed);
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    for waker in wakers {
-        waker.wake();
-    }
 }
 
 /// Prints the doctor's findings; true if nothing forbids to start.

@@ -1,7 +1,7 @@
 //! The loop of one core: reap, step, submit.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -279,7 +279,7 @@ impl<R: Reactor> Core<R> {
         if let Some(follower) = &mut self.follower {
             follower.tick(now);
         }
-        if self.state.shared.stop.load(Relaxed) {
+        if self.state.shared.is_stopping() {
             self.stopping = true;
             while let Some(listener) = self.listeners.pop() {
                 self.reactor.close(listener);

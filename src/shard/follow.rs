@@ -33,6 +33,8 @@ use crate::{
 const PENDING_MAX: usize = 8192;
 /// Unparsed bytes of a waiting link at which nothing more is received.
 const REST_MAX: usize = 1 << 20;
+/// How long a socket that is given up is still read.
+const FADE_MS: Ms = 1000;
 /// Pause after a search that found no primary.
 const SEARCH_AGAIN_MS: Ms = 1000;
 
@@ -44,6 +46,9 @@ pub(super) struct Follower {
     sessions: u64,
     /// Sockets whose use is over.
     closing: Vec<SocketId>,
+    /// Sockets on which the primary may still be sending, and until when they are read. Closing them
+    /// with unread bytes would reset the connection, and some kevy primaries end on a reset.
+    fading: Vec<(SocketId, Ms)>,
 }
 
 struct Target {
@@ -100,6 +105,7 @@ impl Follower {
             target: None,
             sessions: 0,
             closing: Vec::new(),
+            fading: Vec::new(),
         }
     }
 
@@ -175,6 +181,9 @@ impl Follower {
     }
 
     pub(super) fn on_closed(&mut self, state: &mut State, socket: SocketId) {
+        if let Some(fading) = self.fading.iter_mut().find(|(fading, _)| *fading == socket) {
+            fading.1 = 0;
+        }
         let Some(target) = &mut self.target else {
             return;
         };
@@ -237,8 +246,18 @@ impl Follower {
         }
         while let Some(socket) = self.closing.pop() {
             worked = true;
-            reactor.close(socket);
+            reactor.finish_sending(socket);
+            reactor.start_receiving(socket);
+            self.fading.push((socket, state.now + FADE_MS));
         }
+        let now = state.now;
+        self.fading.retain(|(socket, until)| {
+            let over = now >= *until;
+            if over {
+                reactor.close(*socket);
+            }
+            !over
+        });
         worked
     }
 

@@ -3,12 +3,15 @@
 use crate::{
     base::Ms,
     cmd::Shards,
-    repl::image::{ImageReader, Record},
+    repl::image::{EntryId, ImageReader, Key, Record},
     route,
+    store::{End, Hash, InValue, List, Set, Stream, StreamId, Value, Zset},
 };
 
 /// Image bytes that one turn loads.
 const STEP_BYTES: usize = 128 << 10;
+/// Items of one collection that one turn loads.
+const STEP_ITEMS: usize = 4096;
 /// Keys that one turn looks at while it removes old ones.
 const STEP_KEYS: usize = 2000;
 /// Keys of an image that are looked at to learn how the primary places keys.
@@ -155,7 +158,10 @@ impl Load {
             return true;
         };
         let end = reader.read_len() + STEP_BYTES;
-        while reader.read_len() < end {
+        if let Some(record) = reader.resume() {
+            put(shards, record, now);
+        }
+        while reader.read_len() < end && !reader.is_inside() {
             match reader.next() {
                 Ok(Some(record)) => put(shards, record, now),
                 Ok(None) => return true,
@@ -191,11 +197,143 @@ fn sample(image: &[u8], now: Ms) -> Vec<Vec<u8>> {
     keys
 }
 
-/// Stores one record.
-fn put(shards: &mut Shards, record: Record<'_>, _now: Ms) {
-    if let Record::String { key, value } = record {
-        shards
-            .of(0, key.bytes)
-            .set_string(key.bytes, value, key.deadline);
+/// Stores one record, or the rest of one. A hostile image may name a key twice, with another type: the
+/// later record then wins.
+fn put(shards: &mut Shards, record: Record<'_>, now: Ms) {
+    match record {
+        Record::String { key, value } => {
+            shards
+                .of(0, key.bytes)
+                .set_string(key.bytes, value, key.deadline)
+        }
+        Record::Hash { key, mut pairs } => {
+            fill::<Hash, _>(shards, key, &mut pairs, now, |hash, (field, value)| {
+                hash.put(field, value);
+            })
+        }
+        Record::List { key, mut elements } => {
+            fill::<List, _>(shards, key, &mut elements, now, |list, element| {
+                list.push(End::Right, element);
+            })
+        }
+        Record::Set { key, mut members } => {
+            fill::<Set, _>(shards, key, &mut members, now, |set, member| {
+                set.insert(member);
+            })
+        }
+        Record::SortedSet { key, mut members } => {
+            fill::<Zset, _>(shards, key, &mut members, now, |zset, (member, score)| {
+                zset.insert(member, score);
+            });
+        }
+        Record::Stream {
+            key,
+            meta,
+            mut entries,
+        } => {
+            let keys = shards.of(0, key.bytes);
+            if !key.is_resumed {
+                let stream = Stream::restored(
+                    id(meta.last_id),
+                    id(meta.max_deleted_id),
+                    meta.entries_added,
+                );
+                keys.insert(key.bytes, Value::Stream(stream), key.deadline);
+            }
+            if let Ok(Some(stream)) = keys.get_mut::<Stream>(key.bytes, now) {
+                for entry in entries.by_ref().take(STEP_ITEMS) {
+                    // An entry out of order is refused by the log and left out.
+                    stream.log_mut().restore(id(entry.id), entry.fields);
+                }
+            }
+        }
+        Record::Group(group) => {
+            let keys = shards.of(0, group.key);
+            let Ok(Some(stream)) = keys.get_mut::<Stream>(group.key, now) else {
+                return;
+            };
+            let Some(made) = stream.create_group(group.name, id(group.last_delivered), None) else {
+                return;
+            };
+            for consumer in group.consumers {
+                made.create_consumer(consumer.name, consumer.at, None);
+            }
+            for row in group.pending {
+                let consumer = made.create_consumer(row.consumer, row.delivered_at, None);
+                made.assign(
+                    id(row.id),
+                    consumer,
+                    row.delivered_at,
+                    u64::from(row.delivery_count),
+                );
+            }
+        }
+        Record::FieldTtl {
+            key,
+            field,
+            deadline,
+        } => {
+            let keys = shards.of(0, key);
+            if let Ok(Some(hash)) = keys.get_mut::<Hash>(key, now) {
+                hash.set_deadline(field, Some(deadline));
+                keys.reindex(key);
+            }
+        }
+        Record::GroupReads(reads) => {
+            let keys = shards.of(0, reads.key);
+            let Ok(Some(stream)) = keys.get_mut::<Stream>(reads.key, now) else {
+                return;
+            };
+            let Some((_, group)) = stream.with_group(reads.group) else {
+                return;
+            };
+            group.entries_read = reads.entries_read;
+            for consumer in reads.active {
+                if let Some(at) = group.find(consumer.name) {
+                    group.touch_active(at, consumer.at);
+                }
+            }
+            for wide in reads.wide {
+                let row = group
+                    .pending(id(wide.id))
+                    .map(|row| (row.consumer, row.delivered));
+                if let Some((consumer, delivered)) = row {
+                    group.assign(id(wide.id), consumer, delivered, wide.delivery_count);
+                }
+            }
+        }
+        Record::Aux(_) => {}
+    }
+}
+
+/// Adds items to a collection until they end or the turn's share is used up.
+fn fill<T: InValue, I: Iterator>(
+    shards: &mut Shards,
+    key: Key<'_>,
+    items: &mut I,
+    now: Ms,
+    mut add: impl FnMut(&mut T, I::Item),
+) {
+    let keys = shards.of(0, key.bytes);
+    let Some(first) = items.next() else { return };
+    if !key.is_resumed {
+        keys.insert(key.bytes, T::default().wrap(), None);
+    }
+    // The deadline follows once the items are in: a key that is due would be removed with each access.
+    if let Ok(Some(collection)) = keys.get_mut::<T>(key.bytes, now) {
+        add(collection, first);
+        for item in items.take(STEP_ITEMS) {
+            add(collection, item);
+        }
+    }
+    if key.deadline.is_some() {
+        keys.set_deadline(key.bytes, key.deadline, now);
+    }
+}
+
+fn id(id: EntryId) -> StreamId {
+    StreamId {
+        ms: id.ms,
+        seq: id.seq,
     }
 }

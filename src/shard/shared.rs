@@ -1,8 +1,8 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
 use std::sync::{
-    Mutex, RwLock,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    Mutex, OnceLock, RwLock,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use crate::base::Ms;
@@ -144,6 +144,8 @@ pub struct Shared {
     pub following: AtomicBool,
     /// The node is to stop.
     pub stop: AtomicBool,
+    /// Counts the signals that ask the node to stop.
+    pub signals: OnceLock<&'static AtomicU32>,
     /// Counters per core.
     pub stats: Vec<CoreStats>,
     /// Sizes per shard and database.
@@ -152,7 +154,7 @@ pub struct Shared {
     pub follow: Mutex<Option<FollowView>>,
     /// SLOWLOG.
     pub slow: Mutex<(u64, std::collections::VecDeque<SlowEntry>)>,
-    /// Scripts of EVALSHA.
+    /// Names this run of the node.
     pub run_id: String,
     /// When the node started.
     pub started: Ms,
@@ -170,6 +172,7 @@ impl Shared {
             loading: AtomicBool::new(false),
             following: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            signals: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             sizes: (0..settings.shards).map(|_| Mutex::default()).collect(),
             follow: Mutex::default(),
@@ -185,6 +188,15 @@ impl Shared {
     /// A number for a new client.
     pub fn next_client(&self) -> u64 {
         self.next_client.fetch_add(1, Relaxed)
+    }
+
+    /// Must the node stop?
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+            || self
+                .signals
+                .get()
+                .is_some_and(|signals| signals.load(Relaxed) > 0)
     }
 
     /// Sums one counter over all cores.

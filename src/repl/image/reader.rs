@@ -231,6 +231,11 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
         }
     }
 
+    /// Was the last record left with items unread?
+    pub fn is_inside(&self) -> bool {
+        self.fault.is_none() && is_open(self.walk.phase)
+    }
+
     /// The record whose items were left unread in part, to go on with them; `None` if there is none, which
     /// includes a collection whose items ended in a fault.
     pub fn resume(&mut self) -> Option<Record<'_>> {
