@@ -280,7 +280,7 @@ def equal(a, b, scored):
 def judge(line, a, b):
     if line.mark == "?":
         return shape(a) == shape(b)
-    if line.mark == "%":
+    if line.mark == "%" and a.kind == ":":
         return a.kind == b.kind == ":" and abs(a.value - b.value) <= line.n
     verb = line.verb
     if (line.mark == "~" or verb in UNORDERED) and a.kind == b.kind and a.kind in "*~%" and a.value and b.value:
@@ -537,7 +537,8 @@ class Maker:
         return self.r.choice(("-", "+", "[" + str(self.m()), "(" + str(self.m())))
 
     def ttl(self):
-        return str(self.r.choice((1000, 5000, 100000, 10**6)))
+        # Never the same time-out twice: a GT or LT between equal ones would hang on a millisecond.
+        return str(self.r.randrange(1000, 10**6))
 
     def sid(self):
         r = self.r
@@ -564,8 +565,8 @@ class Maker:
         elif p < 0.02:
             args = args + [self.val()]
         args = [a if isinstance(a, bytes) else str(a).encode() for a in args]
-        # What a missing word may turn into something without a reply, or with side effects.
-        return args if args[0] not in (b"BLPOP",) else [b"PING"]
+        # A missing word must not make it a command with a random result.
+        return [b"PING"] if args[0] == b"SPOP" and len(args) == 2 else args
 
     def pick(self, *options):
         return self.r.choice(options)()
@@ -719,7 +720,7 @@ class Maker:
         flags = lambda: r.choice(([], [], ["NX"], ["XX"], ["GT"], ["LT"], ["XX", "GT"]))
         return self.pick(
             lambda: ["DEL"] + self.some(self.any_key, 1, 3), lambda: ["UNLINK", k], lambda: ["EXISTS"] + self.some(self.any_key),
-            lambda: ["TYPE", k], lambda: ["EXPIRE", k, self.ttl()] + flags(), lambda: ["PEXPIRE", k, self.ttl() + "000"] + flags(),
+            lambda: ["TYPE", k], lambda: ["EXPIRE", k, self.ttl()] + flags(), lambda: ["PEXPIRE", k, self.ttl() + str(self.r.randrange(100, 1000))] + flags(),
             lambda: ["EXPIREAT", k, "99999999999"] + flags(), lambda: ["PEXPIREAT", k, r.choice(("99999999999999", "1"))] + flags(),
             lambda: ["EXPIRE", k, r.choice(("0", "-1", "abc"))] if r.random() < 0.3 else ["TTL", k],
             lambda: ["PERSIST", k], lambda: ["TTL", k], lambda: ["RENAME", k, self.any_key()], lambda: ["RENAMENX", k, self.any_key()],
@@ -739,9 +740,6 @@ class Maker:
             lambda: ["EVAL", "return redis.call('INCR',KEYS[1])", "1", k],
             lambda: ["EVAL", "return redis.call('GET',KEYS[1])", "1", self.any_key()],
             lambda: ["EVAL", "return {KEYS[1],ARGV[1],#ARGV}", "1", k, self.val()])
-
-
-RANDOM_ORDER = UNORDERED
 
 
 def dump(conn):
@@ -810,8 +808,10 @@ def line_of(args):
     line = Line("")
     line.args = args
     verb = line.verb
-    if verb in ("TTL",):
+    if verb == "TTL":
         line.mark, line.n = "%", 1
+    elif verb == "SPOP":
+        line.mark = "~" if len(args) > 2 else "?"
     return line
 
 
