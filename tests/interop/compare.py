@@ -660,7 +660,10 @@ class Maker:
             elif p < 0.8:
                 a += [self.bound(), self.bound(), "BYSCORE"]
             else:
-                a += [self.lexbound(), self.lexbound(), "BYLEX"]
+                # Ranges by member are only defined where all scores are equal: keys of their own.
+                if r.random() < 0.4:
+                    return ["ZADD", "y%d" % r.randrange(2)] + self.pairs(lambda: "0", self.m, 1, 5)
+                a = ["ZRANGE", "y%d" % r.randrange(2), self.lexbound(), self.lexbound(), "BYLEX"]
             a += r.choice(([], ["REV"])) + r.choice(([], [], ["LIMIT", self.i(), self.i()])) + \
                 r.choice(([], ["WITHSCORES"]))
             return a
