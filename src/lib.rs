@@ -6,5 +6,10 @@
 
 pub mod base;
 pub mod cmd;
+pub mod mesh;
+pub mod node;
+pub mod repl;
 pub mod resp;
+pub mod route;
+pub mod shard;
 pub mod store;

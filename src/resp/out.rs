@@ -212,6 +212,13 @@ impl Out {
         self.block.extend_from_slice(replies);
     }
 
+    /// Drops everything; the memory is kept.
+    pub fn clear(&mut self) {
+        self.block.clear();
+        self.shared.clear();
+        self.shared_bytes = 0;
+    }
+
     /// The current end, for [`rewind`](Out::rewind) and [`array_since`](Out::array_since).
     pub fn mark(&self) -> Mark {
         Mark {

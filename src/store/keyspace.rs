@@ -569,6 +569,12 @@ impl Keyspace {
         Table::place(self.cells.hash(key))
     }
 
+    /// Brings the expiry index up to date with the deadlines inside a collection that was borrowed
+    /// to be changed. The next operation does so anyway; this only does it now.
+    pub fn reindex(&mut self, _key: &[u8]) {
+        self.settle();
+    }
+
     /// Starts or stops noting keys that an access finds due and removes, for
     /// [`take_expired`](Keyspace::take_expired).
     pub fn note_expired(&mut self, on: bool) {
