@@ -977,6 +977,40 @@ mod kernel {
     }
 
     #[test]
+    fn a_loop_that_only_looks_sees_everything() {
+        every_level(|mut host| {
+            let (_, at) = host.listen();
+            let uring::Endpoint::Tcp(address) = at else {
+                unreachable!()
+            };
+            let thread = std::thread::spawn(move || {
+                let mut peer = std::net::TcpStream::connect(address).unwrap();
+                for round in 0..100_u8 {
+                    std::io::Write::write_all(&mut peer, &[round; 10]).unwrap();
+                    let mut back = [0; 10];
+                    std::io::Read::read_exact(&mut peer, &mut back).unwrap();
+                    assert_eq!(back, [round; 10]);
+                }
+            });
+            let deadline = host.reactor.now() + super::PATIENCE;
+            while host.ends.is_empty() {
+                assert!(host.reactor.now() < deadline);
+                host.turn(Wait::Look);
+                for socket in std::mem::take(&mut host.accepted) {
+                    host.reactor.start_receiving(socket);
+                }
+                for ((index, generation), data) in std::mem::take(&mut host.data) {
+                    let back = uring::Outgoing::Block(data);
+                    host.reactor
+                        .send(uring::SocketId { index, generation }, back)
+                        .unwrap();
+                }
+            }
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
     fn a_reset_is_a_failure() {
         every_level(|mut host| {
             let (_, at) = host.listen();
