@@ -74,6 +74,11 @@ impl Set {
         }
     }
 
+    /// True without members.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Is it a member?
     pub fn contains(&self, member: &[u8]) -> bool {
         match &self.body {
