@@ -1,10 +1,13 @@
 //! Commands: one row per command in its family's table, one function that runs it on stores.
 
+mod bitmaps;
 mod ctx;
+mod float80;
 mod geo;
 mod hashes;
 mod keys;
 mod lists;
+mod scan;
 mod session;
 mod sets;
 mod spec;
@@ -23,6 +26,7 @@ use crate::resp::{Args, Error};
 /// All families in the order of COMMAND's reply.
 static FAMILIES: &[(&str, &[Spec])] = &[
     ("string", strings::COMMANDS),
+    ("bitmap", bitmaps::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),

@@ -161,6 +161,24 @@ impl Short {
         }
     }
 
+    /// Copies the bytes of all parts, one behind the other.
+    pub fn concat(parts: &[&[u8]]) -> Self {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > INLINE_MAX {
+            return Short::Heap(parts.concat().into());
+        }
+        let mut bytes = [0; INLINE_MAX];
+        let mut at = 0;
+        for part in parts {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Short::Inline {
+            len: len as u8,
+            bytes,
+        }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
@@ -183,6 +201,18 @@ impl Short {
             Short::Inline { .. } => 0,
             Short::Heap(bytes) => bytes.len(),
         }
+    }
+}
+
+impl Ord for Short {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_slice().cmp(other.as_slice())
+    }
+}
+
+impl PartialOrd for Short {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -259,22 +289,9 @@ impl<E> Table<E> {
         self.len
     }
 
-    /// True without elements.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// All elements.
     pub fn iter(&self) -> impl Iterator<Item = &E> {
         self.chunks.iter().flatten().flat_map(HashTable::iter)
-    }
-
-    /// All elements, to change (never their keys).
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut E> {
-        self.chunks
-            .iter_mut()
-            .flatten()
-            .flat_map(HashTable::iter_mut)
     }
 
     /// Frees at least `budget` elements or all; true once nothing is left. The rest can only be

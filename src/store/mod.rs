@@ -4,6 +4,7 @@ mod dict;
 mod hash;
 mod keyspace;
 mod list;
+mod packed;
 mod set;
 mod stream;
 mod value;
