@@ -45,6 +45,10 @@ LEFT_OUT = [
      "between shards the target is stored where no client can read it"),
     (W3, lambda a, n: a[0] in ("LMOVE", "RPOPLPUSH") and shard_of(a[1], n) == shard_of(a[2], n),
      "within one shard only the pop is on the stream"),
+    (("5.4.0",), lambda a, n: a[0] in ("RENAME", "RENAMENX") and shard_of(a[1], n) != shard_of(a[2], n),
+     "between shards the old value of the target is not deleted on the stream"),
+    (W3, lambda a, n: a[0] in ("ZADD", "ZINCRBY") and any(x.endswith("inf") for x in a[2:]),
+     "sums of infinities become NaN, and the set is then not the same on any two servers"),
     (VERSIONS, lambda a, n: a[0] == "SET" and any(f in ("GET", "KEEPTTL", "EXAT", "PXAT") for f in a[3:]),
      "it refuses these options, yet puts the refused command on the stream"),
     (VERSIONS, lambda a, n: a[0] not in WRITES,
@@ -410,7 +414,10 @@ def compare(count, name, primary, node, tolerance_ms=2500, limit=20.0):
     """Equal at once, or equal a little later (brief keys still running out); else what differs."""
     version = primary.version
     try:
+        started = time.monotonic()
         marks(primary, node, limit, "the node has every write of the primary")
+        # A relative time-out starts when the frame is applied: later by as much as the node was behind.
+        tolerance_ms += 1000 * (time.monotonic() - started)
     except TimeoutError as e:
         count.fail(name, "%s; node log:\n%s" % (e, node.log_tail(6)))
         return False
@@ -454,6 +461,8 @@ def surface(count, name, node, upstream_port, kevy):
             count.fail(name + ": INFO says the link is up", str(c.info("replication")))
         role = c.call("ROLE").plain()
         count.check(name + ": ROLE", isinstance(role, list) and role[0] == b"slave" and len(role) == 5, repr(role))
+        if kevy in W1:
+            return  # these take writes on a replica
         for args in (("SET", "k", "v"), ("DEL", "k"), ("LPUSH", "k", "v"), ("FLUSHALL",), ("EVAL", "return redis.call('SET','k','v')", "1", "k")):
             r = c.call(*args)
             good = r.is_error and b"READONLY" in r.value
@@ -513,14 +522,21 @@ def cuts(count, s, version, shards, seed):
             proxy.cut()
             time.sleep(0.2)
             proxy.open = True
-        before = proxy.passed
         stop.set()
         writer.join()
     # A relative time-out set during an outage starts when the frame arrives: later by the outage.
     compare(count, name + " four times under load, resumed", primary, node, tolerance_ms=4000)
-    if version in W3:
-        # Nothing was lost from the backlog, so a resume must not have shipped the data set again.
-        count.check(name + ": resumed from the backlog", before >= 0)
+    with primary.conn() as c:
+        wide(c, 2)
+    compare(count, name + ": 2 MiB more", primary, node, tolerance_ms=4000)
+    before, proxy.open = proxy.passed, False
+    proxy.cut()
+    with primary.conn() as c:
+        c.many([["SET", "resumed:%d" % i, "x"] for i in range(100)])
+    proxy.open = True
+    compare(count, name + ", 100 writes meanwhile", primary, node, tolerance_ms=4000)
+    count.check(name + ": the backlog was enough, no snapshot came", proxy.passed - before < 500_000,
+                "%d bytes" % (proxy.passed - before))
     node.kill()
     proxy.close()
     primary.kill()
@@ -571,10 +587,10 @@ def restarts(count, s, version, shards, seed):
             r = c.call("GET", "fill:int")
             count.check("%s %s: reads go on meanwhile" % (name, how), r.value == b"-9223372036854775808", show(r))
         primary.start()
-        compare(count, "%s %s" % (name, how), primary, node, tolerance_ms=5000, limit=30)
+        compare(count, "%s %s" % (name, how), primary, node, tolerance_ms=8000, limit=30)
         with primary.conn() as c:
             pump(c, Load(seed + sig + 1, version, shards), 0.5)
-        compare(count, "%s %s, then written" % (name, how), primary, node, tolerance_ms=5000)
+        compare(count, "%s %s, then written" % (name, how), primary, node, tolerance_ms=8000)
     node.kill()
     primary.kill()
 
