@@ -1,7 +1,15 @@
 //! ringkeep, the node: see `README.md` for what it does and `docs` for how.
 //!
-//! Modules import lower levels only: `resp`, `route` (1), `store`, `repl` (2), `cmd` (3), `mesh` (4),
-//! `shard` (5), `node` (6). `uring` is met from level 4 up.
+//! Modules import lower levels only: `base` (0), `resp`, `route` (1), `store`, `repl` (2), `cmd` (3),
+//! `mesh` (4), `shard` (5), `node` (6). `uring` is met from level 4 up.
 #![forbid(unsafe_code)]
 
+pub mod base;
+pub mod cmd;
+pub mod mesh;
+pub mod node;
+pub mod repl;
 pub mod resp;
+pub mod route;
+pub mod shard;
+pub mod store;

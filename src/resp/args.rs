@@ -48,13 +48,18 @@ impl<'a> Args<'a> {
 
     /// The arguments from `from` on.
     pub fn rest(&self, from: usize) -> Args<'a> {
-        Args { buffer: self.buffer, spans: &self.spans[from.min(self.spans.len())..] }
+        Args {
+            buffer: self.buffer,
+            spans: &self.spans[from.min(self.spans.len())..],
+        }
     }
 
     /// All arguments in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let buffer = self.buffer;
-        self.spans.iter().map(move |span| &buffer[span.start as usize..(span.start + span.len) as usize])
+        self.spans
+            .iter()
+            .map(move |span| &buffer[span.start as usize..(span.start + span.len) as usize])
     }
 }
 
@@ -85,7 +90,10 @@ impl OwnedArgs {
 
     /// Appends one argument.
     pub fn push(&mut self, arg: &[u8]) {
-        self.spans.push(Span { start: self.buffer.len() as u32, len: arg.len() as u32 });
+        self.spans.push(Span {
+            start: self.buffer.len() as u32,
+            len: arg.len() as u32,
+        });
         self.buffer.extend_from_slice(arg);
     }
 

@@ -273,7 +273,15 @@ pub trait Reactor {
 
     /// Writes `len` bytes from `start` of registered chunk `chunk` at `offset`; ends in
     /// [`Event::Written`]. The chunk must not be changed until then.
-    fn write_arena(&mut self, file: FileId, chunk: u32, start: u32, len: u32, offset: u64, mark: u64);
+    fn write_arena(
+        &mut self,
+        file: FileId,
+        chunk: u32,
+        start: u32,
+        len: u32,
+        offset: u64,
+        mark: u64,
+    );
 
     /// Makes the file's data durable (fdatasync); ends in [`Event::Synced`]. Covers every write whose
     /// [`Event::Written`] was seen before this call.
@@ -309,3 +317,6 @@ pub trait Reactor {
     /// Only what makes the ring unusable. An interrupted wait is an empty turn.
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
 }
+
+// Events are written and read once per completion: they stay within a cache line.
+const _: () = assert!(size_of::<Event>() <= 56);

@@ -1,0 +1,220 @@
+//! What a running command has at hand.
+
+use crate::{
+    base::{Ms, Rng},
+    resp::{Args, Error, Out, OwnedArgs},
+    route::Routing,
+    store::{Keyspace, WrongType},
+};
+
+/// One shard: its databases.
+#[derive(Debug)]
+pub struct Shard {
+    databases: Vec<Option<Box<Keyspace>>>,
+    seed: u64,
+}
+
+impl Shard {
+    /// An empty shard with `databases` databases, made when first used.
+    pub fn new(databases: usize, seed: u64) -> Self {
+        Self {
+            databases: (0..databases).map(|_| None).collect(),
+            seed,
+        }
+    }
+
+    /// A database. It must be in range; SELECT checks that.
+    pub fn database(&mut self, at: usize) -> &mut Keyspace {
+        let seed = self.seed ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.databases[at].get_or_insert_with(|| Box::new(Keyspace::new(seed)))
+    }
+
+    /// The databases that were ever used.
+    pub fn databases(&mut self) -> impl Iterator<Item = (usize, &mut Keyspace)> {
+        self.databases
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, db)| Some((at, &mut **db.as_mut()?)))
+    }
+}
+
+/// The shards that the running command may touch. Which they are follows from its keys; a command
+/// that reaches for a shard that is not here is a bug and stops the node.
+#[derive(Debug, Default)]
+pub struct Shards {
+    slots: Vec<Option<Box<Shard>>>,
+    routing: Routing,
+}
+
+impl Shards {
+    /// Room for `count` shards, none of them here yet.
+    pub fn none_of(count: u32) -> Self {
+        Self {
+            slots: (0..count).map(|_| None).collect(),
+            routing: Routing::KevyHash,
+        }
+    }
+
+    /// The shard of a key.
+    pub fn shard_of(&self, key: &[u8]) -> usize {
+        self.routing.shard_of(key, self.slots.len())
+    }
+
+    /// The keyspace of a key in database `db`.
+    pub fn of(&mut self, db: usize, key: &[u8]) -> &mut Keyspace {
+        let at = self.routing.shard_of(key, self.slots.len());
+        self.keyspace(at, db)
+    }
+
+    /// Database `db` of shard `at`.
+    pub fn keyspace(&mut self, at: usize, db: usize) -> &mut Keyspace {
+        match &mut self.slots[at] {
+            Some(shard) => shard.database(db),
+            None => panic!("a command reached for shard {at}, which is not on this core"),
+        }
+    }
+
+    /// A shard that is here.
+    pub fn shard(&mut self, at: usize) -> &mut Shard {
+        match &mut self.slots[at] {
+            Some(shard) => shard,
+            None => panic!("shard {at} is not on this core"),
+        }
+    }
+
+    /// Number of shards of the node, here or elsewhere.
+    pub fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Is the shard here?
+    pub fn has(&self, at: usize) -> bool {
+        self.slots[at].is_some()
+    }
+
+    /// Puts a shard in its place.
+    pub fn put(&mut self, at: usize, shard: Box<Shard>) {
+        assert!(self.slots[at].is_none(), "shard {at} is in two places");
+        self.slots[at] = Some(shard);
+    }
+
+    /// Takes a shard out of its place.
+    pub fn take(&mut self, at: usize) -> Option<Box<Shard>> {
+        self.slots[at].take()
+    }
+
+    /// Every shard that is here.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Shard)> {
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, shard)| Some((at, &mut **shard.as_mut()?)))
+    }
+}
+
+/// What a blocked command answers when its time is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnTimeout {
+    /// A null array.
+    NullArray,
+    /// A null bulk.
+    Null,
+}
+
+/// A command that found nothing to do and waits for one of its keys to change.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// When it gives up; `None` waits for ever.
+    pub deadline: Option<Ms>,
+    /// What it then answers.
+    pub on_timeout: OnTimeout,
+    /// The request to run again instead of the original one (an XREAD whose `$` was resolved).
+    pub again: Option<OwnedArgs>,
+}
+
+/// What a running command has at hand. `shards`, `out` and the rest are separate fields so that a
+/// value borrowed from a shard can be written to `out`.
+pub struct Ctx<'a> {
+    /// The stores of all keys of the command.
+    pub shards: &'a mut Shards,
+    /// The database of the connection.
+    pub db: usize,
+    /// Where the reply goes. What is written before an error is returned is taken back.
+    pub out: &'a mut Out,
+    /// Wall clock of this turn.
+    pub now: Ms,
+    /// Chance.
+    pub rng: &'a mut Rng,
+    /// Raised by a command once for each change it made. A write command that leaves it at zero
+    /// changed nothing: no watcher or waiter is told.
+    pub dirty: u64,
+    /// False inside MULTI, scripts and replicated frames: blocking commands then answer at once as
+    /// they would when their time is up.
+    pub may_block: bool,
+    /// Set by a command that has to wait, which then has written no reply.
+    pub block: Option<Block>,
+    /// True when the command comes from the primary that this node follows: internal commands of a
+    /// kevy stream are then accepted.
+    pub from_primary: bool,
+}
+
+impl Ctx<'_> {
+    /// The keyspace of a key in the connection's database. To write a reply while a value is
+    /// borrowed, use `ctx.shards.of(ctx.db, key)` instead.
+    pub fn keys(&mut self, key: &[u8]) -> &mut Keyspace {
+        self.shards.of(self.db, key)
+    }
+
+    /// Counts a change.
+    pub fn changed(&mut self) {
+        self.dirty += 1;
+    }
+
+    /// Waits for one of the command's keys to change, or answers as after the timeout where waiting
+    /// is not possible. `timeout` in milliseconds, 0 for ever.
+    pub fn wait(&mut self, timeout: Ms, on_timeout: OnTimeout, again: Option<OwnedArgs>) {
+        if !self.may_block {
+            match on_timeout {
+                OnTimeout::NullArray => self.out.null_array(),
+                OnTimeout::Null => self.out.null(),
+            }
+            return;
+        }
+        let deadline = (timeout > 0).then(|| self.now.saturating_add(timeout));
+        self.block = Some(Block {
+            deadline,
+            on_timeout,
+            again,
+        });
+    }
+}
+
+impl From<WrongType> for Error {
+    fn from(_: WrongType) -> Error {
+        Error::WRONG_TYPE
+    }
+}
+
+/// Reads a blocking command's timeout argument (seconds, fractions allowed) as milliseconds.
+///
+/// # Errors
+/// The texts of Redis for a value that is no number, negative or too large.
+pub fn parse_timeout(text: &[u8]) -> Result<Ms, Error> {
+    let seconds = crate::base::parse_f64(text).ok_or(Error::TIMEOUT_NOT_FLOAT)?;
+    if seconds < 0.0 {
+        return Err(Error::TIMEOUT_NEGATIVE);
+    }
+    let millis = (seconds * 1000.0).ceil();
+    if millis >= i64::MAX as f64 {
+        return Err(Error::fixed("ERR timeout is out of range"));
+    }
+    Ok(millis as Ms)
+}
+
+/// An integer argument.
+///
+/// # Errors
+/// [`Error::NOT_INTEGER`].
+pub fn int(args: Args<'_>, at: usize) -> Result<i64, Error> {
+    crate::base::parse_i64(args.at(at)).ok_or(Error::NOT_INTEGER)
+}

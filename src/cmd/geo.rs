@@ -1,0 +1,6 @@
+//! Commands on geo.
+
+use super::Spec;
+
+/// Rows of this family.
+pub const COMMANDS: &[Spec] = &[];

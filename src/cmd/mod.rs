@@ -1,0 +1,127 @@
+//! Commands: one row per command in its family's table, one function that runs it on stores.
+
+mod bitmaps;
+mod ctx;
+mod float80;
+mod geo;
+mod hashes;
+mod keys;
+mod lists;
+mod scan;
+mod session;
+mod sets;
+mod spec;
+mod streams;
+mod strings;
+#[cfg(test)]
+pub mod testing;
+mod zsets;
+
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
+pub use session::Verb;
+pub use spec::{Keys, Run, Spec, flag};
+
+use crate::resp::{Args, Error};
+
+/// All families in the order of COMMAND's reply.
+static FAMILIES: &[(&str, &[Spec])] = &[
+    ("string", strings::COMMANDS),
+    ("bitmap", bitmaps::COMMANDS),
+    ("generic", keys::COMMANDS),
+    ("hash", hashes::COMMANDS),
+    ("list", lists::COMMANDS),
+    ("set", sets::COMMANDS),
+    ("sorted-set", zsets::COMMANDS),
+    ("geo", geo::COMMANDS),
+    ("stream", streams::COMMANDS),
+    ("server", session::COMMANDS),
+];
+
+/// Every command with the group that COMMAND DOCS names.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static Spec)> {
+    FAMILIES
+        .iter()
+        .flat_map(|(group, specs)| specs.iter().map(move |spec| (*group, spec)))
+}
+
+/// Runs a store command whose shards are all here. What the command wrote before failing is taken
+/// back and the error is written instead.
+pub fn run(
+    ctx: &mut Ctx<'_>,
+    run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,
+    args: Args<'_>,
+) {
+    let mark = ctx.out.mark();
+    if let Err(error) = run(ctx, args) {
+        ctx.out.rewind(mark);
+        ctx.out.error(&error);
+    }
+}
+
+/// The commands by name.
+pub struct Table {
+    /// Open addressing by a hash of the upper-cased name; a power of two, less than half full.
+    slots: Vec<Option<&'static Spec>>,
+}
+
+/// Longest command name; anything longer is unknown without looking.
+const NAME_MAX: usize = 32;
+
+impl Table {
+    /// Builds the table of all commands.
+    pub fn build() -> Self {
+        let mut slots = vec![None; 1024];
+        for (_, spec) in all() {
+            assert!(spec.name.len() <= NAME_MAX);
+            let mut at = hash(spec.name.as_bytes());
+            while slots[at & (slots.len() - 1)].is_some() {
+                at += 1;
+            }
+            let mask = slots.len() - 1;
+            slots[at & mask] = Some(spec);
+        }
+        Self { slots }
+    }
+
+    /// Finds a command by its name in any case.
+    pub fn find(&self, name: &[u8]) -> Option<&'static Spec> {
+        if name.len() > NAME_MAX {
+            return None;
+        }
+        let mut at = hash(name);
+        loop {
+            let spec = self.slots[at & (self.slots.len() - 1)]?;
+            if spec.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(spec);
+            }
+            at += 1;
+        }
+    }
+}
+
+/// A hash that ignores case: bit 5 of every byte is cleared.
+fn hash(name: &[u8]) -> usize {
+    let mut sum = name.len() as u64;
+    for byte in name {
+        sum = (sum ^ u64::from(byte & 0xdf)).wrapping_mul(0x0100_0000_01b3);
+    }
+    (sum ^ (sum >> 29)) as usize
+}
+
+/// The reply to a command that does not exist, with the start of its arguments as Redis shows them.
+pub fn unknown(args: Args<'_>) -> Error {
+    let mut shown = String::new();
+    for arg in args.rest(1).iter() {
+        if shown.len() >= 128 {
+            break;
+        }
+        let room = 128 - shown.len();
+        let text = String::from_utf8_lossy(&arg[..arg.len().min(room)]);
+        shown.push_str(&format!("'{text}' "));
+    }
+    let name = args.at(0);
+    let name = String::from_utf8_lossy(&name[..name.len().min(128)]);
+    Error::text(format!(
+        "ERR unknown command '{name}', with args beginning with: {shown}"
+    ))
+}

@@ -1,0 +1,244 @@
+//! One row per command: what it is called, what it takes, what it touches, what runs it.
+
+use super::{Ctx, Verb};
+use crate::{
+    base::parse_i64,
+    resp::{Args, Error},
+};
+
+/// Properties of a command, as COMMAND reports them and as the node acts on them.
+pub mod flag {
+    /// Changes data: refused on a replica, marks its keys as changed.
+    pub const WRITE: u32 = 1;
+    /// Reads data.
+    pub const READ: u32 = 1 << 1;
+    /// Constant or logarithmic time.
+    pub const FAST: u32 = 1 << 2;
+    /// May grow memory: refused over the memory limit.
+    pub const DENY_OOM: u32 = 1 << 3;
+    /// For operators.
+    pub const ADMIN: u32 = 1 << 4;
+    /// Publish and subscribe.
+    pub const PUBSUB: u32 = 1 << 5;
+    /// Not from scripts.
+    pub const NO_SCRIPT: u32 = 1 << 6;
+    /// May wait for another client.
+    pub const BLOCKING: u32 = 1 << 7;
+    /// Answered while the data set is being loaded.
+    pub const LOADING: u32 = 1 << 8;
+    /// Answered on a replica whose data is stale.
+    pub const STALE: u32 = 1 << 9;
+    /// Not inside MULTI.
+    pub const NO_MULTI: u32 = 1 << 10;
+    /// The number of keys is an argument.
+    pub const MOVABLE_KEYS: u32 = 1 << 11;
+    /// The result depends on chance or time.
+    pub const RANDOM: u32 = 1 << 12;
+}
+
+/// Where a command's keys stand among its arguments.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys {
+    /// It has none.
+    None,
+    /// From `first` to `last` (negative: counted from the end) in steps of `step`.
+    Range {
+        /// First key.
+        first: i16,
+        /// Last key.
+        last: i16,
+        /// Distance between keys.
+        step: i16,
+    },
+    /// The argument at `count` says how many keys follow it; `also` names one more key, or 0.
+    Counted {
+        /// Where the number of keys stands.
+        count: i16,
+        /// One more key (a destination), or 0.
+        also: i16,
+    },
+    /// Behind a keyword: the first half of the arguments after the keyword (STREAMS).
+    Streams,
+    /// A key at `first` and one behind the keyword STORE or STOREDIST (GEORADIUS).
+    GeoStore {
+        /// First key.
+        first: i16,
+    },
+    /// Every key there is: all shards are needed.
+    All,
+}
+
+impl Keys {
+    /// One key at `at`.
+    pub const fn one(at: i16) -> Keys {
+        Keys::Range {
+            first: at,
+            last: at,
+            step: 1,
+        }
+    }
+
+    /// Keys from `first` to `last`, every one.
+    pub const fn range(first: i16, last: i16) -> Keys {
+        Keys::Range {
+            first,
+            last,
+            step: 1,
+        }
+    }
+
+    /// Calls `visit` with the place of every key. Nothing is visited where the arguments do not fit;
+    /// the command itself reports that.
+    pub fn for_each(self, args: Args<'_>, mut visit: impl FnMut(usize)) {
+        let len = args.len() as i64;
+        match self {
+            Keys::None | Keys::All => {}
+            Keys::Range { first, last, step } => {
+                let last = if last < 0 {
+                    len + i64::from(last)
+                } else {
+                    i64::from(last).min(len - 1)
+                };
+                let mut at = i64::from(first);
+                while at <= last {
+                    visit(at as usize);
+                    at += i64::from(step);
+                }
+            }
+            Keys::Counted { count, also } => {
+                if also > 0 && i64::from(also) < len {
+                    visit(also as usize);
+                }
+                let Some(number) = args.get(count as usize).and_then(parse_i64) else {
+                    return;
+                };
+                let first = i64::from(count) + 1;
+                if number > 0 && number <= len - first {
+                    for at in first..first + number {
+                        visit(at as usize);
+                    }
+                }
+            }
+            Keys::Streams => {
+                let Some(keyword) = args
+                    .iter()
+                    .position(|arg| arg.eq_ignore_ascii_case(b"streams"))
+                else {
+                    return;
+                };
+                let rest = args.len() - keyword - 1;
+                for at in 0..rest / 2 {
+                    visit(keyword + 1 + at);
+                }
+            }
+            Keys::GeoStore { first } => {
+                if i64::from(first) < len {
+                    visit(first as usize);
+                }
+                for at in 2..args.len() {
+                    let word = args.at(at - 1);
+                    if word.eq_ignore_ascii_case(b"store")
+                        || word.eq_ignore_ascii_case(b"storedist")
+                    {
+                        visit(at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// First key, last key and step as COMMAND INFO reports them.
+    pub fn info(self) -> (i64, i64, i64) {
+        match self {
+            Keys::Range { first, last, step } => (first.into(), last.into(), step.into()),
+            Keys::Counted { also, .. } if also > 0 => (also.into(), also.into(), 1),
+            Keys::GeoStore { first } => (first.into(), first.into(), 1),
+            _ => (0, 0, 0),
+        }
+    }
+}
+
+/// What runs a command.
+#[derive(Clone, Copy)]
+pub enum Run {
+    /// Works on stores alone: runs wherever the shards of its keys are.
+    Store(fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>),
+    /// Needs the connection, the core or the node.
+    Session(Verb),
+}
+
+/// One command.
+pub struct Spec {
+    /// Name in capitals.
+    pub name: &'static str,
+    /// Number of arguments with the name; negative: at least that many.
+    pub arity: i16,
+    /// Properties, from [`flag`].
+    pub flags: u32,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// One sentence for COMMAND DOCS.
+    pub summary: &'static str,
+    /// What runs it.
+    pub run: Run,
+}
+
+impl std::fmt::Debug for Spec {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.name)
+    }
+}
+
+impl Spec {
+    /// A row for a command that works on stores.
+    pub const fn store(
+        name: &'static str,
+        arity: i16,
+        flags: u32,
+        keys: Keys,
+        summary: &'static str,
+        run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,
+    ) -> Spec {
+        Spec {
+            name,
+            arity,
+            flags,
+            keys,
+            summary,
+            run: Run::Store(run),
+        }
+    }
+
+    /// A row for a command of the connection, core or node.
+    pub const fn session(
+        name: &'static str,
+        arity: i16,
+        flags: u32,
+        summary: &'static str,
+        verb: Verb,
+    ) -> Spec {
+        Spec {
+            name,
+            arity,
+            flags,
+            keys: Keys::None,
+            summary,
+            run: Run::Session(verb),
+        }
+    }
+
+    /// Does the command accept this many arguments?
+    pub fn fits(&self, args: usize) -> bool {
+        let arity = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 {
+            args >= arity
+        } else {
+            args == arity
+        }
+    }
+
+    /// Does it change data?
+    pub fn is_write(&self) -> bool {
+        self.flags & flag::WRITE != 0
+    }
+}

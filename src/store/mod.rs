@@ -1,0 +1,22 @@
+//! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
+
+mod dict;
+mod hash;
+mod keyspace;
+mod list;
+mod packed;
+mod set;
+mod stream;
+mod value;
+mod zset;
+
+pub use dict::Dict;
+pub use hash::Hash;
+pub use keyspace::{Keyspace, Meta, Str, WrongType};
+pub use list::{End, List};
+pub use set::Set;
+pub use stream::{
+    Consumer, Entry, Group, IdTooSmall, Log, NewId, Pairs, Pending, Stream, StreamId, Trim,
+};
+pub use value::{InValue, Kind, Typed, Value};
+pub use zset::{LexBound, LexRange, ScoreRange, Zset};
