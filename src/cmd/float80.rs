@@ -93,11 +93,16 @@ impl Float80 {
         for _ in 0..-power {
             divisor.mul_add(10, 0);
         }
-        // The quotient gets at least 66 bits, so that what is left decides the rounding alone.
-        let shift = (divisor.bits() + 67).saturating_sub(digits.bits());
-        digits.shift_left(shift);
+        // One of the two is shifted so that the quotient gets 67 or 68 bits: what is left then decides
+        // the rounding alone.
+        let shift = divisor.bits() as i32 + 67 - digits.bits() as i32;
+        if shift >= 0 {
+            digits.shift_left(shift as usize);
+        } else {
+            divisor.shift_left(shift.unsigned_abs() as usize);
+        }
         let (quotient, rest) = digits.divide(&divisor);
-        quotient.round(negative, -(shift as i32), rest).in_range()
+        quotient.round(negative, -shift, rest).in_range()
     }
 
     /// The sum, rounded to 64 bits; `None` where it is not a number.
@@ -481,6 +486,16 @@ mod tests {
             ("0x10", "0x1.8p4", "40"),
             ("inf", "1", "inf"),
             (".5", "1.", "1.5"),
+            (
+                "123456789012345678901234567890123456789012345.5",
+                "0",
+                "123456789012345678896802277657040928322355200",
+            ),
+            (
+                "99999999999999999999999999999.99999999999999999999999999999999999999",
+                "0.1",
+                "99999999999999999997315645440",
+            ),
         ] {
             assert_eq!(sum(a, b), want, "{a} + {b}");
         }
