@@ -453,8 +453,8 @@ impl Big {
 const TEXT_MAX: usize = 5 * 1024;
 /// Beyond this power of ten every number is infinite or zero.
 const POWER_MAX: i32 = 5000;
-/// The smallest number with all its bits is 2^-16382.
-const EXPONENT_MIN: i32 = -16382 - 63;
+/// The smallest number is 2^-16445. The last ones before it have fewer bits, which no sum shows.
+const EXPONENT_MIN: i32 = -16445 - 63;
 /// The largest number is just below 2^16384.
 const EXPONENT_MAX: i32 = 16384 - 64;
 
