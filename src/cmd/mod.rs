@@ -2,6 +2,7 @@
 
 mod bitmaps;
 mod ctx;
+mod expiry;
 mod float80;
 mod geo;
 mod hashes;
