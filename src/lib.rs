@@ -7,4 +7,5 @@
 pub mod base;
 pub mod cmd;
 pub mod resp;
+pub mod script;
 pub mod store;

@@ -5,6 +5,7 @@ mod geo;
 mod hashes;
 mod keys;
 mod lists;
+pub mod scripts;
 mod session;
 mod sets;
 mod spec;
