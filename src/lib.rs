@@ -6,6 +6,11 @@
 
 pub mod base;
 pub mod cmd;
+pub mod mesh;
+pub mod node;
+pub mod repl;
 pub mod resp;
+pub mod route;
 pub mod script;
+pub mod shard;
 pub mod store;

@@ -1,2 +1,34 @@
 //! Arguments in, node out.
-fn main() {}
+
+use std::process::ExitCode;
+
+use ringkeep::node::{self, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match node::parse(std::env::args().skip(1)) {
+        Ok(Command::Serve(options)) => match node::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ringkeep: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(Command::Doctor) if node::print_doctor(&node::doctor()) => ExitCode::SUCCESS,
+        Ok(Command::Doctor) => ExitCode::FAILURE,
+        Ok(Command::Help) => {
+            print!("{}", node::USAGE);
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Version) => {
+            println!("ringkeep {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("ringkeep: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

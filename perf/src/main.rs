@@ -1,2 +1,31 @@
-//! Placeholder, filled in next.
-fn main() {}
+//! The performance harness: the limit a node can reach on this machine, the load to measure with,
+//! and the comparison of engines under equal conditions.
+
+mod cli;
+mod compare;
+mod engines;
+mod error;
+mod hist;
+mod keys;
+mod limit;
+mod load;
+mod probe;
+mod record;
+mod resp;
+mod ring;
+mod stats;
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sys::catch_stop_signals();
+    sys::raise_descriptor_limit();
+    match cli::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ringkeep-perf: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use crate::{
     base::{Ms, Rng},
     resp::{Args, Error, Out, OwnedArgs},
+    route::Routing,
     store::{Keyspace, WrongType},
 };
 
@@ -42,28 +43,7 @@ impl Shard {
 #[derive(Debug, Default)]
 pub struct Shards {
     slots: Vec<Option<Box<Shard>>>,
-    route: Route,
-}
-
-/// How keys go to shards.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Route {
-    /// Number of shards.
-    pub count: u32,
-}
-
-impl Route {
-    /// The shard of a key.
-    pub fn shard_of(self, key: &[u8]) -> usize {
-        if self.count <= 1 {
-            return 0;
-        }
-        // Replaced by kevy's hash when `route` lands.
-        key.iter().fold(0u32, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u32::from(*byte))
-        }) as usize
-            % self.count as usize
-    }
+    routing: Routing,
 }
 
 impl Shards {
@@ -71,18 +51,18 @@ impl Shards {
     pub fn none_of(count: u32) -> Self {
         Self {
             slots: (0..count).map(|_| None).collect(),
-            route: Route { count },
+            routing: Routing::KevyHash,
         }
     }
 
     /// The shard of a key.
     pub fn shard_of(&self, key: &[u8]) -> usize {
-        self.route.shard_of(key)
+        self.routing.shard_of(key, self.slots.len())
     }
 
     /// The keyspace of a key in database `db`.
     pub fn of(&mut self, db: usize, key: &[u8]) -> &mut Keyspace {
-        let at = self.route.shard_of(key);
+        let at = self.routing.shard_of(key, self.slots.len());
         self.keyspace(at, db)
     }
 
@@ -91,6 +71,14 @@ impl Shards {
         match &mut self.slots[at] {
             Some(shard) => shard.database(db),
             None => panic!("a command reached for shard {at}, which is not on this core"),
+        }
+    }
+
+    /// A shard that is here.
+    pub fn shard(&mut self, at: usize) -> &mut Shard {
+        match &mut self.slots[at] {
+            Some(shard) => shard,
+            None => panic!("shard {at} is not on this core"),
         }
     }
 

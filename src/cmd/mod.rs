@@ -1,10 +1,13 @@
 //! Commands: one row per command in its family's table, one function that runs it on stores.
 
+mod bitmaps;
 mod ctx;
+mod float80;
 mod geo;
 mod hashes;
 mod keys;
 mod lists;
+mod scan;
 pub mod scripts;
 mod session;
 mod sets;
@@ -15,7 +18,7 @@ mod strings;
 pub mod testing;
 mod zsets;
 
-pub use ctx::{Block, Ctx, OnTimeout, Route, Shard, Shards, int, parse_timeout};
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};
 
@@ -24,6 +27,7 @@ use crate::resp::{Args, Error};
 /// All families in the order of COMMAND's reply.
 static FAMILIES: &[(&str, &[Spec])] = &[
     ("string", strings::COMMANDS),
+    ("bitmap", bitmaps::COMMANDS),
     ("generic", keys::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),

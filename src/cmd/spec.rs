@@ -183,6 +183,12 @@ pub struct Spec {
     pub run: Run,
 }
 
+impl std::fmt::Debug for Spec {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.name)
+    }
+}
+
 impl Spec {
     /// A row for a command that works on stores.
     pub const fn store(

@@ -1,19 +1,28 @@
 //! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
 
+mod arena;
+mod dict;
+mod entry;
+mod expiry;
+mod graveyard;
 mod hash;
 mod keyspace;
 mod list;
+mod packed;
 mod set;
+mod slab;
 mod stream;
+mod table;
 mod value;
 mod zset;
 
+pub use dict::Dict;
 pub use hash::Hash;
 pub use keyspace::{Keyspace, Meta, Str, WrongType};
-pub use list::List;
+pub use list::{End, List};
 pub use set::Set;
 pub use stream::{
     Consumer, Entry, Group, IdTooSmall, Log, NewId, Pairs, Pending, Stream, StreamId, Trim,
 };
 pub use value::{InValue, Kind, Typed, Value};
-pub use zset::Zset;
+pub use zset::{LexBound, LexRange, ScoreRange, Zset};

@@ -2,6 +2,26 @@
 //! trait, and an in-memory twin of it for tests and simulation.
 #![warn(missing_docs)]
 
+pub mod affinity;
+mod bufs;
+mod caps;
+mod doctor;
+pub mod fake;
+mod kernel;
+mod net;
 mod reactor;
+mod ring;
+mod slots;
+pub mod sys;
+mod timers;
+mod trial;
+mod wake;
 
+pub use caps::{
+    Choice, Features, Level, Refusal, RefusalReason, RingConfig, SelfTestStep, SetupError,
+    UnknownLevel,
+};
+pub use doctor::{Doctor, Finding, Severity, probe};
+pub use kernel::{Counters, KernelReactor};
 pub use reactor::*;
+pub use wake::KernelWaker;

@@ -1,0 +1,147 @@
+//! What can stop a measurement, told so that the reader knows what to do.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line does not make sense.
+    Usage(lexopt::Error),
+    /// A value of the command line is outside what can be measured.
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
+    /// io_uring is missing, forbidden or too old.
+    Kernel(io::Error),
+    /// A system call failed.
+    Os {
+        /// What was attempted.
+        doing: &'static str,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// A file could not be read or written.
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// The engine list is not what this program understands.
+    Engines(toml::de::Error),
+    /// The record could not be written as JSON.
+    Record(serde_json::Error),
+    /// The server ended a connection.
+    Lost {
+        /// Connection number, from 0.
+        link: usize,
+        /// The error, or none when the server closed it in order.
+        source: Option<io::Error>,
+    },
+    /// The server sent something that is no RESP2 reply to what was asked.
+    Reply {
+        /// The byte where understanding ended.
+        byte: u8,
+    },
+    /// More replies than requests: replies and requests can no longer be matched.
+    Surplus,
+    /// The server answered with an error, so the numbers would mean something else.
+    Refused {
+        /// How many error replies came.
+        count: u64,
+        /// The first of them, cut at 200 bytes.
+        first: String,
+    },
+    /// Requests were still unanswered after the time allowed.
+    Stuck {
+        /// How many.
+        outstanding: u64,
+    },
+    /// An engine did not start answering, or died.
+    Engine {
+        /// Its name in the engine list.
+        name: String,
+        /// Where its output is.
+        log: PathBuf,
+    },
+    /// No engine of the list is installed here.
+    NoEngines,
+    /// Interrupted by a signal.
+    Stopped,
+}
+
+impl Error {
+    /// Wraps a failure to set up io_uring.
+    pub fn kernel(source: io::Error) -> Error {
+        Error::Kernel(source)
+    }
+
+    /// Wraps a failed system call.
+    pub fn os(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Os { doing, source }
+    }
+
+    /// Wraps a failed access to a file.
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { path, source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(e) => write!(f, "{e}; --help lists the commands"),
+            Error::Value { option, expected } => write!(f, "{option} must be {expected}"),
+            Error::Kernel(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
+                write!(
+                    f,
+                    "io_uring is forbidden here ({e}): check kernel.io_uring_disabled \
+                 and the container's seccomp profile"
+                )
+            }
+            Error::Kernel(e) => write!(
+                f,
+                "this kernel's io_uring lacks what the limit is defined with ({e}): \
+                 Linux 6.1 or later is needed (DEFER_TASKRUN, buffer rings, multishot receive)"
+            ),
+            Error::Os { doing, source } => write!(f, "{doing}: {source}"),
+            Error::File { path, source } => write!(f, "{}: {source}", path.display()),
+            Error::Engines(e) => write!(f, "engine list: {e}"),
+            Error::Record(e) => write!(f, "record: {e}"),
+            Error::Lost {
+                link,
+                source: Some(e),
+            } => write!(f, "connection {link} lost: {e}"),
+            Error::Lost { link, source: None } => {
+                write!(f, "connection {link} closed by the server")
+            }
+            Error::Reply { byte } => write!(f, "unexpected byte {byte:#04x} in a reply"),
+            Error::Surplus => write!(f, "the server sent more replies than there were requests"),
+            Error::Refused { count, first } => {
+                write!(f, "{count} error replies, the first: {first}")
+            }
+            Error::Stuck { outstanding } => {
+                write!(f, "{outstanding} requests unanswered for ten seconds")
+            }
+            Error::Engine { name, log } => {
+                write!(f, "{name} did not come up; see {}", log.display())
+            }
+            Error::NoEngines => write!(f, "none of the chosen engines is installed here"),
+            Error::Stopped => write!(f, "interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<lexopt::Error> for Error {
+    fn from(e: lexopt::Error) -> Self {
+        Error::Usage(e)
+    }
+}

@@ -1,0 +1,123 @@
+//! The system calls the standard library lacks. The package's second home for `unsafe`.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Chooses the congestion control of a socket; accepted sockets inherit their listener's.
+///
+/// # Errors
+/// Those of `setsockopt`: the module may be missing or reserved for privileged users.
+pub fn set_congestion_control(socket: &impl AsFd, name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length describe `name`, which outlives the call; the kernel copies it.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Sets TCP_NODELAY on a listener, so that every accepted socket has it without a call of its own,
+/// and lengthens its backlog.
+///
+/// # Errors
+/// Those of `setsockopt` and `listen`.
+pub fn tune_listener(listener: &TcpListener) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    // SAFETY: pointer and length describe `one`, which outlives the call; `listen` takes no memory.
+    let done = unsafe {
+        let fd = listener.as_raw_fd();
+        let len = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const one).cast(),
+            len,
+        ) | libc::listen(fd, 4096)
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// CPU time of a process in nanoseconds: all threads, user and kernel, ended threads included, up to
+/// date also for a thread that is running. None when there is no such process.
+pub fn process_cpu_ns(pid: u32) -> Option<u64> {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both calls write to the locals they are given and keep nothing.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) != 0
+            || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    (!failed).then_some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// Length of a clock tick of /proc in nanoseconds.
+pub fn tick_ns() -> u64 {
+    // SAFETY: no memory is involved.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    1_000_000_000 / per_second.max(1) as u64
+}
+
+/// Raises the limit of open descriptors to the hard limit; failing that, connecting will tell.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls only use the local.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// Makes SIGINT and SIGTERM raise [`is_stopped`] once, so that engines are stopped and settings
+/// restored on the way out. A second signal ends the process at once.
+pub fn catch_stop_signals() {
+    // SAFETY: the action is zeroed and then filled; the handler only stores to an atomic.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_stop as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESETHAND;
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+}
+
+/// Whether a signal asked this process to end.
+pub fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_stop(_: libc::c_int) {
+    STOPPED.store(true, Ordering::Relaxed);
+}
+
+static STOPPED: AtomicBool = AtomicBool::new(false);

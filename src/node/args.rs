@@ -1,0 +1,226 @@
+//! What the command line says.
+
+use uring::Level;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Serve.
+    Serve(Box<Options>),
+    /// Print what the kernel offers.
+    Doctor,
+    /// Print the usage.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// How to serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Client port.
+    pub port: u16,
+    /// Addresses to listen on.
+    pub bind: Vec<String>,
+    /// Unix socket path.
+    pub unix: Option<String>,
+    /// Number of cores; as many as there are CPUs if absent.
+    pub threads: Option<usize>,
+    /// Number of shards; as many as cores if absent.
+    pub shards: Option<usize>,
+    /// CPUs to pin the cores to; all usable ones if empty.
+    pub cpus: Vec<usize>,
+    /// Pin the cores.
+    pub pin: bool,
+    /// Databases of SELECT.
+    pub databases: usize,
+    /// Data directory.
+    pub dir: String,
+    /// Microseconds that a core looks for work before it sleeps.
+    pub spin_us: u64,
+    /// Primary to follow: host and port.
+    pub replica_of: Option<(String, u16)>,
+    /// Use no more of io_uring than this level.
+    pub level: Option<Level>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 6379,
+            bind: vec!["127.0.0.1".into()],
+            unix: None,
+            threads: None,
+            shards: None,
+            cpus: Vec::new(),
+            pin: true,
+            databases: 16,
+            dir: ".".into(),
+            spin_us: 30,
+            replica_of: None,
+            level: None,
+        }
+    }
+}
+
+/// The text of `--help`.
+pub const USAGE: &str = "\
+ringkeep: a Redis-protocol key-value node on io_uring
+
+usage: ringkeep [options]          serve
+       ringkeep doctor             show what this kernel offers and what is in the way
+
+  --port N             client port (6379)
+  --bind ADDR          address to listen on, may be repeated (127.0.0.1)
+  --unixsocket PATH    listen on a Unix socket too
+  --threads N          cores to use (all)
+  --shards N           parts of the keyspace, fixed for a data set (as many as cores)
+  --cpu-list A,B,..    CPUs to pin the cores to
+  --no-pin             do not pin the cores
+  --replicaof H:P      follow a kevy primary; P is its replication base port or its client port
+  --databases N        databases of SELECT (16)
+  --dir PATH           data directory (.)
+  --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
+  --ring-level L       basic, multishot or full: use no more of io_uring than this
+  --help, --version
+";
+
+/// What is wrong with the command line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum UsageError {
+    /// No such option or argument.
+    Unknown(String),
+    /// The option needs a value.
+    NoValue(String),
+    /// The value does not fit.
+    BadValue(String, String),
+}
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            UsageError::Unknown(name) => write!(out, "unknown option '{name}', see --help"),
+            UsageError::NoValue(name) => write!(out, "option '{name}' needs a value"),
+            UsageError::BadValue(name, value) => write!(out, "option '{name}' cannot be '{value}'"),
+        }
+    }
+}
+
+/// Reads the command line, without the program's name. Values follow as the next argument or behind
+/// `=`.
+///
+/// # Errors
+/// [`UsageError`].
+pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageError> {
+    let mut options = Options::default();
+    let mut bind = Vec::new();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let (name, mut inline) = match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => {
+                (name.to_string(), Some(value.to_string()))
+            }
+            _ => (arg, None),
+        };
+        let mut value = || {
+            inline
+                .take()
+                .or_else(|| args.next())
+                .ok_or_else(|| UsageError::NoValue(name.clone()))
+        };
+        match name.as_str() {
+            "doctor" => return Ok(Command::Doctor),
+            "--help" | "-h" => return Ok(Command::Help),
+            "--version" | "-V" => return Ok(Command::Version),
+            "--port" => options.port = number(&name, value()?, 1, 65_535)? as u16,
+            "--bind" => bind.push(value()?),
+            "--unixsocket" => options.unix = Some(value()?),
+            "--threads" => {
+                // kevy's 0 means all.
+                let threads = number(&name, value()?, 0, 1024)? as usize;
+                options.threads = (threads > 0).then_some(threads);
+            }
+            "--shards" => options.shards = Some(number(&name, value()?, 1, 4096)? as usize),
+            "--databases" => options.databases = number(&name, value()?, 1, 10_000)? as usize,
+            "--dir" => options.dir = value()?,
+            "--spin-us" => options.spin_us = number(&name, value()?, 0, 1_000_000)?,
+            "--no-pin" => options.pin = false,
+            "--cpu-list" => {
+                let text = value()?;
+                options.cpus = text
+                    .split(',')
+                    .map(|cpu| cpu.trim().parse())
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| UsageError::BadValue(name.clone(), text))?;
+            }
+            "--replicaof" => {
+                let text = value()?;
+                let parsed = text.rsplit_once([':', ' ']).and_then(|(host, port)| {
+                    let host = host.trim().trim_start_matches('[').trim_end_matches(']');
+                    let port = port.trim().parse().ok().filter(|port| *port > 0)?;
+                    (!host.is_empty()).then(|| (host.to_string(), port))
+                });
+                options.replica_of = Some(parsed.ok_or(UsageError::BadValue(name, text))?);
+            }
+            "--ring-level" => {
+                let text = value()?;
+                options.level = Some(match text.as_str() {
+                    "basic" => Level::Basic,
+                    "multishot" => Level::Multishot,
+                    "full" => Level::Full,
+                    _ => return Err(UsageError::BadValue(name, text)),
+                });
+            }
+            _ => return Err(UsageError::Unknown(name)),
+        }
+    }
+    if !bind.is_empty() {
+        options.bind = bind;
+    }
+    Ok(Command::Serve(Box::new(options)))
+}
+
+fn number(name: &str, text: String, min: u64, max: u64) -> Result<u64, UsageError> {
+    match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(UsageError::BadValue(name.to_string(), text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Result<Options, UsageError> {
+        match parse(line.split_whitespace().map(String::from))? {
+            Command::Serve(options) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_are_read_in_both_forms() {
+        let got = options("--port 7000 --bind=0.0.0.0 --threads 0 --replicaof=[::1]:16004")
+            .expect("is right");
+        assert_eq!((got.port, got.threads), (7000, None));
+        assert_eq!(got.bind, ["0.0.0.0"]);
+        assert_eq!(got.replica_of, Some(("::1".into(), 16004)));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert_eq!(
+            options("--prot 1"),
+            Err(UsageError::Unknown("--prot".into()))
+        );
+        assert_eq!(options("--port"), Err(UsageError::NoValue("--port".into())));
+        assert_eq!(
+            options("--port 70000"),
+            Err(UsageError::BadValue("--port".into(), "70000".into()))
+        );
+        assert_eq!(
+            options("--replicaof x"),
+            Err(UsageError::BadValue("--replicaof".into(), "x".into()))
+        );
+    }
+}

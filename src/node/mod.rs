@@ -1,0 +1,276 @@
+//! The process: arguments, cores, signals.
+
+mod args;
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{Arc, mpsc},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+pub use args::{Command, Options, USAGE, UsageError, parse};
+use uring::{
+    Doctor, Endpoint, KernelReactor, Reactor, RingConfig, Severity, Wake,
+    affinity::{self, CoreNumber},
+    sys,
+};
+
+use crate::{
+    mesh,
+    shard::{Core, Settings, Shared, lock},
+};
+
+/// Writes a line to the log, which is standard error, with the time.
+pub fn log(line: &str) {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let (secs, millis) = (now.as_secs(), now.subsec_millis());
+    let (hours, minutes, seconds) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+    eprintln!("{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z {line}");
+}
+
+/// Why the node did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The ring could not be set up.
+    Ring(std::io::Error),
+    /// An address could not be listened on.
+    Listen(String, std::io::Error),
+    /// The address to listen on is none.
+    Bind(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Ring(error) => write!(out, "cannot set up io_uring: {error}"),
+            StartError::Listen(at, error) => write!(out, "cannot listen on {at}: {error}"),
+            StartError::Bind(text) => write!(
+                out,
+                "'{text}' is no address to listen on: give an IP address"
+            ),
+        }
+    }
+}
+
+/// Prints what the kernel offers and what hurts; the text of `ringkeep doctor`.
+pub fn doctor() -> Doctor {
+    uring::probe(&RingConfig::default())
+}
+
+/// Starts the cores and serves until a signal or SHUTDOWN.
+///
+/// # Errors
+/// [`StartError`]: nothing was served.
+pub fn run(options: &Options) -> Result<(), StartError> {
+    sys::ignore_sigpipe();
+    let descriptors = sys::raise_descriptor_limit().unwrap_or(1024);
+    let cpus = if options.cpus.is_empty() {
+        affinity::usable_cores()
+            .into_iter()
+            .map(|core| core.0)
+            .collect()
+    } else {
+        options.cpus.clone()
+    };
+    let cores = options.threads.unwrap_or(cpus.len()).max(1);
+    let shards = options.shards.unwrap_or(cores).max(1);
+    // A core without a shard would only forward; that is allowed, it serves connections.
+    let settings = Settings {
+        port: options.port,
+        bind: options.bind.join(" "),
+        unix: options.unix.clone(),
+        cores,
+        shards,
+        databases: options.databases,
+        spin_us: options.spin_us,
+        dir: options.dir.clone(),
+    };
+    let addresses = options
+        .bind
+        .iter()
+        .map(|text| {
+            text.parse::<IpAddr>()
+                .map_err(|_| StartError::Bind(text.clone()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    for address in &addresses {
+        // Listeners of several cores share a port, so another node's would be shared too, without an
+        // error. A listener that does not share finds that out.
+        let at = SocketAddr::new(*address, options.port);
+        TcpListener::bind(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+    }
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let seed = (started.as_nanos() as u64) ^ (u64::from(std::process::id()) << 32);
+    let run_id = format!(
+        "{:016x}{:016x}{:08x}",
+        started.as_nanos() as u64,
+        seed,
+        std::process::id()
+    );
+    let shared = Arc::new(Shared::new(settings, started.as_millis() as u64, run_id));
+
+    // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
+    // hands its waker over; the mailboxes are built from all wakers and handed back.
+    let (to_main, from_cores) = mpsc::channel();
+    let mut threads = Vec::new();
+    let mut mesh_senders = Vec::new();
+    for core in 0..cores {
+        let (mesh_sender, mesh_receiver) = mpsc::channel();
+        mesh_senders.push(mesh_sender);
+        let to_main = to_main.clone();
+        let shared = shared.clone();
+        let (options, addresses) = (options.clone(), addresses.clone());
+        let cpu = (!cpus.is_empty() && options.pin).then(|| cpus[core % cpus.len()]);
+        let thread = std::thread::Builder::new().name(format!("core-{core}"));
+        let spawned = thread.spawn(move || {
+            if let Some(cpu) = cpu {
+                // Running unpinned is slower, not wrong.
+                if !affinity::pin_current_thread(CoreNumber(cpu)) {
+                    log(&format!("core {core}: cannot be pinned to CPU {cpu}"));
+                }
+            }
+            let config = RingConfig {
+                level: options.level,
+                ..RingConfig::default()
+            };
+            let reactor = match KernelReactor::new(config) {
+                Ok(reactor) => reactor,
+                Err(error) => return drop(to_main.send(Err(StartError::Ring(error)))),
+            };
+            if core == 0 {
+                let text = format!("{:?}", reactor.choice().level).to_lowercase();
+                *lock(&shared.ring) = text;
+            }
+            if to_main.send(Ok((core, Some(reactor.waker())))).is_err() {
+                return;
+            }
+            let Ok(mesh) = mesh_receiver.recv() else {
+                return;
+            };
+            let core_seed = seed.wrapping_add(core as u64);
+            let mut core_loop = Core::new(reactor, mesh, shared.clone(), core_seed);
+            for address in addresses {
+                let at = SocketAddr::new(address, options.port);
+                if let Err(error) = core_loop.listen(&Endpoint::Tcp(at)) {
+                    return drop(to_main.send(Err(StartError::Listen(at.to_string(), error))));
+                }
+            }
+            if let (0, Some(path)) = (core, &options.unix)
+                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()))
+            {
+                return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
+            }
+            if let (0, Some((host, port))) = (core, options.replica_of.clone()) {
+                core_loop.follow(host, port);
+            }
+            if to_main.send(Ok((core, None))).is_err() {
+                return;
+            }
+            if let Err(error) = core_loop.run() {
+                // Half a node would answer for keys that it lost; no node is better.
+                log(&format!("core {core}: the ring failed: {error}"));
+                std::process::exit(70);
+            }
+        });
+        threads.push(spawned.map_err(StartError::Ring)?);
+    }
+    let mut wakers = vec![None; cores];
+    for _ in 0..cores {
+        if let Ok(message) = from_cores.recv() {
+            let (core, waker) = message?;
+            wakers[core] = waker;
+        }
+    }
+    let wakers: Vec<_> = wakers.into_iter().flatten().collect();
+    if let Some(waker) = wakers.first() {
+        let boxed = wakers
+            .iter()
+            .map(|waker| Box::new(waker.clone()) as Box<dyn Wake + Send + Sync>)
+            .collect();
+        for (sender, mesh) in mesh_senders.into_iter().zip(mesh::build(boxed)) {
+            // A core that is gone has already said why.
+            let _ = sender.send(mesh);
+        }
+        for _ in 0..cores {
+            if let Ok(message) = from_cores.recv() {
+                message?;
+            }
+        }
+        let signals = sys::watch_termination(waker).map_err(StartError::Ring)?;
+        // Every core looks at it once per beat.
+        let _ = shared.signals.set(signals);
+        log(&format!(
+            "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, {descriptors} descriptors",
+            env!("CARGO_PKG_VERSION"),
+            options.bind.join(" "),
+            options.port,
+            lock(&shared.ring),
+        ));
+    }
+    for thread in threads {
+        // A core that panicked has printed why; the others end all the same.
+        let _ = thread.join();
+    }
+    if let Some(path) = &options.unix {
+        let _ = std::fs::remove_file(path);
+    }
+    log("stopped");
+    Ok(())
+}
+
+/// Prints the doctor's findings; true if nothing forbids to start.
+pub fn print_doctor(doctor: &Doctor) -> bool {
+    println!("kernel {}", doctor.kernel);
+    match &doctor.chosen {
+        Ok(choice) => {
+            let features = &choice.features;
+            println!("ring level: {:?}", choice.level);
+            for refusal in &choice.refused {
+                println!("  not {:?}: {:?}", refusal.level, refusal.reason);
+            }
+            let yes = |flag: bool| if flag { "yes" } else { "no" };
+            println!("  submission entries        {}", features.sq_entries);
+            println!("  completion entries        {}", features.cq_entries);
+            println!(
+                "  multishot accept          {}",
+                yes(features.accept_multishot)
+            );
+            println!(
+                "  multishot receive         {}",
+                yes(features.recv_multishot)
+            );
+            println!("  zero-copy send            {}", yes(features.send_zc));
+            println!("  wait with timeout         {}", yes(features.ext_arg));
+            println!(
+                "  registered ring           {}",
+                yes(features.registered_descriptor)
+            );
+            println!("  no iowait accounting      {}", yes(features.no_iowait));
+            println!(
+                "  registered buffers        {}",
+                yes(doctor.can_register_buffers)
+            );
+        }
+        Err(error) => println!("ring: {error}"),
+    }
+    for finding in &doctor.findings {
+        let mark = match finding.severity {
+            Severity::Fine => "ok",
+            Severity::Slower => "slower",
+            Severity::Limiting => "limit",
+            Severity::Fatal => "fatal",
+        };
+        println!("{mark:>6}  {}: {}", finding.subject, finding.found);
+        if !finding.remedy.is_empty() {
+            println!("        {}", finding.remedy);
+        }
+    }
+    !doctor
+        .findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Fatal)
+}

@@ -1,0 +1,648 @@
+//! Finds the streams behind the address that `REPLICAOF` names.
+//!
+//! kevy means the replication base port there, Redis users mean the client port. Both are tried: a client
+//! port answers questions about itself, a replication port closes the connection without a byte.
+//!
+//! How to drive a [`Discovery`]: call [`Discovery::poll`] until `None` and carry out each [`Action`]; report
+//! what happens by the `on_` methods; call `poll` again then, and at [`Discovery::deadline`].
+
+use super::wire::decimal;
+
+/// What the shell has to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Open a connection to this port of the host.
+    Dial(u16),
+    /// Send these bytes on it.
+    Send(Vec<u8>),
+    /// Close it, or give up opening it.
+    Close,
+    /// The search is over.
+    Done(Result<Upstream, DiscoverError>),
+}
+
+/// Where an upstream's streams are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upstream {
+    /// Port of stream 0; stream i is at this plus i.
+    pub base: u16,
+    /// Number of streams.
+    pub streams: u16,
+    /// Its client port, if that was found.
+    pub client_port: Option<u16>,
+    /// Its kevy version, if it told.
+    pub version: Option<String>,
+}
+
+/// Why there is nothing to follow. All of them may pass: try again later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiscoverError {
+    /// Nobody listens at the port that was named.
+    Unreachable,
+    /// The port speaks Redis' protocol, but is no kevy's and no ringkeep's.
+    NotKevy,
+    /// The port speaks something else.
+    NotRedis,
+    /// The port answers, but not within three seconds, or breaks off.
+    NoAnswer,
+}
+
+impl std::fmt::Display for DiscoverError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Unreachable => "nobody listens there",
+            Self::NotKevy => "the server there is neither kevy nor ringkeep",
+            Self::NotRedis => "the server there does not speak the Redis protocol",
+            Self::NoAnswer => "the server there does not answer",
+        })
+    }
+}
+
+impl std::error::Error for DiscoverError {}
+
+/// The search for one address.
+#[derive(Debug)]
+pub struct Discovery {
+    /// The port that the user named.
+    named: u16,
+    step: Step,
+    state: State,
+    received: Vec<u8>,
+    /// What to do about the connection, before the next dial.
+    pending: Option<Action>,
+    must_close: bool,
+}
+
+/// Which question the current connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Is the named port a client port?
+    Named,
+    /// Is the client port where it would be if the named one is the replication base?
+    Guessed,
+    /// How many ports from the named one on are open?
+    Counting {
+        open: u16,
+    },
+    Over,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Ready,
+    Dialing { until: Option<u64> },
+    Asking { until: Option<u64> },
+    Done,
+}
+
+impl Discovery {
+    /// A search that begins with the next poll. `port` is a client port or a replication base port.
+    pub fn new(port: u16) -> Self {
+        Self {
+            named: port,
+            step: Step::Named,
+            state: State::Ready,
+            received: Vec::new(),
+            pending: None,
+            must_close: false,
+        }
+    }
+
+    /// What is to be done next; call until `None`. After [`Action::Done`] there is nothing more.
+    pub fn poll(&mut self, now: u64) -> Option<Action> {
+        match &mut self.state {
+            // The clock starts when the shell learns that there is something to wait for.
+            State::Dialing { until } | State::Asking { until } => {
+                if now >= *until.get_or_insert(now + ANSWER_MS) {
+                    self.on_silence();
+                }
+            }
+            State::Ready | State::Done => {}
+        }
+        if std::mem::take(&mut self.must_close) {
+            return Some(Action::Close);
+        }
+        if let Some(action) = self.pending.take() {
+            return Some(action);
+        }
+        if self.state != State::Ready {
+            return None;
+        }
+        let port = match self.step {
+            Step::Named => self.named,
+            Step::Guessed => self.named - REPLICATION_DISTANCE,
+            Step::Counting { open } => self.named + open,
+            Step::Over => return None,
+        };
+        self.state = State::Dialing {
+            until: Some(now + ANSWER_MS),
+        };
+        Some(Action::Dial(port))
+    }
+
+    /// When to call [`poll`](Self::poll) if nothing happens before.
+    pub fn deadline(&self) -> Option<u64> {
+        match self.state {
+            State::Dialing { until } | State::Asking { until } => until,
+            State::Ready | State::Done => None,
+        }
+    }
+
+    /// The connection is open.
+    pub fn on_connected(&mut self) {
+        if !matches!(self.state, State::Dialing { .. }) {
+            return;
+        }
+        if let Step::Counting { open } = self.step {
+            self.must_close = true;
+            self.count_on(open + 1);
+            return;
+        }
+        self.received.clear();
+        self.state = State::Asking { until: None };
+        self.pending = Some(Action::Send(QUESTIONS.to_vec()));
+    }
+
+    /// The connection could not be opened.
+    pub fn on_refused(&mut self) {
+        if !matches!(self.state, State::Dialing { .. }) {
+            return;
+        }
+        match self.step {
+            Step::Named => self.finish(Err(DiscoverError::Unreachable)),
+            Step::Guessed => self.count_on(0),
+            Step::Counting { open } => self.finish_count(open),
+            Step::Over => {}
+        }
+    }
+
+    /// Bytes arrived.
+    pub fn on_bytes(&mut self, bytes: &[u8]) {
+        if !matches!(self.state, State::Asking { .. }) {
+            return;
+        }
+        self.received.extend_from_slice(bytes);
+        match read_answers(&self.received) {
+            Ok(Some(answers)) => {
+                self.must_close = true;
+                self.on_answers(answers);
+            }
+            Ok(None) if self.received.len() <= ANSWER_LEN_MAX => {}
+            Ok(None) | Err(Unreadable) => {
+                self.must_close = true;
+                match self.step {
+                    Step::Named => self.finish(Err(DiscoverError::NotRedis)),
+                    _ => self.count_on(0),
+                }
+            }
+        }
+    }
+
+    /// The other side closed the connection.
+    pub fn on_closed(&mut self) {
+        match self.state {
+            State::Dialing { .. } => self.on_refused(),
+            State::Asking { .. } => self.on_no_answer(),
+            State::Ready | State::Done => {}
+        }
+    }
+
+    /// Nothing came for too long. kevy 1.19's replication port can be like that.
+    fn on_silence(&mut self) {
+        self.must_close = true;
+        match self.state {
+            State::Dialing { .. } => self.on_refused(),
+            _ => self.on_no_answer(),
+        }
+    }
+
+    fn on_no_answer(&mut self) {
+        match self.step {
+            Step::Named if !self.received.is_empty() => self.finish(Err(DiscoverError::NoAnswer)),
+            Step::Named if self.named > REPLICATION_DISTANCE => {
+                self.step = Step::Guessed;
+                self.state = State::Ready;
+                self.pending = None;
+            }
+            _ => self.count_on(0),
+        }
+    }
+
+    fn on_answers(&mut self, answers: Answers) {
+        match self.step {
+            Step::Named if !answers.is_kevy() => self.finish(Err(DiscoverError::NotKevy)),
+            Step::Named => {
+                let base = answers.base(self.named);
+                match answers.streams {
+                    Some(streams) => self.finish_found(base, streams, self.named, answers.version),
+                    None => {
+                        self.named = base;
+                        self.count_on(0);
+                    }
+                }
+            }
+            _ => {
+                let client_port = self.named - REPLICATION_DISTANCE;
+                // A server there that serves its streams elsewhere is not the one that was named.
+                let is_same = answers.is_kevy() && answers.base(client_port) == self.named;
+                match answers.streams {
+                    Some(streams) if is_same => {
+                        self.finish_found(self.named, streams, client_port, answers.version);
+                    }
+                    _ => self.count_on(0),
+                }
+            }
+        }
+    }
+
+    /// Dials the next stream's port, or ends where there is none.
+    fn count_on(&mut self, open: u16) {
+        self.pending = None;
+        if open >= STREAMS_MAX || self.named.checked_add(open).is_none() {
+            self.finish_count(open);
+            return;
+        }
+        self.step = Step::Counting { open };
+        self.state = State::Ready;
+    }
+
+    fn finish_count(&mut self, open: u16) {
+        self.finish(if open == 0 {
+            Err(DiscoverError::Unreachable)
+        } else {
+            Ok(Upstream {
+                base: self.named,
+                streams: open,
+                client_port: None,
+                version: None,
+            })
+        });
+    }
+
+    fn finish_found(&mut self, base: u16, streams: u16, client_port: u16, version: Option<String>) {
+        self.finish(Ok(Upstream {
+            base,
+            streams,
+            client_port: Some(client_port),
+            version,
+        }));
+    }
+
+    fn finish(&mut self, result: Result<Upstream, DiscoverError>) {
+        self.step = Step::Over;
+        self.state = State::Done;
+        self.received = Vec::new();
+        self.pending = Some(Action::Done(result));
+    }
+}
+
+/// What the three questions brought.
+#[derive(Debug, Default)]
+struct Answers {
+    version: Option<String>,
+    is_ringkeep: bool,
+    base: Option<u16>,
+    streams: Option<u16>,
+}
+
+impl Answers {
+    fn is_kevy(&self) -> bool {
+        self.version.is_some() || self.is_ringkeep
+    }
+
+    fn base(&self, client_port: u16) -> u16 {
+        self.base
+            .unwrap_or(client_port.saturating_add(REPLICATION_DISTANCE))
+    }
+
+    fn read_info(&mut self, text: &[u8]) {
+        for line in text.split(|&byte| byte == b'\n') {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if let Some(version) = line.strip_prefix(b"kevy_version:") {
+                self.version = Some(String::from_utf8_lossy(version).into_owned());
+            } else if line.starts_with(b"ringkeep_version:") {
+                self.is_ringkeep = true;
+            } else if let Some(base) = line.strip_prefix(b"repl_port_base:") {
+                self.base = decimal(base)
+                    .and_then(|base| u16::try_from(base).ok())
+                    .filter(|&base| base > 0);
+            }
+        }
+    }
+}
+
+/// Not RESP, or not a reply to what was asked.
+struct Unreadable;
+
+/// The replies to [`QUESTIONS`], or `None` while they are incomplete. An error reply counts as no answer to
+/// that question.
+fn read_answers(bytes: &[u8]) -> Result<Option<Answers>, Unreadable> {
+    let mut answers = Answers::default();
+    let mut at = 0;
+    for question in 0..3 {
+        let mut reply = Vec::new();
+        match read_reply(bytes, at, &mut reply)? {
+            Some(end) => at = end,
+            None => return Ok(None),
+        }
+        match (question, &reply[..]) {
+            (0 | 1, [text]) => answers.read_info(text),
+            (2, [_, value]) => {
+                let streams = decimal(value).and_then(|streams| u16::try_from(streams).ok());
+                answers.streams = streams.filter(|streams| (1..=STREAMS_MAX).contains(streams));
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(answers))
+}
+
+/// One reply from `at` on: its strings, and where it ends. An error has none.
+fn read_reply<'a>(
+    bytes: &'a [u8],
+    at: usize,
+    strings: &mut Vec<&'a [u8]>,
+) -> Result<Option<usize>, Unreadable> {
+    let Some((kind, head, next)) = read_head(bytes, at)? else {
+        return Ok(None);
+    };
+    match kind {
+        b'-' | b'+' | b':' => Ok(Some(next)),
+        b'$' if head == b"-1" => Ok(Some(next)),
+        b'$' => {
+            let len = decimal(head)
+                .filter(|&len| len <= ANSWER_LEN_MAX as u64)
+                .ok_or(Unreadable)? as usize;
+            let Some(text) = bytes.get(next..next + len) else {
+                return Ok(None);
+            };
+            match bytes.get(next + len..next + len + 2) {
+                Some(b"\r\n") => {
+                    strings.push(text);
+                    Ok(Some(next + len + 2))
+                }
+                Some(_) => Err(Unreadable),
+                None => Ok(None),
+            }
+        }
+        // Flat arrays only: what CONFIG GET answers.
+        b'*' => {
+            let count = decimal(head)
+                .filter(|&count| count <= 64)
+                .ok_or(Unreadable)?;
+            let mut at = next;
+            for _ in 0..count {
+                if bytes.get(at).is_some_and(|&kind| kind == b'*') {
+                    return Err(Unreadable);
+                }
+                match read_reply(bytes, at, strings)? {
+                    Some(end) => at = end,
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(at))
+        }
+        _ => Err(Unreadable),
+    }
+}
+
+/// The first line of a reply: its first byte, the rest, and where the next thing begins.
+type ReplyHead<'a> = (u8, &'a [u8], usize);
+
+/// The line at `at`, if it is there in full.
+fn read_head(bytes: &[u8], at: usize) -> Result<Option<ReplyHead<'_>>, Unreadable> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let Some(&kind) = rest.first() else {
+        return Ok(None);
+    };
+    if !matches!(kind, b'-' | b'+' | b':' | b'$' | b'*') {
+        return Err(Unreadable);
+    }
+    match rest.windows(2).position(|pair| pair == b"\r\n") {
+        Some(len) => Ok(Some((kind, &rest[1..len], at + len + 2))),
+        None if rest.len() > LINE_LEN_MAX => Err(Unreadable),
+        None => Ok(None),
+    }
+}
+
+const QUESTIONS: &[u8] = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n\
+    *2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n\
+    *3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$10\r\nio-threads\r\n";
+
+/// From a client port to stream 0, unless configured otherwise.
+const REPLICATION_DISTANCE: u16 = 10000;
+const STREAMS_MAX: u16 = 1024;
+const ANSWER_MS: u64 = 3000;
+const ANSWER_LEN_MAX: usize = 64 << 10;
+const LINE_LEN_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands at a port of the host.
+    #[derive(Clone)]
+    enum Port {
+        Answers(Vec<u8>),
+        Closes,
+        Hangs,
+    }
+
+    fn answers(info: &str, replication: &str, config: &str) -> Port {
+        let mut bytes = Vec::new();
+        for text in [info, replication] {
+            bytes.extend(format!("${}\r\n{text}\r\n", text.len()).bytes());
+        }
+        bytes.extend(config.bytes());
+        Port::Answers(bytes)
+    }
+
+    fn threads(count: &str) -> String {
+        format!("*2\r\n$10\r\nio-threads\r\n${}\r\n{count}\r\n", count.len())
+    }
+
+    const KEVY: &str = "# Server\r\nredis_version:7.4.0\r\nkevy_version:7.0.0\r\n";
+
+    /// Plays a host with these ports; answers come in pieces of `piece` bytes.
+    fn search(
+        named: u16,
+        ports: &[(u16, Port)],
+        piece: usize,
+    ) -> (Result<Upstream, DiscoverError>, Vec<u16>) {
+        let mut discovery = Discovery::new(named);
+        let mut dialed = Vec::new();
+        let mut now = 0;
+        let mut current = None;
+        for _ in 0..10_000 {
+            match discovery.poll(now) {
+                Some(Action::Dial(port)) => {
+                    assert!(current.is_none(), "one connection at a time");
+                    dialed.push(port);
+                    match ports.iter().find(|(at, _)| *at == port) {
+                        Some((_, found)) => {
+                            current = Some(found.clone());
+                            discovery.on_connected();
+                        }
+                        None => discovery.on_refused(),
+                    }
+                }
+                Some(Action::Send(bytes)) => {
+                    assert_eq!(bytes, QUESTIONS);
+                    match current.clone().expect("connected") {
+                        Port::Answers(bytes) => {
+                            bytes
+                                .chunks(piece)
+                                .for_each(|piece| discovery.on_bytes(piece));
+                        }
+                        Port::Closes => {
+                            current = None;
+                            discovery.on_closed();
+                        }
+                        Port::Hangs => {}
+                    }
+                }
+                Some(Action::Close) => current = None,
+                Some(Action::Done(result)) => {
+                    assert!(current.is_none(), "closed before the end");
+                    assert_eq!(discovery.poll(now), None);
+                    return (result, dialed);
+                }
+                None => now = discovery.deadline().expect("waits for something"),
+            }
+        }
+        panic!("no end");
+    }
+
+    fn found(base: u16, streams: u16, client_port: u16) -> Result<Upstream, DiscoverError> {
+        let version = Some("7.0.0".to_owned());
+        Ok(Upstream {
+            base,
+            streams,
+            client_port: Some(client_port),
+            version,
+        })
+    }
+
+    #[test]
+    fn a_client_port_tells_all() {
+        for piece in [1, 7, 1000] {
+            let ports = [(6004, answers(KEVY, "role:master\r\n", &threads("4")))];
+            assert_eq!(
+                search(6004, &ports, piece),
+                (found(16004, 4, 6004), vec![6004])
+            );
+            let ports = [(
+                6004,
+                answers(KEVY, "repl_port_base:7777\r\n", &threads("2")),
+            )];
+            assert_eq!(search(6004, &ports, piece).0, found(7777, 2, 6004));
+        }
+        let ports = [(60000, answers(KEVY, "", &threads("1")))];
+        assert_eq!(search(60000, &ports, 9).0, found(65535, 1, 60000));
+    }
+
+    #[test]
+    fn a_replication_base_leads_to_its_client_port() {
+        let ports = [
+            (16004, Port::Closes),
+            (6004, answers(KEVY, "", &threads("4"))),
+        ];
+        assert_eq!(
+            search(16004, &ports, 100),
+            (found(16004, 4, 6004), vec![16004, 6004])
+        );
+        let ports = [
+            (16004, Port::Hangs),
+            (6004, answers(KEVY, "", &threads("4"))),
+        ];
+        assert_eq!(search(16004, &ports, 100).0, found(16004, 4, 6004));
+    }
+
+    #[test]
+    fn streams_are_counted_where_nobody_tells() {
+        let counted = |streams| {
+            Ok(Upstream {
+                base: 16004,
+                streams,
+                client_port: None,
+                version: None,
+            })
+        };
+        let streams = [
+            (16004, Port::Closes),
+            (16005, Port::Closes),
+            (16006, Port::Closes),
+        ];
+        assert_eq!(
+            search(16004, &streams, 1),
+            (counted(3), vec![16004, 6004, 16004, 16005, 16006, 16007])
+        );
+        // Another server on the guessed port is not believed.
+        let other = answers("redis_version:7.4.0\r\n", "", &threads("8"));
+        let ports = [&streams[..], &[(6004, other)]].concat();
+        assert_eq!(search(16004, &ports, 1).0, counted(3));
+        let elsewhere = answers(KEVY, "repl_port_base:5000\r\n", &threads("8"));
+        let ports = [&streams[..], &[(6004, elsewhere)]].concat();
+        assert_eq!(search(16004, &ports, 1).0, counted(3));
+        // A base so low that there is no client port below it.
+        let ports = [(900, Port::Closes)];
+        let low = Ok(Upstream {
+            base: 900,
+            streams: 1,
+            client_port: None,
+            version: None,
+        });
+        assert_eq!(search(900, &ports, 1), (low, vec![900, 900, 901]));
+    }
+
+    #[test]
+    fn counting_ends_at_the_last_port() {
+        let ports = [(65534, Port::Closes), (65535, Port::Closes)];
+        let (result, _) = search(65534, &ports, 1);
+        assert_eq!(result.map(|upstream| upstream.streams), Ok(2));
+    }
+
+    #[test]
+    fn who_is_no_primary_is_named_so() {
+        assert_eq!(search(6004, &[], 1).0, Err(DiscoverError::Unreachable));
+        let redis = answers("redis_version:7.4.0\r\n", "", &threads("1"));
+        assert_eq!(
+            search(6379, &[(6379, redis)], 3).0,
+            Err(DiscoverError::NotKevy)
+        );
+        let locked = Port::Answers(b"-NOAUTH no\r\n-NOAUTH no\r\n-NOAUTH no\r\n".to_vec());
+        assert_eq!(
+            search(6379, &[(6379, locked)], 3).0,
+            Err(DiscoverError::NotKevy)
+        );
+        let web = Port::Answers(b"HTTP/1.1 400 Bad Request\r\n".to_vec());
+        assert_eq!(search(80, &[(80, web)], 3).0, Err(DiscoverError::NotRedis));
+        let flood = Port::Answers([&b"$99999\r\n"[..], &[b'x'; 200_000]].concat());
+        assert_eq!(
+            search(80, &[(80, flood)], 4096).0,
+            Err(DiscoverError::NotRedis)
+        );
+        let partial = Port::Answers(b"$10\r\nabc".to_vec());
+        assert_eq!(
+            search(80, &[(80, partial)], 3).0,
+            Err(DiscoverError::NoAnswer)
+        );
+    }
+
+    #[test]
+    fn ringkeep_answers_like_kevy() {
+        let ports = [(
+            6004,
+            answers(
+                "ringkeep_version:0.1.0\r\n",
+                "repl_port_base:16004\r\n",
+                &threads("3"),
+            ),
+        )];
+        let upstream = search(6004, &ports, 5).0.expect("found");
+        assert_eq!(
+            (upstream.base, upstream.streams, upstream.version),
+            (16004, 3, None)
+        );
+    }
+}

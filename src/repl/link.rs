@@ -1,0 +1,1332 @@
+//! Follows one stream of an upstream primary, kevy of any generation or ringkeep.
+//!
+//! How to drive a [`Link`]:
+//!
+//! 1. Whenever something happened, and at [`Link::deadline`], call [`Link::poll`] until it returns `None`
+//!    and carry out each [`Action`].
+//! 2. Report what became of [`Action::Connect`] by [`Link::on_connected`] or [`Link::on_closed`].
+//! 3. Hand what arrives to [`Link::feed`], in place, until it returns no event; keep the bytes it did not
+//!    use and show them again with more behind them. Then poll.
+//! 4. Report progress of the store by [`Link::applied_through`]. Acknowledgements say what was applied.
+//! 5. A snapshot is handed out checked and whole. It replaces all keys of the stream. If loading fails,
+//!    call [`Link::resync`].
+//!
+//! Three handshakes exist on the wire and none is announced. W3 primaries take six arguments, W1 and W2
+//! take five; each closes the connection without a byte on the other form. W2 differs from W1 by its pings.
+
+use std::io::Write as _;
+
+use super::Position;
+use super::image::{Checker, ImageError, ImageSummary};
+use super::wire::{Item, Parser, WireError, WireLimits};
+use crate::resp::Args;
+
+/// The generations of kevy's replication protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wire {
+    /// kevy 1.18 to 3.13: no generation, no pings, no acknowledgements. Also every older-form link on
+    /// which no ping was seen yet.
+    W1,
+    /// kevy 3.14 to 3.18: pings that carry a generation, and acknowledgements.
+    W2,
+    /// kevy 4 and newer: the handshake carries the generation too.
+    W3,
+}
+
+/// What a link is told once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkConfig {
+    /// Our own client port; part of the name that the primary shows for us.
+    pub client_port: u16,
+    /// Which of the upstream's streams this is; part of the name too.
+    pub stream: usize,
+    /// Longest snapshot image that is accepted.
+    pub image_len_max: usize,
+    /// How long a W2 or W3 primary may send nothing while a snapshot is due or on its way. It composes
+    /// the image before it sends the first chunk, so this is longer than between pings.
+    pub snapshot_silence_ms: u64,
+    /// Bounds on frames.
+    pub wire: WireLimits,
+}
+
+impl LinkConfig {
+    /// The usual limits: images up to 64 GiB, a minute for the primary to compose one.
+    pub fn new(client_port: u16, stream: usize) -> Self {
+        Self {
+            client_port,
+            stream,
+            image_len_max: 64 << 30,
+            snapshot_silence_ms: 60_000,
+            wire: WireLimits::default(),
+        }
+    }
+}
+
+/// What the shell has to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Open a connection to the stream's port.
+    Connect,
+    /// Send these bytes on it.
+    Send(Vec<u8>),
+    /// Close the connection, or give up opening it, and forget bytes that were not used. The link connects
+    /// again at `retry_at`.
+    Drop {
+        /// Why; for the log and for `INFO`.
+        reason: DropReason,
+        /// When it will connect again.
+        retry_at: u64,
+    },
+}
+
+/// What arrived.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The primary accepted us.
+    Up {
+        /// Which protocol it speaks; W2 is told from W1 only by its first ping.
+        wire: Wire,
+        /// A snapshot must come before any frame.
+        awaits_snapshot: bool,
+    },
+    /// The stream begins at its first frame without a snapshot (W1 and W2 only). What the node holds of
+    /// this stream belongs to another history: remove those keys before the next frame.
+    HistoryStart,
+    /// A snapshot began. What the node holds stays valid until [`Event::Snapshot`].
+    SnapshotBegin,
+    /// A snapshot arrived and its structure is good: replace all keys of this stream by it.
+    Snapshot(Box<Image>),
+    /// Apply this command. Unknown commands, and those that fail, are to be ignored.
+    Frame {
+        /// Its offset; the one after it is what [`Link::applied_through`] takes once it is applied.
+        offset: u64,
+        /// The command.
+        args: Args<'a>,
+    },
+}
+
+/// A checked snapshot image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Image {
+    /// The image, to be read by [`ImageReader`](super::image::ImageReader).
+    pub bytes: Vec<u8>,
+    /// What is in it.
+    pub summary: ImageSummary,
+    /// Where the stream goes on behind it.
+    pub position: Position,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DropReason {
+    /// It could not be opened, or not within five seconds.
+    Unreachable,
+    /// The primary closed it instead of answering the handshake: it is no replication port, or speaks
+    /// another generation. The next attempt uses the other form.
+    Refused,
+    /// No answer to the handshake within five seconds.
+    AckTimeout,
+    /// The answer has the form of another generation than the question.
+    AckForm,
+    /// The primary closed it.
+    Closed,
+    /// The primary was silent for longer than its pings allow.
+    Silent,
+    /// The primary broke the protocol.
+    Wire(WireError),
+    /// A frame is missing, or came twice.
+    Gap {
+        /// The offset that should have come.
+        expected: u64,
+        /// The one that came.
+        got: u64,
+    },
+    /// A frame came where a snapshot was due.
+    SnapshotMissing,
+    /// The primary is on another history than the one this session follows.
+    GenerationChanged,
+    /// The primary's next frame is one that we have already: it is on another history. All is asked for.
+    Ahead {
+        /// The primary's next offset.
+        next: u64,
+        /// Ours.
+        expected: u64,
+    },
+    /// The snapshot is faulty. All is asked for again, with growing delay.
+    BadImage(ImageError),
+    /// The snapshot is longer than allowed. Tried again with growing delay.
+    ImageTooLong,
+    /// [`Link::resync`] was called.
+    Resync,
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable => out.write_str("unreachable"),
+            Self::Refused => out.write_str("closed instead of answering the handshake"),
+            Self::AckTimeout => out.write_str("no answer to the handshake"),
+            Self::AckForm => out.write_str("handshake answered in another form"),
+            Self::Closed => out.write_str("closed by the primary"),
+            Self::Silent => out.write_str("silent"),
+            Self::Wire(error) => write!(out, "protocol broken: {error}"),
+            Self::Gap { expected, got } => write!(out, "frame {got} came where {expected} was due"),
+            Self::SnapshotMissing => out.write_str("frame came where a snapshot was due"),
+            Self::GenerationChanged => out.write_str("primary changed its history"),
+            Self::Ahead { next, expected } => {
+                write!(
+                    out,
+                    "primary is at {next}, behind our {expected}: another history"
+                )
+            }
+            Self::BadImage(error) => write!(out, "bad snapshot: {error}"),
+            Self::ImageTooLong => out.write_str("snapshot longer than allowed"),
+            Self::Resync => out.write_str("full resync wanted"),
+        }
+    }
+}
+
+/// Where a link stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// Waits before the next attempt.
+    Waiting,
+    /// Opens a connection.
+    Connecting,
+    /// Waits for the answer to its handshake.
+    Handshake,
+    /// Waits for a snapshot to begin.
+    AwaitingSnapshot,
+    /// Receives a snapshot.
+    Snapshot,
+    /// Receives frames.
+    Streaming,
+}
+
+/// What `INFO` shows of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkStatus {
+    /// Where it stands.
+    pub state: LinkState,
+    /// It streams, and the primary was heard within the last three seconds if it is one that pings.
+    pub is_up: bool,
+    /// Which protocol the primary speaks, while connected.
+    pub wire: Option<Wire>,
+    /// What has been received; a reconnect goes on from here.
+    pub received: Position,
+    /// What has been applied of that history; `None` while its snapshot is being loaded.
+    pub applied: Option<u64>,
+    /// The primary's next offset, by its last ping.
+    pub upstream_next: Option<u64>,
+    /// Frames between the primary's last ping and what was applied.
+    pub lag: Option<u64>,
+    /// Ms since anything arrived.
+    pub last_io_age: Option<u64>,
+    /// Bytes of the snapshot that have arrived.
+    pub image_len: usize,
+    /// Connections lost or not made.
+    pub drop_count: u64,
+    /// Why the last of them ended.
+    pub last_drop: Option<DropReason>,
+}
+
+/// One upstream stream. See the module's page for how to drive it.
+#[derive(Debug)]
+pub struct Link {
+    config: LinkConfig,
+    parser: Parser,
+    phase: Phase,
+    /// Which handshake comes next.
+    form: Form,
+    /// What our data is. Moves only with frames that fit it and with complete snapshots: a snapshot that
+    /// breaks off must leave the old position, or a primary could take us for caught up.
+    position: Position,
+    /// Which protocol `position` came from. It means nothing to a primary of another.
+    learned: Option<Wire>,
+    applied: Option<u64>,
+    acked: u64,
+    acked_at: u64,
+    ack_due: bool,
+    outgoing: Option<Vec<u8>>,
+    dropped: Option<Action>,
+    last_io: Option<u64>,
+    upstream_next: Option<u64>,
+    image_failures: u32,
+    gap_count: u32,
+    drop_count: u64,
+    last_drop: Option<DropReason>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Waiting {
+        until: u64,
+    },
+    Connecting {
+        since: u64,
+    },
+    Handshake {
+        since: u64,
+        asked: Asked,
+        heard: bool,
+    },
+    Session(Session),
+}
+
+/// What the handshake named.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    position: Position,
+    /// It is where our data is, and not just a request for everything.
+    is_ours: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    wire: Wire,
+    /// 0 until it is known.
+    generation: u64,
+    expected: u64,
+    awaits_snapshot: bool,
+    /// The first frame will be the first of its history, on a link that clears nothing by itself.
+    starts_history: bool,
+    began: u64,
+    snapshot: Option<Incoming>,
+}
+
+#[derive(Debug, Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    checker: Checker,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    Six,
+    Five,
+}
+
+/// What an item led to.
+enum Outcome {
+    Nothing,
+    Dropped,
+    /// The item is to be parsed again after this event.
+    Before(Event<'static>),
+    Event(Event<'static>),
+    Frame(u64),
+}
+
+impl Link {
+    /// A link that connects at once. `position` and `learned` come from an earlier link to the same
+    /// upstream, if our data is what it left; otherwise [`Position::UNKNOWN`] and `None`.
+    pub fn new(config: LinkConfig, position: Position, learned: Option<Wire>) -> Self {
+        let form = match learned {
+            None | Some(Wire::W3) => Form::Six,
+            Some(Wire::W1 | Wire::W2) => Form::Five,
+        };
+        Self {
+            parser: Parser::new(config.wire),
+            config,
+            phase: Phase::Waiting { until: 0 },
+            form,
+            position: if learned.is_some() {
+                position
+            } else {
+                Position::UNKNOWN
+            },
+            learned,
+            applied: learned.map(|_| position.offset),
+            acked: 0,
+            acked_at: 0,
+            ack_due: false,
+            outgoing: None,
+            dropped: None,
+            last_io: None,
+            upstream_next: None,
+            image_failures: 0,
+            gap_count: 0,
+            drop_count: 0,
+            last_drop: None,
+        }
+    }
+
+    /// The name under which the primary knows this link.
+    pub fn replica_id(&self) -> String {
+        format!(
+            "kevy-replica-{}#{}",
+            self.config.client_port, self.config.stream
+        )
+    }
+
+    /// What is to be done next; call until `None`.
+    pub fn poll(&mut self, now: u64) -> Option<Action> {
+        self.check_timers(now);
+        if let Some(action) = self.dropped.take() {
+            return Some(action);
+        }
+        if let Phase::Waiting { until } = self.phase
+            && now >= until
+        {
+            self.phase = Phase::Connecting { since: now };
+            return Some(Action::Connect);
+        }
+        if let Some(bytes) = self.outgoing.take() {
+            return Some(Action::Send(bytes));
+        }
+        self.poll_ack(now).map(Action::Send)
+    }
+
+    /// When to call [`poll`](Self::poll) if nothing happens before. `None`: not until something does.
+    pub fn deadline(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Waiting { until } => Some(*until),
+            Phase::Connecting { since } => Some(since + CONNECT_MS),
+            Phase::Handshake { since, .. } => Some(since + ACK_WAIT_MS),
+            Phase::Session(session) => {
+                let silence = self
+                    .silence_limit(session)
+                    .map(|limit| self.heard_at(session) + limit);
+                let ack = self
+                    .owes_ack(session)
+                    .then_some(self.acked_at + ACK_EVERY_MS);
+                match (silence, ack) {
+                    (Some(silence), Some(ack)) => Some(silence.min(ack)),
+                    (silence, ack) => silence.or(ack),
+                }
+            }
+        }
+    }
+
+    /// The connection is open. Ignored unless one was asked for.
+    pub fn on_connected(&mut self, now: u64) {
+        if !matches!(self.phase, Phase::Connecting { .. }) {
+            return;
+        }
+        self.parser.reset();
+        let is_ours = match self.form {
+            Form::Six => self.learned == Some(Wire::W3),
+            Form::Five => matches!(self.learned, Some(Wire::W1 | Wire::W2)),
+        };
+        let position = if is_ours {
+            self.position
+        } else {
+            Position::UNKNOWN
+        };
+        self.outgoing = Some(handshake(self.form, position, &self.replica_id()));
+        let asked = Asked { position, is_ours };
+        self.phase = Phase::Handshake {
+            since: now,
+            asked,
+            heard: false,
+        };
+    }
+
+    /// The connection could not be opened, or was closed by the other side.
+    pub fn on_closed(&mut self, now: u64) {
+        match self.phase {
+            Phase::Waiting { .. } => {}
+            Phase::Connecting { .. } => self.drop_link(now, DropReason::Unreachable),
+            Phase::Handshake { heard: false, .. } => {
+                self.form = match self.form {
+                    Form::Six => Form::Five,
+                    Form::Five => Form::Six,
+                };
+                self.drop_link(now, DropReason::Refused);
+            }
+            Phase::Handshake { .. } | Phase::Session(_) => self.drop_link(now, DropReason::Closed),
+        }
+    }
+
+    /// Takes what arrived, up to the first event. Returns how many bytes were used and the event; without
+    /// one, more bytes are needed, or [`poll`](Self::poll) says that the link is dropped.
+    pub fn feed<'a>(&'a mut self, now: u64, bytes: &'a [u8]) -> (usize, Option<Event<'a>>) {
+        match &mut self.phase {
+            Phase::Waiting { .. } | Phase::Connecting { .. } => return (bytes.len(), None),
+            Phase::Handshake { heard, .. } => *heard |= !bytes.is_empty(),
+            Phase::Session(_) => {}
+        }
+        if !bytes.is_empty() {
+            self.last_io = Some(now);
+        }
+        let mut used = 0;
+        let (start, offset) = loop {
+            let rest = &bytes[used..];
+            let step = match self.parser.next(rest) {
+                Ok(Some(step)) => step,
+                Ok(None) => return (used, None),
+                Err(error) => {
+                    self.drop_link(now, DropReason::Wire(error));
+                    return (bytes.len(), None);
+                }
+            };
+            let start = used;
+            used += step.used;
+            match self.on_item(now, step.item, rest) {
+                Outcome::Nothing => {}
+                Outcome::Dropped => return (bytes.len(), None),
+                Outcome::Before(event) => return (start, Some(event)),
+                Outcome::Event(event) => return (used, Some(event)),
+                Outcome::Frame(offset) => break (start, offset),
+            }
+        };
+        let args = self.parser.args(&bytes[start..]);
+        (used, Some(Event::Frame { offset, args }))
+    }
+
+    /// All frames below `offset` are applied, and durable where that was asked for. After a snapshot: the
+    /// image is loaded. Offsets beyond what was received are ignored.
+    pub fn applied_through(&mut self, offset: u64) {
+        let is_news = self.applied.is_none_or(|applied| offset > applied);
+        if is_news && offset <= self.position.offset {
+            self.applied = Some(offset);
+        }
+    }
+
+    /// Our data is not what the stream says it is: ask for all of it again.
+    pub fn resync(&mut self, now: u64) {
+        self.forget_position();
+        if !matches!(self.phase, Phase::Waiting { .. }) {
+            self.drop_link(now, DropReason::Resync);
+        }
+    }
+
+    /// What has been received: where a reconnect goes on.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// What to store with the data that has been applied, for [`Link::new`] after a restart.
+    pub fn applied_position(&self) -> Option<(Position, Wire)> {
+        let position = Position {
+            offset: self.applied?,
+            ..self.position
+        };
+        Some((position, self.learned?))
+    }
+
+    /// What `INFO` shows.
+    pub fn status(&self, now: u64) -> LinkStatus {
+        let last_io_age = self.last_io.map(|at| now.saturating_sub(at));
+        let (state, wire) = match &self.phase {
+            Phase::Waiting { .. } => (LinkState::Waiting, None),
+            Phase::Connecting { .. } => (LinkState::Connecting, None),
+            Phase::Handshake { .. } => (LinkState::Handshake, None),
+            Phase::Session(session) if session.snapshot.is_some() => {
+                (LinkState::Snapshot, Some(session.wire))
+            }
+            Phase::Session(session) if session.awaits_snapshot => {
+                (LinkState::AwaitingSnapshot, Some(session.wire))
+            }
+            Phase::Session(session) => (LinkState::Streaming, Some(session.wire)),
+        };
+        let is_fresh = wire == Some(Wire::W1) || last_io_age.is_some_and(|age| age < SILENCE_MS);
+        let image_len = match &self.phase {
+            Phase::Session(Session {
+                snapshot: Some(incoming),
+                ..
+            }) => incoming.bytes.len(),
+            _ => 0,
+        };
+        LinkStatus {
+            state,
+            is_up: state == LinkState::Streaming && is_fresh,
+            wire,
+            received: self.position,
+            applied: self.applied,
+            upstream_next: self.upstream_next,
+            lag: self
+                .upstream_next
+                .zip(self.applied)
+                .map(|(next, applied)| next.saturating_sub(applied)),
+            last_io_age,
+            image_len,
+            drop_count: self.drop_count,
+            last_drop: self.last_drop,
+        }
+    }
+
+    fn on_item(&mut self, now: u64, item: Item, bytes: &[u8]) -> Outcome {
+        match item {
+            Item::Ack { generation, .. } => self.on_ack(now, generation),
+            Item::Ping { generation, next } => self.on_ping(now, generation, next),
+            Item::SnapshotBegin => self.on_snapshot_begin(),
+            Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
+            Item::SnapshotEnd { next } => self.on_snapshot_end(now, next),
+            Item::Frame { offset } => self.on_frame(now, offset),
+        }
+    }
+
+    /// The answer's offset only echoes the question, so nothing is learned from it.
+    fn on_ack(&mut self, now: u64, generation: Option<u64>) -> Outcome {
+        let Phase::Handshake { asked, .. } = self.phase else {
+            return Outcome::Nothing;
+        };
+        let (wire, generation) = match (self.form, generation) {
+            (Form::Six, Some(generation)) => (Wire::W3, generation),
+            // What we hold is of the generation we last saw, until a ping says otherwise.
+            (Form::Five, None) => (Wire::W1, asked.position.generation),
+            _ => return self.dropped(now, DropReason::AckForm),
+        };
+        let fits = generation != 0 && generation == asked.position.generation;
+        let awaits_snapshot = wire == Wire::W3 && !fits;
+        self.acked = 0;
+        self.acked_at = now;
+        self.upstream_next = None;
+        self.phase = Phase::Session(Session {
+            wire,
+            generation,
+            expected: asked.position.offset,
+            awaits_snapshot,
+            starts_history: wire == Wire::W1 && !asked.is_ours,
+            began: now,
+            snapshot: None,
+        });
+        Outcome::Event(Event::Up {
+            wire,
+            awaits_snapshot,
+        })
+    }
+
+    fn on_ping(&mut self, now: u64, generation: u64, next: u64) -> Outcome {
+        let Phase::Session(session) = &mut self.phase else {
+            return Outcome::Nothing;
+        };
+        if session.wire == Wire::W1 {
+            session.wire = Wire::W2;
+        }
+        if session.generation == 0 {
+            session.generation = generation;
+            if !session.awaits_snapshot && !session.starts_history && session.snapshot.is_none() {
+                self.position.generation = generation;
+            }
+        } else if generation != 0 && generation != session.generation {
+            // W3 primaries compare generations themselves. To the others an old offset would look valid.
+            if session.wire != Wire::W3 {
+                self.forget_position();
+            }
+            return self.dropped(now, DropReason::GenerationChanged);
+        }
+        let expected = session.expected;
+        if next < expected && !session.awaits_snapshot && session.snapshot.is_none() {
+            self.forget_position();
+            return self.dropped(now, DropReason::Ahead { next, expected });
+        }
+        if self.learned == Some(Wire::W1) {
+            self.learned = Some(Wire::W2);
+        }
+        self.upstream_next = Some(next);
+        self.ack_due = true;
+        Outcome::Nothing
+    }
+
+    fn on_snapshot_begin(&mut self) -> Outcome {
+        let Phase::Session(session) = &mut self.phase else {
+            return Outcome::Nothing;
+        };
+        session.snapshot = Some(Incoming::default());
+        // Without one in the handshake, the next ping names the generation that the image belongs to.
+        if session.wire != Wire::W3 {
+            session.generation = 0;
+        }
+        Outcome::Event(Event::SnapshotBegin)
+    }
+
+    fn on_chunk(&mut self, now: u64, piece: &[u8]) -> Outcome {
+        let Phase::Session(Session {
+            snapshot: Some(incoming),
+            ..
+        }) = &mut self.phase
+        else {
+            return Outcome::Nothing;
+        };
+        if piece.len()
+            > self
+                .config
+                .image_len_max
+                .saturating_sub(incoming.bytes.len())
+        {
+            return self.dropped_image(now, DropReason::ImageTooLong);
+        }
+        incoming.bytes.extend_from_slice(piece);
+        match incoming.checker.feed(&incoming.bytes) {
+            Ok(()) => Outcome::Nothing,
+            Err(error) => self.dropped_image(now, DropReason::BadImage(error)),
+        }
+    }
+
+    fn on_snapshot_end(&mut self, now: u64, next: u64) -> Outcome {
+        let Phase::Session(session) = &mut self.phase else {
+            return Outcome::Nothing;
+        };
+        let Some(incoming) = session.snapshot.take() else {
+            return Outcome::Nothing;
+        };
+        let summary = match incoming.checker.finish(&incoming.bytes) {
+            Ok(summary) => summary,
+            Err(error) => return self.dropped_image(now, DropReason::BadImage(error)),
+        };
+        session.expected = next;
+        session.awaits_snapshot = false;
+        session.starts_history = false;
+        let position = Position {
+            generation: session.generation,
+            offset: next,
+        };
+        self.position = position;
+        self.learned = Some(session.wire);
+        self.applied = None;
+        self.image_failures = 0;
+        self.gap_count = 0;
+        Outcome::Event(Event::Snapshot(Box::new(Image {
+            bytes: incoming.bytes,
+            summary,
+            position,
+        })))
+    }
+
+    #[inline]
+    fn on_frame(&mut self, now: u64, offset: u64) -> Outcome {
+        let Phase::Session(session) = &mut self.phase else {
+            return Outcome::Nothing;
+        };
+        let expected = session.expected;
+        if session.awaits_snapshot {
+            return self.dropped(now, DropReason::SnapshotMissing);
+        }
+        if offset != expected {
+            return self.dropped_gap(
+                now,
+                DropReason::Gap {
+                    expected,
+                    got: offset,
+                },
+            );
+        }
+        if session.starts_history {
+            session.starts_history = false;
+            self.position = Position {
+                generation: session.generation,
+                offset,
+            };
+            self.learned = Some(session.wire);
+            self.applied = Some(offset);
+            return Outcome::Before(Event::HistoryStart);
+        }
+        session.expected = offset + 1;
+        self.position.offset = offset + 1;
+        self.gap_count = 0;
+        Outcome::Frame(offset)
+    }
+
+    fn poll_ack(&mut self, now: u64) -> Option<Vec<u8>> {
+        let Phase::Session(session) = &self.phase else {
+            return None;
+        };
+        let is_due =
+            self.ack_due || (self.owes_ack(session) && now >= self.acked_at + ACK_EVERY_MS);
+        if !is_due {
+            return None;
+        }
+        // While the image is on its way or being loaded, nothing of this history is applied.
+        let is_ours = !session.awaits_snapshot && session.snapshot.is_none();
+        self.acked = if is_ours {
+            self.applied.unwrap_or(0)
+        } else {
+            0
+        };
+        self.acked_at = now;
+        self.ack_due = false;
+        let mut line = Vec::with_capacity(40);
+        let _ = write!(line, "REPLCONF ACK {}\r\n", self.acked); // writing to a Vec cannot fail
+        Some(line)
+    }
+
+    /// There is news that the primary can read. W1 primaries read nothing, and W2 ones show themselves by
+    /// their first ping.
+    fn owes_ack(&self, session: &Session) -> bool {
+        session.wire != Wire::W1
+            && !session.awaits_snapshot
+            && session.snapshot.is_none()
+            && self.applied.is_some_and(|applied| applied != self.acked)
+    }
+
+    fn check_timers(&mut self, now: u64) {
+        let reason = match &self.phase {
+            Phase::Waiting { .. } => return,
+            Phase::Connecting { since } if now >= since + CONNECT_MS => DropReason::Unreachable,
+            Phase::Handshake { since, .. } if now >= since + ACK_WAIT_MS => DropReason::AckTimeout,
+            Phase::Session(session) => match self.silence_limit(session) {
+                Some(limit) if now >= self.heard_at(session) + limit => DropReason::Silent,
+                _ => return,
+            },
+            _ => return,
+        };
+        self.drop_link(now, reason);
+    }
+
+    /// How long the primary may be silent. W1 primaries send nothing unless something is written.
+    fn silence_limit(&self, session: &Session) -> Option<u64> {
+        let composes = session.awaits_snapshot || session.snapshot.is_some();
+        match session.wire {
+            Wire::W1 => None,
+            Wire::W2 | Wire::W3 if composes => Some(self.config.snapshot_silence_ms),
+            Wire::W2 | Wire::W3 if self.upstream_next.is_none() => {
+                Some(self.config.snapshot_silence_ms)
+            }
+            Wire::W2 | Wire::W3 => Some(SILENCE_MS),
+        }
+    }
+
+    fn heard_at(&self, session: &Session) -> u64 {
+        self.last_io
+            .map_or(session.began, |at| at.max(session.began))
+    }
+
+    fn forget_position(&mut self) {
+        self.position = Position::UNKNOWN;
+        self.learned = None;
+        self.applied = None;
+    }
+
+    fn dropped(&mut self, now: u64, reason: DropReason) -> Outcome {
+        self.drop_link(now, reason);
+        Outcome::Dropped
+    }
+
+    /// The primary composes an image for each attempt, so attempts become rare.
+    fn dropped_image(&mut self, now: u64, reason: DropReason) -> Outcome {
+        if let DropReason::BadImage(_) = reason {
+            self.forget_position();
+        }
+        let delay = RETRY_MS << self.image_failures.min(IMAGE_BACKOFF_MAX);
+        self.image_failures += 1;
+        self.drop_for(now, reason, delay);
+        Outcome::Dropped
+    }
+
+    /// A primary that answers a position with a gap again and again does not hold that history.
+    fn dropped_gap(&mut self, now: u64, reason: DropReason) -> Outcome {
+        self.gap_count += 1;
+        if self.gap_count >= GAPS_MAX {
+            self.gap_count = 0;
+            self.forget_position();
+        }
+        self.dropped(now, reason)
+    }
+
+    fn drop_link(&mut self, now: u64, reason: DropReason) {
+        self.drop_for(now, reason, RETRY_MS);
+    }
+
+    fn drop_for(&mut self, now: u64, reason: DropReason, delay: u64) {
+        let retry_at = now + delay;
+        self.phase = Phase::Waiting { until: retry_at };
+        self.outgoing = None;
+        self.ack_due = false;
+        self.drop_count += 1;
+        self.last_drop = Some(reason);
+        self.dropped = Some(Action::Drop { reason, retry_at });
+    }
+}
+
+fn handshake(form: Form, asked: Position, id: &str) -> Vec<u8> {
+    let generation = asked.generation.to_string();
+    let offset = asked.offset.to_string();
+    let six = ["REPLICATE", "FROM", &generation, &offset, "ID", id];
+    let five = ["REPLICATE", "FROM", &offset, "ID", id];
+    let words: &[&str] = match form {
+        Form::Six => &six,
+        Form::Five => &five,
+    };
+    let mut bytes = format!("*{}\r\n", words.len());
+    for word in words {
+        bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    bytes.into_bytes()
+}
+
+const CONNECT_MS: u64 = 5000;
+const ACK_WAIT_MS: u64 = 5000;
+/// Three pings missed.
+const SILENCE_MS: u64 = 3000;
+const RETRY_MS: u64 = 250;
+/// 250 ms doubled so often: 16 s.
+const IMAGE_BACKOFF_MAX: u32 = 6;
+const ACK_EVERY_MS: u64 = 100;
+const GAPS_MAX: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY_IMAGE: &[u8] = b"KEVYSNAP\x04\x00";
+
+    /// A link, its clock, and what it said since the last look.
+    struct Bench {
+        link: Link,
+        now: u64,
+        log: Vec<String>,
+    }
+
+    impl Bench {
+        fn new(position: Position, learned: Option<Wire>) -> Self {
+            Self {
+                link: Link::new(LinkConfig::new(6004, 1), position, learned),
+                now: 1000,
+                log: Vec::new(),
+            }
+        }
+
+        fn fresh() -> Self {
+            Self::new(Position::UNKNOWN, None)
+        }
+
+        /// A fresh link that has loaded an empty snapshot and stands at 7:5.
+        fn streaming() -> Self {
+            let mut bench = Self::fresh();
+            bench.connect();
+            bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n");
+            bench.feed(b"$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+            bench.link.applied_through(5);
+            bench.feed(b"+PING 7 5\r\n");
+            bench.take();
+            bench
+        }
+
+        fn connect(&mut self) {
+            self.poll();
+            self.link.on_connected(self.now);
+            self.poll();
+        }
+
+        fn closed(&mut self) {
+            self.link.on_closed(self.now);
+            self.poll();
+        }
+
+        fn feed(&mut self, bytes: &[u8]) {
+            let mut used = 0;
+            loop {
+                let (len, event) = self.link.feed(self.now, &bytes[used..]);
+                used += len;
+                let Some(event) = event else {
+                    break;
+                };
+                self.log.push(match event {
+                    Event::Up {
+                        wire,
+                        awaits_snapshot,
+                    } => format!("up {wire:?} {awaits_snapshot}"),
+                    Event::HistoryStart => "history start".into(),
+                    Event::SnapshotBegin => "snapshot begin".into(),
+                    Event::Snapshot(image) => format!("snapshot {:?}", image.position),
+                    Event::Frame { offset, args } => format!("frame {offset} {}", args.len()),
+                });
+            }
+            assert_eq!(used, bytes.len());
+            self.poll();
+        }
+
+        fn frame(&mut self, offset: u64) {
+            self.feed(format!("*2\r\n:{offset}\r\n*1\r\n$4\r\nPING\r\n").as_bytes());
+        }
+
+        fn pass(&mut self, ms: u64) {
+            self.now += ms;
+            self.poll();
+        }
+
+        fn poll(&mut self) {
+            while let Some(action) = self.link.poll(self.now) {
+                self.log.push(match action {
+                    Action::Connect => "connect".into(),
+                    Action::Send(bytes) => {
+                        let text = String::from_utf8(bytes).expect("text").replace("\r\n", " ");
+                        format!("send {}", text.trim_end())
+                    }
+                    Action::Drop { reason, retry_at } => {
+                        format!("drop {reason:?} +{}", retry_at - self.now)
+                    }
+                });
+            }
+        }
+
+        fn take(&mut self) -> Vec<String> {
+            std::mem::take(&mut self.log)
+        }
+
+        fn position(&self) -> (u64, u64) {
+            (self.link.position().generation, self.link.position().offset)
+        }
+    }
+
+    const SIX: &str = "send *6 $9 REPLICATE $4 FROM $1 0 $1 0 $2 ID $19 kevy-replica-6004#1";
+    const FIVE: &str = "send *5 $9 REPLICATE $4 FROM $1 0 $2 ID $19 kevy-replica-6004#1";
+
+    #[test]
+    fn forms_alternate_while_the_primary_closes_without_a_byte() {
+        let mut bench = Bench::fresh();
+        for form in [SIX, FIVE, SIX, FIVE] {
+            bench.connect();
+            assert_eq!(bench.take(), ["connect", form]);
+            bench.closed();
+            assert_eq!(bench.take(), ["drop Refused +250"]);
+            bench.pass(249);
+            assert_eq!(bench.take(), [""; 0]);
+            bench.now += 1;
+        }
+        // A connection that is not made, or lost later, says nothing about the form.
+        bench.poll();
+        bench.closed();
+        assert_eq!(bench.take(), ["connect", "drop Unreachable +250"]);
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.link.feed(bench.now, b"+ACK").0, 0);
+        bench.closed();
+        assert_eq!(bench.take(), ["connect", SIX, "drop Closed +250"]);
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["connect", SIX]);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_refused() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.take();
+        bench.feed(b"+ACK 0\r\n");
+        assert_eq!(bench.take(), ["drop AckForm +250"]);
+    }
+
+    #[test]
+    fn connecting_and_the_answer_take_five_seconds_at_most() {
+        let mut bench = Bench::fresh();
+        bench.poll();
+        assert_eq!(bench.link.deadline(), Some(6000));
+        bench.pass(5000);
+        assert_eq!(bench.take(), ["connect", "drop Unreachable +250"]);
+        bench.now += 250;
+        bench.connect();
+        bench.pass(4999);
+        assert_eq!(bench.take(), ["connect", SIX]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop AckTimeout +250"]);
+    }
+
+    #[test]
+    fn a_snapshot_sets_the_position_only_at_its_end() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.take();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n+PING 7 5\r\n$9\r\nKEVYSNAP\x04\r\n");
+        assert_eq!(
+            bench.take(),
+            ["up W3 true", "snapshot begin", "send REPLCONF ACK 0"]
+        );
+        assert_eq!(bench.position(), (0, 0));
+        bench.closed();
+        assert_eq!(bench.take(), ["drop Closed +250"]);
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["connect", SIX]);
+
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n");
+        bench.feed(&[b"$10\r\n", EMPTY_IMAGE, b"\r\n+SNAPSHOT_END 5\r\n"].concat());
+        bench.take();
+        assert_eq!(bench.position(), (7, 5));
+        assert_eq!(bench.link.applied_position(), None);
+        bench.link.applied_through(5);
+        let position = Position {
+            generation: 7,
+            offset: 5,
+        };
+        assert_eq!(bench.link.applied_position(), Some((position, Wire::W3)));
+    }
+
+    #[test]
+    fn frames_come_in_order_or_the_link_is_dropped() {
+        for wrong in [4, 5, 7] {
+            let mut bench = Bench::streaming();
+            bench.frame(5);
+            assert_eq!(bench.take(), ["frame 5 1"]);
+            bench.frame(wrong);
+            assert_eq!(
+                bench.take(),
+                [format!("drop Gap {{ expected: 6, got: {wrong} }} +250")]
+            );
+            assert_eq!(bench.position(), (7, 6));
+            bench.now += 250;
+            bench.connect();
+            assert!(bench.take()[1].contains("FROM $1 7 $1 6 $2 ID"));
+        }
+    }
+
+    #[test]
+    fn gaps_again_and_again_ask_for_everything() {
+        let mut bench = Bench::streaming();
+        for _ in 0..3 {
+            bench.frame(9);
+            bench.now += 250;
+            bench.connect();
+            bench.take();
+            bench.feed(b"+ACK 7 5\r\n");
+        }
+        assert_eq!(bench.position(), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_before_the_snapshot_is_refused() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 6,
+                offset: 5,
+            },
+            Some(Wire::W3),
+        );
+        bench.connect();
+        bench.feed(b"+ACK 7 5\r\n");
+        bench.take();
+        bench.frame(5);
+        assert_eq!(bench.take(), ["drop SnapshotMissing +250"]);
+        assert_eq!(bench.position(), (6, 5));
+    }
+
+    #[test]
+    fn pings_are_answered_with_what_was_applied() {
+        let mut bench = Bench::streaming();
+        bench.frame(5);
+        bench.feed(b"+PING 7 6\r\n");
+        assert_eq!(bench.take(), ["frame 5 1", "send REPLCONF ACK 5"]);
+        bench.link.applied_through(6);
+        bench.poll();
+        assert_eq!(bench.take(), [""; 0]);
+        assert_eq!(bench.link.deadline(), Some(bench.now + 100));
+        bench.pass(100);
+        assert_eq!(bench.take(), ["send REPLCONF ACK 6"]);
+        // Nothing more to say, and nobody can have applied what did not come.
+        bench.link.applied_through(99);
+        bench.link.applied_through(3);
+        bench.pass(100);
+        assert_eq!(bench.take(), [""; 0]);
+        assert_eq!(bench.link.status(bench.now).applied, Some(6));
+    }
+
+    #[test]
+    fn another_generation_in_a_ping_ends_the_session_with_the_old_position() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 8 0\r\n");
+        assert_eq!(bench.take(), ["drop GenerationChanged +250"]);
+        assert_eq!(bench.position(), (7, 5));
+        bench.now += 250;
+        bench.connect();
+        assert!(bench.take()[1].starts_with("send *6 $9 REPLICATE $4 FROM $1 7 $1 5 "));
+    }
+
+    #[test]
+    fn a_primary_behind_us_is_on_another_history() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 7 4\r\n");
+        assert_eq!(bench.take(), ["drop Ahead { next: 4, expected: 5 } +250"]);
+        assert_eq!(bench.position(), (0, 0));
+    }
+
+    #[test]
+    fn three_silent_seconds_end_the_session() {
+        let mut bench = Bench::streaming();
+        bench.pass(2999);
+        assert!(bench.link.status(bench.now).is_up);
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop Silent +250"]);
+        assert!(!bench.link.status(bench.now).is_up);
+    }
+
+    #[test]
+    fn composing_a_snapshot_may_take_longer() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n+PING 7 5\r\n");
+        bench.take();
+        bench.pass(59_999);
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop Silent +250"]);
+    }
+
+    #[test]
+    fn a_w1_primary_may_be_silent_and_hears_nothing() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 0,
+                offset: 3,
+            },
+            Some(Wire::W1),
+        );
+        bench.connect();
+        bench.feed(b"+ACK 3\r\n");
+        bench.frame(3);
+        bench.link.applied_through(4);
+        bench.take();
+        assert_eq!(bench.link.deadline(), None);
+        bench.pass(1_000_000);
+        assert_eq!(bench.take(), [""; 0]);
+        assert!(bench.link.status(bench.now).is_up);
+        // A ping shows it to be W2.
+        bench.feed(b"+PING 2 4\r\n");
+        assert_eq!(bench.take(), ["send REPLCONF ACK 4"]);
+        assert_eq!(bench.link.status(bench.now).wire, Some(Wire::W2));
+        assert_eq!(bench.position(), (2, 4));
+        bench.pass(3000);
+        assert_eq!(bench.take(), ["drop Silent +250"]);
+    }
+
+    #[test]
+    fn an_older_stream_from_its_start_replaces_what_we_hold() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 7,
+                offset: 5,
+            },
+            Some(Wire::W3),
+        );
+        bench.connect();
+        bench.closed();
+        bench.now += 250;
+        bench.take();
+        bench.connect();
+        // An offset of another protocol's history means nothing here.
+        assert_eq!(bench.take(), ["connect", FIVE]);
+        bench.feed(b"+ACK 0\r\n");
+        assert_eq!(bench.position(), (7, 5));
+        bench.frame(0);
+        bench.frame(1);
+        assert_eq!(
+            bench.take(),
+            ["up W1 false", "history start", "frame 0 1", "frame 1 1"]
+        );
+        assert_eq!(bench.position(), (0, 2));
+        bench.closed();
+        bench.now += 250;
+        bench.connect();
+        bench.feed(b"+ACK 2\r\n");
+        bench.take();
+        bench.frame(2);
+        assert_eq!(bench.take(), ["frame 2 1"]);
+    }
+
+    #[test]
+    fn a_flushed_w2_primary_is_followed_from_its_new_start() {
+        let mut bench = Bench::new(
+            Position {
+                generation: 1,
+                offset: 2,
+            },
+            Some(Wire::W2),
+        );
+        bench.connect();
+        bench.feed(b"+ACK 2\r\n+PING 2 1\r\n");
+        assert_eq!(
+            bench.take()[2..],
+            ["up W1 false", "drop GenerationChanged +250"]
+        );
+        bench.now += 250;
+        bench.connect();
+        bench.feed(b"+ACK 0\r\n+PING 2 1\r\n");
+        bench.frame(0);
+        let wanted = [
+            "connect",
+            FIVE,
+            "up W1 false",
+            "send REPLCONF ACK 0",
+            "history start",
+            "frame 0 1",
+        ];
+        assert_eq!(bench.take(), wanted);
+        assert_eq!(bench.position(), (2, 1));
+    }
+
+    #[test]
+    fn bad_images_are_asked_for_again_ever_more_rarely() {
+        let mut bench = Bench::streaming();
+        for delay in [250, 500, 1000, 2000, 4000, 8000, 16000, 16000] {
+            bench.feed(b"+SNAPSHOT\r\n$3\r\nXXX\r\n");
+            let dropped = bench.take();
+            let (last, _) = dropped.split_last().expect("dropped");
+            assert_eq!(*last, format!("drop BadImage(BadMagic) +{delay}"));
+            assert_eq!(bench.position(), (0, 0));
+            bench.now += delay;
+            bench.connect();
+            bench.feed(b"+ACK 7 0\r\n");
+        }
+        // A snapshot that ends early is one, too.
+        bench.feed(b"+SNAPSHOT\r\n$9\r\nKEVYSNAP\x04\r\n+SNAPSHOT_END 5\r\n");
+        assert!(
+            bench
+                .take()
+                .concat()
+                .contains("BadImage(Truncated { at: 9 })")
+        );
+    }
+
+    #[test]
+    fn an_image_has_a_limit() {
+        let config = LinkConfig {
+            image_len_max: 9,
+            ..LinkConfig::new(6004, 1)
+        };
+        let mut bench = Bench::fresh();
+        bench.link = Link::new(config, Position::UNKNOWN, None);
+        bench.connect();
+        bench.take();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n");
+        assert_eq!(
+            bench.take(),
+            ["up W3 true", "snapshot begin", "drop ImageTooLong +250"]
+        );
+    }
+
+    #[test]
+    fn a_resync_asks_for_everything() {
+        let mut bench = Bench::streaming();
+        bench.link.resync(bench.now);
+        bench.poll();
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["drop Resync +250", "connect", SIX]);
+        bench.feed(b"+ACK 7 0\r\n");
+        assert_eq!(bench.take(), ["up W3 true"]);
+        assert_eq!(
+            bench.link.status(bench.now).state,
+            LinkState::AwaitingSnapshot
+        );
+    }
+
+    #[test]
+    fn lag_is_what_the_last_ping_is_ahead_of_the_store() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 7 9\r\n");
+        bench.frame(5);
+        bench.now += 40;
+        let status = bench.link.status(bench.now);
+        assert_eq!(
+            (status.lag, status.last_io_age, status.applied),
+            (Some(4), Some(40), Some(5))
+        );
+        assert_eq!(
+            status.received,
+            Position {
+                generation: 7,
+                offset: 6
+            }
+        );
+        assert_eq!(status.state, LinkState::Streaming);
+    }
+
+    #[test]
+    fn bytes_behind_a_drop_are_swallowed() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"-ERR\r\n+PING 7 5\r\n*2\r\n");
+        bench.feed(b"whatever");
+        assert_eq!(bench.take(), ["drop Wire(UnknownItem(45)) +250"]);
+    }
+}

@@ -1,0 +1,423 @@
+//! One client connection: what it asked, what it is owed, and what it waits for. No I/O here.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+};
+
+use bytes::Bytes;
+use uring::{GATHER_MAX, Outgoing, SocketId};
+
+use crate::{
+    base::Ms,
+    cmd::{OnTimeout, Spec},
+    resp::{Out, OwnedArgs, Parser, Proto},
+};
+
+/// Owed bytes above which no further request of the connection is run.
+pub const OWED_HIGH: usize = 1 << 20;
+/// Owed bytes below which its requests are run again.
+pub const OWED_LOW: usize = 256 << 10;
+/// Unparsed bytes of a waiting connection above which nothing more is received from it.
+pub const UNPARSED_HIGH: usize = 256 << 10;
+/// Owed bytes at which a connection that listens to channels is closed.
+pub const PUBSUB_OWED_MAX: usize = 32 << 20;
+/// Bytes of one send: the progress of a slow reader is seen in steps of this size.
+const SEND_LEN_MAX: usize = 1 << 20;
+
+/// Why a connection's next request is not run yet.
+#[derive(Debug, Default)]
+pub enum Hold {
+    /// It may run.
+    #[default]
+    Free,
+    /// A request waits for shards of other cores.
+    Loan,
+    /// A request waits for other cores' answers.
+    Gather,
+    /// A blocking command waits for a key or its time.
+    Blocked(Box<Blocked>),
+    /// The client does not read its replies.
+    SlowReader,
+}
+
+/// A blocking command that waits.
+#[derive(Debug)]
+pub struct Blocked {
+    /// The command.
+    pub spec: &'static Spec,
+    /// Its arguments.
+    pub args: OwnedArgs,
+    /// Its database.
+    pub db: usize,
+    /// When it gives up.
+    pub deadline: Option<Ms>,
+    /// What it answers then.
+    pub on_timeout: GiveUp,
+    /// Its place among the replies.
+    pub slot: u64,
+    /// A run of it waits for shards of other cores.
+    pub trying: bool,
+    /// A key changed while that run was waiting: try once more.
+    pub again: bool,
+}
+
+/// The reply of a blocking command whose time is up.
+#[derive(Clone, Copy, Debug)]
+pub enum GiveUp {
+    /// As the command said.
+    Null(OnTimeout),
+    /// WAIT: the number of replicas.
+    Count(i64),
+}
+
+/// Commands queued by MULTI.
+#[derive(Debug, Default)]
+pub struct Multi {
+    /// In order.
+    pub queued: Vec<(&'static Spec, OwnedArgs)>,
+    /// A command was refused while queueing: EXEC will refuse all.
+    pub failed: bool,
+}
+
+/// CLIENT REPLY.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReplyMode {
+    /// Every reply is sent.
+    #[default]
+    On,
+    /// None is sent.
+    Off,
+    /// The next one is not sent, then all are.
+    SkipNext,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its socket.
+    pub socket: SocketId,
+    /// Number in CLIENT ID; unique in the node.
+    pub id: u64,
+    /// The other end; `None` for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Replies not yet handed to the ring.
+    pub out: Out,
+    /// Where replies go while older ones are missing.
+    side: Out,
+    /// Replies in order behind the first one that is missing.
+    slots: VecDeque<Option<Out>>,
+    /// Number of the first slot.
+    first_slot: u64,
+    /// Large replies on their way, cut into sendable pieces.
+    pieces: VecDeque<Bytes>,
+    pieces_len: usize,
+    /// A send is in flight.
+    pub sending: bool,
+    spare: Vec<u8>,
+    /// Received bytes not yet run: an unfinished request, or requests that wait.
+    pub input: Vec<u8>,
+    /// The state of the unfinished request in `input`.
+    pub parser: Parser,
+    /// Bytes that `input` must hold before its first request can be complete.
+    pub need: usize,
+    /// A receive is armed.
+    pub receiving: bool,
+    /// Why the next request is not run.
+    pub hold: Hold,
+    /// Close once everything owed is sent.
+    pub closing: bool,
+    /// The peer finished sending.
+    pub ended: bool,
+    /// Selected database.
+    pub db: usize,
+    /// CLIENT SETNAME.
+    pub name: Vec<u8>,
+    /// CLIENT SETINFO.
+    pub lib_name: Vec<u8>,
+    /// CLIENT SETINFO.
+    pub lib_version: Vec<u8>,
+    /// CLIENT REPLY.
+    pub reply_mode: ReplyMode,
+    /// CLIENT NO-TOUCH.
+    pub no_touch: bool,
+    /// CLIENT NO-EVICT.
+    pub no_evict: bool,
+    /// MULTI.
+    pub multi: Option<Multi>,
+    /// WATCH: databases and keys.
+    pub watching: Vec<(usize, Vec<u8>)>,
+    /// A watched key changed.
+    pub tainted: bool,
+    /// SUBSCRIBE.
+    pub channels: BTreeSet<Vec<u8>>,
+    /// PSUBSCRIBE.
+    pub patterns: BTreeSet<Vec<u8>>,
+    /// Is in the list of connections with something to send.
+    pub listed: bool,
+    /// When it was accepted.
+    pub since: Ms,
+    /// When it last sent a request.
+    pub used: Ms,
+    /// When the kernel last took bytes, or nothing was owed.
+    pub progress: Ms,
+    /// Last command.
+    pub last: &'static str,
+    gone: bool,
+}
+
+impl Conn {
+    /// A new connection.
+    pub fn new(socket: SocketId, id: u64, peer: Option<SocketAddr>, now: Ms) -> Self {
+        Self {
+            socket,
+            id,
+            peer,
+            out: Out::default(),
+            side: Out::default(),
+            slots: VecDeque::new(),
+            first_slot: 0,
+            pieces: VecDeque::new(),
+            pieces_len: 0,
+            sending: false,
+            spare: Vec::new(),
+            input: Vec::new(),
+            parser: Parser::default(),
+            need: 0,
+            receiving: true,
+            hold: Hold::Free,
+            closing: false,
+            ended: false,
+            db: 0,
+            name: Vec::new(),
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            reply_mode: ReplyMode::On,
+            no_touch: false,
+            no_evict: false,
+            multi: None,
+            watching: Vec::new(),
+            tainted: false,
+            channels: BTreeSet::new(),
+            patterns: BTreeSet::new(),
+            listed: false,
+            since: now,
+            used: now,
+            progress: now,
+            last: "",
+            gone: false,
+        }
+    }
+
+    /// The other end as CLIENT LIST shows it.
+    pub fn peer_text(&self) -> String {
+        self.peer
+            .map_or_else(|| "unix:0".to_string(), |peer| peer.to_string())
+    }
+
+    /// Has the connection ended?
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// The connection has ended; it is freed when it would be put back.
+    pub fn mark_gone(&mut self) {
+        self.gone = true;
+    }
+
+    /// Is the next request free to run?
+    pub fn is_free(&self) -> bool {
+        matches!(self.hold, Hold::Free)
+    }
+
+    /// Does the connection listen to channels?
+    pub fn is_subscribed(&self) -> bool {
+        !self.channels.is_empty() || !self.patterns.is_empty()
+    }
+
+    /// HELLO: all later replies take the form of `proto`.
+    pub fn set_proto(&mut self, proto: Proto) {
+        self.out.proto = proto;
+        self.side.proto = proto;
+    }
+
+    /// Points `out` to where the next reply belongs: behind missing ones if there are any. Ended by
+    /// [`end_reply`](Conn::end_reply) with the returned value.
+    #[inline]
+    pub fn begin_reply(&mut self) -> bool {
+        let behind = !self.slots.is_empty();
+        if behind {
+            std::mem::swap(&mut self.out, &mut self.side);
+        }
+        behind
+    }
+
+    /// See [`begin_reply`](Conn::begin_reply).
+    #[inline]
+    pub fn end_reply(&mut self, behind: bool) {
+        if behind {
+            std::mem::swap(&mut self.out, &mut self.side);
+            if !self.side.is_empty() {
+                let fresh = Out::new(self.out.proto);
+                self.slots
+                    .push_back(Some(std::mem::replace(&mut self.side, fresh)));
+                self.move_ready();
+            }
+        }
+    }
+
+    /// Keeps a place for a reply that comes later.
+    pub fn open_slot(&mut self) -> u64 {
+        self.slots.push_back(None);
+        self.first_slot + self.slots.len() as u64 - 1
+    }
+
+    /// Puts a reply in its place.
+    pub fn fill_slot(&mut self, slot: u64, reply: Out) {
+        let Some(at) = slot.checked_sub(self.first_slot) else {
+            return;
+        };
+        if let Some(place) = self.slots.get_mut(at as usize) {
+            *place = Some(reply);
+        }
+        self.move_ready();
+    }
+
+    fn move_ready(&mut self) {
+        while let Some(Some(_)) = self.slots.front() {
+            if let Some(Some(mut reply)) = self.slots.pop_front() {
+                self.first_slot += 1;
+                self.out.append(&mut reply);
+            }
+        }
+    }
+
+    /// Should a receive be armed?
+    pub fn wants_input(&self) -> bool {
+        !self.closing && self.input.len() < UNPARSED_HIGH.max(self.need) && self.owed() < OWED_HIGH
+    }
+
+    /// Everything owed, in bytes, replies behind missing ones left out.
+    pub fn owed(&self) -> usize {
+        self.out.len() + self.pieces_len
+    }
+
+    /// Are replies missing that other cores will bring?
+    pub fn is_waiting(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Takes the next bytes to send.
+    pub fn next_outgoing(&mut self) -> Option<Outgoing> {
+        if self.pieces.is_empty() {
+            if self.out.is_empty() {
+                return None;
+            }
+            let (block, shared) = self.out.take(std::mem::take(&mut self.spare));
+            if shared.is_empty() && block.len() <= SEND_LEN_MAX {
+                return Some(Outgoing::Block(block));
+            }
+            self.cut(block, shared);
+        }
+        let mut gather = Vec::with_capacity(self.pieces.len().min(GATHER_MAX));
+        let mut len = 0;
+        while let Some(piece) = self.pieces.front() {
+            if gather.len() == GATHER_MAX || (len > 0 && len + piece.len() > SEND_LEN_MAX) {
+                break;
+            }
+            len += piece.len();
+            gather.extend(self.pieces.pop_front());
+        }
+        self.pieces_len -= len;
+        Some(Outgoing::Gather(gather))
+    }
+
+    /// Takes back the memory of a finished send.
+    pub fn reuse(&mut self, outgoing: Outgoing) {
+        if let Outgoing::Block(block) = outgoing
+            && block.capacity() <= 64 << 10
+        {
+            self.spare = block;
+        }
+    }
+
+    /// Cuts a block with values at places in it into pieces of sendable size.
+    fn cut(&mut self, block: Vec<u8>, shared: Vec<(usize, Bytes)>) {
+        let block = Bytes::from(block);
+        let mut from = 0;
+        for (at, value) in shared {
+            self.push_piece(block.slice(from..at));
+            self.push_piece(value);
+            from = at;
+        }
+        self.push_piece(block.slice(from..));
+    }
+
+    fn push_piece(&mut self, mut piece: Bytes) {
+        self.pieces_len += piece.len();
+        while piece.len() > SEND_LEN_MAX {
+            self.pieces.push_back(piece.split_to(SEND_LEN_MAX));
+        }
+        if !piece.is_empty() {
+            self.pieces.push_back(piece);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn() -> Conn {
+        Conn::new(
+            SocketId {
+                index: 0,
+                generation: 0,
+            },
+            1,
+            None,
+            0,
+        )
+    }
+
+    #[test]
+    fn replies_leave_in_the_order_of_their_requests() {
+        let mut conn = conn();
+        let first = conn.open_slot();
+        let behind = conn.begin_reply();
+        conn.out.int(2);
+        conn.end_reply(behind);
+        let third = conn.open_slot();
+        assert!(conn.out.is_empty());
+        let mut reply = Out::default();
+        reply.int(3);
+        conn.fill_slot(third, reply);
+        assert!(conn.out.is_empty());
+        let mut reply = Out::default();
+        reply.int(1);
+        conn.fill_slot(first, reply);
+        assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
+        assert!(!conn.is_waiting());
+    }
+
+    #[test]
+    fn large_replies_leave_in_pieces_and_whole() {
+        let mut conn = conn();
+        let value = Bytes::from(vec![7; 3 * SEND_LEN_MAX + 5]);
+        conn.out.bulk_shared(&value);
+        let owed = conn.owed();
+        let want = conn.out.to_vec();
+        let mut sent = Vec::new();
+        while let Some(outgoing) = conn.next_outgoing() {
+            match outgoing {
+                Outgoing::Block(block) => sent.extend(block),
+                Outgoing::Gather(pieces) => pieces
+                    .iter()
+                    .for_each(|piece| sent.extend_from_slice(piece)),
+            }
+        }
+        assert_eq!(sent.len(), owed);
+        assert_eq!(sent, want);
+        assert_eq!(conn.owed(), 0);
+    }
+}

@@ -1,0 +1,305 @@
+//! The loop of one core: reap, step, submit.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
+
+use super::{
+    conn::{Conn, Hold, OWED_LOW},
+    follow::Follower,
+    message::Message,
+    requests::State,
+    shared::Shared,
+};
+use crate::{base::Ms, mesh::Mesh};
+
+/// Distance of the beats at which timeouts, expiry and counters are looked after.
+const TICK: Nanos = 100_000_000;
+
+/// Marks of this core's timers.
+const TICK_MARK: u64 = 1;
+
+/// Ends a slow reader that took nothing for this long.
+const STALL_MS: Ms = 60_000;
+
+/// Wall clock time.
+pub(crate) fn wall_clock() -> Ms {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as Ms)
+}
+
+/// One core: its ring and everything that lives on it.
+pub struct Core<R: Reactor> {
+    reactor: R,
+    state: State,
+    /// The links to the primary that this node follows; on core 0 only.
+    follower: Option<Follower>,
+    listeners: Vec<SocketId>,
+    stopping: bool,
+}
+
+impl<R: Reactor> Core<R> {
+    /// A core with its ring, not yet listening.
+    pub fn new(reactor: R, mesh: Mesh<Message>, shared: Arc<Shared>, seed: u64) -> Self {
+        let me = mesh.me();
+        Self {
+            reactor,
+            follower: (me == 0).then(|| Follower::new(shared.clone())),
+            state: State::new(mesh, shared, seed),
+            listeners: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// Opens a client listener.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn listen(&mut self, at: &Endpoint) -> std::io::Result<()> {
+        self.listeners.push(self.reactor.listen(at, 1024)?);
+        Ok(())
+    }
+
+    /// Follows a primary from the first turn on (core 0 only).
+    pub fn follow(&mut self, host: String, port: u16) {
+        if let Some(follower) = &mut self.follower {
+            follower.follow(Some((host, port)));
+        }
+    }
+
+    /// Serves until the node stops.
+    ///
+    /// # Errors
+    /// The ring became unusable.
+    pub fn run(mut self) -> std::io::Result<()> {
+        let mut events = Vec::with_capacity(1024);
+        let spin = self.state.shared.settings.spin_us * 1000;
+        let mut useful = self.reactor.now();
+        self.reactor.set_timer(useful + TICK, TICK_MARK);
+        let mut idle = false;
+        while !self.stopping {
+            let wait = if self.state.has_work()
+                || self.follower.as_ref().is_some_and(Follower::has_work)
+            {
+                Wait::Look
+            } else if idle
+                && self.reactor.now().saturating_sub(useful) >= spin
+                && self.state.mesh.park()
+            {
+                Wait::Event
+            } else {
+                Wait::Look
+            };
+            let turned = self.reactor.turn(wait, &mut events);
+            if wait == Wait::Event {
+                self.state.mesh.unpark();
+            }
+            turned?;
+            let mut worked = self.begin_turn();
+            for event in events.drain(..) {
+                worked |= self.on_event(event);
+            }
+            worked |= self.end_turn();
+            if worked && spin > 0 {
+                useful = self.reactor.now();
+            }
+            idle = !worked;
+        }
+        Ok(())
+    }
+
+    /// Reads the clock and the mailboxes; true if a message was there.
+    fn begin_turn(&mut self) -> bool {
+        self.state.now = wall_clock();
+        self.state.stats.turns += 1;
+        let mut worked = false;
+        while let Some((from, message)) = self.state.mesh.receive() {
+            worked = true;
+            match message {
+                Message::Follow(target) => {
+                    if let Some(follower) = &mut self.follower {
+                        follower.follow(target);
+                    }
+                }
+                message => self.state.on_message(from, message),
+            }
+        }
+        worked
+    }
+
+    /// Handles one event; true if it was work (timers and wake-ups are not).
+    fn on_event(&mut self, event: Event) -> bool {
+        match event {
+            Event::Received { socket, lease } => {
+                self.state.stats.bytes_in += lease.len() as u64;
+                let bytes = self.reactor.received(&lease);
+                if let Some(mut conn) = self.state.take_conn(socket) {
+                    self.state.on_data(&mut conn, bytes);
+                    self.state.put_conn(conn);
+                } else if let Some(follower) = &mut self.follower {
+                    follower.on_data(&mut self.state, socket, bytes);
+                }
+                self.reactor.give_back(lease);
+            }
+            Event::Sent {
+                socket,
+                outgoing,
+                result,
+            } => {
+                if let Some(mut conn) = self.state.take_conn(socket) {
+                    conn.sending = false;
+                    conn.progress = self.state.now;
+                    conn.reuse(outgoing);
+                    match result {
+                        Ok(()) => {
+                            if matches!(conn.hold, Hold::SlowReader) && conn.owed() < OWED_LOW {
+                                conn.hold = Hold::Free;
+                                self.state.run_kept(&mut conn);
+                            }
+                            self.state.list(&mut conn);
+                        }
+                        Err(_) => self.state.drop_conn(&mut conn),
+                    }
+                    self.state.put_conn(conn);
+                } else if let Some(follower) = &mut self.follower {
+                    follower.on_sent(socket);
+                }
+            }
+            Event::Accepted {
+                listener: _,
+                socket,
+                peer,
+            } => {
+                if self.state.accept(socket, peer) {
+                    self.reactor.start_receiving(socket);
+                } else {
+                    // The refusal is one short line; if the socket cannot even take that, so be it.
+                    let text = b"-ERR max number of clients reached\r\n".to_vec();
+                    let _ = self.reactor.send(socket, uring::Outgoing::Block(text));
+                    self.reactor.finish_sending(socket);
+                    self.reactor.close(socket);
+                }
+            }
+            Event::AcceptFailed { errno, .. } => {
+                self.state
+                    .log_seldom(&format!("cannot accept connections: {}", os_error(errno)));
+            }
+            Event::ReceiveEnded { socket, end } => {
+                if let Some(mut conn) = self.state.take_conn(socket) {
+                    conn.receiving = false;
+                    self.state.on_end(&mut conn, end == End::Eof);
+                    self.state.put_conn(conn);
+                } else if let Some(follower) = &mut self.follower {
+                    follower.on_closed(&mut self.state, socket);
+                }
+            }
+            Event::Connected { socket, result } => {
+                if let Some(follower) = &mut self.follower {
+                    follower.on_connected(&mut self.state, socket, result.is_ok());
+                    if result.is_ok() {
+                        self.reactor.start_receiving(socket);
+                    }
+                }
+            }
+            Event::Timer { .. } => {
+                self.reactor.set_timer(self.reactor.now() + TICK, TICK_MARK);
+                self.tick();
+                return false;
+            }
+            Event::Woken | Event::Closed { .. } | Event::Written { .. } | Event::Synced { .. } => {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Hands everything that the turn produced to the ring; true if there was anything.
+    fn end_turn(&mut self) -> bool {
+        let mut worked = false;
+        if let Some(follower) = &mut self.follower {
+            worked |= follower.step(&mut self.state, &mut self.reactor);
+        }
+        worked |= self.state.background();
+        // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
+        // it announced having been posted.
+        self.state.mesh.post();
+        while let Some(index) = self.state.next_listed() {
+            let Some(mut conn) = self.state.take_conn_at(index) else {
+                continue;
+            };
+            worked = true;
+            conn.listed = false;
+            self.push_out(&mut conn);
+            self.state.put_conn(conn);
+        }
+        while let Some(socket) = self.state.dropped.pop() {
+            self.reactor.close(socket);
+        }
+        self.state.mesh.post();
+        worked
+    }
+
+    /// Sends what a connection is owed, and adjusts what is received from it.
+    fn push_out(&mut self, conn: &mut Conn) {
+        if !conn.sending {
+            match conn.next_outgoing() {
+                Some(outgoing) => {
+                    self.state.stats.bytes_out += outgoing_len(&outgoing) as u64;
+                    if conn.owed() == 0 {
+                        conn.progress = self.state.now;
+                    }
+                    conn.sending = self.reactor.send(conn.socket, outgoing).is_ok();
+                    if !conn.sending {
+                        self.state.drop_conn(conn);
+                    }
+                }
+                None if conn.closing && !conn.is_waiting() => self.state.drop_conn(conn),
+                None => {}
+            }
+        }
+        let wants = conn.wants_input();
+        if wants != conn.receiving && !conn.ended {
+            conn.receiving = wants;
+            if wants {
+                self.reactor.start_receiving(conn.socket);
+            } else {
+                self.reactor.stop_receiving(conn.socket);
+            }
+        }
+    }
+
+    /// Looks after time: blocked clients, idle clients, slow readers, expiry, counters, the stop.
+    fn tick(&mut self) {
+        let now = self.state.now;
+        self.state.tick(STALL_MS);
+        if let Some(follower) = &mut self.follower {
+            follower.tick(now);
+        }
+        if self.state.shared.is_stopping() {
+            self.stopping = true;
+            while let Some(listener) = self.listeners.pop() {
+                self.reactor.close(listener);
+            }
+        }
+    }
+}
+
+fn outgoing_len(outgoing: &uring::Outgoing) -> usize {
+    match outgoing {
+        uring::Outgoing::Block(block) => block.len(),
+        uring::Outgoing::Gather(pieces) => pieces.iter().map(bytes::Bytes::len).sum(),
+    }
+}
+
+fn os_error(errno: i32) -> std::io::Error {
+    std::io::Error::from_raw_os_error(errno)
+}
+
+/// Microseconds since `start`, for the slow log.
+pub(crate) fn micros_since(start: Instant) -> u64 {
+    start.elapsed().as_micros() as u64
+}

@@ -1,0 +1,691 @@
+//! Following a primary: one link per stream of it, driven by core 0's ring.
+//!
+//! The state machines are in `repl`; here they meet sockets, and their frames the shards. A frame is
+//! applied as soon as it is parsed, straight from the receive buffer, if its shard is on this core; it
+//! is sent to the shard's core otherwise. Positions reported to the primary are those below which
+//! every frame has been applied.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
+};
+
+use uring::{Endpoint, Outgoing, Reactor, SocketId};
+
+use super::{
+    load::{Load, Placement},
+    message::Asker,
+    requests::{Applied, State},
+    shared::{FollowView, LinkView, Shared, lock},
+};
+use crate::{
+    base::Ms,
+    node::log,
+    repl::{
+        Position,
+        discover::{self, Discovery, Upstream},
+        link::{self, Link, LinkConfig, LinkState},
+    },
+};
+
+/// Frames on their way to other cores at which a link stops being read.
+const PENDING_MAX: usize = 8192;
+/// Unparsed bytes of a waiting link at which nothing more is received.
+const REST_MAX: usize = 1 << 20;
+/// How long a socket that is given up is still read.
+const FADE_MS: Ms = 1000;
+/// Pause after a search that found no primary.
+const SEARCH_AGAIN_MS: Ms = 1000;
+
+/// Follows one primary, or nobody. Lives on core 0.
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    target: Option<Target>,
+    /// Counts sessions over all links, so that what an old one left under way is told from the new.
+    sessions: u64,
+    /// Sockets whose use is over.
+    closing: Vec<SocketId>,
+    /// Sockets on which the primary may still be sending, and until when they are read. Closing them
+    /// with unread bytes would reset the connection, and some kevy primaries end on a reset.
+    fading: Vec<(SocketId, Ms)>,
+}
+
+struct Target {
+    host: String,
+    port: u16,
+    ip: Option<IpAddr>,
+    resolving: Option<mpsc::Receiver<Option<IpAddr>>>,
+    search: Option<Search>,
+    again_at: Ms,
+    last_trouble: String,
+    links: Vec<Run>,
+    placement: Placement,
+    base: u16,
+}
+
+struct Search {
+    discovery: Discovery,
+    socket: Option<SocketId>,
+    outgoing: Vec<u8>,
+    sending: bool,
+}
+
+/// One link and its connection.
+struct Run {
+    link: Link,
+    stream: usize,
+    session: u64,
+    socket: Option<SocketId>,
+    connected: bool,
+    /// Received bytes that were not used yet.
+    rest: Vec<u8>,
+    /// Bytes that `rest` must have before it is looked at again.
+    rest_need: usize,
+    /// A frame over several cores, or a snapshot, must be done before the next frame.
+    paused: bool,
+    receiving: bool,
+    /// Frames under way to other cores, in order: offset, and whether it was applied.
+    pending: VecDeque<(u64, bool)>,
+    /// A frame that must be applied before the next one is looked at.
+    waits_for: Option<u64>,
+    /// A snapshot is being loaded: its session, and the offset behind it.
+    loading: Option<(u64, u64)>,
+    /// Has had its first full sync since the node follows.
+    settled: bool,
+    outgoing: Vec<u8>,
+    sending: bool,
+    last_drop: String,
+}
+
+impl Follower {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            target: None,
+            sessions: 0,
+            closing: Vec::new(),
+            fading: Vec::new(),
+        }
+    }
+
+    /// Follows another primary, or nobody.
+    pub(super) fn follow(&mut self, target: Option<(String, u16)>) {
+        if let Some(old) = self.target.take() {
+            self.closing
+                .extend(old.links.iter().filter_map(|run| run.socket));
+            self.closing
+                .extend(old.search.and_then(|search| search.socket));
+        }
+        self.shared.following.store(target.is_some(), Relaxed);
+        *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
+            host,
+            port,
+            links: Vec::new(),
+        });
+        if target.is_none() {
+            self.shared.loading.store(false, Relaxed);
+        }
+        self.target = target.map(|(host, port)| Target {
+            ip: host.parse().ok(),
+            host,
+            port,
+            resolving: None,
+            search: None,
+            again_at: 0,
+            last_trouble: String::new(),
+            links: Vec::new(),
+            placement: Placement::default(),
+            base: port,
+        });
+    }
+
+    /// Must the core not sleep?
+    pub(super) fn has_work(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
+    pub(super) fn on_connected(&mut self, state: &mut State, socket: SocketId, connected: bool) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        if let Some(search) = target.search_on(socket) {
+            if connected {
+                search.discovery.on_connected();
+            } else {
+                search.socket = None;
+                search.discovery.on_refused();
+                self.closing.push(socket);
+            }
+        } else if let Some(run) = target.run_on(socket) {
+            if connected {
+                run.receiving = true;
+                run.link.on_connected(state.now);
+            } else {
+                run.forget_socket();
+                run.link.on_closed(state.now);
+                self.closing.push(socket);
+            }
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, socket: SocketId) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        if let Some(search) = target.search_on(socket) {
+            search.sending = false;
+        } else if let Some(run) = target.run_on(socket) {
+            run.sending = false;
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, state: &mut State, socket: SocketId) {
+        if let Some(fading) = self.fading.iter_mut().find(|(fading, _)| *fading == socket) {
+            fading.1 = 0;
+        }
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        if let Some(search) = target.search_on(socket) {
+            search.socket = None;
+            search.discovery.on_closed();
+            self.closing.push(socket);
+        } else if let Some(run) = target.run_on(socket) {
+            // A paused link cannot use what came before the end; it asks for it again.
+            run.forget_socket();
+            run.link.on_closed(state.now);
+            self.closing.push(socket);
+        }
+    }
+
+    pub(super) fn on_data(&mut self, state: &mut State, socket: SocketId, bytes: &[u8]) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        if let Some(search) = target.search_on(socket) {
+            search.discovery.on_bytes(bytes);
+        } else if let Some(at) = target
+            .links
+            .iter()
+            .position(|run| run.socket == Some(socket))
+        {
+            target.feed(at, state, bytes);
+        }
+    }
+
+    /// Carries out what the state machines want; true if there was anything.
+    pub(super) fn step<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
+        if let Some(request) = state.follow_request.take() {
+            self.follow(request);
+        }
+        let mut worked = false;
+        for asker in std::mem::take(&mut state.applied) {
+            worked = true;
+            if let Some(target) = &mut self.target {
+                target.on_applied(asker);
+            }
+        }
+        for (stream, session, good) in std::mem::take(&mut state.loaded) {
+            worked = true;
+            match &mut self.target {
+                Some(target) => target.on_loaded(stream, session, good, state.now),
+                None => self.shared.loading.store(false, Relaxed),
+            }
+        }
+        if let Some(target) = &mut self.target {
+            worked |= target.step(state, reactor, &mut self.sessions, &mut self.closing);
+            let busy = target
+                .links
+                .iter()
+                .any(|run| run.loading.is_some() || !run.settled);
+            if !busy && self.shared.loading.load(Relaxed) {
+                self.shared.loading.store(false, Relaxed);
+                log(&format!("in step with {}:{}", target.host, target.port));
+            }
+        }
+        while let Some(socket) = self.closing.pop() {
+            worked = true;
+            reactor.finish_sending(socket);
+            reactor.start_receiving(socket);
+            self.fading.push((socket, state.now + FADE_MS));
+        }
+        let now = state.now;
+        self.fading.retain(|(socket, until)| {
+            let over = now >= *until;
+            if over {
+                reactor.close(*socket);
+            }
+            !over
+        });
+        worked
+    }
+
+    /// Publishes the links for INFO and ROLE.
+    pub(super) fn tick(&mut self, now: Ms) {
+        let Some(target) = &self.target else { return };
+        let links = target.links.iter().map(|run| run.view(now)).collect();
+        *lock(&self.shared.follow) = Some(FollowView {
+            host: target.host.clone(),
+            port: target.base,
+            links,
+        });
+    }
+}
+
+impl Target {
+    fn search_on(&mut self, socket: SocketId) -> Option<&mut Search> {
+        self.search
+            .as_mut()
+            .filter(|search| search.socket == Some(socket))
+    }
+
+    fn run_on(&mut self, socket: SocketId) -> Option<&mut Run> {
+        self.links.iter_mut().find(|run| run.socket == Some(socket))
+    }
+
+    fn on_applied(&mut self, asker: Asker) {
+        let Asker::Link {
+            stream,
+            session,
+            offset,
+        } = asker
+        else {
+            return;
+        };
+        let Some(run) = self
+            .links
+            .get_mut(stream)
+            .filter(|run| run.session == session)
+        else {
+            return;
+        };
+        if let Ok(at) = run
+            .pending
+            .binary_search_by_key(&offset, |(offset, _)| *offset)
+        {
+            run.pending[at].1 = true;
+        }
+        while let Some((offset, true)) = run.pending.front() {
+            run.link.applied_through(offset + 1);
+            run.pending.pop_front();
+        }
+        if run.pending.len() < PENDING_MAX / 2
+            && run
+                .waits_for
+                .is_none_or(|waits| run.pending.is_empty() || offset == waits)
+        {
+            run.waits_for = None;
+            run.paused = run.loading.is_some();
+        }
+    }
+
+    fn on_loaded(&mut self, stream: usize, session: u64, good: bool, now: Ms) {
+        let Some(run) = self.links.get_mut(stream) else {
+            return;
+        };
+        if run.loading.is_none_or(|(loading, _)| loading != session) {
+            return;
+        }
+        let Some((_, offset)) = run.loading.take() else {
+            return;
+        };
+        run.paused = false;
+        if good {
+            run.settled = true;
+            run.link.applied_through(offset);
+        } else {
+            run.link.resync(now);
+        }
+    }
+
+    /// Takes in bytes of a link: those that wait first.
+    fn feed(&mut self, at: usize, state: &mut State, bytes: &[u8]) {
+        let streams = self.links.len();
+        let run = &mut self.links[at];
+        if run.rest.is_empty() && !run.paused {
+            let used = run.take(state, bytes, streams, &mut self.placement);
+            run.rest.extend_from_slice(&bytes[used..]);
+        } else {
+            run.rest.extend_from_slice(bytes);
+            self.feed_rest(at, state);
+        }
+    }
+
+    fn feed_rest(&mut self, at: usize, state: &mut State) -> bool {
+        let streams = self.links.len();
+        let run = &mut self.links[at];
+        if run.paused || run.rest.len() < run.rest_need {
+            return false;
+        }
+        let rest = std::mem::take(&mut run.rest);
+        let used = run.take(state, &rest, streams, &mut self.placement);
+        // Nothing used means that more bytes must come: looking again before there are noticeably more
+        // would read a large frame over and over.
+        run.rest_need = if used == 0 && !run.paused {
+            rest.len() + rest.len() / 2
+        } else {
+            0
+        };
+        run.rest = rest;
+        run.rest.drain(..used);
+        used > 0
+    }
+
+    fn step<R: Reactor>(
+        &mut self,
+        state: &mut State,
+        reactor: &mut R,
+        sessions: &mut u64,
+        closing: &mut Vec<SocketId>,
+    ) -> bool {
+        let now = state.now;
+        let Some(ip) = self.resolve(now) else {
+            return false;
+        };
+        if self.links.is_empty() {
+            return self.search(state, reactor, ip, closing);
+        }
+        let mut worked = false;
+        for at in 0..self.links.len() {
+            worked |= self.feed_rest(at, state);
+            let run = &mut self.links[at];
+            while let Some(action) = run.link.poll(now) {
+                worked = true;
+                match action {
+                    link::Action::Connect => {
+                        *sessions += 1;
+                        run.start_session(*sessions);
+                        let port = self.base.saturating_add(run.stream as u16);
+                        match reactor.connect(&Endpoint::Tcp(SocketAddr::new(ip, port))) {
+                            Ok(socket) => run.socket = Some(socket),
+                            Err(_) => run.link.on_closed(now),
+                        }
+                    }
+                    link::Action::Send(bytes) => run.outgoing.extend_from_slice(&bytes),
+                    link::Action::Drop { reason, .. } => {
+                        closing.extend(run.socket);
+                        run.forget_socket();
+                        let text = reason.to_string();
+                        if text != run.last_drop {
+                            log(&format!(
+                                "link to {}:{} stream {}: {text}",
+                                self.host, self.base, run.stream
+                            ));
+                            run.last_drop = text;
+                        }
+                    }
+                }
+            }
+            if let Some(socket) = run.socket {
+                if !run.sending && !run.outgoing.is_empty() {
+                    let outgoing = Outgoing::Block(std::mem::take(&mut run.outgoing));
+                    run.sending = reactor.send(socket, outgoing).is_ok();
+                }
+                let wants = run.rest.len() < REST_MAX.max(run.rest_need * 2);
+                if run.receiving && !wants {
+                    run.receiving = false;
+                    reactor.stop_receiving(socket);
+                } else if run.connected && !run.receiving && wants {
+                    run.receiving = true;
+                    reactor.start_receiving(socket);
+                }
+            }
+        }
+        worked
+    }
+
+    /// The primary's address. Names are looked up on a thread of their own: the look-up may take long.
+    fn resolve(&mut self, now: Ms) -> Option<IpAddr> {
+        if self.ip.is_some() {
+            return self.ip;
+        }
+        match &self.resolving {
+            None if now >= self.again_at => {
+                let (sender, receiver) = mpsc::channel();
+                let host = self.host.clone();
+                std::thread::spawn(move || {
+                    let found = (host.as_str(), 0)
+                        .to_socket_addrs()
+                        .ok()
+                        .and_then(|mut found| found.next());
+                    // The receiver may be gone: the node then follows somebody else.
+                    let _ = sender.send(found.map(|found| found.ip()));
+                });
+                self.resolving = Some(receiver);
+            }
+            None => {}
+            Some(receiver) => {
+                if let Ok(found) = receiver.try_recv() {
+                    self.ip = found;
+                    self.resolving = None;
+                    if found.is_none() {
+                        self.trouble(format!("cannot find the address of {}", self.host));
+                        self.again_at = now + SEARCH_AGAIN_MS;
+                    }
+                }
+            }
+        }
+        self.ip
+    }
+
+    /// Logs why there is no link, once per reason.
+    fn trouble(&mut self, text: String) {
+        if text != self.last_trouble {
+            log(&text);
+            self.last_trouble = text;
+        }
+    }
+
+    /// Finds out where the primary's streams are.
+    fn search<R: Reactor>(
+        &mut self,
+        state: &mut State,
+        reactor: &mut R,
+        ip: IpAddr,
+        closing: &mut Vec<SocketId>,
+    ) -> bool {
+        let now = state.now;
+        if self.search.is_none() {
+            if now < self.again_at {
+                return false;
+            }
+            let discovery = Discovery::new(self.port);
+            self.search = Some(Search {
+                discovery,
+                socket: None,
+                outgoing: Vec::new(),
+                sending: false,
+            });
+        }
+        let mut worked = false;
+        let mut outcome = None;
+        if let Some(search) = &mut self.search {
+            while let Some(action) = search.discovery.poll(now) {
+                worked = true;
+                match action {
+                    discover::Action::Dial(port) => {
+                        match reactor.connect(&Endpoint::Tcp(SocketAddr::new(ip, port))) {
+                            Ok(socket) => search.socket = Some(socket),
+                            Err(_) => search.discovery.on_refused(),
+                        }
+                    }
+                    discover::Action::Send(bytes) => search.outgoing.extend_from_slice(&bytes),
+                    discover::Action::Close => {
+                        closing.extend(search.socket.take());
+                        search.outgoing.clear();
+                        search.sending = false;
+                    }
+                    discover::Action::Done(found) => outcome = Some(found),
+                }
+            }
+            if let Some(socket) = search.socket
+                && !search.sending
+                && !search.outgoing.is_empty()
+            {
+                let outgoing = Outgoing::Block(std::mem::take(&mut search.outgoing));
+                search.sending = reactor.send(socket, outgoing).is_ok();
+            }
+        }
+        match outcome {
+            None => {}
+            Some(Ok(upstream)) => self.start_links(&upstream, state),
+            Some(Err(error)) => {
+                self.trouble(format!(
+                    "cannot follow {}:{}: {error}",
+                    self.host, self.port
+                ));
+                self.again_at = now + SEARCH_AGAIN_MS;
+                self.search = None;
+            }
+        }
+        worked
+    }
+
+    fn start_links(&mut self, upstream: &Upstream, state: &State) {
+        log(&format!(
+            "following {}: {} stream(s) from port {}, version {}",
+            self.host,
+            upstream.streams,
+            upstream.base,
+            upstream.version.as_deref().unwrap_or("unknown")
+        ));
+        self.base = upstream.base;
+        self.search = None;
+        self.links = (0..usize::from(upstream.streams.max(1)))
+            .map(|stream| Run {
+                link: Link::new(
+                    LinkConfig::new(state.shared.settings.port, stream),
+                    Position::UNKNOWN,
+                    None,
+                ),
+                stream,
+                session: 0,
+                socket: None,
+                connected: false,
+                rest: Vec::new(),
+                rest_need: 0,
+                paused: false,
+                waits_for: None,
+                receiving: false,
+                pending: VecDeque::new(),
+                loading: None,
+                settled: false,
+                outgoing: Vec::new(),
+                sending: false,
+                last_drop: String::new(),
+            })
+            .collect();
+    }
+}
+
+impl Run {
+    fn start_session(&mut self, session: u64) {
+        self.session = session;
+        self.forget_socket();
+    }
+
+    fn forget_socket(&mut self) {
+        self.socket = None;
+        self.connected = false;
+        self.receiving = false;
+        self.sending = false;
+        self.rest.clear();
+        self.rest_need = 0;
+        self.outgoing.clear();
+    }
+
+    /// Feeds bytes to the link and acts on what they say, until they end or something must be done
+    /// first; how many were used.
+    fn take(
+        &mut self,
+        state: &mut State,
+        bytes: &[u8],
+        streams: usize,
+        placement: &mut Placement,
+    ) -> usize {
+        let now = state.now;
+        self.connected = true;
+        let mut at = 0;
+        let mut through = None;
+        while !self.paused && at < bytes.len() {
+            let (used, event) = self.link.feed(now, &bytes[at..]);
+            at += used;
+            match event {
+                None => break,
+                Some(link::Event::Up {
+                    awaits_snapshot, ..
+                }) => {
+                    self.last_drop.clear();
+                    self.settled |= !awaits_snapshot;
+                }
+                Some(link::Event::SnapshotBegin) => {}
+                Some(link::Event::HistoryStart) => {
+                    let load = Load::clearing(self.stream, self.session, streams, *placement);
+                    self.start_load(state, load, 0);
+                }
+                Some(link::Event::Snapshot(image)) => {
+                    let offset = image.position.offset;
+                    let load = Load::of_image(
+                        self.stream,
+                        self.session,
+                        streams,
+                        placement,
+                        image.bytes,
+                        now,
+                    );
+                    self.start_load(state, load, offset);
+                }
+                Some(link::Event::Frame { offset, args }) => {
+                    let asker = Asker::Link {
+                        stream: self.stream,
+                        session: self.session,
+                        offset,
+                    };
+                    match state.apply(asker, args) {
+                        Applied::Now if self.pending.is_empty() => through = Some(offset + 1),
+                        Applied::Now => self.pending.push_back((offset, true)),
+                        Applied::Later => {
+                            self.pending.push_back((offset, false));
+                            self.paused = self.pending.len() >= PENDING_MAX;
+                        }
+                        Applied::Alone => {
+                            self.pending.push_back((offset, false));
+                            self.waits_for = Some(offset);
+                            self.paused = true;
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(offset) = through {
+            self.link.applied_through(offset);
+        }
+        at
+    }
+
+    fn start_load(&mut self, state: &mut State, load: Load, offset: u64) {
+        self.loading = Some((self.session, offset));
+        self.paused = true;
+        // Frames of the old history that are still under way were sent to their shards before the
+        // load asks for them, and are applied before it.
+        self.pending.clear();
+        state.start_load(load);
+    }
+
+    fn view(&self, now: Ms) -> LinkView {
+        let status = self.link.status(now);
+        LinkView {
+            up: status.is_up && self.loading.is_none(),
+            syncing: self.loading.is_some()
+                || matches!(
+                    status.state,
+                    LinkState::Snapshot | LinkState::AwaitingSnapshot
+                ),
+            heard: status.last_io_age.map_or(0, |age| now.saturating_sub(age)),
+            applied: status.applied.unwrap_or(0),
+            primary_next: status.upstream_next.unwrap_or(0),
+            generation: status.received.generation,
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The shards that live on one core, who has them on loan, and who waits for a key of theirs.
+//!
+//! A command whose keys are on several cores runs on the core of its connection: that core borrows
+//! the shards it lacks, one after the other in ascending order, runs the command with all of them in
+//! hand, and gives them back. A loan moves the shard itself, so nothing is ever shared and every
+//! command is atomic; ascending order makes a circle of waiting cores impossible. While a shard is
+//! away, requests for it wait here in the order they came.
+
+use std::collections::{HashMap, VecDeque};
+
+use uring::SocketId;
+
+use super::message::{CoreId, Waiting};
+use crate::cmd::{Keys, Shard, Shards, Spec};
+use crate::resp::Args;
+
+/// A connection that wants to hear of a key: blocked on it, or watching it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listener {
+    /// Its core.
+    pub core: CoreId,
+    /// Its connection there.
+    pub conn: SocketId,
+    /// What it wants.
+    pub want: Want,
+}
+
+/// What a [`Listener`] wants to hear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// That it may try its blocking command again.
+    Retry,
+    /// That its transaction is void.
+    Taint,
+}
+
+/// Where a command can run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Here and now.
+    Here,
+    /// Here, when the shard is back from its loan.
+    Later(usize),
+    /// On the core that owns the one shard it needs.
+    There(usize, CoreId),
+    /// Here, after these shards (ascending) have been collected.
+    Collect(Vec<usize>),
+}
+
+type KeyName = (usize, Box<[u8]>);
+
+/// See the module page.
+pub struct Homes {
+    me: CoreId,
+    cores: usize,
+    /// The shards that are here: our own ones at home, and borrowed ones while a command runs.
+    pub shards: Shards,
+    /// One entry per shard of the node; used for those that live here.
+    homes: Vec<Home>,
+    /// Shards of the node that are not at home on this core; zero means that every command runs at
+    /// once.
+    absent: usize,
+    listeners: usize,
+}
+
+#[derive(Default)]
+struct Home {
+    waiting: VecDeque<Waiting>,
+    listeners: HashMap<KeyName, Vec<Listener>>,
+}
+
+impl Homes {
+    /// The homes of the shards of core `me`, all empty.
+    pub fn new(me: CoreId, cores: usize, shards: usize, databases: usize, seed: u64) -> Self {
+        let mut homes = Self {
+            me,
+            cores,
+            shards: Shards::none_of(shards as u32),
+            homes: (0..shards).map(|_| Home::default()).collect(),
+            absent: shards,
+            listeners: 0,
+        };
+        for shard in 0..shards {
+            if homes.owner(shard) == me {
+                let seed = seed.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                homes
+                    .shards
+                    .put(shard, Box::new(Shard::new(databases, seed)));
+                homes.absent -= 1;
+            }
+        }
+        homes
+    }
+
+    /// The core on which a shard lives.
+    pub fn owner(&self, shard: usize) -> CoreId {
+        shard % self.cores
+    }
+
+    /// The shards that live on this core.
+    pub fn own(&self) -> impl Iterator<Item = usize> + use<> {
+        (self.me..self.homes.len()).step_by(self.cores)
+    }
+
+    /// Is every shard of the node at home here?
+    #[inline]
+    pub fn has_all(&self) -> bool {
+        self.absent == 0
+    }
+
+    /// Where a command can run.
+    pub fn place(&self, spec: &Spec, args: Args<'_>) -> Place {
+        if self.has_all() {
+            return Place::Here;
+        }
+        let mut one = None;
+        let mut several = false;
+        if let Keys::All = spec.keys {
+            return self.place_of_all((0..self.homes.len()).collect());
+        }
+        spec.keys.for_each(args, |at| {
+            let shard = self.shards.shard_of(args.at(at));
+            several |= one.is_some_and(|one| one != shard);
+            one = Some(shard);
+        });
+        match one {
+            None => Place::Here,
+            Some(shard) if !several => {
+                let owner = self.owner(shard);
+                match (owner == self.me, self.shards.has(shard)) {
+                    (true, true) => Place::Here,
+                    (true, false) => Place::Later(shard),
+                    (false, _) => Place::There(shard, owner),
+                }
+            }
+            Some(_) => self.place_of_all(self.shards_of([(spec, args)])),
+        }
+    }
+
+    /// The shards that some commands need, ascending.
+    pub fn shards_of<'a>(
+        &self,
+        commands: impl IntoIterator<Item = (&'a Spec, Args<'a>)>,
+    ) -> Vec<usize> {
+        let mut need: Vec<usize> = Vec::new();
+        for (spec, args) in commands {
+            if let Keys::All = spec.keys {
+                return (0..self.homes.len()).collect();
+            }
+            spec.keys
+                .for_each(args, |at| need.push(self.shards.shard_of(args.at(at))));
+        }
+        need.sort_unstable();
+        need.dedup();
+        need
+    }
+
+    /// Where a command that needs these shards (ascending) can run.
+    pub fn place_of_all(&self, need: Vec<usize>) -> Place {
+        if need.iter().all(|shard| self.shards.has(*shard)) {
+            Place::Here
+        } else {
+            Place::Collect(need)
+        }
+    }
+
+    /// Takes a shard of ours out of its home, if it is in.
+    pub fn lend(&mut self, shard: usize) -> Option<Box<Shard>> {
+        let lent = self.shards.take(shard)?;
+        self.absent += 1;
+        Some(lent)
+    }
+
+    /// Puts a shard of ours back into its home.
+    pub fn come_home(&mut self, shard: usize, lent: Box<Shard>) {
+        self.shards.put(shard, lent);
+        self.absent -= 1;
+    }
+
+    /// Keeps a request until the shard is back.
+    pub fn wait_for(&mut self, shard: usize, waiting: Waiting) {
+        self.homes[shard].waiting.push_back(waiting);
+    }
+
+    /// The next request that waited for a shard, if the shard is at home.
+    pub fn next_waiting(&mut self, shard: usize) -> Option<Waiting> {
+        if self.shards.has(shard) {
+            self.homes[shard].waiting.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Does anybody listen to any key of this core?
+    #[inline]
+    pub fn has_listeners(&self) -> bool {
+        self.listeners > 0
+    }
+
+    /// Registers a listener for a key of a shard that lives here.
+    pub fn listen(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
+        let listeners = self.homes[shard]
+            .listeners
+            .entry((db, key.into()))
+            .or_default();
+        if !listeners.contains(&listener) {
+            listeners.push(listener);
+            self.listeners += 1;
+        }
+    }
+
+    /// Removes a listener from a key.
+    pub fn unlisten(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
+        let name = (db, key.into());
+        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
+            let before = listeners.len();
+            listeners.retain(|other| *other != listener);
+            self.listeners -= before - listeners.len();
+            if listeners.is_empty() {
+                self.homes[shard].listeners.remove(&name);
+            }
+        }
+    }
+
+    /// Who wants to hear that a key changed, in the order they came. Those who watch are removed:
+    /// one change is enough for them.
+    pub fn changed(&mut self, shard: usize, db: usize, key: &[u8], heard: &mut Vec<Listener>) {
+        if self.listeners == 0 {
+            return;
+        }
+        let name = (db, key.into());
+        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
+            self.listeners -= hear(listeners, heard);
+            if listeners.is_empty() {
+                self.homes[shard].listeners.remove(&name);
+            }
+        }
+    }
+
+    /// The same for every key of a shard (FLUSHALL, scripts).
+    pub fn all_changed(&mut self, shard: usize, heard: &mut Vec<Listener>) {
+        let mut gone = 0;
+        self.homes[shard].listeners.retain(|_, listeners| {
+            gone += hear(listeners, heard);
+            !listeners.is_empty()
+        });
+        self.listeners -= gone;
+    }
+}
+
+/// Copies all listeners and keeps those who block; the number of removed ones.
+fn hear(listeners: &mut Vec<Listener>, heard: &mut Vec<Listener>) -> usize {
+    heard.extend_from_slice(listeners);
+    let before = listeners.len();
+    listeners.retain(|listener| listener.want == Want::Retry);
+    before - listeners.len()
+}

@@ -1,0 +1,17 @@
+//! One core: its loop, its connections and its shards.
+
+mod conn;
+mod core;
+mod follow;
+mod homes;
+mod info;
+mod load;
+mod message;
+mod pubsub;
+mod requests;
+mod session;
+mod shared;
+
+pub use self::core::Core;
+pub use message::Message;
+pub use shared::{Settings, Shared, Tunables, lock};

@@ -1,0 +1,297 @@
+//! Who listens to which channel: on this core by connection, on other cores by number.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uring::SocketId;
+
+use super::{
+    conn::Conn,
+    message::{CoreId, Message},
+    requests::State,
+};
+use crate::{
+    base::glob_match,
+    cmd::Verb,
+    resp::{Args, Out},
+};
+
+/// The subscriptions of the node as one core knows them. Other cores announce their counts, so
+/// PUBLISH can answer at once with the number of receivers.
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    channels: BTreeMap<Vec<u8>, Topic>,
+    patterns: BTreeMap<Vec<u8>, Topic>,
+    cores: usize,
+}
+
+#[derive(Debug)]
+struct Topic {
+    here: BTreeSet<(u32, u32)>,
+    elsewhere: Vec<usize>,
+}
+
+impl Topic {
+    fn is_unused(&self) -> bool {
+        self.here.is_empty() && self.elsewhere.iter().all(|count| *count == 0)
+    }
+
+    fn len(&self) -> usize {
+        self.here.len() + self.elsewhere.iter().sum::<usize>()
+    }
+}
+
+impl Subscriptions {
+    pub(super) fn new(cores: usize) -> Self {
+        Self {
+            channels: BTreeMap::new(),
+            patterns: BTreeMap::new(),
+            cores,
+        }
+    }
+
+    /// Channels and patterns with a listener on this core.
+    pub(super) fn local_len(&self) -> usize {
+        self.channels
+            .values()
+            .chain(self.patterns.values())
+            .filter(|topic| !topic.here.is_empty())
+            .count()
+    }
+
+    /// Another core's number of listeners changed.
+    pub(super) fn note(&mut self, core: CoreId, pattern: bool, channel: Vec<u8>, count: usize) {
+        let cores = self.cores;
+        let topics = self.topics(pattern);
+        let topic = topics.entry(channel.clone()).or_insert_with(|| Topic {
+            here: BTreeSet::new(),
+            elsewhere: vec![0; cores],
+        });
+        topic.elsewhere[core] = count;
+        if topic.is_unused() {
+            topics.remove(&channel);
+        }
+    }
+
+    fn topics(&mut self, pattern: bool) -> &mut BTreeMap<Vec<u8>, Topic> {
+        if pattern {
+            &mut self.patterns
+        } else {
+            &mut self.channels
+        }
+    }
+
+    /// Adds or removes a connection; the number of listeners on this core.
+    fn set(&mut self, pattern: bool, channel: &[u8], conn: SocketId, listens: bool) -> usize {
+        let cores = self.cores;
+        let topics = self.topics(pattern);
+        let topic = topics.entry(channel.to_vec()).or_insert_with(|| Topic {
+            here: BTreeSet::new(),
+            elsewhere: vec![0; cores],
+        });
+        let name = (conn.index, conn.generation);
+        if listens {
+            topic.here.insert(name);
+        } else {
+            topic.here.remove(&name);
+        }
+        let count = topic.here.len();
+        if topic.is_unused() {
+            topics.remove(channel);
+        }
+        count
+    }
+}
+
+impl State {
+    /// SUBSCRIBE, PSUBSCRIBE, UNSUBSCRIBE, PUNSUBSCRIBE.
+    pub(super) fn subscribe(&mut self, conn: &mut Conn, verb: Verb, args: Args<'_>) {
+        let pattern = matches!(verb, Verb::PSubscribe | Verb::PUnsubscribe);
+        let listens = matches!(verb, Verb::Subscribe | Verb::PSubscribe);
+        let names: Vec<Vec<u8>> = if !listens && args.len() == 1 {
+            let all = if pattern {
+                &conn.patterns
+            } else {
+                &conn.channels
+            };
+            all.iter().cloned().collect()
+        } else {
+            args.rest(1).iter().map(<[u8]>::to_vec).collect()
+        };
+        let kind = match verb {
+            Verb::PSubscribe => "psubscribe",
+            Verb::PUnsubscribe => "punsubscribe",
+            Verb::Subscribe => "subscribe",
+            _ => "unsubscribe",
+        };
+        if names.is_empty() {
+            conn.out.push(3);
+            conn.out.bulk_str(kind);
+            conn.out.null();
+            let left = conn.channels.len() + conn.patterns.len();
+            conn.out.len_int(left);
+        }
+        for name in names {
+            self.set_subscription(conn, pattern, &name, listens);
+            conn.out.push(3);
+            conn.out.bulk_str(kind);
+            conn.out.bulk(&name);
+            let left = conn.channels.len() + conn.patterns.len();
+            conn.out.len_int(left);
+        }
+    }
+
+    fn set_subscription(&mut self, conn: &mut Conn, pattern: bool, name: &[u8], listens: bool) {
+        let mine = if pattern {
+            &mut conn.patterns
+        } else {
+            &mut conn.channels
+        };
+        let changed = if listens {
+            mine.insert(name.to_vec())
+        } else {
+            mine.remove(name)
+        };
+        if changed {
+            let count = self.subs.set(pattern, name, conn.socket, listens);
+            for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+                self.mesh.send(
+                    core,
+                    Message::Subscribed {
+                        pattern,
+                        channel: name.to_vec(),
+                        count,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe_all(&mut self, conn: &mut Conn) {
+        for name in conn.channels.clone() {
+            self.set_subscription(conn, false, &name, false);
+        }
+        for name in conn.patterns.clone() {
+            self.set_subscription(conn, true, &name, false);
+        }
+    }
+
+    /// PUBLISH: delivers here, passes on to cores with listeners; the number of receivers.
+    pub(super) fn publish_message(
+        &mut self,
+        conn: &mut Conn,
+        channel: &[u8],
+        message: &[u8],
+    ) -> usize {
+        let mut cores = BTreeSet::new();
+        let mut receivers = 0;
+        let matching = self
+            .subs
+            .patterns
+            .iter()
+            .filter(|(pattern, _)| glob_match(pattern, channel));
+        for topic in self
+            .subs
+            .channels
+            .get(channel)
+            .into_iter()
+            .chain(matching.map(|(_, topic)| topic))
+        {
+            receivers += topic.len();
+            cores.extend((0..topic.elsewhere.len()).filter(|core| topic.elsewhere[*core] > 0));
+        }
+        for core in cores {
+            self.mesh
+                .send(core, Message::Published(channel.to_vec(), message.to_vec()));
+        }
+        self.deliver(Some(conn), channel, message);
+        receivers
+    }
+
+    /// Writes a message to every listener on this core. `current` is the connection being worked on,
+    /// which is not in its place.
+    pub(super) fn deliver(
+        &mut self,
+        mut current: Option<&mut Conn>,
+        channel: &[u8],
+        message: &[u8],
+    ) {
+        let mut targets: Vec<((u32, u32), Option<Vec<u8>>)> = Vec::new();
+        if let Some(topic) = self.subs.channels.get(channel) {
+            targets.extend(topic.here.iter().map(|conn| (*conn, None)));
+        }
+        for (pattern, topic) in &self.subs.patterns {
+            if glob_match(pattern, channel) {
+                targets.extend(topic.here.iter().map(|conn| (*conn, Some(pattern.clone()))));
+            }
+        }
+        for ((index, generation), pattern) in targets {
+            let socket = SocketId { index, generation };
+            let write = |out: &mut Out| {
+                out.push(if pattern.is_some() { 4 } else { 3 });
+                out.bulk_str(if pattern.is_some() {
+                    "pmessage"
+                } else {
+                    "message"
+                });
+                if let Some(pattern) = &pattern {
+                    out.bulk(pattern);
+                }
+                out.bulk(channel);
+                out.bulk(message);
+            };
+            match &mut current {
+                Some(conn) if conn.socket == socket => write(&mut conn.out),
+                _ => {
+                    if let Some(mut conn) = self.take_conn(socket) {
+                        write(&mut conn.out);
+                        // A listener that does not read loses its connection, not the node its memory.
+                        if conn.owed() > super::conn::PUBSUB_OWED_MAX {
+                            self.log_seldom(&format!(
+                                "client {}: subscriber reads too slowly, closed",
+                                conn.peer_text()
+                            ));
+                            self.drop_conn(&mut conn);
+                        }
+                        self.list(&mut conn);
+                        self.put_conn(conn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// PUBSUB.
+    pub(super) fn pubsub(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let sub = args.at(1).to_ascii_uppercase();
+        match (&sub[..], args.len()) {
+            (b"CHANNELS" | b"SHARDCHANNELS", 2 | 3) => {
+                let used = self.subs.channels.iter().filter(|(name, topic)| {
+                    topic.len() > 0 && args.get(2).is_none_or(|pattern| glob_match(pattern, name))
+                });
+                let names: Vec<&Vec<u8>> = if sub == b"CHANNELS" {
+                    used.map(|(name, _)| name).collect()
+                } else {
+                    Vec::new()
+                };
+                conn.out.array(names.len());
+                for name in names {
+                    conn.out.bulk(name);
+                }
+            }
+            (b"NUMSUB" | b"SHARDNUMSUB", _) => {
+                conn.out.map(args.len() - 2);
+                for name in args.rest(2).iter() {
+                    conn.out.bulk(name);
+                    let known = if sub == b"NUMSUB" {
+                        self.subs.channels.get(name)
+                    } else {
+                        None
+                    };
+                    conn.out.len_int(known.map_or(0, Topic::len));
+                }
+            }
+            (b"NUMPAT", 2) => conn.out.len_int(self.subs.patterns.len()),
+            _ => super::session::unknown_subcommand(conn, "pubsub", args),
+        }
+    }
+}

@@ -1,0 +1,841 @@
+//! Commands that need the connection, the core or the node.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{
+    conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
+    info,
+    message::{ClientFilter, Message, Question},
+    requests::State,
+    shared::{FollowView, lock},
+};
+use crate::{
+    base::{glob_match, parse_i64, parse_u64},
+    cmd::{self, Keys, Spec, Verb, flag},
+    resp::{Args, Error, Out, OwnedArgs, Proto},
+};
+
+const NO_PERSISTENCE: Error =
+    Error::fixed("ERR this version of ringkeep keeps its data in memory only and cannot save it");
+const NO_CLUSTER: Error = Error::fixed("ERR This instance has cluster support disabled");
+const NO_PROTO: Error = Error::fixed("NOPROTO unsupported protocol version");
+
+/// Answers of all cores on their way to one connection.
+pub(super) struct Gather {
+    conn: uring::SocketId,
+    slot: u64,
+    waiting: usize,
+    count: i64,
+    text: Vec<u8>,
+    /// The answer is the number, not the text.
+    counts: bool,
+}
+
+/// The error for a subcommand that does not exist.
+pub(super) fn unknown_subcommand(conn: &mut Conn, command: &str, args: Args<'_>) {
+    let sub = String::from_utf8_lossy(args.at(1)).into_owned();
+    conn.out.error(&Error::text(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {} HELP.",
+        command.to_uppercase()
+    )));
+}
+
+impl State {
+    /// Runs a command inside EXEC. Commands that would have to wait answer at once.
+    pub(super) fn session_in_exec(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        verb: Verb,
+        args: Args<'_>,
+    ) {
+        match verb {
+            Verb::Wait => conn.out.int(0),
+            _ => self.session(conn, spec, verb, args),
+        }
+    }
+
+    pub(super) fn session(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        verb: Verb,
+        args: Args<'_>,
+    ) {
+        match verb {
+            Verb::Ping => ping(conn, args),
+            Verb::Echo => conn.out.bulk(args.at(1)),
+            Verb::Hello => self.hello(conn, args),
+            Verb::Auth => conn.out.error(&Error::fixed(
+                "ERR AUTH <password> called without any password configured for the default user. Are you sure \
+                 your configuration is correct?",
+            )),
+            Verb::Select => match parse_i64(args.at(1)) {
+                None => conn.out.error(&Error::NOT_INTEGER),
+                Some(db) if (0..self.shared.settings.databases as i64).contains(&db) => {
+                    conn.db = db as usize;
+                    conn.out.ok();
+                }
+                Some(_) => conn.out.error(&Error::fixed("ERR DB index is out of range")),
+            },
+            Verb::Quit => {
+                conn.out.ok();
+                conn.closing = true;
+            }
+            Verb::Reset => {
+                self.discard(conn);
+                self.unsubscribe_all(conn);
+                conn.set_proto(Proto::Two);
+                conn.db = 0;
+                conn.name.clear();
+                conn.reply_mode = ReplyMode::On;
+                conn.no_touch = false;
+                conn.out.simple("RESET");
+            }
+            Verb::Client => self.client(conn, args),
+            Verb::Command => command(conn, &self.table, args),
+            Verb::Config => self.config(conn, args),
+            Verb::Info => {
+                let text = info::text(&self.shared, self.now, args);
+                conn.out.verbatim(&text);
+            }
+            Verb::Shutdown => {
+                crate::node::log(&format!("client {}: SHUTDOWN", conn.peer_text()));
+                self.shared.stop.store(true, Relaxed);
+                conn.closing = true;
+            }
+            Verb::Role => self.role(conn),
+            Verb::ReplicaOf => self.replica_of(conn, args),
+            Verb::Wait => self.wait_for_replicas(conn, spec, args),
+            Verb::Time => {
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                conn.out.array(2);
+                conn.out.bulk_int(now.as_secs() as i64);
+                conn.out.bulk_int(i64::from(now.subsec_micros()));
+            }
+            Verb::Multi => {
+                if conn.multi.is_some() {
+                    return conn.out.error(&Error::fixed("ERR MULTI calls can not be nested"));
+                }
+                conn.multi = Some(Default::default());
+                conn.out.ok();
+            }
+            Verb::Exec => self.exec(conn),
+            Verb::Discard => {
+                if conn.multi.is_none() {
+                    return conn.out.error(&Error::fixed("ERR DISCARD without MULTI"));
+                }
+                self.discard(conn);
+                conn.out.ok();
+            }
+            Verb::Watch => {
+                if conn.multi.is_some() {
+                    return conn.out.error(&Error::fixed("ERR WATCH inside MULTI is not allowed"));
+                }
+                self.watch(conn, args);
+            }
+            Verb::Unwatch => {
+                self.unwatch(conn);
+                conn.out.ok();
+            }
+            Verb::Subscribe | Verb::PSubscribe | Verb::Unsubscribe | Verb::PUnsubscribe => {
+                self.subscribe(conn, verb, args);
+            }
+            Verb::Publish => {
+                let receivers = self.publish_message(conn, args.at(1), args.at(2));
+                conn.out.len_int(receivers);
+            }
+            Verb::PubSub => self.pubsub(conn, args),
+            Verb::Save | Verb::BgSave | Verb::BgRewriteAof => conn.out.error(&NO_PERSISTENCE),
+            Verb::LastSave => conn.out.int((self.shared.started / 1000) as i64),
+            Verb::Debug => self.debug(conn, args),
+            Verb::SlowLog => self.slow_log(conn, args),
+            Verb::Latency => latency(conn, args),
+            Verb::Cluster => self.cluster(conn, args),
+            Verb::Lolwut => conn.out.verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
+        }
+    }
+
+    fn hello(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let mut proto = conn.out.proto;
+        let mut at = 1;
+        if let Some(version) = args.get(1) {
+            proto = match parse_i64(version) {
+                Some(2) => Proto::Two,
+                Some(3) => Proto::Three,
+                Some(_) => return conn.out.error(&NO_PROTO),
+                None => {
+                    return conn.out.error(&Error::fixed(
+                        "ERR Protocol version is not an integer or out of range",
+                    ));
+                }
+            };
+            at = 2;
+        }
+        let mut name = None;
+        while at < args.len() {
+            let option = args.at(at);
+            if option.eq_ignore_ascii_case(b"setname") && at + 1 < args.len() {
+                if let Err(error) = check_name(args.at(at + 1)) {
+                    return conn.out.error(&error);
+                }
+                name = Some(args.at(at + 1).to_vec());
+                at += 2;
+            } else if option.eq_ignore_ascii_case(b"auth") && at + 2 < args.len() {
+                // Nobody has a password, so every user may come in as the default one does.
+                at += 3;
+            } else {
+                return conn.out.error(&Error::text(format!(
+                    "ERR Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(option)
+                )));
+            }
+        }
+        if let Some(name) = name {
+            conn.name = name;
+        }
+        conn.set_proto(proto);
+        conn.out.map(7);
+        conn.out.bulk_str("server");
+        conn.out.bulk_str("redis");
+        conn.out.bulk_str("version");
+        conn.out.bulk_str(info::REDIS_VERSION);
+        conn.out.bulk_str("proto");
+        conn.out.int(if proto == Proto::Three { 3 } else { 2 });
+        conn.out.bulk_str("id");
+        conn.out.int(conn.id as i64);
+        conn.out.bulk_str("mode");
+        conn.out.bulk_str("standalone");
+        conn.out.bulk_str("role");
+        conn.out.bulk_str(if self.shared.following.load(Relaxed) {
+            "replica"
+        } else {
+            "master"
+        });
+        conn.out.bulk_str("modules");
+        conn.out.array(0);
+    }
+
+    fn client(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let sub = args.at(1).to_ascii_uppercase();
+        match (&sub[..], args.len()) {
+            (b"ID", 2) => conn.out.int(conn.id as i64),
+            (b"GETNAME", 2) if conn.name.is_empty() => conn.out.null(),
+            (b"GETNAME", 2) => {
+                let name = conn.name.clone();
+                conn.out.bulk(&name);
+            }
+            (b"SETNAME", 3) => match check_name(args.at(2)) {
+                Ok(()) => {
+                    conn.name = args.at(2).to_vec();
+                    conn.out.ok();
+                }
+                Err(error) => conn.out.error(&error),
+            },
+            (b"SETINFO", 4) => {
+                let (field, value) = (args.at(2).to_ascii_lowercase(), args.at(3));
+                if let Err(error) = check_name(value) {
+                    return conn.out.error(&error);
+                }
+                match &field[..] {
+                    b"lib-name" => conn.lib_name = value.to_vec(),
+                    b"lib-ver" => conn.lib_version = value.to_vec(),
+                    _ => {
+                        return conn.out.error(&Error::text(format!(
+                            "ERR Unrecognized option '{}'",
+                            String::from_utf8_lossy(args.at(2))
+                        )));
+                    }
+                }
+                conn.out.ok();
+            }
+            (b"INFO", 2) => {
+                let line = self.client_line(conn);
+                conn.out.verbatim(&line);
+            }
+            (b"LIST", _) => match client_filter(args, 2) {
+                Ok(filter) => self.ask_all(conn, Question::ClientList(filter), false),
+                Err(error) => conn.out.error(&error),
+            },
+            (b"KILL", 3) => {
+                let addr = Some(String::from_utf8_lossy(args.at(2)).into_owned());
+                let filter = ClientFilter {
+                    addr,
+                    ..Default::default()
+                };
+                self.ask_all(conn, Question::ClientKill(filter), true);
+            }
+            (b"KILL", 4..) => match client_filter(args, 2) {
+                Ok(mut filter) => {
+                    let skip_me = !has_skip_me_no(args);
+                    filter.except = skip_me.then_some(conn.id);
+                    self.ask_all(conn, Question::ClientKill(filter), true);
+                }
+                Err(error) => conn.out.error(&error),
+            },
+            (b"REPLY", 3) => match &args.at(2).to_ascii_lowercase()[..] {
+                b"on" => {
+                    conn.reply_mode = ReplyMode::On;
+                    conn.out.ok();
+                }
+                b"off" => conn.reply_mode = ReplyMode::Off,
+                b"skip" if conn.reply_mode == ReplyMode::On => {
+                    conn.reply_mode = ReplyMode::SkipNext
+                }
+                b"skip" => {}
+                _ => conn.out.error(&Error::SYNTAX),
+            },
+            (b"NO-EVICT", 3) | (b"NO-TOUCH", 3) => {
+                let on = match &args.at(2).to_ascii_lowercase()[..] {
+                    b"on" => true,
+                    b"off" => false,
+                    _ => return conn.out.error(&Error::SYNTAX),
+                };
+                if sub == b"NO-EVICT" {
+                    conn.no_evict = on;
+                } else {
+                    conn.no_touch = on;
+                }
+                conn.out.ok();
+            }
+            (b"GETREDIR", 2) => conn.out.int(-1),
+            (b"TRACKING", 3..) if args.at(2).eq_ignore_ascii_case(b"off") => conn.out.ok(),
+            (b"UNPAUSE", 2) => conn.out.ok(),
+            _ => unknown_subcommand(conn, "client", args),
+        }
+    }
+
+    /// One line of CLIENT LIST.
+    fn client_line(&self, conn: &Conn) -> String {
+        let flags = match () {
+            _ if conn.is_subscribed() => "P",
+            _ if matches!(conn.hold, Hold::Blocked(_)) => "b",
+            _ if conn.multi.is_some() => "x",
+            _ => "N",
+        };
+        let port = self.shared.settings.port;
+        format!(
+            "id={} addr={} laddr={}:{port} fd={} name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub=0 \
+             multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem={} tot-mem={} \
+             events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+            conn.id,
+            conn.peer_text(),
+            self.shared.settings.bind,
+            conn.socket.index,
+            String::from_utf8_lossy(&conn.name),
+            self.now.saturating_sub(conn.since) / 1000,
+            self.now.saturating_sub(conn.used) / 1000,
+            conn.db,
+            conn.channels.len(),
+            conn.patterns.len(),
+            conn.multi
+                .as_ref()
+                .map_or(-1, |multi| multi.queued.len() as i64),
+            conn.input.len(),
+            conn.out.len(),
+            conn.owed(),
+            conn.input.capacity() + conn.owed(),
+            if conn.last.is_empty() {
+                "NULL".to_string()
+            } else {
+                conn.last.to_lowercase()
+            },
+            if conn.out.proto == Proto::Three { 3 } else { 2 },
+            String::from_utf8_lossy(&conn.lib_name),
+            String::from_utf8_lossy(&conn.lib_version),
+        )
+    }
+
+    /// Asks every core, this one included, and answers the connection when all have answered.
+    fn ask_all(&mut self, conn: &mut Conn, question: Question, counts: bool) {
+        let (count, text) = self.answer_question(&question, Some(conn));
+        let others = self.mesh.cores() - 1;
+        if others == 0 {
+            return write_answer(&mut conn.out, counts, count, &text);
+        }
+        let gather = self.next_gather;
+        self.next_gather += 1;
+        let slot = conn.open_slot();
+        self.gathers.insert(
+            gather,
+            Gather {
+                conn: conn.socket,
+                slot,
+                waiting: others,
+                count,
+                text,
+                counts,
+            },
+        );
+        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+            self.mesh.send(core, Message::Ask(gather, question.clone()));
+        }
+        conn.hold = Hold::Gather;
+    }
+
+    /// This core's part of an answer. `current` is the connection being worked on, which is not in its
+    /// place.
+    pub(super) fn answer_question(
+        &mut self,
+        question: &Question,
+        current: Option<&mut Conn>,
+    ) -> (i64, Vec<u8>) {
+        let mut text = Vec::new();
+        let mut count = 0;
+        match question {
+            Question::ClientList(filter) => {
+                let others = self.conns().filter(|conn| matches(filter, conn));
+                for line in others.map(|conn| self.client_line(conn)) {
+                    text.extend_from_slice(line.as_bytes());
+                }
+                if let Some(conn) = current.filter(|conn| matches(filter, conn)) {
+                    text.extend_from_slice(self.client_line(conn).as_bytes());
+                }
+            }
+            Question::ClientKill(filter) => {
+                let victims: Vec<_> = self
+                    .conns()
+                    .filter(|conn| matches(filter, conn))
+                    .map(|conn| conn.socket)
+                    .collect();
+                for socket in victims {
+                    if let Some(mut conn) = self.take_conn(socket) {
+                        count += 1;
+                        self.drop_conn(&mut conn);
+                        self.put_conn(conn);
+                    }
+                }
+                if let Some(conn) = current.filter(|conn| matches(filter, conn)) {
+                    count += 1;
+                    conn.closing = true;
+                }
+            }
+        }
+        (count, text)
+    }
+
+    pub(super) fn on_answer(&mut self, id: u64, count: i64, text: &[u8]) {
+        let Some(gather) = self.gathers.get_mut(&id) else {
+            return;
+        };
+        gather.count += count;
+        gather.text.extend_from_slice(text);
+        gather.waiting -= 1;
+        if gather.waiting > 0 {
+            return;
+        }
+        let Some(gather) = self.gathers.remove(&id) else {
+            return;
+        };
+        if let Some(mut conn) = self.take_conn(gather.conn) {
+            let mut out = Out::new(conn.out.proto);
+            write_answer(&mut out, gather.counts, gather.count, &gather.text);
+            conn.fill_slot(gather.slot, out);
+            self.resume(&mut conn);
+            self.put_conn(conn);
+        }
+    }
+
+    fn role(&mut self, conn: &mut Conn) {
+        let Some(view) = lock(&self.shared.follow).clone() else {
+            conn.out.array(3);
+            conn.out.bulk_str("master");
+            conn.out.int(0);
+            return conn.out.array(0);
+        };
+        conn.out.array(5);
+        conn.out.bulk_str("slave");
+        conn.out.bulk_str(&view.host);
+        conn.out.int(i64::from(view.port));
+        conn.out.bulk_str(info::link_state(&view, self.now));
+        conn.out
+            .int(view.links.iter().map(|link| link.applied as i64).sum());
+    }
+
+    fn replica_of(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let (host, port) = (args.at(1), args.at(2));
+        let target = if host.eq_ignore_ascii_case(b"no") && port.eq_ignore_ascii_case(b"one") {
+            None
+        } else {
+            let Some(port) = parse_u64(port)
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port > 0)
+            else {
+                return conn.out.error(&Error::NOT_INTEGER);
+            };
+            match std::str::from_utf8(host) {
+                Ok(host) if !host.is_empty() => Some((host.to_string(), port)),
+                _ => return conn.out.error(&Error::fixed("ERR Invalid master host")),
+            }
+        };
+        crate::node::log(&match &target {
+            Some((host, port)) => format!("client {}: following {host}:{port}", conn.peer_text()),
+            None => format!("client {}: following nobody", conn.peer_text()),
+        });
+        // Writes are refused, or taken, from this reply on; the links follow in their own time.
+        self.shared.following.store(target.is_some(), Relaxed);
+        *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
+            host,
+            port,
+            links: Vec::new(),
+        });
+        if self.me == 0 {
+            self.follow_request = Some(target);
+        } else {
+            self.mesh.send(0, Message::Follow(target));
+        }
+        conn.out.ok();
+    }
+
+    /// WAIT: nobody follows this node yet, so either nothing is asked for or time runs out.
+    fn wait_for_replicas(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
+        let (Some(replicas), Some(timeout)) = (parse_i64(args.at(1)), parse_i64(args.at(2))) else {
+            return conn.out.error(&Error::NOT_INTEGER);
+        };
+        if timeout < 0 {
+            return conn.out.error(&Error::TIMEOUT_NEGATIVE);
+        }
+        if self.shared.following.load(Relaxed) {
+            return conn.out.error(&Error::fixed(
+                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica \
+                 is configured to be writable (which is not the default) writes to replicas are just local and are \
+                 not propagated.",
+            ));
+        }
+        if replicas <= 0 {
+            return conn.out.int(0);
+        }
+        let slot = conn.open_slot();
+        let deadline = (timeout > 0).then(|| self.now + timeout as u64);
+        let blocked = Blocked {
+            spec,
+            args: OwnedArgs::copy(args.iter()),
+            db: conn.db,
+            deadline,
+            on_timeout: GiveUp::Count(0),
+            slot,
+            trying: false,
+            again: false,
+        };
+        self.hold_blocked(conn, blocked);
+    }
+
+    fn config(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let sub = args.at(1).to_ascii_uppercase();
+        match (&sub[..], args.len()) {
+            (b"GET", 3..) => {
+                let all = info::parameters(&self.shared);
+                let hits: Vec<_> = all
+                    .iter()
+                    .filter(|(name, _)| {
+                        args.rest(2).iter().any(|pattern| {
+                            glob_match(&pattern.to_ascii_lowercase(), name.as_bytes())
+                        })
+                    })
+                    .collect();
+                conn.out.map(hits.len());
+                for (name, value) in hits {
+                    conn.out.bulk_str(name);
+                    conn.out.bulk_str(value);
+                }
+            }
+            (b"SET", 4..) if args.len().is_multiple_of(2) => {
+                match info::set_parameters(&self.shared, args.rest(2)) {
+                    Ok(()) => conn.out.ok(),
+                    Err(error) => conn.out.error(&error),
+                }
+            }
+            (b"RESETSTAT", 2) => {
+                self.stats.commands = 0;
+                conn.out.ok();
+            }
+            (b"REWRITE", 2) => {
+                conn.out.error(&Error::fixed(
+                    "ERR The server is running without a config file",
+                ));
+            }
+            (b"GET" | b"SET", _) => {
+                let sub = String::from_utf8_lossy(&sub).to_lowercase();
+                conn.out.error(&Error::arity(&format!("config|{sub}")));
+            }
+            _ => unknown_subcommand(conn, "config", args),
+        }
+    }
+
+    fn debug(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let sub = args.at(1).to_ascii_uppercase();
+        match (&sub[..], args.len()) {
+            // Tests of client libraries switch these; both are how the node always is.
+            (b"SET-ACTIVE-EXPIRE" | b"JMAP", _) => conn.out.ok(),
+            (b"SLEEP", _) => conn.out.error(&Error::fixed(
+                "ERR DEBUG SLEEP is not available: it would stop a core",
+            )),
+            _ => unknown_subcommand(conn, "debug", args),
+        }
+    }
+
+    fn slow_log(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let sub = args.at(1).to_ascii_uppercase();
+        match (&sub[..], args.len()) {
+            (b"LEN", 2) => {
+                let len = lock(&self.shared.slow).1.len();
+                conn.out.len_int(len);
+            }
+            (b"RESET", 2) => {
+                lock(&self.shared.slow).1.clear();
+                conn.out.ok();
+            }
+            (b"GET", 2 | 3) => {
+                let count = match args.get(2).map(parse_i64) {
+                    None => 10,
+                    Some(Some(-1)) => usize::MAX,
+                    Some(Some(count @ 0..)) => count as usize,
+                    Some(Some(_)) => {
+                        return conn.out.error(&Error::fixed(
+                            "ERR count should be greater than or equal to -1",
+                        ));
+                    }
+                    Some(None) => return conn.out.error(&Error::NOT_INTEGER),
+                };
+                let guard = lock(&self.shared.slow);
+                let shown = guard.1.iter().take(count);
+                conn.out.array(shown.len());
+                for entry in shown {
+                    conn.out.array(6);
+                    conn.out.int(entry.id as i64);
+                    conn.out.int(entry.at_secs as i64);
+                    conn.out.int(entry.us as i64);
+                    conn.out.array(entry.args.len());
+                    for arg in &entry.args {
+                        conn.out.bulk(arg);
+                    }
+                    conn.out.bulk_str(&entry.peer);
+                    conn.out.bulk(&entry.name);
+                }
+            }
+            _ => unknown_subcommand(conn, "slowlog", args),
+        }
+    }
+
+    fn cluster(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let sub = args.at(1).to_ascii_uppercase();
+        match (&sub[..], args.len()) {
+            (b"KEYSLOT", 3) => conn.out.int(i64::from(crate::route::slot(args.at(2)))),
+            (b"MYID", 2) => conn.out.bulk_str(&self.shared.run_id),
+            _ => conn.out.error(&NO_CLUSTER),
+        }
+    }
+}
+
+fn ping(conn: &mut Conn, args: Args<'_>) {
+    let subscribed = conn.is_subscribed() && conn.out.proto == Proto::Two;
+    match (args.get(1), args.len()) {
+        (text, 1 | 2) if subscribed => {
+            conn.out.array(2);
+            conn.out.bulk_str("pong");
+            conn.out.bulk(text.unwrap_or_default());
+        }
+        (None, _) => conn.out.simple("PONG"),
+        (Some(text), 2) => conn.out.bulk(text),
+        _ => conn.out.error(&Error::arity("ping")),
+    }
+}
+
+fn latency(conn: &mut Conn, args: Args<'_>) {
+    let sub = args.at(1).to_ascii_uppercase();
+    match (&sub[..], args.len()) {
+        (b"LATEST" | b"HISTORY", _) => conn.out.array(0),
+        (b"RESET", _) => conn.out.int(0),
+        _ => unknown_subcommand(conn, "latency", args),
+    }
+}
+
+fn write_answer(out: &mut Out, counts: bool, count: i64, text: &[u8]) {
+    if counts {
+        out.int(count);
+    } else {
+        out.verbatim(&String::from_utf8_lossy(text));
+    }
+}
+
+fn check_name(name: &[u8]) -> Result<(), Error> {
+    if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Ok(());
+    }
+    Err(Error::fixed(
+        "ERR Client names cannot contain spaces, newlines or special characters.",
+    ))
+}
+
+fn matches(filter: &ClientFilter, conn: &Conn) -> bool {
+    filter.ids.as_ref().is_none_or(|ids| ids.contains(&conn.id))
+        && filter
+            .addr
+            .as_ref()
+            .is_none_or(|addr| *addr == conn.peer_text())
+        && filter
+            .class
+            .as_ref()
+            .is_none_or(|class| match class.as_str() {
+                "normal" => !conn.is_subscribed(),
+                "pubsub" => conn.is_subscribed(),
+                _ => false,
+            })
+        && filter.except != Some(conn.id)
+}
+
+fn has_skip_me_no(args: Args<'_>) -> bool {
+    (2..args.len() - 1).any(|at| {
+        args.at(at).eq_ignore_ascii_case(b"skipme") && args.at(at + 1).eq_ignore_ascii_case(b"no")
+    })
+}
+
+/// Reads the conditions of CLIENT LIST and CLIENT KILL.
+fn client_filter(args: Args<'_>, from: usize) -> Result<ClientFilter, Error> {
+    let mut filter = ClientFilter::default();
+    let mut at = from;
+    while at < args.len() {
+        let option = args.at(at).to_ascii_lowercase();
+        let Some(value) = args.get(at + 1) else {
+            return Err(Error::SYNTAX);
+        };
+        let text = || String::from_utf8_lossy(value).into_owned();
+        at += 2;
+        match &option[..] {
+            b"id" => {
+                let mut ids = Vec::new();
+                let mut value = Some(value);
+                while let Some(id) = value.and_then(parse_u64) {
+                    ids.push(id);
+                    value = args.get(at);
+                    at += usize::from(value.and_then(parse_u64).is_some());
+                }
+                if ids.is_empty() {
+                    return Err(Error::fixed("ERR Invalid client ID"));
+                }
+                filter.ids = Some(ids);
+            }
+            b"addr" => filter.addr = Some(text()),
+            b"laddr" => filter.local = Some(text()),
+            b"type" => match &value.to_ascii_lowercase()[..] {
+                b"normal" | b"pubsub" | b"master" | b"replica" | b"slave" => {
+                    filter.class = Some(text().to_lowercase());
+                }
+                _ => return Err(Error::text(format!("ERR Unknown client type '{}'", text()))),
+            },
+            b"user" | b"skipme" | b"maxage" => {}
+            _ => return Err(Error::SYNTAX),
+        }
+    }
+    Ok(filter)
+}
+
+// ---- COMMAND ----
+
+fn command(conn: &mut Conn, table: &cmd::Table, args: Args<'_>) {
+    let Some(sub) = args.get(1).map(<[u8]>::to_ascii_uppercase) else {
+        conn.out.array(cmd::all().count());
+        return cmd::all().for_each(|(group, spec)| describe(&mut conn.out, group, spec));
+    };
+    match (&sub[..], args.len()) {
+        (b"COUNT", 2) => conn.out.len_int(cmd::all().count()),
+        (b"LIST", 2) => {
+            conn.out.array(cmd::all().count());
+            cmd::all().for_each(|(_, spec)| conn.out.bulk_str(&spec.name.to_lowercase()));
+        }
+        (b"INFO", 2) => command(conn, table, args.rest(2)),
+        (b"INFO", _) => {
+            conn.out.array(args.len() - 2);
+            for name in args.rest(2).iter() {
+                match cmd::all().find(|(_, spec)| spec.name.as_bytes().eq_ignore_ascii_case(name)) {
+                    Some((group, spec)) => describe(&mut conn.out, group, spec),
+                    None => conn.out.null_array(),
+                }
+            }
+        }
+        (b"DOCS", _) => {
+            let wanted: Vec<_> = cmd::all()
+                .filter(|(_, spec)| {
+                    args.len() == 2
+                        || args
+                            .rest(2)
+                            .iter()
+                            .any(|name| spec.name.as_bytes().eq_ignore_ascii_case(name))
+                })
+                .collect();
+            conn.out.map(wanted.len());
+            for (group, spec) in wanted {
+                conn.out.bulk_str(&spec.name.to_lowercase());
+                conn.out.map(2);
+                conn.out.bulk_str("summary");
+                conn.out.bulk_str(spec.summary);
+                conn.out.bulk_str("group");
+                conn.out.bulk_str(group);
+            }
+        }
+        (b"GETKEYS", 3..) => {
+            let inner = args.rest(2);
+            let Some(spec) = table.find(inner.at(0)) else {
+                return conn
+                    .out
+                    .error(&Error::fixed("ERR Invalid command specified"));
+            };
+            if !spec.fits(inner.len()) {
+                return conn.out.error(&Error::fixed(
+                    "ERR Invalid number of arguments specified for command",
+                ));
+            }
+            let mut keys = Vec::new();
+            spec.keys.for_each(inner, |at| keys.push(at));
+            if keys.is_empty() {
+                return conn
+                    .out
+                    .error(&Error::fixed("ERR The command has no key arguments"));
+            }
+            conn.out.array(keys.len());
+            keys.iter().for_each(|at| conn.out.bulk(inner.at(*at)));
+        }
+        _ => unknown_subcommand(conn, "command", args),
+    }
+}
+
+/// One command as COMMAND and COMMAND INFO show it.
+fn describe(out: &mut Out, group: &str, spec: &Spec) {
+    let (first, last, step) = spec.keys.info();
+    let mut flags: Vec<&str> = Vec::new();
+    for (bit, name) in [
+        (flag::WRITE, "write"),
+        (flag::READ, "readonly"),
+        (flag::DENY_OOM, "denyoom"),
+        (flag::ADMIN, "admin"),
+        (flag::PUBSUB, "pubsub"),
+        (flag::NO_SCRIPT, "noscript"),
+        (flag::BLOCKING, "blocking"),
+        (flag::LOADING, "loading"),
+        (flag::STALE, "stale"),
+        (flag::FAST, "fast"),
+        (flag::NO_MULTI, "no_multi"),
+        (flag::MOVABLE_KEYS, "movablekeys"),
+    ] {
+        if spec.flags & bit != 0 {
+            flags.push(name);
+        }
+    }
+    if matches!(
+        spec.keys,
+        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
+    ) && !flags.contains(&"movablekeys")
+    {
+        flags.push("movablekeys");
+    }
+    out.array(7);
+    out.bulk_str(&spec.name.to_lowercase());
+    out.int(i64::from(spec.arity));
+    out.set(flags.len());
+    flags.iter().for_each(|name| out.simple(name));
+    out.int(first);
+    out.int(last);
+    out.int(step);
+    out.set(1);
+    out.simple(&format!("@{}", group.replace('-', "")));
+}

@@ -1,0 +1,222 @@
+//! What all cores of the node know: settings, and state that is published whole.
+
+use std::sync::{
+    Mutex, OnceLock, RwLock,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use crate::base::Ms;
+
+/// What the node was started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Client port.
+    pub port: u16,
+    /// Address to listen on.
+    pub bind: String,
+    /// Unix socket path, if any.
+    pub unix: Option<String>,
+    /// Number of cores.
+    pub cores: usize,
+    /// Number of shards.
+    pub shards: usize,
+    /// Databases of SELECT.
+    pub databases: usize,
+    /// How long a core looks for work before it sleeps.
+    pub spin_us: u64,
+    /// Data directory.
+    pub dir: String,
+}
+
+/// Parameters that CONFIG SET changes at run time.
+#[derive(Clone, Debug)]
+pub struct Tunables {
+    /// Most client connections.
+    pub conns_max: usize,
+    /// Seconds after which an idle client is closed; 0: never.
+    pub timeout_secs: u64,
+    /// Longest argument.
+    pub bulk_len_max: usize,
+    /// Microseconds from which a command is slow; negative: none is.
+    pub slow_us: i64,
+    /// Length of the slow log.
+    pub slow_len: usize,
+}
+
+impl Default for Tunables {
+    fn default() -> Self {
+        Self {
+            conns_max: 10_000,
+            timeout_secs: 0,
+            bulk_len_max: 512 << 20,
+            slow_us: 10_000,
+            slow_len: 128,
+        }
+    }
+}
+
+/// Counters of one core, published by it once per tick.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+#[allow(missing_docs)]
+pub struct CoreStats {
+    pub commands: AtomicU64,
+    pub accepted: AtomicU64,
+    pub refused: AtomicU64,
+    pub clients: AtomicUsize,
+    pub blocked: AtomicUsize,
+    pub subscribed: AtomicUsize,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+    pub turns: AtomicU64,
+    pub expired: AtomicU64,
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub protocol_errors: AtomicU64,
+    pub errors: AtomicU64,
+}
+
+/// Sizes of one database of one shard, published by its core once per tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DbSize {
+    /// Keys.
+    pub keys: usize,
+    /// Of them, with a deadline.
+    pub expiring: usize,
+}
+
+/// One link to an upstream stream, for INFO.
+#[derive(Clone, Debug, Default)]
+pub struct LinkView {
+    /// It streams.
+    pub up: bool,
+    /// A snapshot is on its way or being loaded.
+    pub syncing: bool,
+    /// When the primary was last heard.
+    pub heard: Ms,
+    /// Frames applied: the next expected offset.
+    pub applied: u64,
+    /// The primary's next offset as last heard.
+    pub primary_next: u64,
+    /// Generation of the history; 0 if the primary has none.
+    pub generation: u64,
+}
+
+/// What INFO and ROLE say of the primary that this node follows.
+#[derive(Clone, Debug, Default)]
+pub struct FollowView {
+    /// Host as given.
+    pub host: String,
+    /// Replication base port (as given, until it was found out).
+    pub port: u16,
+    /// One per upstream stream; empty while the primary is being looked for.
+    pub links: Vec<LinkView>,
+}
+
+/// One entry of SLOWLOG.
+#[derive(Clone, Debug)]
+pub struct SlowEntry {
+    /// Number of the entry.
+    pub id: u64,
+    /// When it ran.
+    pub at_secs: u64,
+    /// How long it ran.
+    pub us: u64,
+    /// The request, shortened.
+    pub args: Vec<Vec<u8>>,
+    /// The client's address.
+    pub peer: String,
+    /// The client's name.
+    pub name: Vec<u8>,
+}
+
+/// See the module page.
+pub struct Shared {
+    /// What the node was started with.
+    pub settings: Settings,
+    /// Parameters that change at run time; each core copies them once per tick.
+    pub tunables: RwLock<Tunables>,
+    /// Raised when `tunables` changes.
+    pub tunables_version: AtomicU64,
+    /// The data set is being replaced: readers get `-LOADING`.
+    pub loading: AtomicBool,
+    /// This node follows a primary: clients' writes are refused.
+    pub following: AtomicBool,
+    /// The node is to stop.
+    pub stop: AtomicBool,
+    /// Counts the signals that ask the node to stop.
+    pub signals: OnceLock<&'static AtomicU32>,
+    /// Counters per core.
+    pub stats: Vec<CoreStats>,
+    /// Sizes per shard and database.
+    pub sizes: Vec<Mutex<Vec<DbSize>>>,
+    /// Replication, for INFO and ROLE.
+    pub follow: Mutex<Option<FollowView>>,
+    /// SLOWLOG.
+    pub slow: Mutex<(u64, std::collections::VecDeque<SlowEntry>)>,
+    /// Names this run of the node.
+    pub run_id: String,
+    /// When the node started.
+    pub started: Ms,
+    /// What the ring found, for INFO.
+    pub ring: Mutex<String>,
+    next_client: AtomicU64,
+}
+
+impl Shared {
+    /// The state of a node that starts now.
+    pub fn new(settings: Settings, started: Ms, run_id: String) -> Self {
+        Self {
+            tunables: RwLock::default(),
+            tunables_version: AtomicU64::new(0),
+            loading: AtomicBool::new(false),
+            following: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            signals: OnceLock::new(),
+            stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
+            sizes: (0..settings.shards).map(|_| Mutex::default()).collect(),
+            follow: Mutex::default(),
+            slow: Mutex::default(),
+            run_id,
+            started,
+            ring: Mutex::default(),
+            next_client: AtomicU64::new(1),
+            settings,
+        }
+    }
+
+    /// A number for a new client.
+    pub fn next_client(&self) -> u64 {
+        self.next_client.fetch_add(1, Relaxed)
+    }
+
+    /// Must the node stop?
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+            || self
+                .signals
+                .get()
+                .is_some_and(|signals| signals.load(Relaxed) > 0)
+    }
+
+    /// Sums one counter over all cores.
+    pub fn sum(&self, counter: impl Fn(&CoreStats) -> u64) -> u64 {
+        self.stats.iter().map(counter).sum()
+    }
+
+    /// Client connections of all cores.
+    pub fn clients(&self) -> usize {
+        self.stats
+            .iter()
+            .map(|stats| stats.clients.load(Relaxed))
+            .sum()
+    }
+}
+
+/// Locks, also when another thread panicked with the lock held: what is guarded is only ever replaced
+/// whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

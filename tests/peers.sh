@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Sets up the programs that the interop tests talk to: real kevy servers of every wire generation,
+# redis-server with redis-cli, redis-py, and the Node clients. Everything is kept outside the
+# repository, so it is built once per machine and a second run only reports what is there.
+#
+#   tests/peers.sh            set up what is missing, then print the list
+#   tests/peers.sh --list     print the list, build nothing
+#   tests/peers.sh NAME...    only these: redis python node kevy-1.19.0 kevy-2.0.20 kevy-5.4.0 kevy-7.0.0
+#
+# RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
+# every peer asked for is there.
+set -u
+
+PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
+KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 1.19.0)
+ALL=(redis python node)
+for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
+
+list_only=0
+if [ "${1:-}" = --list ]; then list_only=1; shift; fi
+if [ $# -gt 0 ]; then wanted=("$@"); else wanted=("${ALL[@]}"); fi
+
+mkdir -p "$PEERS/log" || { echo "peers: cannot create $PEERS"; exit 1; }
+say() { printf 'peers: %s\n' "$*"; }
+
+# Two callers at once (a CI run that builds in the background and a person) must not build into the
+# same folder; the second waits and then finds everything there.
+exec 9>"$PEERS/.lock"
+if [ $list_only = 0 ] && ! flock -n 9; then
+    say "another run is setting up $PEERS; waiting for it"
+    flock 9
+fi
+
+have() {
+    case $1 in
+        redis) command -v redis-server >/dev/null && command -v redis-cli >/dev/null ;;
+        python) "$PEERS/venv/bin/python" -c 'import redis' 2>/dev/null ;;
+        node) [ -d "$PEERS/node/node_modules/ioredis" ] && [ -d "$PEERS/node/node_modules/redis" ] ;;
+        kevy-*) [ -x "$PEERS/$1/bin/kevy" ] ;;
+        *) return 1 ;;
+    esac
+}
+
+where() {
+    case $1 in
+        redis) echo "$(command -v redis-server) ($(redis-server --version | sed 's/.* v=\([^ ]*\).*/\1/'))" ;;
+        python) echo "$PEERS/venv/bin/python (redis-py $("$PEERS/venv/bin/python" -c 'import redis; print(redis.__version__)'))" ;;
+        node) echo "$PEERS/node/node_modules (ioredis, redis)" ;;
+        kevy-*) echo "$PEERS/$1/bin/kevy" ;;
+    esac
+}
+
+make_redis() {
+    if [ "$(id -u)" != 0 ]; then
+        say "redis-server is not installed and this is not root: apt-get install redis-server redis-tools"
+        return 1
+    fi
+    # The package must not start a server of its own on 6379.
+    local policy=/usr/sbin/policy-rc.d made=0
+    if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; fi
+    { apt-get update && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends redis-server redis-tools; } >"$PEERS/log/redis.log" 2>&1
+    local rc=$?
+    [ $made = 1 ] && rm -f $policy
+    return $rc
+}
+
+make_python() {
+    { python3 -m venv "$PEERS/venv" && "$PEERS/venv/bin/pip" install --quiet redis; } \
+        >"$PEERS/log/python.log" 2>&1
+}
+
+make_node() {
+    command -v npm >/dev/null || { say "npm is not installed; the Node clients are left out"; return 1; }
+    mkdir -p "$PEERS/node" && cd "$PEERS/node" || return 1
+    echo '{"name":"ringkeep-peers","private":true}' >package.json
+    local rc=0
+    npm install --no-audit --no-fund --silent ioredis redis >"$PEERS/log/node.log" 2>&1 || rc=1
+    cd - >/dev/null || return 1
+    return $rc
+}
+
+# 7.0.0 is also the benchmarks' opponent and keeps the release profile it was published with. The
+# others are only talked to, so they are built without link-time optimisation and with more codegen
+# units: minutes of CPU less.
+make_kevy() {
+    local v=$1 flags=()
+    command -v cargo >/dev/null || { say "cargo is not installed; no kevy can be built"; return 1; }
+    case $v in
+        7.0.0) flags=() ;;
+        *) flags=(CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+                  CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0) ;;
+    esac
+    local build=(nice -n 10 env "${flags[@]}" CARGO_TARGET_DIR="$PEERS/target" CARGO_TERM_COLOR=never
+                 RUSTFLAGS= cargo install --ignore-rust-version --root "$PEERS/kevy-$v" "kevy@$v")
+    # The published lock file gives the build its authors tested; not every version ships one that
+    # today's cargo accepts.
+    (cd "$PEERS" && { "${build[@]}" --locked || "${build[@]}"; }) >"$PEERS/log/kevy-$v.log" 2>&1
+}
+
+missing=0
+for name in "${wanted[@]}"; do
+    if have "$name"; then
+        printf 'peers: %-12s %s\n' "$name" "$(where "$name")"
+        continue
+    fi
+    if [ $list_only = 1 ]; then
+        printf 'peers: %-12s missing\n' "$name"
+        missing=1
+        continue
+    fi
+    started=$SECONDS
+    case $name in
+        redis) make_redis ;;
+        python) make_python ;;
+        node) make_node ;;
+        kevy-*) make_kevy "${name#kevy-}" ;;
+        *) say "unknown peer $name (known: ${ALL[*]})"; missing=1; continue ;;
+    esac
+    if have "$name"; then
+        printf 'peers: %-12s %s, %ds\n' "$name" "$(where "$name")" $((SECONDS - started))
+    else
+        printf 'peers: %-12s cannot be had: see %s\n' "$name" "$PEERS/log/$name.log"
+        tail -n 3 "$PEERS/log/$name.log" 2>/dev/null | sed 's/^/peers:     /'
+        missing=1
+    fi
+done
+exit $missing

@@ -1,0 +1,157 @@
+//! Small matters between a process and its kernel that the node, which has no `unsafe`, needs.
+
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
+
+use crate::net::check;
+use crate::reactor::Nanos;
+use crate::wake::{KernelWaker, wake_descriptor};
+
+/// Writing to a closed peer shall be an error of that write, not the end of the process. Once per
+/// process, before the first socket.
+pub fn ignore_sigpipe() {
+    // SAFETY: ignoring a signal installs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Counts SIGINT and SIGTERM from the first call on and wakes the given ring at each. Every core may
+/// register its waker, up to 256 of them; each costs a descriptor for ever.
+///
+/// # Errors
+/// What dup or sigaction said, or `OutOfMemory` beyond 256 wakers.
+pub fn watch_termination(waker: &KernelWaker) -> io::Result<&'static AtomicU32> {
+    let place = WAKER_COUNT.fetch_add(1, Ordering::Relaxed);
+    let Some(slot) = WAKERS.get(place) else {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    };
+    // The handler may run at any time from now on, so this descriptor is never closed.
+    let fd = waker.duplicate()?.into_raw_fd();
+    slot.store(fd, Ordering::Release);
+    // SAFETY: zeros are a valid value of this plain C struct.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_termination as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler touches atomics and calls write(2) only, both fit for a handler.
+        check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
+    }
+    Ok(&TERMINATIONS)
+}
+
+extern "C" fn on_termination(_signal: libc::c_int) {
+    // SAFETY: the pointer to this thread's errno is valid; the interrupted code must find its value.
+    let errno = unsafe { *libc::__errno_location() };
+    TERMINATIONS.fetch_add(1, Ordering::Release);
+    for slot in &WAKERS {
+        let fd = slot.load(Ordering::Acquire);
+        if fd >= 0 {
+            wake_descriptor(fd);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
+static WAKER_COUNT: AtomicUsize = AtomicUsize::new(0);
+static WAKERS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
+
+/// The monotonic clock, nanoseconds since some fixed point (boot).
+#[inline]
+pub fn monotonic_ns() -> Nanos {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// The real-time clock, milliseconds since 1970. May jump.
+pub fn realtime_ms() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME) / 1_000_000
+}
+
+/// The real-time clock, microseconds since 1970. May jump.
+pub fn realtime_us() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME) / 1_000
+}
+
+/// CPU time of the calling thread, nanoseconds, kernel work included.
+pub fn thread_cpu_ns() -> Nanos {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// CPU time of the process, nanoseconds, kernel work included.
+pub fn process_cpu_ns() -> Nanos {
+    clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+#[inline]
+fn clock_ns(clock: libc::clockid_t) -> Nanos {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes one timespec on this stack frame. These clocks always exist, so the
+    // result needs no look.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Memory of this process that is in RAM, bytes. `None` without /proc.
+pub fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    // SAFETY: plain integers.
+    let page_len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page_len).ok()?)
+}
+
+/// Raises the limit of open descriptors to the hard limit. Returns the limit now in force.
+///
+/// # Errors
+/// What getrlimit or setrlimit said.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = resource_limit(libc::RLIMIT_NOFILE)?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the kernel reads one struct on this stack frame during the call.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    Ok(limit.rlim_cur)
+}
+
+pub(crate) fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one struct on this stack frame during the call.
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    Ok(limit)
+}
+
+/// True if the process is exempt from the memlock limit: CAP_IPC_LOCK is in its effective set.
+pub(crate) fn may_lock_memory() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .is_some_and(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_go_forward_and_units_agree() {
+        let (a, b) = (monotonic_ns(), monotonic_ns());
+        assert!(a <= b);
+        let (ms, us) = (realtime_ms(), realtime_us());
+        assert!(us / 1000 - ms < 1000);
+        assert!(process_cpu_ns() > 0 && thread_cpu_ns() > 0);
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 0));
+        assert!(raise_descriptor_limit().is_ok_and(|limit| limit > 0));
+    }
+}
