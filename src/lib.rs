@@ -11,5 +11,6 @@ pub mod node;
 pub mod repl;
 pub mod resp;
 pub mod route;
+pub mod script;
 pub mod shard;
 pub mod store;

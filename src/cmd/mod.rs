@@ -9,6 +9,7 @@ mod hashes;
 mod keys;
 mod lists;
 mod scan;
+pub mod scripts;
 mod session;
 mod sets;
 mod spec;
