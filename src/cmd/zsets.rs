@@ -8,12 +8,11 @@ use std::collections::BTreeSet;
 use super::{
     Ctx, Keys, OnTimeout, Spec,
     flag::*,
-    int,
     lists::{Mpop, positive},
     parse_timeout, scan,
 };
 use crate::{
-    base::{format_f64, parse_f64, parse_i64},
+    base::{format_f64, parse_f64},
     resp::{Args, Error, Out, Proto},
     store::Zset,
 };

@@ -8,7 +8,7 @@ use uring::{Event, KernelReactor, Reactor, RingConfig, Wait, sys};
 fn a_termination_signal_is_counted_and_ends_the_wait() {
     sys::ignore_sigpipe();
     let mut reactor = KernelReactor::new(RingConfig::default()).unwrap();
-    let count = sys::watch_termination(reactor.waker()).unwrap();
+    let count = sys::watch_termination(&reactor.waker()).unwrap();
     for (round, signal) in [libc::SIGTERM, libc::SIGINT].into_iter().enumerate() {
         assert_eq!(count.load(Ordering::Acquire), round as u32);
         // SAFETY: the handler for this signal is installed; it returns to here.
