@@ -200,7 +200,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 message?;
             }
         }
-        let signals = sys::watch_termination(waker.clone()).map_err(StartError::Ring)?;
+        let signals = sys::watch_termination(waker).map_err(StartError::Ring)?;
         // Every core looks at it once per beat.
         let _ = shared.signals.set(signals);
         log(&format!(

@@ -1,12 +1,25 @@
 //! One database of one shard.
+//!
+//! A key is one slot in the [`Table`] and one cell in the [`Arena`] that holds its name, its
+//! deadline and, if it is small, its value. Large strings and collections are objects in a
+//! [`Slab`], named by the cell.
 
-use std::collections::BTreeMap;
+use std::hash::Hasher;
 
 use bytes::Bytes;
+use foldhash::{SharedSeed, quality::FoldHasher};
 
-use super::{InValue, Kind, Typed, Value};
+use super::{
+    InValue, Kind, Typed, Value,
+    arena::{Arena, CELL_MAX},
+    entry::{DEADLINE, FIELDS, HEAD, Head, LONG_KEY, TIMER, clock_of, idle, number},
+    expiry::{Due, Expiry, Item},
+    graveyard::{Graveyard, Whole},
+    slab::Slab,
+    table::{At, Entry, Table},
+};
 use crate::{
-    base::{Ms, Rng},
+    base::{Ms, Rng, parse_i64},
     each_collection,
 };
 
@@ -46,84 +59,162 @@ pub struct Meta {
 
 /// One database of one shard. Keys whose deadline has passed are never visible: every access takes
 /// `now` and removes what is due.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Keyspace {
-    keys: BTreeMap<Box<[u8]>, (Value, Option<Ms>)>,
+    table: Table,
+    cells: Cells,
+    objects: Slab<Value>,
+    expiry: Expiry,
+    graveyard: Graveyard,
+    /// Keys with a deadline.
+    expiring: usize,
+    /// The clock of entries at the latest `now` that was seen.
+    clock: u32,
+    /// A hash that was handed out to be changed: its fields' first deadline may differ from the
+    /// index. The next operation looks before it does anything else.
+    unsettled: Option<u64>,
+    /// Bytes of large strings.
+    text_bytes: usize,
+    /// Keys removed because they were due, if somebody wants to know.
+    expired: Option<Vec<Box<[u8]>>>,
+    /// Kept so that steady work allocates nothing.
+    scratch: Vec<u8>,
+    batch: Vec<Entry>,
+}
+
+/// The cells and what gives them meaning.
+#[derive(Debug)]
+struct Cells {
+    arena: Arena,
+    long_keys: Slab<Box<[u8]>>,
+    seed: u64,
+    shared_seed: Box<SharedSeed>,
+}
+
+/// A key that was found.
+#[derive(Clone, Copy)]
+struct Found {
+    at: At,
+    entry: Entry,
+    head: Head,
 }
 
 impl Keyspace {
     /// An empty keyspace. The seed keeps clients from choosing keys that collide in its table.
-    pub fn new(_seed: u64) -> Self {
-        Self::default()
+    pub fn new(seed: u64) -> Self {
+        Self {
+            table: Table::new(),
+            cells: Cells {
+                arena: Arena::new(),
+                long_keys: Slab::new(),
+                seed: seed ^ 0x243f_6a88_85a3_08d3,
+                shared_seed: Box::new(SharedSeed::from_u64(seed)),
+            },
+            objects: Slab::new(),
+            expiry: Expiry::default(),
+            graveyard: Graveyard::default(),
+            expiring: 0,
+            clock: 0,
+            unsettled: None,
+            text_bytes: 0,
+            expired: None,
+            scratch: Vec::new(),
+            batch: Vec::new(),
+        }
     }
 
     /// Number of keys, those included that are due but were not yet looked at.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.table.len()
     }
 
     /// True without keys.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.table.len() == 0
     }
 
     /// Number of keys with a deadline.
     pub fn expiring(&self) -> usize {
-        self.keys
-            .values()
-            .filter(|(_, deadline)| deadline.is_some())
-            .count()
+        self.expiring
     }
 
     /// Type and deadline of a key, without counting as a use of it.
     pub fn meta(&mut self, key: &[u8], now: Ms) -> Option<Meta> {
-        let (value, deadline) = self.live(key, now)?;
+        let found = self.live(key, now)?;
         Some(Meta {
-            kind: value.kind(),
-            deadline: *deadline,
-            idle_secs: 0,
+            kind: kind_of(found.entry),
+            deadline: found.head.deadline(self.cells.arena.at(found.entry.cell)),
+            idle_secs: idle(found.head.clock, clock_of(now)),
         })
     }
 
     /// Does the key exist? Counts as a use of it.
     pub fn contains(&mut self, key: &[u8], now: Ms) -> bool {
-        self.live(key, now).is_some()
+        self.used(key, now).is_some()
     }
 
     /// The name that OBJECT ENCODING answers.
     pub fn encoding(&mut self, key: &[u8], now: Ms) -> Option<&'static str> {
-        let (value, _) = self.live(key, now)?;
-        Some(each_collection!(value, _text => "raw", inner => inner.encoding()))
+        let found = self.live(key, now)?;
+        Some(match self.value(found) {
+            Held::Text(text) => encoding_of(text),
+            Held::Object(value) => {
+                each_collection!(value, text => encoding_of(text), inner => inner.encoding())
+            }
+        })
     }
 
     /// Bytes of memory that the key and its value take, roughly.
     pub fn memory(&mut self, key: &[u8], now: Ms) -> Option<usize> {
-        let (value, _) = self.live(key, now)?;
-        Some(
+        let found = self.live(key, now)?;
+        let long_key = if found.head.has(LONG_KEY) {
             key.len()
-                + 16
-                + each_collection!(value, text => text.len(), inner => inner.heap_bytes()),
-        )
+        } else {
+            0
+        };
+        let object = match self.value(found) {
+            Held::Text(_) => 0,
+            Held::Object(value) => {
+                size_of::<Value>()
+                    + each_collection!(value, text => text.len(), inner => inner.heap_bytes())
+            }
+        };
+        // A slot and its part of the directory take about twelve bytes.
+        Some(12 + Arena::cell_bytes(found.head.size()) + long_key + object)
     }
 
     /// A string value.
     ///
     /// # Errors
     /// [`WrongType`] if the key holds a collection.
+    #[inline]
     pub fn string(&mut self, key: &[u8], now: Ms) -> Result<Option<Str<'_>>, WrongType> {
-        match self.live(key, now) {
-            None => Ok(None),
-            Some((Value::String(bytes), _)) => Ok(Some(Str::Shared(bytes))),
-            Some(_) => Err(WrongType),
+        let Some(found) = self.used(key, now) else {
+            return Ok(None);
+        };
+        match self.value(found) {
+            Held::Text(text) => Ok(Some(Str::Inline(text))),
+            Held::Object(Value::String(text)) => Ok(Some(Str::Shared(text))),
+            Held::Object(_) => Err(WrongType),
         }
     }
 
     /// Sets a string, whatever the key held before. The deadline becomes `deadline`.
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
-        self.keys.insert(
-            key.into(),
-            (Value::String(Bytes::copy_from_slice(value)), deadline),
-        );
+        self.settle();
+        let hash = self.cells.hash(key);
+        let found = self.find(hash, key);
+        if let Some(found) = found
+            && self.overwrite(found, value, deadline)
+        {
+            return;
+        }
+        let content = if fits_inline(key, value) {
+            Content::Inline(value)
+        } else {
+            Content::Object(Value::String(Bytes::copy_from_slice(value)))
+        };
+        self.store(hash, key, found, content, deadline);
     }
 
     /// Changes a string in place (an absent key starts empty and is created, unless the closure
@@ -137,17 +228,47 @@ impl Keyspace {
         now: Ms,
         change: impl FnOnce(&mut Vec<u8>) -> R,
     ) -> Result<R, WrongType> {
-        let (mut bytes, deadline) = match self.live(key, now) {
-            None => (Vec::new(), None),
-            Some((Value::String(bytes), deadline)) => (bytes.to_vec(), *deadline),
-            Some(_) => return Err(WrongType),
-        };
-        let existed = self.keys.contains_key(key);
-        let result = change(&mut bytes);
-        if existed || !bytes.is_empty() {
-            self.keys
-                .insert(key.into(), (Value::String(bytes.into()), deadline));
+        let found = self.used(key, now);
+        let mut deadline = None;
+        let mut text = std::mem::take(&mut self.scratch);
+        text.clear();
+        if let Some(found) = found {
+            deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+            match found.entry.kind {
+                TEXT => text.extend_from_slice(self.cells.value(found.entry.cell, found.head)),
+                BIG_TEXT => {
+                    let result = self.update_big(found, change);
+                    self.scratch = text;
+                    return Ok(result);
+                }
+                _ => {
+                    self.scratch = text;
+                    return Err(WrongType);
+                }
+            }
         }
+        let result = change(&mut text);
+        if found.is_none() && text.is_empty() {
+            self.scratch = text;
+            return Ok(result);
+        }
+        let overwritten = found.is_some_and(|found| self.overwrite(found, &text, deadline));
+        if !overwritten {
+            let hash = self.cells.hash(key);
+            if fits_inline(key, &text) {
+                self.store(hash, key, found, Content::Inline(&text), deadline);
+            } else {
+                let text = Bytes::from(std::mem::take(&mut text));
+                self.store(
+                    hash,
+                    key,
+                    found,
+                    Content::Object(Value::String(text)),
+                    deadline,
+                );
+            }
+        }
+        self.scratch = text;
         Ok(result)
     }
 
@@ -156,9 +277,12 @@ impl Keyspace {
     /// # Errors
     /// [`WrongType`] if the key holds something else.
     pub fn get<T: InValue>(&mut self, key: &[u8], now: Ms) -> Result<Option<&T>, WrongType> {
-        match self.live(key, now) {
-            None => Ok(None),
-            Some((value, _)) => T::borrow(value).map(Some).ok_or(WrongType),
+        let Some(found) = self.used(key, now) else {
+            return Ok(None);
+        };
+        match self.value(found) {
+            Held::Text(_) => Err(WrongType),
+            Held::Object(value) => T::borrow(value).map(Some).ok_or(WrongType),
         }
     }
 
@@ -172,9 +296,9 @@ impl Keyspace {
         key: &[u8],
         now: Ms,
     ) -> Result<Option<&mut T>, WrongType> {
-        match self.live(key, now) {
+        match self.used(key, now) {
             None => Ok(None),
-            Some((value, _)) => T::borrow_mut(value).map(Some).ok_or(WrongType),
+            Some(found) => self.borrow_mut(found).map(Some),
         }
     }
 
@@ -183,64 +307,131 @@ impl Keyspace {
     /// # Errors
     /// [`WrongType`] if the key holds something else.
     pub fn get_or_create<T: InValue>(&mut self, key: &[u8], now: Ms) -> Result<&mut T, WrongType> {
-        if self.live(key, now).is_none() {
-            self.keys.insert(key.into(), (T::default().wrap(), None));
-        }
-        match self.keys.get_mut(key) {
-            Some((value, _)) => T::borrow_mut(value).ok_or(WrongType),
-            None => Err(WrongType),
-        }
+        let found = match self.used(key, now) {
+            Some(found) => found,
+            None => {
+                let hash = self.cells.hash(key);
+                let value = Content::Object(T::default().wrap());
+                self.store(hash, key, None, value, None);
+                self.find(hash, key).ok_or(WrongType)?
+            }
+        };
+        self.borrow_mut(found)
     }
 
     /// Removes the key if its collection has no elements left; true if it was removed.
     pub fn remove_if_empty(&mut self, key: &[u8]) -> bool {
-        let empty = match self.keys.get(key) {
-            Some((value, _)) => each_collection!(value, _text => false, inner => inner.is_empty()),
-            None => false,
+        self.settle();
+        let Some(found) = self.find(self.cells.hash(key), key) else {
+            return false;
+        };
+        let empty = match self.value(found) {
+            Held::Text(_) => false,
+            Held::Object(value) => {
+                each_collection!(value, _text => false, inner => inner.is_empty())
+            }
         };
         if empty {
-            self.keys.remove(key);
+            self.bury(found);
         }
         empty
     }
 
     /// Puts a value under a key, whatever it held before.
     pub fn insert(&mut self, key: &[u8], value: Value, deadline: Option<Ms>) {
-        self.keys.insert(key.into(), (value, deadline));
+        self.settle();
+        let hash = self.cells.hash(key);
+        let found = self.find(hash, key);
+        match value {
+            Value::String(text) if fits_inline(key, &text) => {
+                self.store(hash, key, found, Content::Inline(&text), deadline);
+            }
+            value => self.store(hash, key, found, Content::Object(value), deadline),
+        }
     }
 
     /// Takes a value and its deadline out.
     pub fn take(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
-        self.live(key, now)?;
-        self.keys.remove(key)
+        let found = self.live(key, now)?;
+        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+        let value = match found.entry.kind {
+            TEXT => {
+                let text = self.cells.value(found.entry.cell, found.head);
+                Value::String(Bytes::copy_from_slice(text))
+            }
+            _ => self.release(found),
+        };
+        self.drop_entry(found);
+        Some((value, deadline))
     }
 
     /// Removes a key; true if it was there. Large values are freed later, in slices.
     pub fn remove(&mut self, key: &[u8], now: Ms) -> bool {
-        self.take(key, now).is_some()
-    }
-
-    /// Sets or clears a key's deadline; false if the key is absent.
-    pub fn set_deadline(&mut self, key: &[u8], deadline: Option<Ms>, now: Ms) -> bool {
         match self.live(key, now) {
             None => false,
-            Some((_, old)) => {
-                *old = deadline;
+            Some(found) => {
+                self.bury(found);
                 true
             }
         }
     }
 
+    /// Sets or clears a key's deadline; false if the key is absent.
+    pub fn set_deadline(&mut self, key: &[u8], deadline: Option<Ms>, now: Ms) -> bool {
+        let Some(found) = self.live(key, now) else {
+            return false;
+        };
+        match deadline {
+            Some(due) if found.head.has(DEADLINE) => self.move_timer(found, due),
+            None if !found.head.has(DEADLINE) => {}
+            _ => {
+                let fields = found.head.fields_due(self.cells.arena.at(found.entry.cell));
+                self.reshape(found, deadline, fields);
+            }
+        }
+        true
+    }
+
     /// Removes every key. The memory is given back in slices.
     pub fn clear(&mut self) {
-        self.keys.clear();
+        self.unsettled = None;
+        self.expiring = 0;
+        self.text_bytes = 0;
+        self.graveyard.bury_whole(Whole {
+            table: std::mem::replace(&mut self.table, Table::new()),
+            arena: std::mem::replace(&mut self.cells.arena, Arena::new()),
+            objects: std::mem::replace(&mut self.objects, Slab::new()),
+            long_keys: std::mem::replace(&mut self.cells.long_keys, Slab::new()),
+            expiry: std::mem::take(&mut self.expiry),
+        });
     }
 
     /// A key chosen at random.
     pub fn random_key(&mut self, rng: &mut Rng, now: Ms) -> Option<Vec<u8>> {
-        let at = rng.below(self.keys.len() as u64) as usize;
-        let key = self.keys.keys().nth(at)?.to_vec();
-        self.live(&key, now).is_some().then_some(key)
+        self.settle();
+        for _ in 0..RANDOM_TRIES {
+            if self.is_empty() {
+                return None;
+            }
+            let Some(entry) = self.table.pick(rng.next_u64(), rng.next_u64()) else {
+                continue;
+            };
+            let key = self.cells.key(entry.cell).to_vec();
+            if self.live(&key, now).is_some() {
+                return Some(key);
+            }
+        }
+        // Chance met only segments that are empty or full of due keys: take the next key there is.
+        let mut place = Some(Table::place(rng.next_u64()));
+        while let Some(from) = place {
+            let mut first = None;
+            place = self.table.walk(from, |entry| first = first.or(Some(entry)));
+            if let Some(entry) = first {
+                let key = self.cells.key(entry.cell).to_vec();
+                return self.live(&key, now).is_some().then_some(key);
+            }
+        }
+        None
     }
 
     /// Visits some keys, about `count`, from a cursor on; the next cursor, 0 at the end. A key that
@@ -252,60 +443,632 @@ impl Keyspace {
         now: Ms,
         mut visit: impl FnMut(&[u8], Kind),
     ) -> u64 {
-        let mut seen = 0;
-        for (key, (value, deadline)) in self.keys.iter().skip(cursor as usize).take(count) {
-            seen += 1;
-            if deadline.is_none_or(|deadline| deadline > now) {
-                visit(key, value.kind());
+        self.settle();
+        self.clock = clock_of(now);
+        let mut batch = std::mem::take(&mut self.batch);
+        let (mut place, mut seen, mut steps) = (cursor, 0, 0);
+        let end = loop {
+            batch.clear();
+            let next = self.table.walk(place, |entry| batch.push(entry));
+            for entry in &batch {
+                if self.is_due(*entry, now) {
+                    let Some(found) = self.find_cell(entry.cell) else {
+                        continue;
+                    };
+                    if self.drop_due(found, now).is_none() {
+                        continue;
+                    }
+                    // A hash that lost fields but not all: its cell may be another one now.
+                    self.settle();
+                }
+                seen += 1;
             }
-        }
-        if seen < count {
-            0
-        } else {
-            cursor + seen as u64
-        }
+            // Cells may have moved, so they are read again.
+            batch.clear();
+            self.table.walk(place, |entry| batch.push(entry));
+            for entry in &batch {
+                visit(self.cells.key(entry.cell), kind_of(*entry));
+            }
+            steps += 1;
+            match next {
+                None => break 0,
+                Some(next) if seen >= count || steps >= count.saturating_mul(10).max(10) => {
+                    break next;
+                }
+                Some(next) => place = next,
+            }
+        };
+        self.batch = batch;
+        end
     }
 
     /// Removes up to `budget` keys that are due, visiting each; true if more are due.
     pub fn expire_due(&mut self, now: Ms, budget: usize, mut visit: impl FnMut(&[u8])) -> bool {
-        let due: Vec<Box<[u8]>> = self
-            .keys
-            .iter()
-            .filter(|(_, (_, deadline))| deadline.is_some_and(|deadline| deadline <= now))
-            .map(|(key, _)| key.clone())
-            .take(budget)
-            .collect();
-        for key in &due {
-            visit(key);
-            self.keys.remove(key);
+        self.settle();
+        self.clock = clock_of(now);
+        let mut looks = budget.saturating_mul(LOOKS_PER_KEY);
+        let mut key = std::mem::take(&mut self.scratch);
+        let mut more = true;
+        for _ in 0..budget {
+            match self.expiry.due(now, &mut looks) {
+                Due::Nothing => {
+                    more = false;
+                    break;
+                }
+                Due::Later => break,
+                Due::Item(item) => {
+                    let Some(found) = self.find_cell(item.cell) else {
+                        panic!("the expiry index names a cell without a key")
+                    };
+                    key.clear();
+                    key.extend_from_slice(self.cells.key(item.cell));
+                    let log = self.expired.take();
+                    if self.drop_due(found, now).is_none() {
+                        visit(&key);
+                    }
+                    self.expired = log;
+                }
+            }
         }
-        due.len() == budget
-    }
-
-    /// Reads a line of memory that an access to the key would need, so that it is near when the access
-    /// comes.
-    pub fn touch_line(&self, _key: &[u8]) -> u64 {
-        0
+        self.scratch = key;
+        more && self.expiry.next().is_some_and(|next| next <= now)
     }
 
     /// Frees memory of removed values, at most about `budget` elements; true if more is waiting.
-    pub fn free_some(&mut self, _budget: usize) -> bool {
-        false
+    pub fn free_some(&mut self, budget: usize) -> bool {
+        self.graveyard.free_some(budget)
     }
 
-    fn live(&mut self, key: &[u8], now: Ms) -> Option<&mut (Value, Option<Ms>)> {
-        if self
-            .keys
-            .get(key)
-            .is_some_and(|(_, deadline)| deadline.is_some_and(|deadline| deadline <= now))
-        {
-            self.keys.remove(key);
+    /// Reads the line of the table that a lookup of this key reads first, so that the lines of a
+    /// batch of requests come from memory side by side. What it returns only keeps the load alive.
+    #[inline]
+    pub fn touch_line(&self, key: &[u8]) -> u64 {
+        self.table.touch(self.cells.hash(key))
+    }
+
+    /// Reads the first line of the key's entry, if the table has one: the second stage after
+    /// [`touch_line`](Keyspace::touch_line).
+    #[inline]
+    pub fn touch_entry(&self, key: &[u8]) -> u64 {
+        match self.table.guess(self.cells.hash(key)) {
+            Some(entry) => u64::from(self.cells.arena.at(entry.cell)[0]),
+            None => 0,
         }
-        self.keys.get_mut(key)
+    }
+
+    /// Bytes of memory held, roughly. Collections are estimated from a sample of them, so that this
+    /// costs the same however many there are; call it per turn, not per command.
+    pub fn used_bytes(&self) -> usize {
+        let objects = self.objects.len() * size_of::<Value>();
+        let step = (self.objects.end() / OBJECT_SAMPLE).max(1);
+        let (mut sampled, mut heap) = (0, 0);
+        for at in (0..self.objects.end()).step_by(step as usize) {
+            if let Some(value) = self.objects.find(at) {
+                sampled += 1;
+                heap += each_collection!(value, _text => 0, inner => inner.heap_bytes());
+            }
+        }
+        self.table.bytes()
+            + self.cells.arena.bytes()
+            + self.expiry.bytes()
+            + self.text_bytes
+            + objects
+            + (heap as u128 * self.objects.len() as u128 / sampled.max(1) as u128) as usize
+    }
+
+    /// Nothing expires before this time; earlier than the first deadline by at most a second.
+    pub fn next_expiry(&mut self) -> Option<Ms> {
+        self.settle();
+        self.expiry.next()
+    }
+
+    /// Where a key stands in the order of scan cursors. A scan whose next cursor is above this has
+    /// visited the key, one whose next cursor is not above it has it still to come; this holds
+    /// through splits and merges.
+    pub fn place(&self, key: &[u8]) -> u64 {
+        Table::place(self.cells.hash(key))
+    }
+
+    /// Brings the expiry index up to date with the deadlines inside a collection that was borrowed
+    /// to be changed. The next operation does so anyway; this only does it now.
+    pub fn reindex(&mut self, _key: &[u8]) {
+        self.settle();
+    }
+
+    /// Starts or stops noting keys that an access finds due and removes, for
+    /// [`take_expired`](Keyspace::take_expired).
+    pub fn note_expired(&mut self, on: bool) {
+        self.expired = on.then(Vec::new);
+    }
+
+    /// Takes the keys that were found due and removed by an access since the last call, in order;
+    /// not those that [`expire_due`](Keyspace::expire_due) visited. Empty unless noting is on.
+    pub fn take_expired(&mut self) -> Vec<Box<[u8]>> {
+        self.expired
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Finds a key that is not due, and counts that as a use.
+    #[inline]
+    fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
+        let found = self.live(key, now)?;
+        if found.head.clock != self.clock {
+            let head = Head {
+                clock: self.clock,
+                ..found.head
+            };
+            head.write(self.cells.arena.at_mut(found.entry.cell));
+            return Some(Found { head, ..found });
+        }
+        Some(found)
+    }
+
+    /// Finds a key that is not due.
+    #[inline]
+    fn live(&mut self, key: &[u8], now: Ms) -> Option<Found> {
+        self.settle();
+        self.clock = clock_of(now);
+        let found = self.find(self.cells.hash(key), key)?;
+        if found.head.flags & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
+            return self.drop_due(found, now);
+        }
+        Some(found)
+    }
+
+    /// Is the key or one of its fields due?
+    fn is_due(&self, entry: Entry, now: Ms) -> bool {
+        let cell = self.cells.arena.at(entry.cell);
+        let head = Head::read(cell);
+        head.deadline(cell).is_some_and(|due| due <= now)
+            || head.fields_due(cell).is_some_and(|due| due <= now)
+    }
+
+    /// Removes what is due of a key: all of it, or fields. What is left of it.
+    fn drop_due(&mut self, found: Found, now: Ms) -> Option<Found> {
+        let cell = self.cells.arena.at(found.entry.cell);
+        let deadline = found.head.deadline(cell);
+        if deadline.is_none_or(|due| due > now) {
+            let object = number(self.cells.value(found.entry.cell, found.head));
+            let value = self.objects.at_mut(object);
+            each_collection!(value, _text => (), inner => inner.expire(now));
+            let (empty, next) = each_collection!(value,
+                _text => (false, None),
+                inner => (inner.is_empty(), inner.next_deadline()));
+            if !empty {
+                return Some(self.reshape(found, deadline, next));
+            }
+        }
+        if let Some(log) = &mut self.expired {
+            log.push(self.cells.key(found.entry.cell).into());
+        }
+        self.bury(found);
+        None
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
+        let mut head = None;
+        let (at, entry) = self.table.find(hash, |entry| {
+            let cell = self.cells.arena.at(entry.cell);
+            let read = Head::read(cell);
+            head = Some(read);
+            let stored = &cell[read.key_at()..read.value_at()];
+            if read.has(LONG_KEY) {
+                key.len() > KEY_MAX && **self.cells.long_keys.at(number(stored)) == *key
+            } else {
+                stored == key
+            }
+        })?;
+        let head = head?;
+        Some(Found { at, entry, head })
+    }
+
+    /// Finds the key that a cell holds.
+    fn find_cell(&self, cell: u64) -> Option<Found> {
+        let hash = self.cells.hash(self.cells.key(cell));
+        let (at, entry) = self.table.find(hash, |entry| entry.cell == cell)?;
+        let head = Head::read(self.cells.arena.at(cell));
+        Some(Found { at, entry, head })
+    }
+
+    #[inline]
+    fn value(&self, found: Found) -> Held<'_> {
+        let stored = self.cells.value(found.entry.cell, found.head);
+        if found.entry.kind == TEXT {
+            Held::Text(stored)
+        } else {
+            Held::Object(self.objects.at(number(stored)))
+        }
+    }
+
+    fn borrow_mut<T: InValue>(&mut self, found: Found) -> Result<&mut T, WrongType> {
+        if found.entry.kind != code_of(T::KIND) {
+            return Err(WrongType);
+        }
+        if T::KIND == Kind::Hash {
+            self.unsettled = Some(found.entry.cell);
+        }
+        let object = number(self.cells.value(found.entry.cell, found.head));
+        T::borrow_mut(self.objects.at_mut(object)).ok_or(WrongType)
+    }
+
+    #[inline]
+    fn settle(&mut self) {
+        if let Some(cell) = self.unsettled {
+            self.settle_fields(cell);
+        }
+    }
+
+    /// Brings the index up to date with a hash that may have been changed.
+    #[cold]
+    fn settle_fields(&mut self, cell: u64) {
+        self.unsettled = None;
+        let bytes = self.cells.arena.at(cell);
+        let head = Head::read(bytes);
+        let value = self.objects.at(number(self.cells.value(cell, head)));
+        let next = each_collection!(value, _text => None, inner => inner.next_deadline());
+        if next != head.fields_due(bytes)
+            && let Some(found) = self.find_cell(cell)
+        {
+            self.reshape(found, head.deadline(bytes), next);
+        }
+    }
+
+    /// Writes a small string over another of the same size class, if that is all there is to do.
+    #[inline]
+    fn overwrite(&mut self, found: Found, value: &[u8], deadline: Option<Ms>) -> bool {
+        let head = Head {
+            clock: self.clock,
+            value_len: value.len(),
+            ..found.head
+        };
+        if found.entry.kind != TEXT
+            || deadline.is_some() != head.has(DEADLINE)
+            || HEAD + TIMER + head.key_len + value.len() > CELL_MAX
+            || !Arena::same_class(found.head.size(), head.size())
+        {
+            return false;
+        }
+        let cell = self.cells.arena.at_mut(found.entry.cell);
+        head.write(cell);
+        cell[head.value_at()..head.size()].copy_from_slice(value);
+        if let Some(due) = deadline {
+            self.move_timer(found, due);
+        }
+        true
+    }
+
+    /// Changes a large string. Its memory is used again unless a reply still holds it.
+    fn update_big<R>(&mut self, found: Found, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let object = number(self.cells.value(found.entry.cell, found.head));
+        let slot = self.objects.at_mut(object);
+        let mut text = match slot {
+            Value::String(text) => Vec::from(std::mem::take(text)),
+            _ => Vec::new(),
+        };
+        self.text_bytes -= text.len();
+        let result = change(&mut text);
+        self.text_bytes += text.len();
+        let key = self.cells.key(found.entry.cell);
+        if fits_inline(key, &text) {
+            let key = key.to_vec();
+            let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+            // The emptied object counts nothing when it is released.
+            self.text_bytes -= text.len();
+            let hash = self.cells.hash(&key);
+            self.store(hash, &key, Some(found), Content::Inline(&text), deadline);
+        } else {
+            *slot = Value::String(Bytes::from(text));
+        }
+        result
+    }
+
+    /// Puts a value under a key that was looked up before.
+    fn store(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        found: Option<Found>,
+        content: Content<'_>,
+        deadline: Option<Ms>,
+    ) {
+        let mut long_key = None;
+        if let Some(found) = found {
+            self.unindex(found.entry.cell, found.head);
+            if found.entry.kind != TEXT {
+                let value = self.release(found);
+                self.graveyard.bury(value);
+            }
+            if found.head.has(LONG_KEY) {
+                let cell = self.cells.arena.at(found.entry.cell);
+                long_key = Some(number(&cell[found.head.key_at()..]));
+            }
+        }
+
+        let (name, payload);
+        let mut fields = None;
+        let (kind, value) = match content {
+            Content::Inline(text) => (TEXT, text),
+            Content::Object(value) => {
+                let kind = match &value {
+                    Value::String(text) => {
+                        self.text_bytes += text.len();
+                        BIG_TEXT
+                    }
+                    value => code_of(value.kind()),
+                };
+                fields = each_collection!(&value, _text => None, inner => inner.next_deadline());
+                payload = self.objects.insert(value).to_le_bytes();
+                (kind, &payload[..])
+            }
+        };
+        let mut flags = 0;
+        let stored_key = if key.len() > KEY_MAX {
+            flags |= LONG_KEY;
+            let number = match long_key {
+                Some(number) => number,
+                None => self.cells.long_keys.insert(key.into()),
+            };
+            name = number.to_le_bytes();
+            name.as_slice()
+        } else {
+            key
+        };
+        if deadline.is_some() {
+            flags |= DEADLINE;
+        }
+        if fields.is_some() {
+            flags |= FIELDS;
+        }
+        let head = Head {
+            flags,
+            clock: self.clock,
+            key_len: stored_key.len(),
+            value_len: value.len(),
+        };
+
+        let cell = match found {
+            Some(found) if Arena::same_class(found.head.size(), head.size()) => found.entry.cell,
+            Some(found) => {
+                self.cells.arena.free(found.entry.cell);
+                self.cells.arena.take(head.size())
+            }
+            None => self.cells.arena.take(head.size()),
+        };
+        let bytes = self.cells.arena.at_mut(cell);
+        head.write(bytes);
+        bytes[head.key_at()..head.value_at()].copy_from_slice(stored_key);
+        bytes[head.value_at()..head.size()].copy_from_slice(value);
+        self.index(cell, head, deadline, fields);
+        let entry = Entry { kind, cell };
+        match found {
+            Some(found) => self.table.set(found.at, entry),
+            None => {
+                let cells = &self.cells;
+                self.table
+                    .insert(hash, entry, |entry| cells.hash(cells.key(entry.cell)));
+            }
+        }
+    }
+
+    /// Gives an entry other timers; its cell may become another one.
+    fn reshape(&mut self, found: Found, deadline: Option<Ms>, fields: Option<Ms>) -> Found {
+        let old = found.head;
+        self.unindex(found.entry.cell, old);
+        let mut flags = old.flags & !(DEADLINE | FIELDS);
+        if deadline.is_some() {
+            flags |= DEADLINE;
+        }
+        if fields.is_some() {
+            flags |= FIELDS;
+        }
+        let head = Head { flags, ..old };
+        let mut rest = std::mem::take(&mut self.scratch);
+        rest.clear();
+        rest.extend_from_slice(&self.cells.arena.at(found.entry.cell)[old.key_at()..old.size()]);
+        let cell = if Arena::same_class(old.size(), head.size()) {
+            found.entry.cell
+        } else {
+            self.cells.arena.free(found.entry.cell);
+            self.cells.arena.take(head.size())
+        };
+        let bytes = self.cells.arena.at_mut(cell);
+        head.write(bytes);
+        bytes[head.key_at()..head.size()].copy_from_slice(&rest);
+        self.scratch = rest;
+        self.index(cell, head, deadline, fields);
+        let entry = Entry {
+            cell,
+            ..found.entry
+        };
+        self.table.set(found.at, entry);
+        Found {
+            entry,
+            head,
+            ..found
+        }
+    }
+
+    /// Changes the deadline of a key that has one.
+    fn move_timer(&mut self, found: Found, due: Ms) {
+        let cell = found.entry.cell;
+        let item = Item {
+            cell,
+            fields: false,
+        };
+        let (old, place) = found.head.timer(self.cells.arena.at(cell), false);
+        let place = if old == due || self.expiry.nudge(old, due, place, item) {
+            place
+        } else {
+            self.unindex_one(old, place);
+            self.expiry.insert(due, item)
+        };
+        found
+            .head
+            .set_timer(self.cells.arena.at_mut(cell), false, due, place);
+    }
+
+    /// Adds the timers of an entry to the index.
+    fn index(&mut self, cell: u64, head: Head, deadline: Option<Ms>, fields: Option<Ms>) {
+        if deadline.is_some() {
+            self.expiring += 1;
+        }
+        for (due, fields) in [(deadline, false), (fields, true)] {
+            if let Some(due) = due {
+                let place = self.expiry.insert(due, Item { cell, fields });
+                head.set_timer(self.cells.arena.at_mut(cell), fields, due, place);
+            }
+        }
+    }
+
+    /// Takes the timers of an entry out of the index.
+    fn unindex(&mut self, cell: u64, head: Head) {
+        if head.has(DEADLINE) {
+            self.expiring -= 1;
+            let (due, place) = head.timer(self.cells.arena.at(cell), false);
+            self.unindex_one(due, place);
+        }
+        if head.has(FIELDS) {
+            // Read only now: the first removal may have moved this one.
+            let (due, place) = head.timer(self.cells.arena.at(cell), true);
+            self.unindex_one(due, place);
+        }
+    }
+
+    fn unindex_one(&mut self, due: Ms, place: u32) {
+        if let Some(moved) = self.expiry.remove(due, place) {
+            let bytes = self.cells.arena.at_mut(moved.cell);
+            let head = Head::read(bytes);
+            let (due, _) = head.timer(bytes, moved.fields);
+            head.set_timer(bytes, moved.fields, due, place);
+        }
+    }
+
+    /// Removes a key and its value.
+    fn bury(&mut self, found: Found) {
+        if found.entry.kind != TEXT {
+            let value = self.release(found);
+            self.graveyard.bury(value);
+        }
+        self.drop_entry(found);
+    }
+
+    /// Takes the object of an entry, which must not be used afterwards.
+    fn release(&mut self, found: Found) -> Value {
+        let object = number(self.cells.value(found.entry.cell, found.head));
+        let value = self.objects.remove(object);
+        if let Value::String(text) = &value {
+            self.text_bytes -= text.len();
+        }
+        value
+    }
+
+    /// Removes a key whose object, if it had one, was taken.
+    fn drop_entry(&mut self, found: Found) {
+        self.unindex(found.entry.cell, found.head);
+        let cells = &self.cells;
+        self.table
+            .remove(found.at, |entry| cells.hash(cells.key(entry.cell)));
+        if found.head.has(LONG_KEY) {
+            let cell = self.cells.arena.at(found.entry.cell);
+            let long_key = number(&cell[found.head.key_at()..]);
+            self.cells.long_keys.remove(long_key);
+        }
+        self.cells.arena.free(found.entry.cell);
     }
 }
 
-impl Keyspace {
-    /// Notes that the deadlines inside a collection have changed.
-    pub fn reindex(&mut self, _key: &[u8]) {}
+impl Cells {
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.seed, &self.shared_seed);
+        hasher.write(key);
+        hasher.finish()
+    }
+
+    fn key(&self, cell: u64) -> &[u8] {
+        let bytes = self.arena.at(cell);
+        let head = Head::read(bytes);
+        let stored = &bytes[head.key_at()..head.value_at()];
+        if head.has(LONG_KEY) {
+            self.long_keys.at(number(stored))
+        } else {
+            stored
+        }
+    }
+
+    /// The stored value: a small string, or an object's number.
+    #[inline]
+    fn value(&self, cell: u64, head: Head) -> &[u8] {
+        &self.arena.at(cell)[head.value_at()..head.size()]
+    }
 }
+
+/// A value as it is kept.
+enum Held<'a> {
+    Text(&'a [u8]),
+    Object(&'a Value),
+}
+
+/// A value on its way in.
+enum Content<'a> {
+    Inline(&'a [u8]),
+    Object(Value),
+}
+
+fn fits_inline(key: &[u8], value: &[u8]) -> bool {
+    let key_len = if key.len() > KEY_MAX { 4 } else { key.len() };
+    // Room for a deadline is kept, so that EXPIRE never has to move a value out.
+    HEAD + TIMER + key_len + value.len() <= CELL_MAX
+}
+
+fn encoding_of(text: &[u8]) -> &'static str {
+    if text.len() <= 20 && parse_i64(text).is_some() {
+        "int"
+    } else if text.len() <= 44 {
+        "embstr"
+    } else {
+        "raw"
+    }
+}
+
+#[inline]
+fn kind_of(entry: Entry) -> Kind {
+    match entry.kind {
+        TEXT | BIG_TEXT => Kind::String,
+        3 => Kind::Hash,
+        4 => Kind::List,
+        5 => Kind::Set,
+        6 => Kind::Zset,
+        _ => Kind::Stream,
+    }
+}
+
+#[inline]
+fn code_of(kind: Kind) -> u8 {
+    match kind {
+        Kind::String => BIG_TEXT,
+        Kind::Hash => 3,
+        Kind::List => 4,
+        Kind::Set => 5,
+        Kind::Zset => 6,
+        Kind::Stream => 7,
+    }
+}
+
+/// A small string, in the cell.
+const TEXT: u8 = 1;
+/// A large string, an object.
+const BIG_TEXT: u8 = 2;
+/// Longer keys are kept outside of their cell.
+const KEY_MAX: usize = CELL_MAX - HEAD - 2 * TIMER - 4;
+const RANDOM_TRIES: usize = 64;
+/// Items of the current second that may be looked at for each key of the expiry budget.
+const LOOKS_PER_KEY: usize = 16;
+const OBJECT_SAMPLE: u32 = 16;
+
+#[cfg(test)]
+#[path = "keyspace_tests.rs"]
+mod tests;

@@ -1,12 +1,18 @@
 //! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
 
+mod arena;
 mod dict;
+mod entry;
+mod expiry;
+mod graveyard;
 mod hash;
 mod keyspace;
 mod list;
 mod packed;
 mod set;
+mod slab;
 mod stream;
+mod table;
 mod value;
 mod zset;
 

@@ -32,7 +32,7 @@ impl Kind {
 }
 
 /// What every collection type offers the keyspace.
-pub trait Typed: Default {
+pub trait Typed: Default + Clone {
     /// The kind of key it makes.
     const KIND: Kind;
     /// True without elements; such a key is removed (a stream is never empty in this sense).
@@ -53,7 +53,7 @@ pub trait Typed: Default {
 }
 
 /// A value outside of the keyspace: on its way in or out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub enum Value {
     String(Bytes),

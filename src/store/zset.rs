@@ -8,11 +8,11 @@ mod members;
 mod packed;
 mod tree;
 
-use std::{cmp::Ordering, ops::Range};
+use std::ops::Range;
 
 use self::{
     members::Members,
-    packed::{PACKED_LEN, PACKED_MEMBER, Packed, order},
+    packed::{PACKED_LEN, PACKED_MEMBER, Packed},
     tree::Tree,
 };
 use super::value::Typed;
@@ -436,11 +436,11 @@ impl ExactSizeIterator for Iter<'_> {}
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{cmp::Ordering, collections::BTreeSet};
 
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{packed::order, *};
     use crate::base::Rng;
 
     type Model = Vec<(Vec<u8>, f64)>;

@@ -1,0 +1,143 @@
+//! The bytes of one key in its cell.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | flags |
+//! | 3 | second of the last use, modulo 2^24; 0 if unknown |
+//! | 2 | length of the key |
+//! | 2 | length of the value |
+//! | 8 + 4 | deadline, and its place in the expiry index; with [`DEADLINE`] |
+//! | 8 + 4 | first deadline of the value's fields, and its place; with [`FIELDS`] |
+//! | | key, or its number among the long keys; with [`LONG_KEY`] |
+//! | | value, or the object's number |
+
+use crate::base::Ms;
+
+/// The key has a deadline.
+pub(super) const DEADLINE: u8 = 1;
+/// Fields of the value have deadlines.
+pub(super) const FIELDS: u8 = 2;
+/// The key is kept elsewhere.
+pub(super) const LONG_KEY: u8 = 4;
+/// Bytes before the key without deadlines.
+pub(super) const HEAD: usize = 8;
+/// Bytes that a deadline adds.
+pub(super) const TIMER: usize = 12;
+
+/// An entry's fixed part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub flags: u8,
+    pub clock: u32,
+    pub key_len: usize,
+    pub value_len: usize,
+}
+
+impl Head {
+    #[inline]
+    pub fn read(cell: &[u8]) -> Self {
+        let mut word = [0; HEAD];
+        word.copy_from_slice(&cell[..HEAD]);
+        let word = u64::from_le_bytes(word);
+        Self {
+            flags: word as u8,
+            clock: (word >> 8) as u32 & CLOCK_MASK,
+            key_len: (word >> 32) as usize & 0xffff,
+            value_len: (word >> 48) as usize,
+        }
+    }
+
+    #[inline]
+    pub fn write(self, cell: &mut [u8]) {
+        let word = u64::from(self.flags)
+            | u64::from(self.clock & CLOCK_MASK) << 8
+            | (self.key_len as u64) << 32
+            | (self.value_len as u64) << 48;
+        cell[..HEAD].copy_from_slice(&word.to_le_bytes());
+    }
+
+    #[inline]
+    pub fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Where the key begins.
+    #[inline]
+    pub fn key_at(self) -> usize {
+        HEAD + TIMER * (self.flags & (DEADLINE | FIELDS)).count_ones() as usize
+    }
+
+    #[inline]
+    pub fn value_at(self) -> usize {
+        self.key_at() + self.key_len
+    }
+
+    /// Bytes of the whole entry.
+    #[inline]
+    pub fn size(self) -> usize {
+        self.value_at() + self.value_len
+    }
+
+    /// Where a timer that is there begins.
+    #[inline]
+    pub fn timer_at(self, fields: bool) -> usize {
+        if fields && self.has(DEADLINE) {
+            HEAD + TIMER
+        } else {
+            HEAD
+        }
+    }
+
+    /// A timer that is there: its deadline and its place in the index.
+    pub fn timer(self, cell: &[u8], fields: bool) -> (Ms, u32) {
+        let at = self.timer_at(fields);
+        let (mut due, mut place) = ([0; 8], [0; 4]);
+        due.copy_from_slice(&cell[at..at + 8]);
+        place.copy_from_slice(&cell[at + 8..at + 12]);
+        (u64::from_le_bytes(due), u32::from_le_bytes(place))
+    }
+
+    pub fn set_timer(self, cell: &mut [u8], fields: bool, due: Ms, place: u32) {
+        let at = self.timer_at(fields);
+        cell[at..at + 8].copy_from_slice(&due.to_le_bytes());
+        cell[at + 8..at + 12].copy_from_slice(&place.to_le_bytes());
+    }
+
+    /// The key's deadline.
+    #[inline]
+    pub fn deadline(self, cell: &[u8]) -> Option<Ms> {
+        self.has(DEADLINE).then(|| self.timer(cell, false).0)
+    }
+
+    /// The first deadline of the value's fields.
+    #[inline]
+    pub fn fields_due(self, cell: &[u8]) -> Option<Ms> {
+        self.has(FIELDS).then(|| self.timer(cell, true).0)
+    }
+}
+
+/// The number in four bytes of a cell: of a long key or an object.
+#[inline]
+pub(super) fn number(bytes: &[u8]) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[..4]);
+    u32::from_le_bytes(word)
+}
+
+/// The clock of an entry at a time.
+#[inline]
+pub(super) fn clock_of(now: Ms) -> u32 {
+    // 0 is "unknown"; one second in half a year is off by one.
+    ((now / 1000) as u32 & CLOCK_MASK).max(1)
+}
+
+/// Seconds from one clock to another.
+pub(super) fn idle(from: u32, to: u32) -> u64 {
+    if from == 0 {
+        0
+    } else {
+        u64::from(to.wrapping_sub(from) & CLOCK_MASK)
+    }
+}
+
+const CLOCK_MASK: u32 = 0xff_ffff;
