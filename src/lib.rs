@@ -11,6 +11,7 @@ pub mod node;
 pub mod repl;
 pub mod resp;
 pub mod route;
+pub mod script;
 pub mod shard;
 pub mod store;
 

@@ -2,12 +2,14 @@
 
 mod bitmaps;
 mod ctx;
+mod expiry;
 mod float80;
 mod geo;
 mod hashes;
 mod keys;
 mod lists;
 mod scan;
+pub mod scripts;
 mod session;
 mod sets;
 mod spec;

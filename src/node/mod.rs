@@ -127,6 +127,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let cpu = (!cpus.is_empty() && options.pin).then(|| cpus[core % cpus.len()]);
         let thread = std::thread::Builder::new().name(format!("core-{core}"));
         let spawned = thread.spawn(move || {
+            let _guard = WholeOrNothing;
             if let Some(cpu) = cpu {
                 // Running unpinned is slower, not wrong.
                 if !affinity::pin_current_thread(CoreNumber(cpu)) {
@@ -212,7 +213,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         ));
     }
     for thread in threads {
-        // A core that panicked has printed why; the others end all the same.
         let _ = thread.join();
     }
     if let Some(path) = &options.unix {
@@ -220,6 +220,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// Ends the process when a core panics: half a node would answer for keys that it lost.
+struct WholeOrNothing;
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::exit(70);
+        }
+    }
 }
 
 /// Prints the doctor's findings; true if nothing forbids to start.

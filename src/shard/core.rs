@@ -7,13 +7,7 @@ use std::{
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
-use super::{
-    conn::{Conn, Hold, OWED_LOW},
-    follow::Follower,
-    message::Message,
-    requests::State,
-    shared::Shared,
-};
+use super::{conn::Conn, follow::Follower, message::Message, requests::State, shared::Shared};
 use crate::{base::Ms, mesh::Mesh};
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
@@ -21,6 +15,9 @@ const TICK: Nanos = 100_000_000;
 
 /// Marks of this core's timers.
 const TICK_MARK: u64 = 1;
+
+/// Messages of other cores that one turn handles.
+const MESSAGES_PER_TURN: usize = 8192;
 
 /// Ends a slow reader that took nothing for this long.
 const STALL_MS: Ms = 60_000;
@@ -117,7 +114,11 @@ impl<R: Reactor> Core<R> {
         self.state.now = wall_clock();
         self.state.stats.turns += 1;
         let mut worked = false;
-        while let Some((from, message)) = self.state.mesh.receive() {
+        // What comes in while this runs may be more than is ever done: clients get their turn too.
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some((from, message)) = self.state.mesh.receive() else {
+                break;
+            };
             worked = true;
             match message {
                 Message::Follow(target) => {
@@ -156,10 +157,7 @@ impl<R: Reactor> Core<R> {
                     conn.reuse(outgoing);
                     match result {
                         Ok(()) => {
-                            if matches!(conn.hold, Hold::SlowReader) && conn.owed() < OWED_LOW {
-                                conn.hold = Hold::Free;
-                                self.state.run_kept(&mut conn);
-                            }
+                            self.state.relieve(&mut conn);
                             self.state.list(&mut conn);
                         }
                         Err(_) => self.state.drop_conn(&mut conn),
@@ -223,6 +221,7 @@ impl<R: Reactor> Core<R> {
         if let Some(follower) = &mut self.follower {
             worked |= follower.step(&mut self.state, &mut self.reactor);
         }
+        worked |= self.state.go_on();
         worked |= self.state.background();
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
         // it announced having been posted.

@@ -10,7 +10,7 @@ use std::{
 use uring::SocketId;
 
 use super::{
-    conn::{Blocked, Conn, GiveUp, Hold, OWED_HIGH, ReplyMode},
+    conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
     core::micros_since,
     homes::{Homes, Listener, Place, Want},
     load::Load,
@@ -74,7 +74,7 @@ pub(super) enum Job {
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
     /// Another try of a blocked command.
-    Retry { conn: SocketId },
+    Retry { conn: SocketId, slot: u64 },
     /// A frame of the primary that this node follows.
     Frame {
         asker: Asker,
@@ -136,6 +136,11 @@ pub(super) struct State {
     group: Vec<(usize, usize, usize)>,
     collections: HashMap<u64, Collection>,
     next_collection: u64,
+    /// Collections that are complete. They run one after the other, never one inside another: a queue of
+    /// them may be longer than the stack is deep.
+    ready: VecDeque<Collection>,
+    /// Connections whose next requests may run. They run at the end of the turn, for the same reason.
+    woken: VecDeque<SocketId>,
     /// A load that owns all shards, worked on once per turn.
     load: Option<(Collection, Box<Load>)>,
     deadlines: BTreeSet<(Ms, u32)>,
@@ -175,6 +180,8 @@ impl State {
             group: Vec::with_capacity(GROUP_LEN),
             collections: HashMap::new(),
             next_collection: 0,
+            ready: VecDeque::new(),
+            woken: VecDeque::new(),
             load: None,
             deadlines: BTreeSet::new(),
             heard: VecDeque::new(),
@@ -306,6 +313,9 @@ impl State {
 
     /// Runs the requests that a connection kept while it had to wait.
     pub(super) fn run_kept(&mut self, conn: &mut Conn) {
+        if conn.closing {
+            return;
+        }
         let mut input = std::mem::take(&mut conn.input);
         let mut parser = std::mem::take(&mut conn.parser);
         let end = self.run_buffer(conn, &mut parser, &input);
@@ -422,17 +432,22 @@ impl State {
     fn request(&mut self, conn: &mut Conn, args: Args<'_>) {
         self.stats.commands += 1;
         let behind = conn.begin_reply();
-        let (mode, mark) = (conn.reply_mode, conn.out.mark());
+        let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
         self.dispatch(conn, args);
         if mode != ReplyMode::On {
-            Self::silence(conn, mode, mark);
+            Self::silence(conn, mode, mark, slot);
         }
         conn.end_reply(behind);
-        if conn.owed() >= OWED_HIGH && conn.is_free() {
+        if conn.is_full() && conn.is_free() {
             conn.hold = Hold::SlowReader;
         }
         while let Some(listener) = self.heard.pop_front() {
-            self.hear(listener);
+            if listener.core == self.me && listener.conn == conn.socket {
+                // This connection is not in its place while it is worked on. It is not blocked either.
+                conn.hear_taint(listener.want);
+            } else {
+                self.hear(listener);
+            }
         }
     }
 
@@ -505,7 +520,8 @@ impl State {
                 let slow =
                     (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now);
                 let db = conn.db;
-                let block = self.run_here(spec, run, args, db, &mut conn.out, true, None);
+                let may_block = !conn.ended;
+                let block = self.run_here(spec, run, args, db, &mut conn.out, may_block, None);
                 if let Some(start) = slow {
                     self.note_slow(conn, args, start);
                 }
@@ -649,7 +665,7 @@ impl State {
             return;
         };
         match listener.want {
-            Want::Taint => conn.tainted = true,
+            Want::Taint(_) => conn.hear_taint(listener.want),
             Want::Retry => self.retry(&mut conn),
         }
         self.put_conn(conn);
@@ -752,8 +768,8 @@ impl State {
         let need = self.homes.shards_of([(spec, blocked.args.as_args())]);
         if let Place::Collect(need) = self.homes.place_of_all(need) {
             blocked.trying = true;
-            let conn = conn.socket;
-            return self.collect(need, Job::Retry { conn });
+            let (conn, slot) = (conn.socket, blocked.slot);
+            return self.collect(need, Job::Retry { conn, slot });
         }
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
@@ -765,18 +781,59 @@ impl State {
         }
     }
 
-    /// Answers a blocked command and goes on with the connection's next requests.
+    /// Answers a blocked command; the connection's next requests may run.
     fn unblock(&mut self, conn: &mut Conn, reply: Out) {
         let Some(blocked) = self.leave_block(conn) else {
             return;
         };
         conn.fill_slot(blocked.slot, reply);
-        self.resume(conn);
+        self.wake(conn);
     }
 
-    /// Goes on with the requests of a connection that had to wait.
-    pub(super) fn resume(&mut self, conn: &mut Conn) {
+    /// A connection that had to wait may go on with its requests, at the end of this turn.
+    pub(super) fn wake(&mut self, conn: &mut Conn) {
         conn.hold = Hold::Free;
+        self.woken.push_back(conn.socket);
+        self.list(conn);
+    }
+
+    /// Wakes a connection that was held because too much was owed, if that is over.
+    pub(super) fn relieve(&mut self, conn: &mut Conn) {
+        if matches!(conn.hold, Hold::SlowReader) && conn.has_room() {
+            self.wake(conn);
+        }
+    }
+
+    /// Runs what became possible during the turn: complete collections, and requests of connections that
+    /// had to wait. True if there was any.
+    pub(super) fn go_on(&mut self) -> bool {
+        let worked = !self.ready.is_empty() || !self.woken.is_empty();
+        self.run_ready();
+        // Those woken meanwhile have their turn in the next round of the loop.
+        for _ in 0..self.woken.len() {
+            let Some(mut conn) = self
+                .woken
+                .pop_front()
+                .and_then(|socket| self.take_conn(socket))
+            else {
+                continue;
+            };
+            if conn.is_free() {
+                self.resume(&mut conn);
+            }
+            self.put_conn(conn);
+        }
+        self.run_ready();
+        worked
+    }
+
+    fn run_ready(&mut self) {
+        while let Some(collection) = self.ready.pop_front() {
+            self.run_collected(collection);
+        }
+    }
+
+    fn resume(&mut self, conn: &mut Conn) {
         if !conn.input.is_empty() {
             self.run_kept(conn);
         }
@@ -834,7 +891,7 @@ impl State {
             }
         }
         if let Some(collection) = self.collections.remove(&id) {
-            self.run_collected(collection);
+            self.ready.push_back(collection);
         }
     }
 
@@ -874,6 +931,7 @@ impl State {
             } => {
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
+                let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
@@ -882,7 +940,7 @@ impl State {
                     args.as_args(),
                     db,
                     &mut out,
-                    conn.is_some(),
+                    may_block,
                     Some(&mut away),
                 );
                 if let Some(mut conn) = conn {
@@ -892,14 +950,14 @@ impl State {
                             self.start_block(&mut conn, spec, args.as_args(), block, Some(slot));
                             self.listen_away(&conn, &mut away);
                         }
-                        None => conn.fill_slot(slot, out),
+                        None => {
+                            conn.fill_slot(slot, out);
+                            self.wake(&mut conn);
+                        }
                     }
-                    self.give_back(&need, away);
-                    if !matches!(conn.hold, Hold::Blocked(_)) {
-                        self.resume(&mut conn);
-                    }
+                    // In its place before the shards go back: what waited for them may be what it waits
+                    // for.
                     self.put_conn(conn);
-                    return self.hear_all();
                 }
             }
             Job::Exec { conn: socket, slot } => {
@@ -907,25 +965,25 @@ impl State {
                     let mut out = Out::new(conn.out.proto);
                     self.exec_queued(&mut conn, &mut out, &mut away);
                     conn.fill_slot(slot, out);
-                    self.give_back(&need, away);
-                    self.resume(&mut conn);
+                    self.wake(&mut conn);
                     self.put_conn(conn);
-                    return self.hear_all();
                 }
             }
-            Job::Retry { conn: socket } => {
+            Job::Retry { conn: socket, slot } => {
                 if let Some(mut conn) = self.take_conn(socket) {
-                    let reply = self.retry_collected(&mut conn, &mut away);
-                    self.give_back(&need, away);
-                    if let Some(reply) = reply {
+                    if let Some(reply) = self.retry_collected(&mut conn, slot, &mut away) {
                         self.unblock(&mut conn, reply);
                     } else if let Hold::Blocked(blocked) = &mut conn.hold
+                        && blocked.slot == slot
                         && std::mem::take(&mut blocked.again)
                     {
-                        self.retry(&mut conn);
+                        self.heard.push_back(Listener {
+                            core: self.me,
+                            conn: socket,
+                            want: Want::Retry,
+                        });
                     }
                     self.put_conn(conn);
-                    return self.hear_all();
                 }
             }
             Job::Frame {
@@ -941,7 +999,6 @@ impl State {
             Job::Load(_) | Job::Idle => {}
         }
         self.give_back(&need, away);
-        self.hear_all();
     }
 
     fn hear_all(&mut self) {
@@ -950,10 +1007,19 @@ impl State {
         }
     }
 
-    fn retry_collected(&mut self, conn: &mut Conn, away: &mut Vec<(usize, After)>) -> Option<Out> {
+    fn retry_collected(
+        &mut self,
+        conn: &mut Conn,
+        slot: u64,
+        away: &mut Vec<(usize, After)>,
+    ) -> Option<Out> {
+        // Its time may have run out meanwhile, and what it is blocked on now needs other shards.
         let Hold::Blocked(blocked) = &mut conn.hold else {
             return None;
         };
+        if blocked.slot != slot {
+            return None;
+        }
         blocked.trying = false;
         let (spec, db, args) = (blocked.spec, blocked.db, blocked.args.clone());
         let Run::Store(run) = spec.run else {
@@ -986,7 +1052,8 @@ impl State {
         });
     }
 
-    /// Returns collected shards to where they live, each with what its owner has to do.
+    /// Returns collected shards to where they live, each with what its owner has to do. All
+    /// connections are in their places.
     fn give_back(&mut self, need: &[usize], mut away: Vec<(usize, After)>) {
         for shard in need {
             let Some(lent) = self.homes.shards.take(*shard) else {
@@ -1003,6 +1070,9 @@ impl State {
                     .send(owner, Message::Returned(*shard, lent, after));
             }
         }
+        // Before anything else can use the shards: a transaction that waits for them must know first
+        // that a key it watches has changed, and who blocks is served before who comes later.
+        self.hear_all();
         for shard in need {
             if self.homes.owner(*shard) == self.me {
                 self.drain(*shard);
@@ -1080,6 +1150,7 @@ impl State {
             Asker::Conn(socket, slot) => {
                 if let Some(mut conn) = self.take_conn(socket) {
                     conn.fill_slot(slot, reply);
+                    self.relieve(&mut conn);
                     self.list(&mut conn);
                     self.put_conn(conn);
                 }
@@ -1115,8 +1186,9 @@ impl State {
                 }
                 self.heard.extend(heard);
                 self.freeing = true;
-                self.drain(shard);
+                // Before the shard goes on to who waits for it: see `give_back`.
                 self.hear_all();
+                self.drain(shard);
             }
             Message::Listen(shard, db, key, listener, asker) => {
                 if self.homes.shards.has(shard) {
@@ -1152,6 +1224,7 @@ impl State {
             Message::Answer(gather, count, text) => self.on_answer(gather, count, &text),
             Message::Follow(_) => {}
         }
+        self.run_ready();
     }
 
     // ---- MULTI ----
@@ -1164,7 +1237,12 @@ impl State {
     }
 
     fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
-        if spec.flags & flag::NO_MULTI != 0 {
+        // The answers of other cores come too late for EXEC.
+        let asks_all = matches!(spec.run, Run::Session(cmd::Verb::Client))
+            && args.get(1).is_some_and(|sub| {
+                sub.eq_ignore_ascii_case(b"list") || sub.eq_ignore_ascii_case(b"kill")
+            });
+        if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,
                 &Error::fixed("ERR Command not allowed inside a transaction"),
@@ -1249,10 +1327,13 @@ impl State {
                     let mut outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
                     self.session_in_exec(conn, spec, verb, args);
                     std::mem::swap(&mut outer, &mut conn.out);
+                    // HELLO may have changed it.
+                    out.proto = outer.proto;
                     out.append(&mut outer);
                 }
             }
         }
+        conn.set_proto(out.proto);
     }
 
     pub(super) fn discard(&mut self, conn: &mut Conn) {
@@ -1265,7 +1346,7 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Taint,
+            want: Want::Taint(conn.watch_round),
         };
         for key in args.rest(1).iter() {
             conn.watching.push((conn.db, key.to_vec()));
@@ -1290,8 +1371,9 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Taint,
+            want: Want::Taint(conn.watch_round),
         };
+        conn.watch_round += 1;
         for (db, key) in std::mem::take(&mut conn.watching) {
             let shard = self.homes.shards.shard_of(&key);
             let owner = self.homes.owner(shard);
@@ -1408,7 +1490,12 @@ impl State {
 
     /// Must the core not sleep?
     pub(super) fn has_work(&self) -> bool {
-        self.freeing || self.load.is_some() || !self.listed.is_empty()
+        self.freeing
+            || self.load.is_some()
+            || !self.listed.is_empty()
+            || !self.ready.is_empty()
+            || !self.woken.is_empty()
+            || self.mesh.has_unsent()
     }
 
     /// A bounded piece of what has no client waiting; true if something was done.
@@ -1458,7 +1545,6 @@ impl State {
         self.heard.extend(heard);
         self.freeing = true;
         self.give_back(need, away);
-        self.hear_all();
     }
 
     /// The beat: time-outs, expiry, counters.
@@ -1475,7 +1561,7 @@ impl State {
             }
         }
         self.expire(now);
-        let idle_ms = self.tunables.timeout_secs * 1000;
+        let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         for index in 0..self.conns.len() {
             let Some(conn) = &mut self.conns[index] else {
                 continue;
@@ -1597,9 +1683,10 @@ impl State {
     }
 
     /// CLIENT REPLY OFF or SKIP: takes the reply of the last request back.
-    fn silence(conn: &mut Conn, mode: ReplyMode, mark: Mark) {
+    fn silence(conn: &mut Conn, mode: ReplyMode, mark: Mark, slot: u64) {
         if conn.reply_mode != ReplyMode::On {
             conn.out.rewind(mark);
+            conn.mute_from(slot);
         }
         if mode == ReplyMode::SkipNext && conn.reply_mode == ReplyMode::SkipNext {
             conn.reply_mode = ReplyMode::On;
