@@ -291,7 +291,7 @@ impl State {
                 }
             }
             (b"NUMSUB" | b"SHARDNUMSUB", _) => {
-                conn.out.map(args.len() - 2);
+                conn.out.array(2 * (args.len() - 2));
                 for name in args.rest(2).iter() {
                     conn.out.bulk(name);
                     let known = if sub == b"NUMSUB" {

@@ -61,6 +61,8 @@ const INPUT_STEP: usize = 1 << 20;
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
+const OUT_OF_MEMORY: Error =
+    Error::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 const EXEC_ABORT: Error =
     Error::fixed("EXECABORT Transaction discarded because of previous errors.");
 
@@ -198,6 +200,8 @@ pub(super) struct State {
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     freeing: bool,
+    /// The node holds more than `maxmemory`.
+    over_memory: bool,
     last_log: Ms,
 }
 
@@ -250,6 +254,7 @@ impl State {
             next_gather: 0,
             follow_request: None,
             freeing: false,
+            over_memory: false,
             last_log: 0,
             shared,
         })
@@ -517,7 +522,14 @@ impl State {
             return self.refuse(conn, &cmd::unknown(args));
         };
         if !spec.fits(args.len()) {
-            return self.refuse(conn, &Error::arity(spec.name));
+            let error = Error::arity(spec.name);
+            if spec.name == "EXEC" && conn.multi.is_some() {
+                self.discard(conn);
+                let why = error.as_str().trim_start_matches("ERR ");
+                let text = format!("EXECABORT Transaction discarded because of: {why}");
+                return conn.out.error(&Error::text(text));
+            }
+            return self.refuse(conn, &error);
         }
         conn.last = spec.name;
         if let Some(error) = self.gate(conn, spec) {
@@ -548,6 +560,9 @@ impl State {
         }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
+        }
+        if self.over_memory && spec.flags & flag::DENY_OOM != 0 {
+            return Some(OUT_OF_MEMORY);
         }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
@@ -889,17 +904,9 @@ impl State {
         }
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
-        if self
-            .run_here(
-                spec,
-                run,
-                args.as_args(),
-                Call::of(db, true),
-                &mut out,
-                None,
-            )
-            .is_none()
-        {
+        let call = Call::of(db, true);
+        let block = self.run_here(spec, run, args.as_args(), call, &mut out, None);
+        if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);
         }
     }
@@ -1161,7 +1168,7 @@ impl State {
             &mut out,
             Some(away),
         );
-        block.is_none().then_some(out)
+        (block.is_none() && !stays_blocked(spec, &out)).then_some(out)
     }
 
     /// Has the owners of a blocked command's borrowed shards register it.
@@ -1771,10 +1778,12 @@ impl State {
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);
+        let mut used = 0;
         for shard in self.homes.own() {
             if self.homes.shards.has(shard) {
                 let mut sizes = vec![DbSize::default(); self.shared.settings.databases];
                 for (db, keys) in self.homes.shards.shard(shard).databases() {
+                    used += keys.used_bytes();
                     sizes[db] = DbSize {
                         keys: keys.len(),
                         expiring: keys.expiring(),
@@ -1783,6 +1792,12 @@ impl State {
                 *lock(&self.shared.sizes[shard]) = sizes;
             }
         }
+        // While a shard is lent its size is unknown; the last sum then stands.
+        if self.homes.own().all(|shard| self.homes.shards.has(shard)) {
+            self.shared.stats[self.me].used.store(used, Relaxed);
+        }
+        let limit = self.tunables.memory_max;
+        self.over_memory = limit > 0 && self.shared.used_bytes() > limit;
     }
 
     fn note_slow(&mut self, conn: &Conn, args: Args<'_>, start: Instant) {
@@ -1827,4 +1842,10 @@ impl State {
             crate::node::log(line);
         }
     }
+}
+
+/// A client that waits for elements of a list or sorted set goes on waiting when the key comes to
+/// hold something else; one that reads for a group is told.
+fn stays_blocked(spec: &Spec, reply: &Out) -> bool {
+    reply.as_bytes().starts_with(b"-WRONGTYPE") && spec.name != "XREADGROUP"
 }

@@ -35,7 +35,7 @@ pub(super) struct Gather {
 pub(super) fn unknown_subcommand(conn: &mut Conn, command: &str, args: Args<'_>) {
     let sub = String::from_utf8_lossy(args.at(1)).into_owned();
     conn.out.error(&Error::text(format!(
-        "ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {} HELP.",
+        "ERR unknown subcommand '{sub}'. Try {} HELP.",
         command.to_uppercase()
     )));
 }
@@ -489,8 +489,12 @@ impl State {
 
     /// WAIT: nobody follows this node yet, so either nothing is asked for or time runs out.
     fn wait_for_replicas(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
-        let (Some(replicas), Some(timeout)) = (parse_i64(args.at(1)), parse_i64(args.at(2))) else {
+        let Some(replicas) = parse_i64(args.at(1)) else {
             return conn.out.error(&Error::NOT_INTEGER);
+        };
+        let Some(timeout) = parse_i64(args.at(2)) else {
+            let text = "ERR timeout is not an integer or out of range";
+            return conn.out.error(&Error::fixed(text));
         };
         if timeout < 0 {
             return conn.out.error(&Error::TIMEOUT_NEGATIVE);

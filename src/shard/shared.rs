@@ -37,6 +37,8 @@ pub struct Tunables {
     pub timeout_secs: u64,
     /// Longest argument.
     pub bulk_len_max: usize,
+    /// Bytes of keys and values above which writes that need memory are refused; 0: no limit.
+    pub memory_max: usize,
     /// Microseconds from which a command is slow; negative: none is.
     pub slow_us: i64,
     /// Length of the slow log.
@@ -49,6 +51,7 @@ impl Default for Tunables {
             conns_max: 10_000,
             timeout_secs: 0,
             bulk_len_max: 512 << 20,
+            memory_max: 0,
             slow_us: 10_000,
             slow_len: 128,
         }
@@ -64,6 +67,7 @@ pub struct CoreStats {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     pub clients: AtomicUsize,
+    pub used: AtomicUsize,
     pub blocked: AtomicUsize,
     pub subscribed: AtomicUsize,
     pub bytes_in: AtomicU64,
@@ -205,6 +209,14 @@ impl Shared {
     /// Sums one counter over all cores.
     pub fn sum(&self, counter: impl Fn(&CoreStats) -> u64) -> u64 {
         self.stats.iter().map(counter).sum()
+    }
+
+    /// Bytes that keys and values take, by the cores' own count.
+    pub fn used_bytes(&self) -> usize {
+        self.stats
+            .iter()
+            .map(|stats| stats.used.load(Relaxed))
+            .sum()
     }
 
     /// Client connections of all cores.
