@@ -141,9 +141,6 @@ impl Bits {
             None => -1,
         };
         let by_bit = Self::by_bit(args, from)?;
-        if start < 0 && end < 0 && start > end {
-            return Ok(None);
-        }
         let len = if by_bit { len as i64 * 8 } else { len as i64 };
         let from_end = |at: i64| if at < 0 { (len + at).max(0) } else { at };
         let (start, end) = (from_end(start), from_end(end).min(len - 1));
@@ -194,6 +191,10 @@ fn bitcount(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let text = value.as_ref().map_or(&[][..], Str::as_bytes);
     let bits = if args.len() == 2 {
         Bits::whole(text.len())
+    } else if (int(args, 3)?.saturating_add(1)..0).contains(&int(args, 2)?) {
+        // Both from the end and in the wrong order: empty even where both are before the start,
+        // which BITPOS takes for the first bit.
+        None
     } else {
         Bits::parse(args, 2, text.len())?
     };
@@ -232,6 +233,9 @@ fn bitpos(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         return Err(Error::SYNTAX);
     }
     if args.len() > 3 {
+        // The unit is looked at before the end.
+        int(args, 3)?;
+        Bits::by_bit(args, 3)?;
         Bits::parse(args, 3, 0)?;
     }
     let value = ctx.shards.of(ctx.db, key).string(key, now)?;

@@ -93,11 +93,16 @@ impl Float80 {
         for _ in 0..-power {
             divisor.mul_add(10, 0);
         }
-        // The quotient gets at least 66 bits, so that what is left decides the rounding alone.
-        let shift = (divisor.bits() + 67).saturating_sub(digits.bits());
-        digits.shift_left(shift);
+        // One of the two is shifted so that the quotient gets 67 or 68 bits: what is left then decides
+        // the rounding alone.
+        let shift = divisor.bits() as i32 + 67 - digits.bits() as i32;
+        if shift >= 0 {
+            digits.shift_left(shift as usize);
+        } else {
+            divisor.shift_left(shift.unsigned_abs() as usize);
+        }
         let (quotient, rest) = digits.divide(&divisor);
-        quotient.round(negative, -(shift as i32), rest).in_range()
+        quotient.round(negative, -shift, rest).in_range()
     }
 
     /// The sum, rounded to 64 bits; `None` where it is not a number.
@@ -448,8 +453,8 @@ impl Big {
 const TEXT_MAX: usize = 5 * 1024;
 /// Beyond this power of ten every number is infinite or zero.
 const POWER_MAX: i32 = 5000;
-/// The smallest number with all its bits is 2^-16382.
-const EXPONENT_MIN: i32 = -16382 - 63;
+/// The smallest number is 2^-16445. The last ones before it have fewer bits, which no sum shows.
+const EXPONENT_MIN: i32 = -16445 - 63;
 /// The largest number is just below 2^16384.
 const EXPONENT_MAX: i32 = 16384 - 64;
 
@@ -481,6 +486,16 @@ mod tests {
             ("0x10", "0x1.8p4", "40"),
             ("inf", "1", "inf"),
             (".5", "1.", "1.5"),
+            (
+                "123456789012345678901234567890123456789012345.5",
+                "0",
+                "123456789012345678896802277657040928322355200",
+            ),
+            (
+                "99999999999999999999999999999.99999999999999999999999999999999999999",
+                "0.1",
+                "99999999999999999997315645440",
+            ),
         ] {
             assert_eq!(sum(a, b), want, "{a} + {b}");
         }

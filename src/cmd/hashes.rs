@@ -604,9 +604,15 @@ fn expire(
     if number < 0 {
         return Err(Error::fixed("ERR invalid expire time, must be >= 0"));
     }
+    // A primary of another make may know later times; its replica has to follow.
+    let max = if ctx.from_primary {
+        i64::MAX
+    } else {
+        DEADLINE_MAX
+    };
     let deadline = number
         .checked_mul(unit)
-        .filter(|span| *span <= DEADLINE_MAX - start as i64)
+        .filter(|span| *span <= max - start as i64)
         .ok_or_else(|| Error::invalid_expire(command))? as Ms
         + start;
     let condition = Condition::named(args.at(3));

@@ -693,7 +693,7 @@ pub(super) fn at_least(text: &[u8], min: i64, error: &'static str) -> Result<usi
 }
 
 /// An integer whose negative is one too.
-fn symmetric(text: &[u8]) -> Result<i64, Error> {
+pub(super) fn symmetric(text: &[u8]) -> Result<i64, Error> {
     match parse_i64(text).ok_or(Error::NOT_INTEGER)? {
         i64::MIN => Err(Error::fixed(
             "ERR value is out of range, value must between -9223372036854775807 and \

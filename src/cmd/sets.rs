@@ -6,7 +6,6 @@ use super::{
     Ctx, Keys, Spec,
     flag::*,
     hashes::{REPEATS_MAX, random_count, shuffle_front},
-    int,
     scan::{Found, Options, cursor},
 };
 use crate::{
@@ -252,7 +251,10 @@ fn spop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         return Err(Error::SYNTAX);
     }
     let count = match args.get(2) {
-        Some(_) => Some(usize::try_from(int(args, 2)?).map_err(|_| Error::NOT_POSITIVE)?),
+        Some(text) => {
+            let count = parse_i64(text).and_then(|count| usize::try_from(count).ok());
+            Some(count.ok_or(Error::NOT_POSITIVE)?)
+        }
         None => None,
     };
     let keys = ctx.shards.of(ctx.db, key);
@@ -441,7 +443,7 @@ fn combine<'a>(
         Combine::All => (0..lens.len()).min_by_key(|at| lens[*at]).unwrap_or(0),
         _ => 0,
     };
-    if lens.iter().any(|len| *len == 0) && matches!(how, Combine::All) {
+    if lens.contains(&0) && matches!(how, Combine::All) {
         return Ok(result);
     }
     let Some(key) = keys.clone().nth(start) else {

@@ -619,7 +619,7 @@ fn mget(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 fn mset(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(Error::arity("mset"));
     }
     set_pairs(ctx, args);
@@ -628,7 +628,7 @@ fn mset(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 fn msetnx(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(Error::arity("msetnx"));
     }
     let now = ctx.now;

@@ -7,6 +7,9 @@ use super::Error;
 /// Values from this size on are sent by reference, smaller ones are copied into the reply.
 pub const SHARE_MIN: usize = 4096;
 
+/// Longest header with the line end behind the value.
+const HEADER_MAX: usize = 32;
+
 /// Protocol version of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Proto {
@@ -90,7 +93,9 @@ impl Out {
     }
 
     /// `$len bytes`, copied.
+    #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
+        self.block.reserve(bytes.len() + HEADER_MAX);
         self.number(b'$', bytes.len() as i64);
         self.block.extend_from_slice(bytes);
         self.line_end();
@@ -285,20 +290,29 @@ impl Out {
         all
     }
 
+    #[inline]
     fn number(&mut self, kind: u8, value: i64) {
-        // Lengths below ten are most of all headers.
-        if (0..10).contains(&value) {
-            self.block
-                .extend_from_slice(&[kind, b'0' + value as u8, b'\r', b'\n']);
-            return;
+        // One and two digits are nearly all headers; arrays of known size are written without a call.
+        match value {
+            0..10 => self
+                .block
+                .extend_from_slice(&[kind, b'0' + value as u8, b'\r', b'\n']),
+            10..100 => {
+                let (tens, ones) = (b'0' + (value / 10) as u8, b'0' + (value % 10) as u8);
+                self.block
+                    .extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
+            }
+            _ => {
+                let mut digits = itoa::Buffer::new();
+                self.block.push(kind);
+                self.block
+                    .extend_from_slice(digits.format(value).as_bytes());
+                self.line_end();
+            }
         }
-        let mut digits = itoa::Buffer::new();
-        self.block.push(kind);
-        self.block
-            .extend_from_slice(digits.format(value).as_bytes());
-        self.line_end();
     }
 
+    #[inline]
     fn line_end(&mut self) {
         self.block.extend_from_slice(b"\r\n");
     }

@@ -40,6 +40,11 @@ impl Hash {
         }
     }
 
+    /// True without fields.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The value of a field.
     pub fn get(&self, field: &[u8]) -> Option<&[u8]> {
         match &self.body {

@@ -74,6 +74,11 @@ impl Set {
         }
     }
 
+    /// True without members.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Is it a member?
     pub fn contains(&self, member: &[u8]) -> bool {
         match &self.body {
@@ -173,7 +178,7 @@ impl Set {
 
     /// A member chosen at random.
     pub fn random(&self, rng: &mut Rng) -> Option<Member<'_>> {
-        if self.len() == 0 {
+        if self.is_empty() {
             return None;
         }
         let mut below = |len: usize| rng.below(len as u64) as usize;

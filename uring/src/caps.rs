@@ -32,6 +32,27 @@ impl fmt::Display for Level {
     }
 }
 
+/// A text that names no [`Level`]; they are `basic`, `multishot` and `full`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnknownLevel;
+
+impl fmt::Display for UnknownLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an io_uring level: use basic, multishot or full")
+    }
+}
+
+impl std::error::Error for UnknownLevel {}
+
+impl std::str::FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(text: &str) -> Result<Level, UnknownLevel> {
+        let named = |level: &Level| level.to_string() == text;
+        Level::ALL.into_iter().find(named).ok_or(UnknownLevel)
+    }
+}
+
 /// How to make a reactor. [`Default`] is right for a core of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RingConfig {
@@ -240,5 +261,42 @@ impl From<SetupError> for io::Error {
             SetupError::Memlock(_) => io::ErrorKind::OutOfMemory,
         };
         io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_read_as_it_is_written() {
+        for level in Level::ALL {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        assert_eq!("5.10".parse::<Level>(), Err(UnknownLevel));
+    }
+
+    #[test]
+    fn every_refusal_names_reason_and_remedy() {
+        let reason = RefusalReason::Setup(libc::EINVAL);
+        let cases = [
+            (SetupError::Missing, "run on such a kernel"),
+            (SetupError::Forbidden(None), "allow io_uring_setup"),
+            (SetupError::Forbidden(Some(1)), "kernel.io_uring_group"),
+            (
+                SetupError::Forbidden(Some(2)),
+                "sysctl -w kernel.io_uring_disabled=0",
+            ),
+            (SetupError::Memlock(Some(65536)), "LimitMEMLOCK"),
+            (
+                SetupError::LevelUnavailable(Level::Full, reason),
+                "leave the level out",
+            ),
+            (SetupError::NoLevel(reason), "5.10"),
+        ];
+        for (error, remedy) in cases {
+            let error = io::Error::from(error);
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
     }
 }

@@ -49,11 +49,12 @@ pub enum Severity {
 /// Looks at the kernel and the limits of this process. Makes a ring at the best level and drops it:
 /// a few milliseconds.
 pub fn probe(config: &RingConfig) -> Doctor {
-    let made = KernelReactor::new(config.clone());
-    let can_register_buffers = made.is_ok_and(|mut reactor| {
-        reactor.make_arena(1, ARENA_TRIAL_LEN).is_ok() && reactor.is_arena_registered()
+    let mut can_register_buffers = false;
+    let chosen = KernelReactor::new(config.clone()).map(|mut reactor| {
+        can_register_buffers =
+            reactor.make_arena(1, ARENA_TRIAL_LEN).is_ok() && reactor.is_arena_registered();
+        reactor.choice().clone()
     });
-    let chosen = KernelReactor::new(config.clone()).map(|reactor| reactor.choice().clone());
     let findings = vec![
         ring_finding(&chosen),
         disabled_finding(),

@@ -22,7 +22,7 @@ use crate::reactor::{
     End, Endpoint, Event, FileId, GATHER_MAX, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId,
     TimerId, Wait,
 };
-use crate::ring::{BUFFER_GROUP, Completion, Entered, Ring};
+use crate::ring::{BUFFER_GROUP, Completion, ENTRIES_MIN, Entered, Ring};
 use crate::slots::{Op, Slots, Token};
 use crate::timers::Timers;
 use crate::trial;
@@ -209,7 +209,25 @@ impl KernelReactor {
         .into())
     }
 
+    /// Makes a reactor at one level, with smaller queues while the memlock limit has no room for the
+    /// buffer ring beside them.
     fn at_level(
+        level: Level,
+        config: &RingConfig,
+    ) -> io::Result<Result<KernelReactor, RefusalReason>> {
+        let mut config = config.clone();
+        loop {
+            match KernelReactor::at_size(level, &config)? {
+                Err(RefusalReason::BufferRing(libc::ENOMEM)) if config.sq_entries > ENTRIES_MIN => {
+                    config.sq_entries /= 2;
+                    config.cq_entries /= 2;
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn at_size(
         level: Level,
         config: &RingConfig,
     ) -> io::Result<Result<KernelReactor, RefusalReason>> {

@@ -19,6 +19,7 @@ mod wake;
 
 pub use caps::{
     Choice, Features, Level, Refusal, RefusalReason, RingConfig, SelfTestStep, SetupError,
+    UnknownLevel,
 };
 pub use doctor::{Doctor, Finding, Severity, probe};
 pub use kernel::{Counters, KernelReactor};

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
@@ -44,6 +45,7 @@ impl Ring {
     /// is no ring to be had at all.
     pub fn new(level: Level, entries: (u32, u32), use_ext_arg: bool) -> io::Result<Ring> {
         let (mut sq_entries, mut cq_entries) = entries;
+        let mut patience = MEMLOCK_TRIES;
         let uring = loop {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(cq_entries).setup_clamp();
@@ -66,6 +68,11 @@ impl Ring {
                 {
                     sq_entries /= 2;
                     cq_entries /= 2;
+                }
+                // Some kernels give the memory of a ring that was just closed back late.
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(MEMLOCK_PAUSE);
                 }
                 other => break other?,
             }
@@ -373,7 +380,9 @@ pub(crate) struct Completion {
 }
 
 /// A ring smaller than this is not worth having; the refusal is reported instead.
-const ENTRIES_MIN: u32 = 64;
+pub(crate) const ENTRIES_MIN: u32 = 64;
+const MEMLOCK_TRIES: u32 = 20;
+const MEMLOCK_PAUSE: Duration = Duration::from_millis(25);
 const REGISTER_RING_FDS: u32 = 20;
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;

@@ -1,7 +1,7 @@
 //! Small matters between a process and its kernel that the node, which has no `unsafe`, needs.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::IntoRawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use crate::net::check;
@@ -16,18 +16,18 @@ pub fn ignore_sigpipe() {
 }
 
 /// Counts SIGINT and SIGTERM from the first call on and wakes the given ring at each. Every core may
-/// register its waker, up to 256 of them; the wakers are kept for ever.
+/// register its waker, up to 256 of them; each costs a descriptor for ever.
 ///
 /// # Errors
-/// What sigaction said, or `OutOfMemory` beyond 256 wakers.
-pub fn watch_termination(waker: KernelWaker) -> io::Result<&'static AtomicU32> {
+/// What dup or sigaction said, or `OutOfMemory` beyond 256 wakers.
+pub fn watch_termination(waker: &KernelWaker) -> io::Result<&'static AtomicU32> {
     let place = WAKER_COUNT.fetch_add(1, Ordering::Relaxed);
     let Some(slot) = WAKERS.get(place) else {
         return Err(io::ErrorKind::OutOfMemory.into());
     };
-    slot.store(waker.as_raw_fd(), Ordering::Release);
-    // The handler may run at any time from now on, so the descriptor must never be closed.
-    std::mem::forget(waker);
+    // The handler may run at any time from now on, so this descriptor is never closed.
+    let fd = waker.duplicate()?.into_raw_fd();
+    slot.store(fd, Ordering::Release);
     // SAFETY: zeros are a valid value of this plain C struct.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_termination as extern "C" fn(libc::c_int) as libc::sighandler_t;

@@ -21,6 +21,13 @@ impl KernelWaker {
     }
 }
 
+impl KernelWaker {
+    /// Another descriptor of the same eventfd.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+}
+
 impl AsRawFd for KernelWaker {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()

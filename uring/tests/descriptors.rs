@@ -27,15 +27,15 @@ fn accepting_goes_on_after_descriptors_ran_out() {
         let address = reactor.local_addr(listener).unwrap();
         let mut events = Vec::new();
         reactor.turn(Wait::Look, &mut events).unwrap();
-        let mut fill: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        let null = || File::open("/dev/null").ok();
+        let mut fill: Vec<File> = std::iter::from_fn(null).collect();
         fill.pop();
         let _peer = TcpStream::connect(address).unwrap();
         let deadline = reactor.now() + 20_000_000_000;
         while events.is_empty() && reactor.now() < deadline {
             reactor.turn(Wait::Until(deadline), &mut events).unwrap();
         }
-        let emfile = |event: &Event| matches!(event, Event::AcceptFailed { errno, .. } if *errno == libc::EMFILE);
-        assert!(events.len() == 1 && emfile(&events[0]), "{events:?}");
+        assert!(events.len() == 1 && is_emfile(&events[0]), "{events:?}");
         // The queue is full of one connection, and nobody burns the core over it.
         let turns = reactor.counters().turns;
         let soon = reactor.now() + 350_000_000;
@@ -43,7 +43,7 @@ fn accepting_goes_on_after_descriptors_ran_out() {
             reactor.turn(Wait::Until(soon), &mut events).unwrap();
         }
         assert!(
-            events.iter().all(emfile) && (2..=5).contains(&events.len()),
+            events.iter().all(is_emfile) && (2..=5).contains(&events.len()),
             "{events:?}"
         );
         assert!(reactor.counters().turns - turns < 20);
@@ -54,4 +54,8 @@ fn accepting_goes_on_after_descriptors_ran_out() {
         }
         assert!(matches!(events[..], [Event::Accepted { .. }]), "{events:?}");
     }
+}
+
+fn is_emfile(event: &Event) -> bool {
+    matches!(event, Event::AcceptFailed { errno, .. } if *errno == libc::EMFILE)
 }

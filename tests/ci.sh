@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# The tests, in order, the same at home and on the runner. The first stage that fails ends the run.
+#
+#   tests/ci.sh               all stages
+#   tests/ci.sh STAGE...      only these (tests/ci.sh --list names them)
+#
+# Every stage writes to target/ci/STAGE.log; what is shown here is one line per stage, and the end of
+# the log of a stage that failed. The last line is the sum of all checks.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+export CARGO_TERM_COLOR=never
+export RINGKEEP_PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
+logs=target/ci
+node=target/release/ringkeep
+mkdir -p "$logs"
+
+STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random replica
+        bad_input)
+
+do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
+do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+do_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked; }
+do_unit() { cargo test --workspace --locked; }
+do_release() { cargo build --release --locked; }
+# Started at the beginning, beside the compiler; here it is only waited for. A second run reports.
+do_peers() { [ -z "$peers_pid" ] || wait "$peers_pid"; tests/peers.sh; }
+
+# serve COMMAND...: starts the node on a free port, runs the command with HOST:PORT behind it, ends the node.
+serve() { python3 tests/interop/serve.py --node "$node" -- "$@"; }
+
+do_smoke_cli() { serve tests/interop/smoke_cli.sh; }
+do_smoke_python() { serve "$RINGKEEP_PEERS/venv/bin/python" tests/interop/smoke_py.py; }
+do_smoke_node() { NODE_PATH=$RINGKEEP_PEERS/node/node_modules serve node tests/interop/smoke_node.js; }
+do_smoke_rust() {
+    cargo build --locked --manifest-path tests/interop/rust/Cargo.toml --target-dir target/interop &&
+        serve target/interop/debug/smoke-rust
+}
+do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
+do_random() {
+    python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --out "$logs" &&
+        python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --out "$logs"
+}
+do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short; }
+do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
+
+if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi
+if [ $# -gt 0 ]; then chosen=("$@"); else chosen=("${STAGES[@]}"); fi
+for stage in "${chosen[@]}"; do
+    case " ${STAGES[*]} " in *" $stage "*) ;; *) echo "unknown stage $stage; tests/ci.sh --list"; exit 2 ;; esac
+done
+
+peers_pid=
+case " ${chosen[*]} " in
+*' peers '*)
+    # Low priority: the building of other servers must not slow the tests down.
+    nice -n 10 tests/peers.sh </dev/null >"$logs/peers-setup.log" 2>&1 &
+    peers_pid=$!
+    trap '[ -n "$(jobs -pr)" ] && kill $(jobs -pr) 2>/dev/null' EXIT
+    ;;
+esac
+
+# The counts that a log closes on: cargo's own lines and the plain ones of the other tests.
+sum() {
+    awk '
+        /^test result: / { for (i = 1; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) } }
+        /^[0-9]+ passed, [0-9]+ failed/ { p += $1; f += $3; if ($6 ~ /skipped/) s += $5 }
+        END { print p + 0, f + 0, s + 0 }' "$1"
+}
+
+passed=0 failed=0 skipped=0 broken=
+for stage in "${chosen[@]}"; do
+    log=$logs/$stage.log
+    started=$SECONDS
+    "do_$stage" </dev/null >"$log" 2>&1
+    rc=$?
+    read -r p f s < <(sum "$log")
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    note=
+    if [ $((p + f)) -gt 0 ]; then note=", $p passed, $f failed"; [ "$s" -gt 0 ] && note="$note, $s skipped"; fi
+    if [ $rc != 0 ]; then
+        [ "$f" = 0 ] && failed=$((failed + 1))
+        echo "FAILED  $stage ($((SECONDS - started)) s$note); the end of $log:"
+        tail -n 60 "$log"
+        broken=$stage
+        break
+    fi
+    # A stage that is one check as a whole counts as one.
+    [ $((p + f)) = 0 ] && passed=$((passed + 1))
+    echo "ok      $stage ($((SECONDS - started)) s$note)"
+done
+[ -n "$broken" ] && echo "stopped at $broken after $SECONDS s" || echo "all stages passed in $SECONDS s"
+tail=
+[ $skipped -gt 0 ] && tail=", $skipped skipped"
+echo "$passed passed, $failed failed$tail"
+[ -z "$broken" ] && [ $failed = 0 ]
