@@ -58,7 +58,7 @@ fn value_of(rng: &mut Rng) -> Vec<u8> {
 fn key_of(rng: &mut Rng, range: u64) -> Vec<u8> {
     let number = rng.below(range);
     let mut key = format!("key:{number}").into_bytes();
-    if number % 97 == 0 {
+    if number.is_multiple_of(97) {
         // Around the limit where keys leave their cells.
         key.resize(KEY_MAX - 3 + (number % 7) as usize, b'x');
     }
