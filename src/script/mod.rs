@@ -548,7 +548,7 @@ impl Caller<'_, '_> {
             return refused("ERR Write commands are not allowed from read-only scripts.");
         }
         if spec.flags & flag::BLOCKING != 0 && waits(request) {
-            let name = spec.name.to_lowercase();
+            let name = String::from_utf8_lossy(request.at(0));
             return refused(&format!(
                 "ERR {name} command is not allowed with BLOCK option from scripts"
             ));

@@ -191,7 +191,7 @@ fn errors_name_the_script_and_the_line() {
         ),
         (
             "return redis.call('XREAD', 'BLOCK', 0, 'STREAMS', 's', '$')",
-            "ERR xread command is not allowed with BLOCK option from scripts",
+            "ERR XREAD command is not allowed with BLOCK option from scripts",
         ),
     ] {
         assert_eq!(desk.eval(script), at_line_one(text, script));
