@@ -1,4 +1,4 @@
-//! ringkeep, the node: see `README.md` for what it does and `docs` for how.
+//! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `resp`, `route` (1), `store`, `repl` (2), `cmd` (3),
 //! `mesh` (4), `shard` (5), `node` (6). `uring` is met from level 4 up.
@@ -11,5 +11,14 @@ pub mod node;
 pub mod repl;
 pub mod resp;
 pub mod route;
+pub mod script;
 pub mod shard;
 pub mod store;
+
+/// How the house is built: pages that bind the code.
+pub mod docs {
+    #[doc = include_str!("docs/architecture.md")]
+    pub mod architecture {}
+    #[doc = include_str!("docs/wire.md")]
+    pub mod wire {}
+}

@@ -2,12 +2,14 @@
 
 mod bitmaps;
 mod ctx;
+mod expiry;
 mod float80;
 mod geo;
 mod hashes;
 mod keys;
 mod lists;
 mod scan;
+mod scripts;
 mod session;
 mod sets;
 mod spec;
@@ -34,6 +36,7 @@ static FAMILIES: &[(&str, &[Spec])] = &[
     ("sorted-set", zsets::COMMANDS),
     ("geo", geo::COMMANDS),
     ("stream", streams::COMMANDS),
+    ("scripting", scripts::COMMANDS),
     ("server", session::COMMANDS),
 ];
 

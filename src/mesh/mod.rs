@@ -117,6 +117,11 @@ impl<M> Mesh<M> {
         all
     }
 
+    /// Is there a message that did not fit into its mailbox yet? Its core must not sleep then.
+    pub fn has_unsent(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_empty())
+    }
+
     /// Takes the next message from any mailbox, with its sender.
     pub fn receive(&mut self) -> Option<(CoreId, M)> {
         for (from, consumer) in self.inbound.iter_mut().enumerate() {
@@ -192,6 +197,7 @@ mod tests {
             one.send(1, number);
         }
         assert!(!one.post());
+        assert!(one.has_unsent());
         for number in 0..MAILBOX_LEN + 10 {
             if number == MAILBOX_LEN {
                 assert!(one.post());

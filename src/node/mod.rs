@@ -37,6 +37,8 @@ pub enum StartError {
     Ring(std::io::Error),
     /// An address could not be listened on.
     Listen(String, std::io::Error),
+    /// A Lua state could not be made.
+    Scripts(String),
     /// The address to listen on is none.
     Bind(String),
 }
@@ -46,6 +48,7 @@ impl std::fmt::Display for StartError {
         match self {
             StartError::Ring(error) => write!(out, "cannot set up io_uring: {error}"),
             StartError::Listen(at, error) => write!(out, "cannot listen on {at}: {error}"),
+            StartError::Scripts(error) => write!(out, "cannot set up scripts: {error}"),
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"
@@ -127,6 +130,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let cpu = (!cpus.is_empty() && options.pin).then(|| cpus[core % cpus.len()]);
         let thread = std::thread::Builder::new().name(format!("core-{core}"));
         let spawned = thread.spawn(move || {
+            let _guard = WholeOrNothing;
             if let Some(cpu) = cpu {
                 // Running unpinned is slower, not wrong.
                 if !affinity::pin_current_thread(CoreNumber(cpu)) {
@@ -152,7 +156,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 return;
             };
             let core_seed = seed.wrapping_add(core as u64);
-            let mut core_loop = Core::new(reactor, mesh, shared.clone(), core_seed);
+            let mut core_loop = match Core::new(reactor, mesh, shared.clone(), core_seed) {
+                Ok(core_loop) => core_loop,
+                Err(error) => {
+                    return drop(to_main.send(Err(StartError::Scripts(error.to_string()))));
+                }
+            };
             for address in addresses {
                 let at = SocketAddr::new(address, options.port);
                 if let Err(error) = core_loop.listen(&Endpoint::Tcp(at)) {
@@ -212,7 +221,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         ));
     }
     for thread in threads {
-        // A core that panicked has printed why; the others end all the same.
         let _ = thread.join();
     }
     if let Some(path) = &options.unix {
@@ -220,6 +228,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// Ends the process when a core panics: half a node would answer for keys that it lost.
+struct WholeOrNothing;
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::exit(70);
+        }
+    }
 }
 
 /// Prints the doctor's findings; true if nothing forbids to start.

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use uring::{GATHER_MAX, Outgoing, SocketId};
 
+use super::homes::Want;
 use crate::{
     base::Ms,
     cmd::{OnTimeout, Spec},
@@ -18,6 +19,9 @@ use crate::{
 pub const OWED_HIGH: usize = 1 << 20;
 /// Owed bytes below which its requests are run again.
 pub const OWED_LOW: usize = 256 << 10;
+/// Replies missing or waiting behind missing ones above which no further request is run: each of them
+/// may be large.
+pub const SLOTS_HIGH: usize = 512;
 /// Unparsed bytes of a waiting connection above which nothing more is received from it.
 pub const UNPARSED_HIGH: usize = 256 << 10;
 /// Owed bytes at which a connection that listens to channels is closed.
@@ -37,7 +41,7 @@ pub enum Hold {
     Gather,
     /// A blocking command waits for a key or its time.
     Blocked(Box<Blocked>),
-    /// The client does not read its replies.
+    /// The client does not read its replies, or too many of them are missing.
     SlowReader,
 }
 
@@ -109,6 +113,10 @@ pub struct Conn {
     slots: VecDeque<Option<Out>>,
     /// Number of the first slot.
     first_slot: u64,
+    /// Bytes of the replies that wait in `slots`.
+    behind_len: usize,
+    /// Slots whose replies CLIENT REPLY suppressed.
+    muted: Vec<u64>,
     /// Large replies on their way, cut into sendable pieces.
     pieces: VecDeque<Bytes>,
     pieces_len: usize,
@@ -149,6 +157,8 @@ pub struct Conn {
     pub watching: Vec<(usize, Vec<u8>)>,
     /// A watched key changed.
     pub tainted: bool,
+    /// Counts how often the connection stopped watching.
+    pub watch_round: u64,
     /// SUBSCRIBE.
     pub channels: BTreeSet<Vec<u8>>,
     /// PSUBSCRIBE.
@@ -177,6 +187,8 @@ impl Conn {
             side: Out::default(),
             slots: VecDeque::new(),
             first_slot: 0,
+            behind_len: 0,
+            muted: Vec::new(),
             pieces: VecDeque::new(),
             pieces_len: 0,
             sending: false,
@@ -198,6 +210,7 @@ impl Conn {
             multi: None,
             watching: Vec::new(),
             tainted: false,
+            watch_round: 0,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
             listed: false,
@@ -235,6 +248,11 @@ impl Conn {
         !self.channels.is_empty() || !self.patterns.is_empty()
     }
 
+    /// A key changed: voids the transaction if the key is one of those watched now.
+    pub fn hear_taint(&mut self, want: Want) {
+        self.tainted |= want == Want::Taint(self.watch_round);
+    }
+
     /// HELLO: all later replies take the form of `proto`.
     pub fn set_proto(&mut self, proto: Proto) {
         self.out.proto = proto;
@@ -259,6 +277,7 @@ impl Conn {
             std::mem::swap(&mut self.out, &mut self.side);
             if !self.side.is_empty() {
                 let fresh = Out::new(self.out.proto);
+                self.behind_len += self.side.len();
                 self.slots
                     .push_back(Some(std::mem::replace(&mut self.side, fresh)));
                 self.move_ready();
@@ -269,7 +288,7 @@ impl Conn {
     /// Keeps a place for a reply that comes later.
     pub fn open_slot(&mut self) -> u64 {
         self.slots.push_back(None);
-        self.first_slot + self.slots.len() as u64 - 1
+        self.next_slot() - 1
     }
 
     /// Puts a reply in its place.
@@ -277,16 +296,34 @@ impl Conn {
         let Some(at) = slot.checked_sub(self.first_slot) else {
             return;
         };
+        let reply = if self.muted.contains(&slot) {
+            self.muted.retain(|muted| *muted != slot);
+            Out::new(reply.proto)
+        } else {
+            reply
+        };
         if let Some(place) = self.slots.get_mut(at as usize) {
+            self.behind_len += reply.len();
             *place = Some(reply);
         }
         self.move_ready();
+    }
+
+    /// The number that the next slot will have.
+    pub fn next_slot(&self) -> u64 {
+        self.first_slot + self.slots.len() as u64
+    }
+
+    /// Suppresses the replies of all slots from this one on.
+    pub fn mute_from(&mut self, slot: u64) {
+        self.muted.extend(slot..self.next_slot());
     }
 
     fn move_ready(&mut self) {
         while let Some(Some(_)) = self.slots.front() {
             if let Some(Some(mut reply)) = self.slots.pop_front() {
                 self.first_slot += 1;
+                self.behind_len -= reply.len();
                 self.out.append(&mut reply);
             }
         }
@@ -300,6 +337,16 @@ impl Conn {
     /// Everything owed, in bytes, replies behind missing ones left out.
     pub fn owed(&self) -> usize {
         self.out.len() + self.pieces_len
+    }
+
+    /// Is so much owed, or so many replies missing, that no further request should be run?
+    pub fn is_full(&self) -> bool {
+        self.owed() + self.behind_len >= OWED_HIGH || self.slots.len() >= SLOTS_HIGH
+    }
+
+    /// Is so little owed that requests should be run again?
+    pub fn has_room(&self) -> bool {
+        self.owed() + self.behind_len < OWED_LOW && self.slots.len() <= SLOTS_HIGH / 2
     }
 
     /// Are replies missing that other cores will bring?

@@ -7,20 +7,17 @@ use std::{
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
-use super::{
-    conn::{Conn, Hold, OWED_LOW},
-    follow::Follower,
-    message::Message,
-    requests::State,
-    shared::Shared,
-};
-use crate::{base::Ms, mesh::Mesh};
+use super::{conn::Conn, follow::Follower, message::Message, requests::State, shared::Shared};
+use crate::{base::Ms, mesh::Mesh, script::EngineError};
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
 const TICK: Nanos = 100_000_000;
 
 /// Marks of this core's timers.
 const TICK_MARK: u64 = 1;
+
+/// Messages of other cores that one turn handles.
+const MESSAGES_PER_TURN: usize = 8192;
 
 /// Ends a slow reader that took nothing for this long.
 const STALL_MS: Ms = 60_000;
@@ -44,15 +41,23 @@ pub struct Core<R: Reactor> {
 
 impl<R: Reactor> Core<R> {
     /// A core with its ring, not yet listening.
-    pub fn new(reactor: R, mesh: Mesh<Message>, shared: Arc<Shared>, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// The Lua state could not be made.
+    pub fn new(
+        reactor: R,
+        mesh: Mesh<Message>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Result<Self, EngineError> {
         let me = mesh.me();
-        Self {
+        Ok(Self {
             reactor,
             follower: (me == 0).then(|| Follower::new(shared.clone())),
-            state: State::new(mesh, shared, seed),
+            state: State::new(mesh, shared, seed)?,
             listeners: Vec::new(),
             stopping: false,
-        }
+        })
     }
 
     /// Opens a client listener.
@@ -117,7 +122,11 @@ impl<R: Reactor> Core<R> {
         self.state.now = wall_clock();
         self.state.stats.turns += 1;
         let mut worked = false;
-        while let Some((from, message)) = self.state.mesh.receive() {
+        // What comes in while this runs may be more than is ever done: clients get their turn too.
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some((from, message)) = self.state.mesh.receive() else {
+                break;
+            };
             worked = true;
             match message {
                 Message::Follow(target) => {
@@ -156,10 +165,7 @@ impl<R: Reactor> Core<R> {
                     conn.reuse(outgoing);
                     match result {
                         Ok(()) => {
-                            if matches!(conn.hold, Hold::SlowReader) && conn.owed() < OWED_LOW {
-                                conn.hold = Hold::Free;
-                                self.state.run_kept(&mut conn);
-                            }
+                            self.state.relieve(&mut conn);
                             self.state.list(&mut conn);
                         }
                         Err(_) => self.state.drop_conn(&mut conn),
@@ -223,6 +229,7 @@ impl<R: Reactor> Core<R> {
         if let Some(follower) = &mut self.follower {
             worked |= follower.step(&mut self.state, &mut self.reactor);
         }
+        worked |= self.state.go_on();
         worked |= self.state.background();
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
         // it announced having been posted.

@@ -30,8 +30,9 @@ pub struct Listener {
 pub enum Want {
     /// That it may try its blocking command again.
     Retry,
-    /// That its transaction is void.
-    Taint,
+    /// That its transaction is void. The number tells the keys it watches now from those it watched
+    /// before: word of a change may still be on its way when a client stops watching.
+    Taint(u64),
 }
 
 /// Where a command can run.
@@ -211,6 +212,11 @@ impl Homes {
 
     /// Removes a listener from a key.
     pub fn unlisten(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
+        // It may not be registered yet, because the shard is away.
+        self.homes[shard].waiting.retain(|waiting| {
+            !matches!(waiting, Waiting::Listen(at, name, other, _)
+                if *at == db && name == key && *other == listener)
+        });
         let name = (db, key.into());
         if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
             let before = listeners.len();

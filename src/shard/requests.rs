@@ -10,12 +10,13 @@ use std::{
 use uring::SocketId;
 
 use super::{
-    conn::{Blocked, Conn, GiveUp, Hold, OWED_HIGH, ReplyMode},
+    conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
     core::micros_since,
     homes::{Homes, Listener, Place, Want},
     load::Load,
     message::{After, Asker, CoreId, Errand, Message, Waiting},
     pubsub::Subscriptions,
+    scripts::{Changed, ScriptHost},
     shared::{DbSize, Shared, SlowEntry, Tunables, lock},
 };
 use crate::{
@@ -23,10 +24,28 @@ use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Shard, Spec, Table, flag},
     mesh::Mesh,
     resp::{Args, Error, Mark, Out, OwnedArgs, ParseLimits, Parser, Step},
+    script::{self, EngineError, ScriptEngine},
 };
 
-/// The function of a store command.
-type StoreFn = fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>;
+/// What a command does once its shards are here.
+#[derive(Clone, Copy)]
+pub(super) enum Work {
+    /// Runs this function on the stores.
+    Store(fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>),
+    /// Runs a Lua script on them.
+    Script,
+}
+
+impl Work {
+    /// The work of a command on stores; `None` for commands of the session.
+    fn of(spec: &Spec) -> Option<Work> {
+        match spec.run {
+            Run::Store(run) => Some(Work::Store(run)),
+            Run::Script => Some(Work::Script),
+            Run::Session(_) => None,
+        }
+    }
+}
 
 /// Requests that are parsed ahead of being run, so that their memory can be touched ahead too.
 const GROUP_LEN: usize = 32;
@@ -60,6 +79,32 @@ pub(super) struct Stats {
     pub protocol_errors: u64,
 }
 
+/// On whose behalf a command runs.
+#[derive(Clone, Copy)]
+struct Call {
+    db: usize,
+    may_block: bool,
+    from_primary: bool,
+}
+
+impl Call {
+    /// A frame of the primary that this node follows.
+    const FRAME: Call = Call {
+        db: 0,
+        may_block: false,
+        from_primary: true,
+    };
+
+    /// A client's request.
+    fn of(db: usize, may_block: bool) -> Call {
+        Call {
+            db,
+            may_block,
+            from_primary: false,
+        }
+    }
+}
+
 /// What runs once all shards of a collection are here.
 pub(super) enum Job {
     /// A request of a connection; the reply goes to the slot.
@@ -67,18 +112,18 @@ pub(super) enum Job {
         conn: SocketId,
         slot: u64,
         spec: &'static Spec,
-        run: StoreFn,
+        run: Work,
         args: OwnedArgs,
         db: usize,
     },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
     /// Another try of a blocked command.
-    Retry { conn: SocketId },
+    Retry { conn: SocketId, slot: u64 },
     /// A frame of the primary that this node follows.
     Frame {
         asker: Asker,
-        run: StoreFn,
+        run: Work,
         spec: &'static Spec,
         args: OwnedArgs,
     },
@@ -116,6 +161,9 @@ pub(super) struct State {
     pub rng: Rng,
     pub stats: Stats,
     pub subs: Subscriptions,
+    scripts: ScriptEngine,
+    /// Messages that scripts published in this turn.
+    published: Vec<Message>,
     pub table: Table,
     pub tunables: Tunables,
     /// Sockets to close at the end of the turn.
@@ -136,6 +184,11 @@ pub(super) struct State {
     group: Vec<(usize, usize, usize)>,
     collections: HashMap<u64, Collection>,
     next_collection: u64,
+    /// Collections that are complete. They run one after the other, never one inside another: a queue of
+    /// them may be longer than the stack is deep.
+    ready: VecDeque<Collection>,
+    /// Connections whose next requests may run. They run at the end of the turn, for the same reason.
+    woken: VecDeque<SocketId>,
     /// A load that owns all shards, worked on once per turn.
     load: Option<(Collection, Box<Load>)>,
     deadlines: BTreeSet<(Ms, u32)>,
@@ -149,13 +202,26 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(mesh: Mesh<Message>, shared: Arc<Shared>, seed: u64) -> Self {
+    pub(super) fn new(
+        mesh: Mesh<Message>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Result<Self, EngineError> {
         let (me, cores) = (mesh.me(), mesh.cores());
         let settings = &shared.settings;
-        Self {
+        let start = Instant::now();
+        let limits = script::Limits {
+            run_ms: super::scripts::RUN_MS,
+            memory: super::scripts::MEMORY,
+        };
+        let clock = Box::new(move || start.elapsed().as_millis() as Ms);
+        let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
+        Ok(Self {
             me,
             homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
             subs: Subscriptions::new(cores),
+            scripts,
+            published: Vec::new(),
             mesh,
             now: 0,
             rng: Rng::seeded(seed ^ me as u64),
@@ -175,6 +241,8 @@ impl State {
             group: Vec::with_capacity(GROUP_LEN),
             collections: HashMap::new(),
             next_collection: 0,
+            ready: VecDeque::new(),
+            woken: VecDeque::new(),
             load: None,
             deadlines: BTreeSet::new(),
             heard: VecDeque::new(),
@@ -184,7 +252,7 @@ impl State {
             freeing: false,
             last_log: 0,
             shared,
-        }
+        })
     }
 
     // ---- connections ----
@@ -306,6 +374,9 @@ impl State {
 
     /// Runs the requests that a connection kept while it had to wait.
     pub(super) fn run_kept(&mut self, conn: &mut Conn) {
+        if conn.closing {
+            return;
+        }
         let mut input = std::mem::take(&mut conn.input);
         let mut parser = std::mem::take(&mut conn.parser);
         let end = self.run_buffer(conn, &mut parser, &input);
@@ -422,17 +493,22 @@ impl State {
     fn request(&mut self, conn: &mut Conn, args: Args<'_>) {
         self.stats.commands += 1;
         let behind = conn.begin_reply();
-        let (mode, mark) = (conn.reply_mode, conn.out.mark());
+        let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
         self.dispatch(conn, args);
         if mode != ReplyMode::On {
-            Self::silence(conn, mode, mark);
+            Self::silence(conn, mode, mark, slot);
         }
         conn.end_reply(behind);
-        if conn.owed() >= OWED_HIGH && conn.is_free() {
+        if conn.is_full() && conn.is_free() {
             conn.hold = Hold::SlowReader;
         }
         while let Some(listener) = self.heard.pop_front() {
-            self.hear(listener);
+            if listener.core == self.me && listener.conn == conn.socket {
+                // This connection is not in its place while it is worked on. It is not blocked either.
+                conn.hear_taint(listener.want);
+            } else {
+                self.hear(listener);
+            }
         }
     }
 
@@ -452,7 +528,9 @@ impl State {
         }
         match spec.run {
             Run::Session(verb) => self.session(conn, spec, verb, args),
-            Run::Store(run) => self.store_request(conn, spec, run, args),
+            Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
+            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, args),
+            Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
     }
 
@@ -493,19 +571,21 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(
-        &mut self,
-        conn: &mut Conn,
-        spec: &'static Spec,
-        run: StoreFn,
-        args: Args<'_>,
-    ) {
+    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: Args<'_>) {
         match self.homes.place(spec, args) {
             Place::Here => {
                 let slow =
                     (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now);
                 let db = conn.db;
-                let block = self.run_here(spec, run, args, db, &mut conn.out, true, None);
+                let may_block = !conn.ended;
+                let block = self.run_here(
+                    spec,
+                    run,
+                    args,
+                    Call::of(db, may_block),
+                    &mut conn.out,
+                    None,
+                );
                 if let Some(start) = slow {
                     self.note_slow(conn, args, start);
                 }
@@ -551,7 +631,7 @@ impl State {
         &mut self,
         conn: &mut Conn,
         spec: &'static Spec,
-        run: StoreFn,
+        run: Work,
         args: Args<'_>,
         need: Vec<usize>,
     ) {
@@ -573,36 +653,88 @@ impl State {
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
     /// Listeners of borrowed shards are told by their owner: those go to `away`.
-    #[allow(clippy::too_many_arguments)]
     #[inline]
     fn run_here(
         &mut self,
         spec: &'static Spec,
-        run: StoreFn,
+        work: Work,
         args: Args<'_>,
-        db: usize,
+        call: Call,
         out: &mut Out,
-        may_block: bool,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
-            db,
+            db: call.db,
             out,
             now: self.now,
             rng: &mut self.rng,
             dirty: 0,
-            may_block,
+            may_block: call.may_block,
             block: None,
-            from_primary: false,
+            from_primary: call.from_primary,
         };
-        cmd::run(&mut ctx, run, args);
-        let (dirty, block) = (ctx.dirty, ctx.block.take());
-        if dirty > 0 && spec.is_write() {
-            self.freeing = true;
-            self.tell(spec, args, db, away);
+        match work {
+            Work::Store(run) => {
+                cmd::run(&mut ctx, run, args);
+                let (dirty, block) = (ctx.dirty, ctx.block.take());
+                if dirty > 0 && spec.is_write() {
+                    self.freeing = true;
+                    self.tell(spec, args, call.db, away);
+                }
+                block
+            }
+            Work::Script => {
+                let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
+                let mut host = ScriptHost::new(&self.subs, read_only);
+                let mark = ctx.out.mark();
+                if let Err(error) = self.scripts.eval(&mut ctx, &mut host, args) {
+                    ctx.out.rewind(mark);
+                    ctx.out.error(&error);
+                }
+                let (changed, published) = host.into_parts();
+                self.after_script(changed, published, away);
+                None
+            }
         }
-        block
+    }
+
+    /// Tells of what a script changed and published.
+    fn after_script(
+        &mut self,
+        changed: Vec<Changed>,
+        published: Vec<Message>,
+        away: Option<&mut Vec<(usize, After)>>,
+    ) {
+        let mut away = away;
+        self.freeing |= !changed.is_empty();
+        for change in changed {
+            self.tell(
+                change.spec,
+                change.args.as_args(),
+                change.db,
+                away.as_deref_mut(),
+            );
+        }
+        for message in published {
+            if let Message::Published(channel, text) = &message {
+                for core in self.subs.cores_of(channel) {
+                    self.mesh
+                        .send(core, Message::Published(channel.clone(), text.clone()));
+                }
+            }
+            // Delivered here at the end of the turn, when every connection is in its place.
+            self.published.push(message);
+        }
+    }
+
+    /// SCRIPT.
+    fn keep_script(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let mark = conn.out.mark();
+        if let Err(error) = self.scripts.script(&mut conn.out, args) {
+            conn.out.rewind(mark);
+            conn.out.error(&error);
+        }
     }
 
     /// Tells listeners that the keys of a command changed.
@@ -649,7 +781,7 @@ impl State {
             return;
         };
         match listener.want {
-            Want::Taint => conn.tainted = true,
+            Want::Taint(_) => conn.hear_taint(listener.want),
             Want::Retry => self.retry(&mut conn),
         }
         self.put_conn(conn);
@@ -748,35 +880,83 @@ impl State {
             return;
         }
         let (spec, db) = (blocked.spec, blocked.db);
-        let Run::Store(run) = spec.run else { return };
+        let Some(run) = Work::of(spec) else { return };
         let need = self.homes.shards_of([(spec, blocked.args.as_args())]);
         if let Place::Collect(need) = self.homes.place_of_all(need) {
             blocked.trying = true;
-            let conn = conn.socket;
-            return self.collect(need, Job::Retry { conn });
+            let (conn, slot) = (conn.socket, blocked.slot);
+            return self.collect(need, Job::Retry { conn, slot });
         }
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
         if self
-            .run_here(spec, run, args.as_args(), db, &mut out, true, None)
+            .run_here(
+                spec,
+                run,
+                args.as_args(),
+                Call::of(db, true),
+                &mut out,
+                None,
+            )
             .is_none()
         {
             self.unblock(conn, out);
         }
     }
 
-    /// Answers a blocked command and goes on with the connection's next requests.
+    /// Answers a blocked command; the connection's next requests may run.
     fn unblock(&mut self, conn: &mut Conn, reply: Out) {
         let Some(blocked) = self.leave_block(conn) else {
             return;
         };
         conn.fill_slot(blocked.slot, reply);
-        self.resume(conn);
+        self.wake(conn);
     }
 
-    /// Goes on with the requests of a connection that had to wait.
-    pub(super) fn resume(&mut self, conn: &mut Conn) {
+    /// A connection that had to wait may go on with its requests, at the end of this turn.
+    pub(super) fn wake(&mut self, conn: &mut Conn) {
         conn.hold = Hold::Free;
+        self.woken.push_back(conn.socket);
+        self.list(conn);
+    }
+
+    /// Wakes a connection that was held because too much was owed, if that is over.
+    pub(super) fn relieve(&mut self, conn: &mut Conn) {
+        if matches!(conn.hold, Hold::SlowReader) && conn.has_room() {
+            self.wake(conn);
+        }
+    }
+
+    /// Runs what became possible during the turn: complete collections, and requests of connections that
+    /// had to wait. True if there was any.
+    pub(super) fn go_on(&mut self) -> bool {
+        let worked = !self.ready.is_empty() || !self.woken.is_empty();
+        self.run_ready();
+        // Those woken meanwhile have their turn in the next round of the loop.
+        for _ in 0..self.woken.len() {
+            let Some(mut conn) = self
+                .woken
+                .pop_front()
+                .and_then(|socket| self.take_conn(socket))
+            else {
+                continue;
+            };
+            if conn.is_free() {
+                self.resume(&mut conn);
+            }
+            self.put_conn(conn);
+        }
+        self.run_ready();
+        worked
+    }
+
+    fn run_ready(&mut self) {
+        while let Some(collection) = self.ready.pop_front() {
+            self.run_collected(collection);
+        }
+    }
+
+    fn resume(&mut self, conn: &mut Conn) {
         if !conn.input.is_empty() {
             self.run_kept(conn);
         }
@@ -834,7 +1014,7 @@ impl State {
             }
         }
         if let Some(collection) = self.collections.remove(&id) {
-            self.run_collected(collection);
+            self.ready.push_back(collection);
         }
     }
 
@@ -874,15 +1054,15 @@ impl State {
             } => {
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
+                let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
                     run,
                     args.as_args(),
-                    db,
+                    Call::of(db, may_block),
                     &mut out,
-                    conn.is_some(),
                     Some(&mut away),
                 );
                 if let Some(mut conn) = conn {
@@ -892,14 +1072,14 @@ impl State {
                             self.start_block(&mut conn, spec, args.as_args(), block, Some(slot));
                             self.listen_away(&conn, &mut away);
                         }
-                        None => conn.fill_slot(slot, out),
+                        None => {
+                            conn.fill_slot(slot, out);
+                            self.wake(&mut conn);
+                        }
                     }
-                    self.give_back(&need, away);
-                    if !matches!(conn.hold, Hold::Blocked(_)) {
-                        self.resume(&mut conn);
-                    }
+                    // In its place before the shards go back: what waited for them may be what it waits
+                    // for.
                     self.put_conn(conn);
-                    return self.hear_all();
                 }
             }
             Job::Exec { conn: socket, slot } => {
@@ -907,25 +1087,25 @@ impl State {
                     let mut out = Out::new(conn.out.proto);
                     self.exec_queued(&mut conn, &mut out, &mut away);
                     conn.fill_slot(slot, out);
-                    self.give_back(&need, away);
-                    self.resume(&mut conn);
+                    self.wake(&mut conn);
                     self.put_conn(conn);
-                    return self.hear_all();
                 }
             }
-            Job::Retry { conn: socket } => {
+            Job::Retry { conn: socket, slot } => {
                 if let Some(mut conn) = self.take_conn(socket) {
-                    let reply = self.retry_collected(&mut conn, &mut away);
-                    self.give_back(&need, away);
-                    if let Some(reply) = reply {
+                    if let Some(reply) = self.retry_collected(&mut conn, slot, &mut away) {
                         self.unblock(&mut conn, reply);
                     } else if let Hold::Blocked(blocked) = &mut conn.hold
+                        && blocked.slot == slot
                         && std::mem::take(&mut blocked.again)
                     {
-                        self.retry(&mut conn);
+                        self.heard.push_back(Listener {
+                            core: self.me,
+                            conn: socket,
+                            want: Want::Retry,
+                        });
                     }
                     self.put_conn(conn);
-                    return self.hear_all();
                 }
             }
             Job::Frame {
@@ -935,13 +1115,19 @@ impl State {
                 args,
             } => {
                 let mut out = Out::default();
-                self.run_frame(spec, run, args.as_args(), &mut out, Some(&mut away));
+                self.run_here(
+                    spec,
+                    run,
+                    args.as_args(),
+                    Call::FRAME,
+                    &mut out,
+                    Some(&mut away),
+                );
                 self.applied.push(asker);
             }
             Job::Load(_) | Job::Idle => {}
         }
         self.give_back(&need, away);
-        self.hear_all();
     }
 
     fn hear_all(&mut self) {
@@ -950,17 +1136,31 @@ impl State {
         }
     }
 
-    fn retry_collected(&mut self, conn: &mut Conn, away: &mut Vec<(usize, After)>) -> Option<Out> {
+    fn retry_collected(
+        &mut self,
+        conn: &mut Conn,
+        slot: u64,
+        away: &mut Vec<(usize, After)>,
+    ) -> Option<Out> {
+        // Its time may have run out meanwhile, and what it is blocked on now needs other shards.
         let Hold::Blocked(blocked) = &mut conn.hold else {
             return None;
         };
+        if blocked.slot != slot {
+            return None;
+        }
         blocked.trying = false;
         let (spec, db, args) = (blocked.spec, blocked.db, blocked.args.clone());
-        let Run::Store(run) = spec.run else {
-            return None;
-        };
+        let run = Work::of(spec)?;
         let mut out = Out::new(conn.out.proto);
-        let block = self.run_here(spec, run, args.as_args(), db, &mut out, true, Some(away));
+        let block = self.run_here(
+            spec,
+            run,
+            args.as_args(),
+            Call::of(db, true),
+            &mut out,
+            Some(away),
+        );
         block.is_none().then_some(out)
     }
 
@@ -986,7 +1186,8 @@ impl State {
         });
     }
 
-    /// Returns collected shards to where they live, each with what its owner has to do.
+    /// Returns collected shards to where they live, each with what its owner has to do. All
+    /// connections are in their places.
     fn give_back(&mut self, need: &[usize], mut away: Vec<(usize, After)>) {
         for shard in need {
             let Some(lent) = self.homes.shards.take(*shard) else {
@@ -1003,6 +1204,9 @@ impl State {
                     .send(owner, Message::Returned(*shard, lent, after));
             }
         }
+        // Before anything else can use the shards: a transaction that waits for them must know first
+        // that a key it watches has changed, and who blocks is served before who comes later.
+        self.hear_all();
         for shard in need {
             if self.homes.owner(*shard) == self.me {
                 self.drain(*shard);
@@ -1044,7 +1248,7 @@ impl State {
                 .wait_for(shard, Waiting::Errand(Box::new(errand)));
         }
         let mut out = Out::new(errand.proto);
-        let Run::Store(run) = errand.spec.run else {
+        let Some(run) = Work::of(errand.spec) else {
             return;
         };
         match errand.asker {
@@ -1053,14 +1257,20 @@ impl State {
                     errand.spec,
                     run,
                     errand.args.as_args(),
-                    errand.db,
+                    Call::of(errand.db, false),
                     &mut out,
-                    false,
                     None,
                 );
             }
             Asker::Link { .. } => {
-                self.run_frame(errand.spec, run, errand.args.as_args(), &mut out, None)
+                self.run_here(
+                    errand.spec,
+                    run,
+                    errand.args.as_args(),
+                    Call::FRAME,
+                    &mut out,
+                    None,
+                );
             }
         }
         self.hear_all();
@@ -1080,6 +1290,7 @@ impl State {
             Asker::Conn(socket, slot) => {
                 if let Some(mut conn) = self.take_conn(socket) {
                     conn.fill_slot(slot, reply);
+                    self.relieve(&mut conn);
                     self.list(&mut conn);
                     self.put_conn(conn);
                 }
@@ -1115,8 +1326,9 @@ impl State {
                 }
                 self.heard.extend(heard);
                 self.freeing = true;
-                self.drain(shard);
+                // Before the shard goes on to who waits for it: see `give_back`.
                 self.hear_all();
+                self.drain(shard);
             }
             Message::Listen(shard, db, key, listener, asker) => {
                 if self.homes.shards.has(shard) {
@@ -1152,6 +1364,7 @@ impl State {
             Message::Answer(gather, count, text) => self.on_answer(gather, count, &text),
             Message::Follow(_) => {}
         }
+        self.run_ready();
     }
 
     // ---- MULTI ----
@@ -1164,7 +1377,12 @@ impl State {
     }
 
     fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
-        if spec.flags & flag::NO_MULTI != 0 {
+        // The answers of other cores come too late for EXEC.
+        let asks_all = matches!(spec.run, Run::Session(cmd::Verb::Client))
+            && args.get(1).is_some_and(|sub| {
+                sub.eq_ignore_ascii_case(b"list") || sub.eq_ignore_ascii_case(b"kill")
+            });
+        if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,
                 &Error::fixed("ERR Command not allowed inside a transaction"),
@@ -1240,19 +1458,29 @@ impl State {
                 out.error(&error);
                 continue;
             }
-            match spec.run {
-                Run::Store(run) => {
-                    self.run_here(spec, run, args, conn.db, out, false, Some(away));
+            match (spec.run, Work::of(spec)) {
+                (_, Some(run))
+                    if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
+                {
+                    self.run_here(spec, run, args, Call::of(conn.db, false), out, Some(away));
                 }
-                Run::Session(verb) => {
+                (Run::Session(verb), _) => {
                     // The reply goes where EXEC's replies go.
                     let mut outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
                     self.session_in_exec(conn, spec, verb, args);
                     std::mem::swap(&mut outer, &mut conn.out);
+                    // HELLO may have changed it.
+                    out.proto = outer.proto;
                     out.append(&mut outer);
+                }
+                _ => {
+                    let outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
+                    self.keep_script(conn, args);
+                    out.append(&mut std::mem::replace(&mut conn.out, outer));
                 }
             }
         }
+        conn.set_proto(out.proto);
     }
 
     pub(super) fn discard(&mut self, conn: &mut Conn) {
@@ -1265,7 +1493,7 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Taint,
+            want: Want::Taint(conn.watch_round),
         };
         for key in args.rest(1).iter() {
             conn.watching.push((conn.db, key.to_vec()));
@@ -1290,8 +1518,9 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Taint,
+            want: Want::Taint(conn.watch_round),
         };
+        conn.watch_round += 1;
         for (db, key) in std::mem::take(&mut conn.watching) {
             let shard = self.homes.shards.shard_of(&key);
             let owner = self.homes.owner(shard);
@@ -1312,16 +1541,17 @@ impl State {
         let Some(spec) = args.get(0).and_then(|name| self.table.find(name)) else {
             return Applied::Now;
         };
-        let Run::Store(run) = spec.run else {
+        let Some(run) = Work::of(spec) else {
             return Applied::Now;
         };
-        if !spec.fits(args.len()) || !spec.is_write() {
+        let writes = spec.is_write() || matches!(spec.keys, Keys::All);
+        if !spec.fits(args.len()) || !writes {
             return Applied::Now;
         }
         match self.homes.place(spec, args) {
             Place::Here => {
                 let mut out = std::mem::take(&mut self.scratch);
-                self.run_frame(spec, run, args, &mut out, None);
+                self.run_here(spec, run, args, Call::FRAME, &mut out, None);
                 out.clear();
                 self.scratch = out;
                 self.hear_all();
@@ -1371,32 +1601,6 @@ impl State {
         })
     }
 
-    fn run_frame(
-        &mut self,
-        spec: &'static Spec,
-        run: StoreFn,
-        args: Args<'_>,
-        out: &mut Out,
-        away: Option<&mut Vec<(usize, After)>>,
-    ) {
-        let mut ctx = Ctx {
-            shards: &mut self.homes.shards,
-            db: 0,
-            out,
-            now: self.now,
-            rng: &mut self.rng,
-            dirty: 0,
-            may_block: false,
-            block: None,
-            from_primary: true,
-        };
-        cmd::run(&mut ctx, run, args);
-        if ctx.dirty > 0 {
-            self.freeing = true;
-            self.tell(spec, args, 0, away);
-        }
-    }
-
     /// Replaces keys by a snapshot, once every shard is here.
     pub(super) fn start_load(&mut self, load: Load) {
         self.shared.loading.store(true, Relaxed);
@@ -1408,12 +1612,22 @@ impl State {
 
     /// Must the core not sleep?
     pub(super) fn has_work(&self) -> bool {
-        self.freeing || self.load.is_some() || !self.listed.is_empty()
+        self.freeing
+            || self.load.is_some()
+            || !self.listed.is_empty()
+            || !self.ready.is_empty()
+            || !self.woken.is_empty()
+            || self.mesh.has_unsent()
     }
 
     /// A bounded piece of what has no client waiting; true if something was done.
     pub(super) fn background(&mut self) -> bool {
         let mut worked = false;
+        for message in std::mem::take(&mut self.published) {
+            if let Message::Published(channel, text) = message {
+                self.deliver(None, &channel, &text);
+            }
+        }
         if let Some((mut held, mut load)) = self.load.take() {
             worked = true;
             // The shards are in their places only while the load works on them, so that whatever else
@@ -1458,7 +1672,6 @@ impl State {
         self.heard.extend(heard);
         self.freeing = true;
         self.give_back(need, away);
-        self.hear_all();
     }
 
     /// The beat: time-outs, expiry, counters.
@@ -1475,7 +1688,7 @@ impl State {
             }
         }
         self.expire(now);
-        let idle_ms = self.tunables.timeout_secs * 1000;
+        let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         for index in 0..self.conns.len() {
             let Some(conn) = &mut self.conns[index] else {
                 continue;
@@ -1597,9 +1810,10 @@ impl State {
     }
 
     /// CLIENT REPLY OFF or SKIP: takes the reply of the last request back.
-    fn silence(conn: &mut Conn, mode: ReplyMode, mark: Mark) {
+    fn silence(conn: &mut Conn, mode: ReplyMode, mark: Mark, slot: u64) {
         if conn.reply_mode != ReplyMode::On {
             conn.out.rewind(mark);
+            conn.mute_from(slot);
         }
         if mode == ReplyMode::SkipNext && conn.reply_mode == ReplyMode::SkipNext {
             conn.reply_mode = ReplyMode::On;

@@ -431,7 +431,7 @@ impl State {
             let mut out = Out::new(conn.out.proto);
             write_answer(&mut out, gather.counts, gather.count, &gather.text);
             conn.fill_slot(gather.slot, out);
-            self.resume(&mut conn);
+            self.wake(&mut conn);
             self.put_conn(conn);
         }
     }
@@ -502,7 +502,7 @@ impl State {
                  not propagated.",
             ));
         }
-        if replicas <= 0 {
+        if replicas <= 0 || conn.ended {
             return conn.out.int(0);
         }
         let slot = conn.open_slot();

@@ -178,7 +178,7 @@ impl Set {
 
     /// A member chosen at random.
     pub fn random(&self, rng: &mut Rng) -> Option<Member<'_>> {
-        if self.len() == 0 {
+        if self.is_empty() {
             return None;
         }
         let mut below = |len: usize| rng.below(len as u64) as usize;
