@@ -9,7 +9,7 @@ mod hashes;
 mod keys;
 mod lists;
 mod scan;
-pub mod scripts;
+mod scripts;
 mod session;
 mod sets;
 mod spec;
@@ -36,6 +36,7 @@ static FAMILIES: &[(&str, &[Spec])] = &[
     ("sorted-set", zsets::COMMANDS),
     ("geo", geo::COMMANDS),
     ("stream", streams::COMMANDS),
+    ("scripting", scripts::COMMANDS),
     ("server", session::COMMANDS),
 ];
 

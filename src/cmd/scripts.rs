@@ -3,52 +3,57 @@
 
 use super::{Keys, Run, Spec, flag::*};
 
-/// The rows of EVAL and its family and of SCRIPT, run by `eval` and `script`.
+const EVAL: u32 = NO_SCRIPT | STALE | MOVABLE_KEYS;
+
+/// Rows of this family.
 ///
 /// A script may reach for any key, so that all shards have to be there ([`Keys::All`]). The rows are no
 /// writes themselves: what a script calls is judged command by command.
-pub const fn rows(eval: Run, script: Run) -> [Spec; 5] {
-    const EVAL: u32 = NO_SCRIPT | STALE | MOVABLE_KEYS;
-    [
-        Spec {
-            name: "EVAL",
-            arity: -3,
-            flags: EVAL,
-            keys: Keys::All,
-            summary: "Runs a Lua script",
-            run: eval,
-        },
-        Spec {
-            name: "EVALSHA",
-            arity: -3,
-            flags: EVAL,
-            keys: Keys::All,
-            summary: "Runs a Lua script by the SHA-1 of its source",
-            run: eval,
-        },
-        Spec {
-            name: "EVAL_RO",
-            arity: -3,
-            flags: EVAL | READ,
-            keys: Keys::All,
-            summary: "Runs a Lua script that must not write",
-            run: eval,
-        },
-        Spec {
-            name: "EVALSHA_RO",
-            arity: -3,
-            flags: EVAL | READ,
-            keys: Keys::All,
-            summary: "Runs a Lua script that must not write by the SHA-1 of its source",
-            run: eval,
-        },
-        Spec {
-            name: "SCRIPT",
-            arity: -2,
-            flags: NO_SCRIPT,
-            keys: Keys::None,
-            summary: "Loads, finds and forgets Lua scripts",
-            run: script,
-        },
-    ]
+pub const COMMANDS: &[Spec] = &[
+    row("EVAL", -3, EVAL, Keys::All, "Runs a Lua script"),
+    row(
+        "EVALSHA",
+        -3,
+        EVAL,
+        Keys::All,
+        "Runs a Lua script by the SHA-1 of its source",
+    ),
+    row(
+        "EVAL_RO",
+        -3,
+        EVAL | READ,
+        Keys::All,
+        "Runs a Lua script that must not write",
+    ),
+    row(
+        "EVALSHA_RO",
+        -3,
+        EVAL | READ,
+        Keys::All,
+        "Runs a Lua script that must not write by the SHA-1 of its source",
+    ),
+    row(
+        "SCRIPT",
+        -2,
+        NO_SCRIPT,
+        Keys::None,
+        "Loads, finds and forgets Lua scripts",
+    ),
+];
+
+const fn row(
+    name: &'static str,
+    arity: i16,
+    flags: u32,
+    keys: Keys,
+    summary: &'static str,
+) -> Spec {
+    Spec {
+        name,
+        arity,
+        flags,
+        keys,
+        summary,
+        run: Run::Script,
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use crate::base::Ms;
+use crate::{base::Ms, script::Scripts};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -152,6 +152,8 @@ pub struct Shared {
     pub sizes: Vec<Mutex<Vec<DbSize>>>,
     /// Replication, for INFO and ROLE.
     pub follow: Mutex<Option<FollowView>>,
+    /// Sources of the scripts that were loaded.
+    pub scripts: Scripts,
     /// SLOWLOG.
     pub slow: Mutex<(u64, std::collections::VecDeque<SlowEntry>)>,
     /// Names this run of the node.
@@ -176,6 +178,7 @@ impl Shared {
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             sizes: (0..settings.shards).map(|_| Mutex::default()).collect(),
             follow: Mutex::default(),
+            scripts: Scripts::default(),
             slow: Mutex::default(),
             run_id,
             started,
