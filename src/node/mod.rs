@@ -213,7 +213,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         // Every core looks at it once per beat.
         let _ = shared.signals.set(signals);
         log(&format!(
-            "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, {descriptors} descriptors",
+            "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, \
+             {descriptors} descriptors",
             env!("CARGO_PKG_VERSION"),
             options.bind.join(" "),
             options.port,

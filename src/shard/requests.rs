@@ -576,8 +576,8 @@ impl State {
             ];
             if !allowed.contains(&spec.name) {
                 return Some(Error::text(format!(
-                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
-                     allowed in this context",
+                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
+                     are allowed in this context",
                     spec.name.to_lowercase()
                 )));
             }
