@@ -753,16 +753,12 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         if is_hidden || skipped.contains(&name.as_str()) {
             continue;
         }
+        let has_kind = path
+            .extension()
+            .is_some_and(|end| kinds.iter().any(|kind| end == *kind));
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => collect(&path, files),
-            Ok(kind) if kind.is_file() => {
-                if path
-                    .extension()
-                    .is_some_and(|end| kinds.iter().any(|kind| end == *kind))
-                {
-                    files.push(path);
-                }
-            }
+            Ok(kind) if kind.is_file() && has_kind => files.push(path),
             _ => {}
         }
     }

@@ -150,6 +150,10 @@ pub(super) enum Applied {
 struct Collection {
     job: Job,
     need: Vec<usize>,
+    #[expect(
+        clippy::vec_box,
+        reason = "shards arrive in their boxes and leave in them"
+    )]
     got: Vec<Box<Shard>>,
 }
 
