@@ -1,7 +1,8 @@
-//! ringkeep, the node: see `README.md` for what it does and `docs` for how.
+//! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `resp`, `route` (1), `store`, `repl` (2), `cmd` (3),
-//! `mesh` (4), `shard` (5), `node` (6). `uring` is met from level 4 up.
+//! `script` (4), `mesh` (5), `shard` (6), `node` (7). `uring` is met from `mesh` up, and nothing below it
+//! has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod base;
@@ -11,5 +12,14 @@ pub mod node;
 pub mod repl;
 pub mod resp;
 pub mod route;
+pub mod script;
 pub mod shard;
 pub mod store;
+
+/// How the house is built: pages that bind the code.
+pub mod docs {
+    #[doc = include_str!("docs/architecture.md")]
+    pub mod architecture {}
+    #[doc = include_str!("docs/wire.md")]
+    pub mod wire {}
+}

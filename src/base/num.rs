@@ -41,49 +41,93 @@ fn canonical(digits: &[u8]) -> Option<u64> {
     }
 }
 
-/// Reads a float: decimal, exponent, `inf` and `infinity` in any case, hexadecimal as strtod does.
-/// NaN and surrounding spaces are refused.
+/// Reads a float: decimal, exponent, `inf` and `infinity` in any case, hexadecimal, as strtod does.
+/// NaN, surrounding spaces, and numbers too large or too small for a double are refused.
 pub fn parse_f64(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
     if text.is_empty() || text.len() > 256 {
         return None;
     }
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    if let [b'0', b'x' | b'X', digits @ ..] = digits {
+        let value = parse_hex(digits)?;
+        return Some(if negative { -value } else { value });
+    }
     let value: f64 = text.parse().ok()?;
-    (!value.is_nan()).then_some(value)
+    let mantissa = digits.split(|byte| byte | 0x20 == b'e').next()?;
+    let says_inf = matches!(digits[0], b'i' | b'I');
+    let lost = value == 0.0 && mantissa.iter().any(|digit| (b'1'..=b'9').contains(digit));
+    (!value.is_nan() && value.is_infinite() == says_inf && !lost).then_some(value)
 }
 
-/// Writes a double in the shortest form that reads back as the same value: `3`, `0.1`, `1e+20`,
-/// `inf`. The form of scores in replies.
+/// Reads what follows `0x`: hexadecimal digits with a point, and a binary exponent behind `p`.
+fn parse_hex(text: &[u8]) -> Option<f64> {
+    let mut parts = text.splitn(2, |byte| byte | 0x20 == b'p');
+    let digits = parts.next()?;
+    let mut exponent: i32 = match parts.next() {
+        None => 0,
+        Some(digits) => std::str::from_utf8(digits).ok()?.parse().ok()?,
+    };
+    let (mut value, mut seen, mut point) = (0.0f64, false, false);
+    for digit in digits {
+        if *digit == b'.' && !point {
+            point = true;
+            continue;
+        }
+        // Past 53 bits this rounds digit by digit, which nobody asks scores for.
+        value = value * 16.0 + f64::from(char::from(*digit).to_digit(16)?);
+        exponent = exponent.checked_sub(if point { 4 } else { 0 })?;
+        seen = true;
+    }
+    let result = value * 2f64.powi(exponent);
+    let lost = result.is_infinite() || (result == 0.0 && value != 0.0);
+    (seen && !lost).then_some(result)
+}
+
+/// Writes a double in the shortest form that reads back as the same value, as Redis 7.2 does: `3`,
+/// `0.1`, `1e+20`, `1e-9`, `inf`. The form of scores in replies.
 pub fn format_f64(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();
     }
     if value.is_infinite() {
-        return if value > 0.0 {
-            "inf".into()
-        } else {
-            "-inf".into()
-        };
+        return if value > 0.0 { "inf" } else { "-inf" }.into();
     }
     if value == 0.0 {
-        return if value.is_sign_negative() {
-            "-0".into()
-        } else {
-            "0".into()
-        };
+        return if value.is_sign_negative() { "-0" } else { "0" }.into();
     }
-    if value.fract() == 0.0 && value.abs() < 1e17 {
+    // Integers are written as such up to half of what 64 bits hold.
+    if value.fract() == 0.0 && value.abs() <= (1u64 << 62) as f64 {
         return (value as i64).to_string();
     }
-    // `{:e}` gives the shortest digits as d.ddde±x; they are set in plain form between 1e-7 and 1e21.
-    let scientific = format!("{value:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-7..21).contains(&exponent) {
-        return format!("{value}");
+    // `{:e}` gives the shortest digits as d.ddde±x.
+    let scientific = format!("{:e}", value.abs());
+    let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let digits = mantissa.replace('.', "");
+    let power: i32 = power.parse().unwrap_or(0);
+    // The value is `digits` times ten to the `shift`.
+    let shift = power - (digits.len() as i32 - 1);
+    let sign = if value < 0.0 { "-" } else { "" };
+    if shift >= 0 && power < digits.len() as i32 + 7 {
+        return format!("{sign}{digits}{}", "0".repeat(shift as usize));
     }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.abs())
+    if shift < 0 && (shift > -7 || power.abs() < 4) {
+        let whole = digits.len() as i32 + shift;
+        if whole <= 0 {
+            return format!(
+                "{sign}0.{}{digits}",
+                "0".repeat(whole.unsigned_abs() as usize)
+            );
+        }
+        let (whole, fraction) = digits.split_at(whole as usize);
+        return format!("{sign}{whole}.{fraction}");
+    }
+    let direction = if power < 0 { '-' } else { '+' };
+    format!("{sign}{mantissa}e{direction}{}", power.abs())
 }
 
 /// Writes the result of INCRBYFLOAT and HINCRBYFLOAT: plain form, at most 17 digits behind the
@@ -140,11 +184,31 @@ mod tests {
             (3.0, "3"),
             (0.1, "0.1"),
             (-2.5, "-2.5"),
-            (1e20, "100000000000000000000"),
+            (1e17, "100000000000000000"),
+            (-1e20, "-1e+20"),
+            (12345678901234567890.0, "12345678901234567000"),
             (1e21, "1e+21"),
-            (1e-9, "1e-09"),
+            (1.5e300, "1.5e+300"),
+            (1e-5, "0.00001"),
+            (1e-7, "1e-7"),
+            (1.25e-9, "1.25e-9"),
+            (0.001234567, "0.001234567"),
+            (1234567.25, "1234567.25"),
         ] {
             assert_eq!(format_f64(value), want);
+        }
+        for (text, want) in [
+            ("0x10", Some(16.0)),
+            ("-0x1.8p1", Some(-3.0)),
+            ("0x", None),
+            ("1e400", None),
+            ("1e-400", None),
+            ("0e-400", Some(0.0)),
+            ("-Infinity", Some(f64::NEG_INFINITY)),
+            ("nan", None),
+            ("1 ", None),
+        ] {
+            assert_eq!(parse_f64(text.as_bytes()), want, "{text}");
         }
         assert_eq!(format_long(10.6), "10.6");
         assert_eq!(format_long(5.0e3), "5000");

@@ -29,6 +29,16 @@ impl Shard {
         self.databases[at].get_or_insert_with(|| Box::new(Keyspace::new(seed)))
     }
 
+    /// Number of databases.
+    pub fn database_count(&self) -> usize {
+        self.databases.len()
+    }
+
+    /// Swaps two databases in range.
+    pub fn swap(&mut self, first: usize, second: usize) {
+        self.databases.swap(first, second);
+    }
+
     /// The databases that were ever used.
     pub fn databases(&mut self) -> impl Iterator<Item = (usize, &mut Keyspace)> {
         self.databases

@@ -4,12 +4,14 @@ mod bitmaps;
 #[cfg(test)]
 mod cover;
 mod ctx;
+mod expiry;
 mod float80;
 mod geo;
 mod hashes;
 mod keys;
 mod lists;
 mod scan;
+mod scripts;
 mod session;
 mod sets;
 mod spec;
@@ -36,6 +38,7 @@ static FAMILIES: &[(&str, &[Spec])] = &[
     ("sorted-set", zsets::COMMANDS),
     ("geo", geo::COMMANDS),
     ("stream", streams::COMMANDS),
+    ("scripting", scripts::COMMANDS),
     ("server", session::COMMANDS),
 ];
 

@@ -163,6 +163,8 @@ impl Keys {
 pub enum Run {
     /// Works on stores alone: runs wherever the shards of its keys are.
     Store(fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>),
+    /// Runs a Lua script, or keeps one: needs the core's script engine.
+    Script,
     /// Needs the connection, the core or the node.
     Session(Verb),
 }

@@ -381,13 +381,24 @@ impl AddOptions {
             keys.get_or_create::<Zset>(key, ctx.now)?
         };
         let (mut new, mut changed, mut last) = (0, 0, Added::Refused);
+        let mut signed_zero = false;
         for (score, member) in pairs {
             last = self.step(zset, member, score)?;
-            match last {
-                Added::New(_) => new += 1,
-                Added::Changed(_) => changed += 1,
-                Added::Same(_) | Added::Refused => {}
-            }
+            let score = match last {
+                Added::New(score) => {
+                    new += 1;
+                    score
+                }
+                Added::Changed(score) => {
+                    changed += 1;
+                    score
+                }
+                Added::Same(_) | Added::Refused => continue,
+            };
+            signed_zero |= score == 0.0 && score.is_sign_negative();
+        }
+        if signed_zero {
+            zset.unsign_zeros();
         }
         ctx.dirty += new + changed;
         if self.increment {
@@ -766,11 +777,12 @@ fn pair(out: &mut Out, (member, score): (&[u8], f64), with_score: bool) {
 }
 
 /// Puts a result under a key, or removes the key if there is none, and answers the number of members.
-pub(super) fn store(ctx: &mut Ctx<'_>, key: &[u8], result: Zset) {
+pub(super) fn store(ctx: &mut Ctx<'_>, key: &[u8], mut result: Zset) {
     use crate::store::InValue;
 
     let (len, now) = (result.len(), ctx.now);
     if len > 0 {
+        result.unsign_zeros();
         ctx.keys(key).insert(key, result.wrap(), None);
         ctx.changed();
     } else if ctx.keys(key).remove(key, now) {
@@ -841,6 +853,24 @@ mod tests {
         );
         desk.proto = Proto::Three;
         talk(&mut desk, &[("ZADD z 1.5 a", ":1"), ("ZSCORE z a", ",1.5")]);
+    }
+
+    #[test]
+    fn small_sets_know_one_zero() {
+        let mut desk = Desk::with_shards(3);
+        talk(
+            &mut desk,
+            &[
+                ("ZADD z -0 a 1 b", ":2"),
+                ("ZSCORE z a", "$1 0"),
+                (
+                    "ZUNION 1 z WEIGHTS -1 WITHSCORES",
+                    "*4 $1 b $2 -1 $1 a $2 -0",
+                ),
+                ("ZUNIONSTORE d 1 z WEIGHTS -1", ":2"),
+                ("ZSCORE d a", "$1 0"),
+            ],
+        );
     }
 
     #[test]

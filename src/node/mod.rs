@@ -37,6 +37,8 @@ pub enum StartError {
     Ring(std::io::Error),
     /// An address could not be listened on.
     Listen(String, std::io::Error),
+    /// A Lua state could not be made.
+    Scripts(String),
     /// The address to listen on is none.
     Bind(String),
 }
@@ -46,6 +48,7 @@ impl std::fmt::Display for StartError {
         match self {
             StartError::Ring(error) => write!(out, "cannot set up io_uring: {error}"),
             StartError::Listen(at, error) => write!(out, "cannot listen on {at}: {error}"),
+            StartError::Scripts(error) => write!(out, "cannot set up scripts: {error}"),
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"
@@ -153,7 +156,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 return;
             };
             let core_seed = seed.wrapping_add(core as u64);
-            let mut core_loop = Core::new(reactor, mesh, shared.clone(), core_seed);
+            let mut core_loop = match Core::new(reactor, mesh, shared.clone(), core_seed) {
+                Ok(core_loop) => core_loop,
+                Err(error) => {
+                    return drop(to_main.send(Err(StartError::Scripts(error.to_string()))));
+                }
+            };
             for address in addresses {
                 let at = SocketAddr::new(address, options.port);
                 if let Err(error) = core_loop.listen(&Endpoint::Tcp(at)) {
@@ -205,7 +213,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         // Every core looks at it once per beat.
         let _ = shared.signals.set(signals);
         log(&format!(
-            "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, {descriptors} descriptors",
+            "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, \
+             {descriptors} descriptors",
             env!("CARGO_PKG_VERSION"),
             options.bind.join(" "),
             options.port,

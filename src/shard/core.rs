@@ -8,7 +8,7 @@ use std::{
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{conn::Conn, follow::Follower, message::Message, requests::State, shared::Shared};
-use crate::{base::Ms, mesh::Mesh};
+use crate::{base::Ms, mesh::Mesh, script::EngineError};
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
 const TICK: Nanos = 100_000_000;
@@ -41,15 +41,23 @@ pub struct Core<R: Reactor> {
 
 impl<R: Reactor> Core<R> {
     /// A core with its ring, not yet listening.
-    pub fn new(reactor: R, mesh: Mesh<Message>, shared: Arc<Shared>, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// The Lua state could not be made.
+    pub fn new(
+        reactor: R,
+        mesh: Mesh<Message>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Result<Self, EngineError> {
         let me = mesh.me();
-        Self {
+        Ok(Self {
             reactor,
             follower: (me == 0).then(|| Follower::new(shared.clone())),
-            state: State::new(mesh, shared, seed),
+            state: State::new(mesh, shared, seed)?,
             listeners: Vec::new(),
             stopping: false,
-        }
+        })
     }
 
     /// Opens a client listener.

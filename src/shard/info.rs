@@ -121,15 +121,20 @@ fn clients(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
     );
 }
 
-fn memory(_shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
+fn memory(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
     let resident = uring::sys::resident_bytes().unwrap_or(0);
     lines.put("used_memory", resident);
+    lines.put("used_memory_dataset", shared.used_bytes());
     lines.put(
         "used_memory_human",
         format!("{:.2}M", resident as f64 / (1 << 20) as f64),
     );
     lines.put("used_memory_rss", resident);
-    lines.put("maxmemory", 0);
+    let limit = shared
+        .tunables
+        .read()
+        .map_or(0, |tunables| tunables.memory_max);
+    lines.put("maxmemory", limit);
     lines.put("maxmemory_policy", "noeviction");
     lines.put("mem_allocator", "mimalloc");
 }
@@ -281,7 +286,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("io-threads", settings.shards.to_string()),
         ("appendonly", "no".into()),
         ("save", String::new()),
-        ("maxmemory", "0".into()),
+        ("maxmemory", tunables.memory_max.to_string()),
         ("maxmemory-policy", "noeviction".into()),
         ("maxclients", tunables.conns_max.to_string()),
         ("timeout", tunables.timeout_secs.to_string()),
@@ -320,6 +325,12 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         };
         match name.as_str() {
             "maxclients" => changed.conns_max = number()?.max(1) as usize,
+            "maxmemory" => {
+                changed.memory_max =
+                    memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
+            }
+            "maxmemory-policy" if value.eq_ignore_ascii_case(b"noeviction") => {}
+            "maxmemory-policy" => return Err(failed("only noeviction is supported")),
             "timeout" => changed.timeout_secs = number()?,
             "proto-max-bulk-len" => {
                 let len = number()?;
@@ -353,4 +364,21 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
     }
     shared.tunables_version.fetch_add(1, Relaxed);
     Ok(())
+}
+
+/// Reads `100mb` and the like.
+fn memory_value(text: &[u8]) -> Option<usize> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = usize::try_from(parse_u64(&text[..digits])?).ok()?;
+    let unit = match &text[digits..].to_ascii_lowercase()[..] {
+        b"" | b"b" => 1,
+        b"k" => 1000,
+        b"kb" => 1 << 10,
+        b"m" => 1_000_000,
+        b"mb" => 1 << 20,
+        b"g" => 1_000_000_000,
+        b"gb" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit)
 }

@@ -9,6 +9,7 @@ mod load;
 mod message;
 mod pubsub;
 mod requests;
+mod scripts;
 mod session;
 mod shared;
 

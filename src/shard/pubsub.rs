@@ -72,6 +72,34 @@ impl Subscriptions {
         }
     }
 
+    /// The topics that a message on a channel reaches.
+    fn reached<'a>(&'a self, channel: &'a [u8]) -> impl Iterator<Item = &'a Topic> {
+        let matching = self
+            .patterns
+            .iter()
+            .filter(|(pattern, _)| glob_match(pattern, channel));
+        self.channels
+            .get(channel)
+            .into_iter()
+            .chain(matching.map(|(_, topic)| topic))
+    }
+
+    /// How many listeners a message on a channel reaches, on all cores.
+    pub(super) fn receivers(&self, channel: &[u8]) -> usize {
+        self.reached(channel).map(Topic::len).sum()
+    }
+
+    /// The other cores that have a listener for a channel.
+    pub(super) fn cores_of(&self, channel: &[u8]) -> BTreeSet<CoreId> {
+        let counts = self
+            .reached(channel)
+            .flat_map(|topic| topic.elsewhere.iter().enumerate());
+        counts
+            .filter(|(_, count)| **count > 0)
+            .map(|(core, _)| core)
+            .collect()
+    }
+
     fn topics(&mut self, pattern: bool) -> &mut BTreeMap<Vec<u8>, Topic> {
         if pattern {
             &mut self.patterns
@@ -182,24 +210,8 @@ impl State {
         channel: &[u8],
         message: &[u8],
     ) -> usize {
-        let mut cores = BTreeSet::new();
-        let mut receivers = 0;
-        let matching = self
-            .subs
-            .patterns
-            .iter()
-            .filter(|(pattern, _)| glob_match(pattern, channel));
-        for topic in self
-            .subs
-            .channels
-            .get(channel)
-            .into_iter()
-            .chain(matching.map(|(_, topic)| topic))
-        {
-            receivers += topic.len();
-            cores.extend((0..topic.elsewhere.len()).filter(|core| topic.elsewhere[*core] > 0));
-        }
-        for core in cores {
+        let receivers = self.subs.receivers(channel);
+        for core in self.subs.cores_of(channel) {
             self.mesh
                 .send(core, Message::Published(channel.to_vec(), message.to_vec()));
         }
@@ -279,7 +291,7 @@ impl State {
                 }
             }
             (b"NUMSUB" | b"SHARDNUMSUB", _) => {
-                conn.out.map(args.len() - 2);
+                conn.out.array(2 * (args.len() - 2));
                 for name in args.rest(2).iter() {
                     conn.out.bulk(name);
                     let known = if sub == b"NUMSUB" {

@@ -16,6 +16,7 @@ use super::{
     load::Load,
     message::{After, Asker, CoreId, Errand, Message, Waiting},
     pubsub::Subscriptions,
+    scripts::{Changed, ScriptHost},
     shared::{DbSize, Shared, SlowEntry, Tunables, lock},
 };
 use crate::{
@@ -23,10 +24,28 @@ use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Shard, Spec, Table, flag},
     mesh::Mesh,
     resp::{Args, Error, Mark, Out, OwnedArgs, ParseLimits, Parser, Step},
+    script::{self, EngineError, ScriptEngine},
 };
 
-/// The function of a store command.
-type StoreFn = fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>;
+/// What a command does once its shards are here.
+#[derive(Clone, Copy)]
+pub(super) enum Work {
+    /// Runs this function on the stores.
+    Store(fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>),
+    /// Runs a Lua script on them.
+    Script,
+}
+
+impl Work {
+    /// The work of a command on stores; `None` for commands of the session.
+    fn of(spec: &Spec) -> Option<Work> {
+        match spec.run {
+            Run::Store(run) => Some(Work::Store(run)),
+            Run::Script => Some(Work::Script),
+            Run::Session(_) => None,
+        }
+    }
+}
 
 /// Requests that are parsed ahead of being run, so that their memory can be touched ahead too.
 const GROUP_LEN: usize = 32;
@@ -42,6 +61,8 @@ const INPUT_STEP: usize = 1 << 20;
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
+const OUT_OF_MEMORY: Error =
+    Error::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 const EXEC_ABORT: Error =
     Error::fixed("EXECABORT Transaction discarded because of previous errors.");
 
@@ -60,6 +81,32 @@ pub(super) struct Stats {
     pub protocol_errors: u64,
 }
 
+/// On whose behalf a command runs.
+#[derive(Clone, Copy)]
+struct Call {
+    db: usize,
+    may_block: bool,
+    from_primary: bool,
+}
+
+impl Call {
+    /// A frame of the primary that this node follows.
+    const FRAME: Call = Call {
+        db: 0,
+        may_block: false,
+        from_primary: true,
+    };
+
+    /// A client's request.
+    fn of(db: usize, may_block: bool) -> Call {
+        Call {
+            db,
+            may_block,
+            from_primary: false,
+        }
+    }
+}
+
 /// What runs once all shards of a collection are here.
 pub(super) enum Job {
     /// A request of a connection; the reply goes to the slot.
@@ -67,7 +114,7 @@ pub(super) enum Job {
         conn: SocketId,
         slot: u64,
         spec: &'static Spec,
-        run: StoreFn,
+        run: Work,
         args: OwnedArgs,
         db: usize,
     },
@@ -78,7 +125,7 @@ pub(super) enum Job {
     /// A frame of the primary that this node follows.
     Frame {
         asker: Asker,
-        run: StoreFn,
+        run: Work,
         spec: &'static Spec,
         args: OwnedArgs,
     },
@@ -116,6 +163,9 @@ pub(super) struct State {
     pub rng: Rng,
     pub stats: Stats,
     pub subs: Subscriptions,
+    scripts: ScriptEngine,
+    /// Messages that scripts published in this turn.
+    published: Vec<Message>,
     pub table: Table,
     pub tunables: Tunables,
     /// Sockets to close at the end of the turn.
@@ -150,17 +200,32 @@ pub(super) struct State {
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     freeing: bool,
+    /// The node holds more than `maxmemory`.
+    over_memory: bool,
     last_log: Ms,
 }
 
 impl State {
-    pub(super) fn new(mesh: Mesh<Message>, shared: Arc<Shared>, seed: u64) -> Self {
+    pub(super) fn new(
+        mesh: Mesh<Message>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Result<Self, EngineError> {
         let (me, cores) = (mesh.me(), mesh.cores());
         let settings = &shared.settings;
-        Self {
+        let start = Instant::now();
+        let limits = script::Limits {
+            run_ms: super::scripts::RUN_MS,
+            memory: super::scripts::MEMORY,
+        };
+        let clock = Box::new(move || start.elapsed().as_millis() as Ms);
+        let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
+        Ok(Self {
             me,
             homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
             subs: Subscriptions::new(cores),
+            scripts,
+            published: Vec::new(),
             mesh,
             now: 0,
             rng: Rng::seeded(seed ^ me as u64),
@@ -189,9 +254,10 @@ impl State {
             next_gather: 0,
             follow_request: None,
             freeing: false,
+            over_memory: false,
             last_log: 0,
             shared,
-        }
+        })
     }
 
     // ---- connections ----
@@ -456,7 +522,14 @@ impl State {
             return self.refuse(conn, &cmd::unknown(args));
         };
         if !spec.fits(args.len()) {
-            return self.refuse(conn, &Error::arity(spec.name));
+            let error = Error::arity(spec.name);
+            if spec.name == "EXEC" && conn.multi.is_some() {
+                self.discard(conn);
+                let why = error.as_str().trim_start_matches("ERR ");
+                let text = format!("EXECABORT Transaction discarded because of: {why}");
+                return conn.out.error(&Error::text(text));
+            }
+            return self.refuse(conn, &error);
         }
         conn.last = spec.name;
         if let Some(error) = self.gate(conn, spec) {
@@ -467,7 +540,9 @@ impl State {
         }
         match spec.run {
             Run::Session(verb) => self.session(conn, spec, verb, args),
-            Run::Store(run) => self.store_request(conn, spec, run, args),
+            Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
+            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, args),
+            Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
     }
 
@@ -486,6 +561,9 @@ impl State {
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
         }
+        if self.over_memory && spec.flags & flag::DENY_OOM != 0 {
+            return Some(OUT_OF_MEMORY);
+        }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
                 "SUBSCRIBE",
@@ -498,8 +576,8 @@ impl State {
             ];
             if !allowed.contains(&spec.name) {
                 return Some(Error::text(format!(
-                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
-                     allowed in this context",
+                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
+                     are allowed in this context",
                     spec.name.to_lowercase()
                 )));
             }
@@ -508,20 +586,21 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(
-        &mut self,
-        conn: &mut Conn,
-        spec: &'static Spec,
-        run: StoreFn,
-        args: Args<'_>,
-    ) {
+    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: Args<'_>) {
         match self.homes.place(spec, args) {
             Place::Here => {
                 let slow =
                     (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now);
                 let db = conn.db;
                 let may_block = !conn.ended;
-                let block = self.run_here(spec, run, args, db, &mut conn.out, may_block, None);
+                let block = self.run_here(
+                    spec,
+                    run,
+                    args,
+                    Call::of(db, may_block),
+                    &mut conn.out,
+                    None,
+                );
                 if let Some(start) = slow {
                     self.note_slow(conn, args, start);
                 }
@@ -567,7 +646,7 @@ impl State {
         &mut self,
         conn: &mut Conn,
         spec: &'static Spec,
-        run: StoreFn,
+        run: Work,
         args: Args<'_>,
         need: Vec<usize>,
     ) {
@@ -589,36 +668,88 @@ impl State {
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
     /// Listeners of borrowed shards are told by their owner: those go to `away`.
-    #[allow(clippy::too_many_arguments)]
     #[inline]
     fn run_here(
         &mut self,
         spec: &'static Spec,
-        run: StoreFn,
+        work: Work,
         args: Args<'_>,
-        db: usize,
+        call: Call,
         out: &mut Out,
-        may_block: bool,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
-            db,
+            db: call.db,
             out,
             now: self.now,
             rng: &mut self.rng,
             dirty: 0,
-            may_block,
+            may_block: call.may_block,
             block: None,
-            from_primary: false,
+            from_primary: call.from_primary,
         };
-        cmd::run(&mut ctx, run, args);
-        let (dirty, block) = (ctx.dirty, ctx.block.take());
-        if dirty > 0 && spec.is_write() {
-            self.freeing = true;
-            self.tell(spec, args, db, away);
+        match work {
+            Work::Store(run) => {
+                cmd::run(&mut ctx, run, args);
+                let (dirty, block) = (ctx.dirty, ctx.block.take());
+                if dirty > 0 && spec.is_write() {
+                    self.freeing = true;
+                    self.tell(spec, args, call.db, away);
+                }
+                block
+            }
+            Work::Script => {
+                let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
+                let mut host = ScriptHost::new(&self.subs, read_only);
+                let mark = ctx.out.mark();
+                if let Err(error) = self.scripts.eval(&mut ctx, &mut host, args) {
+                    ctx.out.rewind(mark);
+                    ctx.out.error(&error);
+                }
+                let (changed, published) = host.into_parts();
+                self.after_script(changed, published, away);
+                None
+            }
         }
-        block
+    }
+
+    /// Tells of what a script changed and published.
+    fn after_script(
+        &mut self,
+        changed: Vec<Changed>,
+        published: Vec<Message>,
+        away: Option<&mut Vec<(usize, After)>>,
+    ) {
+        let mut away = away;
+        self.freeing |= !changed.is_empty();
+        for change in changed {
+            self.tell(
+                change.spec,
+                change.args.as_args(),
+                change.db,
+                away.as_deref_mut(),
+            );
+        }
+        for message in published {
+            if let Message::Published(channel, text) = &message {
+                for core in self.subs.cores_of(channel) {
+                    self.mesh
+                        .send(core, Message::Published(channel.clone(), text.clone()));
+                }
+            }
+            // Delivered here at the end of the turn, when every connection is in its place.
+            self.published.push(message);
+        }
+    }
+
+    /// SCRIPT.
+    fn keep_script(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let mark = conn.out.mark();
+        if let Err(error) = self.scripts.script(&mut conn.out, args) {
+            conn.out.rewind(mark);
+            conn.out.error(&error);
+        }
     }
 
     /// Tells listeners that the keys of a command changed.
@@ -764,7 +895,7 @@ impl State {
             return;
         }
         let (spec, db) = (blocked.spec, blocked.db);
-        let Run::Store(run) = spec.run else { return };
+        let Some(run) = Work::of(spec) else { return };
         let need = self.homes.shards_of([(spec, blocked.args.as_args())]);
         if let Place::Collect(need) = self.homes.place_of_all(need) {
             blocked.trying = true;
@@ -773,10 +904,9 @@ impl State {
         }
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
-        if self
-            .run_here(spec, run, args.as_args(), db, &mut out, true, None)
-            .is_none()
-        {
+        let call = Call::of(db, true);
+        let block = self.run_here(spec, run, args.as_args(), call, &mut out, None);
+        if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);
         }
     }
@@ -938,9 +1068,8 @@ impl State {
                     spec,
                     run,
                     args.as_args(),
-                    db,
+                    Call::of(db, may_block),
                     &mut out,
-                    may_block,
                     Some(&mut away),
                 );
                 if let Some(mut conn) = conn {
@@ -993,7 +1122,14 @@ impl State {
                 args,
             } => {
                 let mut out = Out::default();
-                self.run_frame(spec, run, args.as_args(), &mut out, Some(&mut away));
+                self.run_here(
+                    spec,
+                    run,
+                    args.as_args(),
+                    Call::FRAME,
+                    &mut out,
+                    Some(&mut away),
+                );
                 self.applied.push(asker);
             }
             Job::Load(_) | Job::Idle => {}
@@ -1022,12 +1158,17 @@ impl State {
         }
         blocked.trying = false;
         let (spec, db, args) = (blocked.spec, blocked.db, blocked.args.clone());
-        let Run::Store(run) = spec.run else {
-            return None;
-        };
+        let run = Work::of(spec)?;
         let mut out = Out::new(conn.out.proto);
-        let block = self.run_here(spec, run, args.as_args(), db, &mut out, true, Some(away));
-        block.is_none().then_some(out)
+        let block = self.run_here(
+            spec,
+            run,
+            args.as_args(),
+            Call::of(db, true),
+            &mut out,
+            Some(away),
+        );
+        (block.is_none() && !stays_blocked(spec, &out)).then_some(out)
     }
 
     /// Has the owners of a blocked command's borrowed shards register it.
@@ -1114,7 +1255,7 @@ impl State {
                 .wait_for(shard, Waiting::Errand(Box::new(errand)));
         }
         let mut out = Out::new(errand.proto);
-        let Run::Store(run) = errand.spec.run else {
+        let Some(run) = Work::of(errand.spec) else {
             return;
         };
         match errand.asker {
@@ -1123,14 +1264,20 @@ impl State {
                     errand.spec,
                     run,
                     errand.args.as_args(),
-                    errand.db,
+                    Call::of(errand.db, false),
                     &mut out,
-                    false,
                     None,
                 );
             }
             Asker::Link { .. } => {
-                self.run_frame(errand.spec, run, errand.args.as_args(), &mut out, None)
+                self.run_here(
+                    errand.spec,
+                    run,
+                    errand.args.as_args(),
+                    Call::FRAME,
+                    &mut out,
+                    None,
+                );
             }
         }
         self.hear_all();
@@ -1318,11 +1465,13 @@ impl State {
                 out.error(&error);
                 continue;
             }
-            match spec.run {
-                Run::Store(run) => {
-                    self.run_here(spec, run, args, conn.db, out, false, Some(away));
+            match (spec.run, Work::of(spec)) {
+                (_, Some(run))
+                    if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
+                {
+                    self.run_here(spec, run, args, Call::of(conn.db, false), out, Some(away));
                 }
-                Run::Session(verb) => {
+                (Run::Session(verb), _) => {
                     // The reply goes where EXEC's replies go.
                     let mut outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
                     self.session_in_exec(conn, spec, verb, args);
@@ -1330,6 +1479,11 @@ impl State {
                     // HELLO may have changed it.
                     out.proto = outer.proto;
                     out.append(&mut outer);
+                }
+                _ => {
+                    let outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
+                    self.keep_script(conn, args);
+                    out.append(&mut std::mem::replace(&mut conn.out, outer));
                 }
             }
         }
@@ -1394,16 +1548,17 @@ impl State {
         let Some(spec) = args.get(0).and_then(|name| self.table.find(name)) else {
             return Applied::Now;
         };
-        let Run::Store(run) = spec.run else {
+        let Some(run) = Work::of(spec) else {
             return Applied::Now;
         };
-        if !spec.fits(args.len()) || !spec.is_write() {
+        let writes = spec.is_write() || matches!(spec.keys, Keys::All);
+        if !spec.fits(args.len()) || !writes {
             return Applied::Now;
         }
         match self.homes.place(spec, args) {
             Place::Here => {
                 let mut out = std::mem::take(&mut self.scratch);
-                self.run_frame(spec, run, args, &mut out, None);
+                self.run_here(spec, run, args, Call::FRAME, &mut out, None);
                 out.clear();
                 self.scratch = out;
                 self.hear_all();
@@ -1453,32 +1608,6 @@ impl State {
         })
     }
 
-    fn run_frame(
-        &mut self,
-        spec: &'static Spec,
-        run: StoreFn,
-        args: Args<'_>,
-        out: &mut Out,
-        away: Option<&mut Vec<(usize, After)>>,
-    ) {
-        let mut ctx = Ctx {
-            shards: &mut self.homes.shards,
-            db: 0,
-            out,
-            now: self.now,
-            rng: &mut self.rng,
-            dirty: 0,
-            may_block: false,
-            block: None,
-            from_primary: true,
-        };
-        cmd::run(&mut ctx, run, args);
-        if ctx.dirty > 0 {
-            self.freeing = true;
-            self.tell(spec, args, 0, away);
-        }
-    }
-
     /// Replaces keys by a snapshot, once every shard is here.
     pub(super) fn start_load(&mut self, load: Load) {
         self.shared.loading.store(true, Relaxed);
@@ -1501,6 +1630,11 @@ impl State {
     /// A bounded piece of what has no client waiting; true if something was done.
     pub(super) fn background(&mut self) -> bool {
         let mut worked = false;
+        for message in std::mem::take(&mut self.published) {
+            if let Message::Published(channel, text) = message {
+                self.deliver(None, &channel, &text);
+            }
+        }
         if let Some((mut held, mut load)) = self.load.take() {
             worked = true;
             // The shards are in their places only while the load works on them, so that whatever else
@@ -1644,10 +1778,12 @@ impl State {
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);
+        let mut used = 0;
         for shard in self.homes.own() {
             if self.homes.shards.has(shard) {
                 let mut sizes = vec![DbSize::default(); self.shared.settings.databases];
                 for (db, keys) in self.homes.shards.shard(shard).databases() {
+                    used += keys.used_bytes();
                     sizes[db] = DbSize {
                         keys: keys.len(),
                         expiring: keys.expiring(),
@@ -1656,6 +1792,12 @@ impl State {
                 *lock(&self.shared.sizes[shard]) = sizes;
             }
         }
+        // While a shard is lent its size is unknown; the last sum then stands.
+        if self.homes.own().all(|shard| self.homes.shards.has(shard)) {
+            self.shared.stats[self.me].used.store(used, Relaxed);
+        }
+        let limit = self.tunables.memory_max;
+        self.over_memory = limit > 0 && self.shared.used_bytes() > limit;
     }
 
     fn note_slow(&mut self, conn: &Conn, args: Args<'_>, start: Instant) {
@@ -1700,4 +1842,10 @@ impl State {
             crate::node::log(line);
         }
     }
+}
+
+/// A client that waits for elements of a list or sorted set goes on waiting when the key comes to
+/// hold something else; one that reads for a group is told.
+fn stays_blocked(spec: &Spec, reply: &Out) -> bool {
+    reply.as_bytes().starts_with(b"-WRONGTYPE") && spec.name != "XREADGROUP"
 }

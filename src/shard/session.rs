@@ -35,7 +35,7 @@ pub(super) struct Gather {
 pub(super) fn unknown_subcommand(conn: &mut Conn, command: &str, args: Args<'_>) {
     let sub = String::from_utf8_lossy(args.at(1)).into_owned();
     conn.out.error(&Error::text(format!(
-        "ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {} HELP.",
+        "ERR unknown subcommand '{sub}'. Try {} HELP.",
         command.to_uppercase()
     )));
 }
@@ -67,8 +67,8 @@ impl State {
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
             Verb::Auth => conn.out.error(&Error::fixed(
-                "ERR AUTH <password> called without any password configured for the default user. Are you sure \
-                 your configuration is correct?",
+                "ERR AUTH <password> called without any password configured for the default user. Are you \
+                 sure your configuration is correct?",
             )),
             Verb::Select => match parse_i64(args.at(1)) {
                 None => conn.out.error(&Error::NOT_INTEGER),
@@ -108,7 +108,9 @@ impl State {
             Verb::ReplicaOf => self.replica_of(conn, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
             Verb::Time => {
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let now = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap_or_default();
                 conn.out.array(2);
                 conn.out.bulk_int(now.as_secs() as i64);
                 conn.out.bulk_int(i64::from(now.subsec_micros()));
@@ -315,9 +317,9 @@ impl State {
         };
         let port = self.shared.settings.port;
         format!(
-            "id={} addr={} laddr={}:{port} fd={} name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub=0 \
-             multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem={} tot-mem={} \
-             events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+            "id={} addr={} laddr={}:{port} fd={} name={} age={} idle={} flags={flags} db={} sub={} psub={} \
+             ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem={} \
+             tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
             conn.id,
             conn.peer_text(),
             self.shared.settings.bind,
@@ -489,17 +491,21 @@ impl State {
 
     /// WAIT: nobody follows this node yet, so either nothing is asked for or time runs out.
     fn wait_for_replicas(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
-        let (Some(replicas), Some(timeout)) = (parse_i64(args.at(1)), parse_i64(args.at(2))) else {
+        let Some(replicas) = parse_i64(args.at(1)) else {
             return conn.out.error(&Error::NOT_INTEGER);
+        };
+        let Some(timeout) = parse_i64(args.at(2)) else {
+            let text = "ERR timeout is not an integer or out of range";
+            return conn.out.error(&Error::fixed(text));
         };
         if timeout < 0 {
             return conn.out.error(&Error::TIMEOUT_NEGATIVE);
         }
         if self.shared.following.load(Relaxed) {
             return conn.out.error(&Error::fixed(
-                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica \
-                 is configured to be writable (which is not the default) writes to replicas are just local and are \
-                 not propagated.",
+                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 \
+                 if a replica is configured to be writable (which is not the default) writes to replicas \
+                 are just local and are not propagated.",
             ));
         }
         if replicas <= 0 || conn.ended {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use crate::base::Ms;
+use crate::{base::Ms, script::Scripts};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Tunables {
     pub timeout_secs: u64,
     /// Longest argument.
     pub bulk_len_max: usize,
+    /// Bytes of keys and values above which writes that need memory are refused; 0: no limit.
+    pub memory_max: usize,
     /// Microseconds from which a command is slow; negative: none is.
     pub slow_us: i64,
     /// Length of the slow log.
@@ -49,6 +51,7 @@ impl Default for Tunables {
             conns_max: 10_000,
             timeout_secs: 0,
             bulk_len_max: 512 << 20,
+            memory_max: 0,
             slow_us: 10_000,
             slow_len: 128,
         }
@@ -64,6 +67,7 @@ pub struct CoreStats {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     pub clients: AtomicUsize,
+    pub used: AtomicUsize,
     pub blocked: AtomicUsize,
     pub subscribed: AtomicUsize,
     pub bytes_in: AtomicU64,
@@ -152,6 +156,8 @@ pub struct Shared {
     pub sizes: Vec<Mutex<Vec<DbSize>>>,
     /// Replication, for INFO and ROLE.
     pub follow: Mutex<Option<FollowView>>,
+    /// Sources of the scripts that were loaded.
+    pub scripts: Scripts,
     /// SLOWLOG.
     pub slow: Mutex<(u64, std::collections::VecDeque<SlowEntry>)>,
     /// Names this run of the node.
@@ -176,6 +182,7 @@ impl Shared {
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             sizes: (0..settings.shards).map(|_| Mutex::default()).collect(),
             follow: Mutex::default(),
+            scripts: Scripts::default(),
             slow: Mutex::default(),
             run_id,
             started,
@@ -202,6 +209,14 @@ impl Shared {
     /// Sums one counter over all cores.
     pub fn sum(&self, counter: impl Fn(&CoreStats) -> u64) -> u64 {
         self.stats.iter().map(counter).sum()
+    }
+
+    /// Bytes that keys and values take, by the cores' own count.
+    pub fn used_bytes(&self) -> usize {
+        self.stats
+            .iter()
+            .map(|stats| stats.used.load(Relaxed))
+            .sum()
     }
 
     /// Client connections of all cores.

@@ -365,6 +365,17 @@ impl Keyspace {
         Some((value, deadline))
     }
 
+    /// Copies a value and its deadline. A large string is shared, a collection is copied as a whole.
+    pub fn copy(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
+        let found = self.used(key, now)?;
+        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+        let value = match self.value(found) {
+            Held::Text(text) => Value::String(Bytes::copy_from_slice(text)),
+            Held::Object(value) => value.clone(),
+        };
+        Some((value, deadline))
+    }
+
     /// Removes a key; true if it was there. Large values are freed later, in slices.
     pub fn remove(&mut self, key: &[u8], now: Ms) -> bool {
         match self.live(key, now) {

@@ -58,7 +58,7 @@ fn value_of(rng: &mut Rng) -> Vec<u8> {
 fn key_of(rng: &mut Rng, range: u64) -> Vec<u8> {
     let number = rng.below(range);
     let mut key = format!("key:{number}").into_bytes();
-    if number % 97 == 0 {
+    if number.is_multiple_of(97) {
         // Around the limit where keys leave their cells.
         key.resize(KEY_MAX - 3 + (number % 7) as usize, b'x');
     }
@@ -402,4 +402,80 @@ fn a_shared_value_is_not_changed_under_its_holder() {
             .map(|text| text.map(|text| text.as_bytes().len())),
         Ok(Some(10_001))
     );
+}
+
+#[test]
+fn hashes_lose_their_fields_in_time_whether_read_or_not() {
+    let mut space = Keyspace::new(1);
+    let make = |space: &mut Keyspace, key: &[u8], due: &[Ms]| {
+        let hash = space.get_or_create::<Hash>(key, START).expect("a hash");
+        for (at, due) in due.iter().enumerate() {
+            let field = [b'a' + at as u8];
+            hash.set(&field, b"1");
+            if *due > 0 {
+                hash.set_deadline(&field, Some(START + due));
+            }
+        }
+    };
+    make(&mut space, b"all", &[10, 20]);
+    make(&mut space, b"some", &[10, 0]);
+    make(&mut space, b"none", &[0]);
+    make(&mut space, b"read", &[10, 15, 0]);
+    space.set_deadline(b"all", Some(START + 5_000), START);
+    check(&mut space);
+    assert_eq!((space.expiry.len(), space.expiring()), (4, 1));
+
+    let read = space.get::<Hash>(b"read", START + 10).expect("a hash");
+    assert_eq!(read.map(Hash::len), Some(2));
+    let mut gone = Vec::new();
+    space.expire_due(START + 12, 10, |key| gone.push(key.to_vec()));
+    assert!(gone.is_empty());
+    check(&mut space);
+    assert_eq!(space.expiry.len(), 3);
+    space.expire_due(START + 20, 10, |key| gone.push(key.to_vec()));
+    assert_eq!(gone, [b"all"]);
+    check(&mut space);
+    assert_eq!((space.len(), space.expiry.len()), (3, 0));
+
+    // A deadline that is taken back, and one on a hash that is then removed.
+    make(&mut space, b"some", &[0, 50]);
+    let some = space.get_mut::<Hash>(b"some", START + 20).expect("a hash");
+    some.expect("present").set_deadline(b"b", None);
+    make(&mut space, b"none", &[50]);
+    assert!(space.remove(b"none", START + 21));
+    check(&mut space);
+    assert_eq!((space.len(), space.expiry.len()), (2, 0));
+
+    // The last field goes when the key is looked at.
+    make(&mut space, b"last", &[50]);
+    assert_eq!(space.meta(b"last", START + 50), None);
+    make(&mut space, b"last", &[50]);
+    assert!(
+        scan_all(&mut space, START + 50)
+            .keys()
+            .all(|key| key != b"last")
+    );
+    check(&mut space);
+}
+
+#[test]
+fn large_collections_are_freed_in_slices() {
+    let mut space = Keyspace::new(1);
+    for key in [b"1", b"2", b"3"] {
+        let hash = space.get_or_create::<Hash>(key, START).expect("a hash");
+        for at in 0..10_000u32 {
+            hash.set(&at.to_le_bytes(), b"value");
+        }
+    }
+    assert!(space.remove(b"1", START));
+    space.set_string(b"2", b"small", None);
+    let mut calls = 0;
+    while space.free_some(100) {
+        calls += 1;
+    }
+    assert!(calls > 50, "{calls} calls");
+    space.clear();
+    assert!(space.free_some(100));
+    while space.free_some(100) {}
+    assert!(!space.free_some(100));
 }

@@ -522,3 +522,79 @@ const MERGED_MAX: u16 = (BUCKETS * SLOTS * 3 / 10) as u16;
 pub(super) const PLACE_BITS: u32 = DEPTH_MAX + BUCKETS.ilog2();
 const _: () = assert!(DEPTH_MAX < 1 << (32 - SEGMENT_BITS) && PLACE_BITS <= 48);
 const _: () = assert!(BUCKETS.is_power_of_two() && DISTANCE_MAX < BUCKETS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Rng;
+
+    /// Hashes that share their top bits make the table as deep as millions of keys would.
+    #[test]
+    fn deep_tables_store_other_hash_bits_and_find_everything() {
+        let mut rng = Rng::seeded(4);
+        let hashes: Vec<u64> = (0..30_000)
+            .map(|_| rng.next_u64() >> 23 | 0b101 << 61)
+            .collect();
+        let hash = |entry: Entry| hashes[entry.cell as usize];
+        let mut table = Table::new();
+        for (at, hash_of) in hashes.iter().enumerate() {
+            let entry = Entry {
+                kind: 1 + (at % 7) as u8,
+                cell: at as u64,
+            };
+            table.insert(*hash_of, entry, hash);
+        }
+        assert!(table.depth > 2 * SPLITS_PER_TAG);
+        check(&table, &hashes, 0);
+        for (at, hash_of) in hashes.iter().enumerate() {
+            let (place, _) = table
+                .find(*hash_of, |entry| entry.cell == at as u64)
+                .expect("present");
+            table.remove(place, hash);
+            if at % 5_000 == 0 {
+                check(&table, &hashes, at + 1);
+            }
+        }
+        assert_eq!((table.len(), table.segments(), table.depth), (0, 1, 0));
+        assert_eq!(table.directory, [0]);
+    }
+
+    /// Entries from `first` on are found by their hashes and met once by a walk in order of places.
+    fn check(table: &Table, hashes: &[u64], first: usize) {
+        for (at, hash) in hashes.iter().enumerate() {
+            let found = table.find(*hash, |entry| entry.cell == at as u64);
+            assert_eq!(found.is_some(), at >= first);
+            if let Some((_, entry)) = found {
+                assert_eq!(entry.kind, 1 + (at % 7) as u8);
+            }
+        }
+        let mut seen = vec![false; hashes.len()];
+        let mut place = Some(0);
+        while let Some(from) = place {
+            let mut batch = Vec::new();
+            place = table.walk(from, |entry| batch.push(entry.cell as usize));
+            for at in batch {
+                let own = Table::place(hashes[at]);
+                assert!(own >= from && place.is_none_or(|next| own < next));
+                assert!(!std::mem::replace(&mut seen[at], true));
+            }
+        }
+        assert_eq!(
+            seen.iter().filter(|seen| **seen).count(),
+            hashes.len() - first
+        );
+        for segment in &table.segments {
+            for (at, bucket) in segment.iter().enumerate() {
+                let displaced = (1..=DISTANCE_MAX).filter(|distance| {
+                    let other = &segment[(at + distance) % BUCKETS];
+                    other
+                        .slots
+                        .iter()
+                        .any(|slot| distance_of(*slot) == *distance)
+                });
+                let mask = displaced.fold(0, |mask, distance| mask | 1 << (distance - 1));
+                assert_eq!(bucket.displaced, mask);
+            }
+        }
+    }
+}

@@ -127,6 +127,24 @@ impl Zset {
         }
     }
 
+    /// Takes the sign off zeros if the set is in its small form, whose scores Redis keeps as integers
+    /// where they are. Called once a set is kept under a key with a negative zero in it.
+    pub fn unsign_zeros(&mut self) {
+        if let Repr::Packed(packed) = &mut self.repr {
+            let signed =
+                |entry: &packed::Entry<'_>| entry.score == 0.0 && entry.score.is_sign_negative();
+            let members: Vec<Box<[u8]>> = packed
+                .iter()
+                .filter(signed)
+                .map(|entry| entry.member.into())
+                .collect();
+            for member in &members {
+                packed.remove(member);
+                packed.insert(member, 0.0);
+            }
+        }
+    }
+
     /// Removes a member; the score it had.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
         match &mut self.repr {
@@ -381,6 +399,8 @@ fn is_before(members: &Members, other_score: f64, other: u32, score: f64, member
 #[derive(Clone, Debug)]
 pub struct Iter<'a>(Steps<'a>);
 
+// The offsets spare the allocation that walking a block backwards would take; a walk lives on the stack.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 enum Steps<'a> {
     Packed {

@@ -326,7 +326,10 @@ class Pair:
                 self.restart()
                 self.reset()
                 r = self.conn(side, 0).call("FLUSHALL")
-            if r.is_error:
+            if r.is_error and side == 1 and self.restart is not None:
+                self.restart()
+                self.reset()
+            elif r.is_error:
                 raise SystemExit("FLUSHALL was refused by %s: %s" % ("ab"[side], show(r)))
 
 
@@ -1006,7 +1009,8 @@ def main():
             b = server.addr
 
             def restart():
-                print("the node is started again; its last lines:\n%s" % server.log_tail(), flush=True)
+                if not server.alive():
+                    print("the node is started again; its last lines:\n%s" % server.log_tail(), flush=True)
                 server.kill()
                 server.start()
         elif opts.a and opts.b:

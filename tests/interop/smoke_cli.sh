@@ -86,7 +86,7 @@ check 'script' 'v1' EVAL "return redis.call('HGET', KEYS[1], ARGV[1])" 1 h f1
 sha=$(cli SCRIPT LOAD 'return 42')
 check 'script by hash' 42 EVALSHA "$sha" 0
 check 'blocking pop served' 'l3|x' EVAL "redis.call('RPUSH','l3','x') return {'l3', redis.call('LPOP','l3')}" 1 l3
-same 'blocking pop' 'q|later|' "$( (cli BLPOP q 5 | tr '\n' '|') & 
+same 'blocking pop' 'q|later|' "$( (cli BLPOP q 5 | tr '\n' '|') &
     for _ in $(seq 50); do [ "$(cli CLIENT LIST 2>/dev/null | grep -c cmd=blpop)" != 0 ] && break; done
     cli RPUSH q later >/dev/null; wait)"
 check 'resp3' 'h2|1' -3 EVAL "return {'h2', 1}" 0

@@ -315,6 +315,16 @@ class Server:
                 self.proc.wait()
         if self in Server.running:
             Server.running.remove(self)
+        # The kernel takes an io_uring apart after its process is gone, and the listeners with it.
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            with socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    s.bind(self.addr)
+                    return
+                except OSError:
+                    time.sleep(0.02)
 
     def kill(self):
         self.stop(signal.SIGKILL)

@@ -201,8 +201,8 @@ struct Claim {
     ids_end: usize,
 }
 
-/// XCLAIM key group consumer min-idle-time id [id ...] [IDLE ms] [TIME ms] [RETRYCOUNT n] [FORCE]
-/// [JUSTID] [LASTID id]
+/// `XCLAIM key group consumer min-idle-time id [id ...] [IDLE ms] [TIME ms] [RETRYCOUNT n] [FORCE]
+/// [JUSTID] [LASTID id]`
 pub fn xclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (key, name, now) = (args.at(1), args.at(2), ctx.now);
     let from_primary = ctx.from_primary;
@@ -318,7 +318,7 @@ fn past(time: i128, now: Ms, trusted: bool) -> Ms {
     }
 }
 
-/// XAUTOCLAIM key group consumer min-idle-time start [COUNT count] [JUSTID]
+/// `XAUTOCLAIM key group consumer min-idle-time start [COUNT count] [JUSTID]`
 pub fn xautoclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let min_idle = parse_i64(args.at(4)).ok_or(Error::fixed(
         "ERR Invalid min-idle-time argument for XAUTOCLAIM",
@@ -404,7 +404,7 @@ pub fn xautoclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// XPENDING key group [[IDLE min-idle-time] start end count [consumer]]
+/// `XPENDING key group [[IDLE min-idle-time] start end count [consumer]]`
 pub fn xpending(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() != 3 && !(6..=9).contains(&args.len()) {
         return Err(Error::SYNTAX);
@@ -504,7 +504,7 @@ fn write_summary(out: &mut Out, group: &Group) {
     out.array_since(mark, count);
 }
 
-/// XINTERNAL.CONSUMERSEEN key group consumer seen [active]: sets the times of a consumer, which is
+/// `XINTERNAL.CONSUMERSEEN key group consumer seen [active]`: sets the times of a consumer, which is
 /// made if it is missing. Only a primary sends it.
 pub fn consumer_seen(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     if !ctx.from_primary {

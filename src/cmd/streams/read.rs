@@ -41,8 +41,8 @@ pub fn xread(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     read(ctx, args, &request)
 }
 
-/// XREADGROUP GROUP group consumer [COUNT count] [BLOCK milliseconds] [NOACK] STREAMS key [key ...]
-/// id [id ...]
+/// `XREADGROUP GROUP group consumer [COUNT count] [BLOCK milliseconds] [NOACK] STREAMS key [key ...]
+/// id [id ...]`
 pub fn xreadgroup(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let request = parse(args, true)?;
     read(ctx, args, &request)

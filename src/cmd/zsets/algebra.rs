@@ -41,6 +41,9 @@ fn or_zero(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
 
+/// Members and scores copied out of an input.
+type Elements = Vec<(Box<[u8]>, f64)>;
+
 /// An input: a sorted set, a set or nothing, borrowed for a moment.
 enum Input<'a> {
     Zset(&'a Zset),
@@ -89,7 +92,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn copy(&self) -> Vec<(Box<[u8]>, f64)> {
+    fn copy(&self) -> Elements {
         let mut elements = Vec::with_capacity(self.len());
         self.for_each(|member, score| elements.push((member.into(), score)));
         elements
@@ -210,7 +213,7 @@ impl<'a> Request<'a> {
         Ok(result)
     }
 
-    fn inter(&self, ctx: &mut Ctx<'_>) -> Result<Vec<(Box<[u8]>, f64)>, Error> {
+    fn inter(&self, ctx: &mut Ctx<'_>) -> Result<Elements, Error> {
         let inputs = self.by_size(ctx)?;
         let Some(((key, weight), others)) = inputs.split_first() else {
             return Ok(Vec::new());
@@ -232,7 +235,7 @@ impl<'a> Request<'a> {
         Ok(elements)
     }
 
-    fn diff(&self, ctx: &mut Ctx<'_>) -> Result<Vec<(Box<[u8]>, f64)>, Error> {
+    fn diff(&self, ctx: &mut Ctx<'_>) -> Result<Elements, Error> {
         let Some((first, others)) = self.keys.split_first() else {
             return Ok(Vec::new());
         };

@@ -108,7 +108,7 @@ impl Log {
     /// The last entry.
     pub fn last(&self) -> Option<Entry<'_>> {
         let (base, node) = self.nodes.last_key_value()?;
-        node.iter_back(*base).next()
+        node.last(*base)
     }
 
     /// Is there an entry with this id?
@@ -239,7 +239,7 @@ impl Log {
             let drop_node = match to {
                 Trim::MaxLen(max) if self.len <= max => break,
                 Trim::MaxLen(max) => self.len - held >= max,
-                Trim::MinId(min) => first.get().last_id(base).is_none_or(|last| last < min),
+                Trim::MinId(min) => first.get().last(base).is_none_or(|last| last.id < min),
             };
             if limit.is_some_and(|limit| removed + held > limit) {
                 break;

@@ -24,6 +24,8 @@ pub(super) struct Node {
     bytes: Vec<u8>,
     /// Where the entries begin, behind the field names.
     entries_at: u32,
+    /// Where the last entry begins, counted from there: readers ask for it all the time.
+    last_at: u32,
     live: u16,
     /// Entries ever added: removing some must not let a node grow for ever.
     added: u16,
@@ -40,6 +42,7 @@ impl Node {
         Self {
             entries_at: bytes.len() as u32,
             bytes,
+            last_at: 0,
             live: 0,
             added: 0,
         }
@@ -84,6 +87,7 @@ impl Node {
         if self.added > 0 && self.bytes.len() + whole >= NODE_BYTES {
             return false;
         }
+        self.last_at = self.bytes.len() as u32 - self.entries_at;
         self.bytes.reserve(whole);
         for number in [length as u64, ms, seq, form] {
             put_number(&mut self.bytes, number);
@@ -129,9 +133,11 @@ impl Node {
         }
     }
 
-    /// The last entry's id.
-    pub fn last_id(&self, base: StreamId) -> Option<StreamId> {
-        self.iter_back(base).next().map(|entry| entry.id)
+    /// The last entry.
+    pub fn last(&self, base: StreamId) -> Option<Entry<'_>> {
+        let mut entries = self.iter(base);
+        entries.rest = entries.rest.get(self.last_at as usize..)?;
+        entries.next()
     }
 
     /// Removes an entry; false if it is not here. Moves the bytes behind it, at most a node's worth.
@@ -149,6 +155,12 @@ impl Node {
                     let start = self.entries_at as usize;
                     self.bytes.drain(start + from..start + to);
                     self.live -= 1;
+                    self.last_at = if from as u32 == self.last_at {
+                        let back = self.iter_back(base);
+                        back.count.checked_sub(1).map_or(0, |at| back.places[at])
+                    } else {
+                        self.last_at - (to - from) as u32
+                    };
                     return true;
                 }
             }
@@ -174,6 +186,7 @@ impl Node {
         let start = self.entries_at as usize;
         self.bytes.drain(start..start + to);
         self.live -= count as u16;
+        self.last_at = self.last_at.saturating_sub(to as u32);
         count
     }
 

@@ -95,6 +95,8 @@ fn run(steps: Vec<Step>) {
                 model.insert(id, pairs);
             }
             Step::Remove(at) => {
+                let last = model.keys().next_back().copied();
+                assert_eq!(log.last().map(|entry| entry.id), last);
                 let id = id_near(&model, at);
                 assert_eq!(log.contains(id), model.contains_key(&id));
                 assert_eq!(log.remove(id), model.remove(&id).is_some());
