@@ -51,7 +51,7 @@ impl Work {
 const GROUP_LEN: usize = 32;
 /// From this many requests on it pays to touch memory ahead.
 const TOUCH_AHEAD_MIN: usize = 8;
-/// Keys that one beat may expire per database.
+/// Keys that one turn may expire per database.
 const EXPIRE_BUDGET: usize = 200;
 /// Elements that one turn may free.
 const FREE_BUDGET: usize = 256;
@@ -204,6 +204,8 @@ pub(super) struct State {
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     freeing: bool,
+    /// More keys are due than one turn may remove.
+    more_due: bool,
     /// The node holds more than `maxmemory`.
     over_memory: bool,
     last_log: Ms,
@@ -258,6 +260,7 @@ impl State {
             next_gather: 0,
             follow_request: None,
             freeing: false,
+            more_due: false,
             over_memory: false,
             last_log: 0,
             shared,
@@ -527,7 +530,7 @@ impl State {
         };
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
-            if spec.name == "EXEC" && conn.multi.is_some() {
+            if spec.name == "EXEC" {
                 self.discard(conn);
                 let why = error.as_str().trim_start_matches("ERR ");
                 let text = format!("EXECABORT Transaction discarded because of: {why}");
@@ -1624,6 +1627,7 @@ impl State {
     /// Must the core not sleep?
     pub(super) fn has_work(&self) -> bool {
         self.freeing
+            || self.more_due
             || self.load.is_some()
             || !self.listed.is_empty()
             || !self.ready.is_empty()
@@ -1638,6 +1642,9 @@ impl State {
             if let Message::Published(channel, text) = message {
                 self.deliver(None, &channel, &text);
             }
+        }
+        if self.more_due {
+            self.expire(self.now);
         }
         if let Some((mut held, mut load)) = self.load.take() {
             worked = true;
@@ -1739,7 +1746,9 @@ impl State {
         self.publish();
     }
 
+    /// Removes some keys that are due; the next turn goes on if more are.
     fn expire(&mut self, now: Ms) {
+        self.more_due = false;
         // A replica of a primary that sends no DEL for expired keys must do this by its own clock too.
         for shard in self.homes.own() {
             if !self.homes.shards.has(shard) {
@@ -1749,7 +1758,7 @@ impl State {
             let listened = self.homes.has_listeners();
             for (db, keys) in self.homes.shards.shard(shard).databases() {
                 let mut count = 0;
-                keys.expire_due(now, EXPIRE_BUDGET, |key| {
+                self.more_due |= keys.expire_due(now, EXPIRE_BUDGET, |key| {
                     count += 1;
                     if listened {
                         expired.push((db, key.to_vec()));
@@ -1843,7 +1852,7 @@ impl State {
     pub(super) fn log_seldom(&mut self, line: &str) {
         if self.now.saturating_sub(self.last_log) >= 1000 {
             self.last_log = self.now;
-            crate::node::log(line);
+            super::log(line);
         }
     }
 }
