@@ -57,6 +57,13 @@ pub struct Meta {
     pub idle_secs: u64,
 }
 
+/// Bytes that memory is fetched by.
+const LINE: usize = 64;
+
+/// A key whose first line was touched: its hash in this keyspace.
+#[derive(Clone, Copy, Debug)]
+pub struct Touched(u64);
+
 /// One database of one shard. Keys whose deadline has passed are never visible: every access takes
 /// `now` and removes what is due.
 #[derive(Debug)]
@@ -530,20 +537,23 @@ impl Keyspace {
         self.graveyard.free_some(budget)
     }
 
-    /// Reads the line of the table that a lookup of this key reads first, so that the lines of a
-    /// batch of requests come from memory side by side. What it returns only keeps the load alive.
+    /// Reads the first line of memory that an access to the key needs, so that it is near when the
+    /// access comes. Calls for many keys in a row wait for memory once, not once each.
     #[inline]
-    pub fn touch_line(&self, key: &[u8]) -> u64 {
-        self.table.touch(self.cells.hash(key))
+    pub fn touch_line(&self, key: &[u8]) -> Touched {
+        let hash = self.cells.hash(key);
+        std::hint::black_box(self.table.touch(hash));
+        Touched(hash)
     }
 
-    /// Reads the first line of the key's entry, if the table has one: the second stage after
-    /// [`touch_line`](Keyspace::touch_line).
+    /// Reads the lines of the key's entry, if the table seems to have it: to be called once the first
+    /// lines of all keys were touched.
     #[inline]
-    pub fn touch_entry(&self, key: &[u8]) -> u64 {
-        match self.table.guess(self.cells.hash(key)) {
-            Some(entry) => u64::from(self.cells.arena.at(entry.cell)[0]),
-            None => 0,
+    pub fn touch_entry(&self, touched: Touched) {
+        if let Some(entry) = self.table.guess(touched.0) {
+            let cell = self.cells.arena.at(entry.cell);
+            std::hint::black_box(cell[0]);
+            std::hint::black_box(cell.get(LINE).copied());
         }
     }
 
