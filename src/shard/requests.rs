@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use uring::SocketId;
+use uring::{SocketId, sys};
 
 use super::{
     conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
@@ -47,12 +47,16 @@ impl Work {
     }
 }
 
-/// Requests that are parsed ahead of being run, so that their memory can be touched ahead too.
+/// Requests that are parsed ahead of being run, so that their memory can be fetched ahead too.
 const GROUP_LEN: usize = 32;
-/// From this many requests on it pays to touch memory ahead.
-const TOUCH_AHEAD_MIN: usize = 8;
+/// From this many requests on it pays to fetch memory ahead.
+const FETCH_AHEAD_MIN: usize = 8;
+/// Bytes that memory is fetched by.
+const LINE: usize = 64;
+/// Lines of an entry that are fetched ahead: a short key and a value of 64 bytes.
+const FETCH_LINES: usize = 2;
 /// Smaller keyspaces are near anyway.
-const TOUCH_KEYS_MIN: usize = 8192;
+const FETCH_KEYS_MIN: usize = 8192;
 /// Keys that one turn may expire per database.
 const EXPIRE_BUDGET: usize = 200;
 /// Elements that one turn may free.
@@ -431,8 +435,8 @@ impl State {
                     }
                 }
             }
-            if group.len() >= TOUCH_AHEAD_MIN {
-                self.touch_ahead(conn.db, parser, bytes, &group);
+            if group.len() >= FETCH_AHEAD_MIN {
+                self.fetch_ahead(conn.db, parser, bytes, &group);
             }
             for (first, count, end) in &group {
                 self.request(
@@ -479,30 +483,38 @@ impl State {
         from
     }
 
-    /// Touches the memory of each request's first key, so that the processor fetches it side by side
-    /// instead of one after the other.
-    fn touch_ahead(
+    /// Has the processor fetch the memory of each request's first key, so that it comes side by side
+    /// instead of one piece after the other: first the table's lines, then the entries.
+    fn fetch_ahead(
         &mut self,
         db: usize,
         parser: &Parser,
         bytes: &[u8],
         group: &[(usize, usize, usize)],
     ) {
-        let mut touched = [None; GROUP_LEN];
-        for ((first, count, _), touched) in group.iter().zip(&mut touched) {
+        let mut found = [None; GROUP_LEN];
+        for ((first, count, _), found) in group.iter().zip(&mut found) {
             if *count > 1 {
                 let key = Args::new(bytes, &parser.spans()[*first..first + count]).at(1);
                 let shard = self.homes.shards.shard_of(key);
                 if self.homes.shards.has(shard) {
                     let keys = self.homes.shards.keyspace(shard, db);
-                    if keys.len() >= TOUCH_KEYS_MIN {
-                        *touched = Some((shard, keys.touch_line(key)));
+                    if keys.len() >= FETCH_KEYS_MIN {
+                        let (hashed, line) = keys.first_line(key);
+                        sys::prefetch(line);
+                        *found = Some((shard, hashed));
                     }
                 }
             }
         }
-        for (shard, touched) in touched.iter().flatten() {
-            self.homes.shards.keyspace(*shard, db).touch_entry(*touched);
+        for (shard, hashed) in found.iter().flatten() {
+            if let Some(entry) = self.homes.shards.keyspace(*shard, db).entry_bytes(*hashed) {
+                entry
+                    .iter()
+                    .step_by(LINE)
+                    .take(FETCH_LINES)
+                    .for_each(sys::prefetch);
+            }
         }
     }
 

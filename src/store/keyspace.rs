@@ -57,12 +57,9 @@ pub struct Meta {
     pub idle_secs: u64,
 }
 
-/// Bytes that memory is fetched by.
-const LINE: usize = 64;
-
-/// A key whose first line was touched: its hash in this keyspace.
+/// A key's hash in one keyspace.
 #[derive(Clone, Copy, Debug)]
-pub struct Touched(u64);
+pub struct Hashed(u64);
 
 /// One database of one shard. Keys whose deadline has passed are never visible: every access takes
 /// `now` and removes what is due.
@@ -537,24 +534,20 @@ impl Keyspace {
         self.graveyard.free_some(budget)
     }
 
-    /// Reads the first line of memory that an access to the key needs, so that it is near when the
-    /// access comes. Calls for many keys in a row wait for memory once, not once each.
+    /// The place in memory that an access to the key reads first, for a hint to the processor. Nothing
+    /// is read. Of many keys in a row, all hints are given before the first access.
     #[inline]
-    pub fn touch_line(&self, key: &[u8]) -> Touched {
+    pub fn first_line(&self, key: &[u8]) -> (Hashed, &u64) {
         let hash = self.cells.hash(key);
-        std::hint::black_box(self.table.touch(hash));
-        Touched(hash)
+        (Hashed(hash), self.table.line(hash))
     }
 
-    /// Reads the lines of the key's entry, if the table seems to have it: to be called once the first
-    /// lines of all keys were touched.
+    /// The entry's bytes, if the table seems to have the key, for a second hint: once the first place
+    /// is near. The entry itself is not read.
     #[inline]
-    pub fn touch_entry(&self, touched: Touched) {
-        if let Some(entry) = self.table.guess(touched.0) {
-            let cell = self.cells.arena.at(entry.cell);
-            std::hint::black_box(cell[0]);
-            std::hint::black_box(cell.get(LINE).copied());
-        }
+    pub fn entry_bytes(&self, key: Hashed) -> Option<&[u8]> {
+        let entry = self.table.guess(key.0)?;
+        Some(self.cells.arena.at(entry.cell))
     }
 
     /// Bytes of memory held, roughly. Collections are estimated from a sample of them, so that this
