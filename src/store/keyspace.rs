@@ -605,7 +605,7 @@ impl Keyspace {
     }
 
     /// Finds a key that is not due, and counts that as a use.
-    #[inline]
+    #[inline(always)]
     fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         let found = self.live(key, now)?;
         if found.head.clock != self.clock {
@@ -620,7 +620,7 @@ impl Keyspace {
     }
 
     /// Finds a key that is not due.
-    #[inline]
+    #[inline(always)]
     fn live(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         self.settle();
         self.clock = clock_of(now);
@@ -640,6 +640,7 @@ impl Keyspace {
     }
 
     /// Removes what is due of a key: all of it, or fields. What is left of it.
+    #[cold]
     fn drop_due(&mut self, found: Found, now: Ms) -> Option<Found> {
         let cell = self.cells.arena.at(found.entry.cell);
         let deadline = found.head.deadline(cell);
@@ -661,7 +662,7 @@ impl Keyspace {
         None
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
         let mut head = None;
         let (at, entry) = self.table.find(hash, |entry| {

@@ -126,7 +126,7 @@ impl Table {
     }
 
     /// Finds the entry with this hash that `is` accepts.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, hash: u64, mut is: impl FnMut(Entry) -> bool) -> Option<(At, Entry)> {
         let (segment, depth) = self.segment_of(hash);
         let buckets = &*self.segments[segment];
