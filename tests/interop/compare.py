@@ -772,9 +772,10 @@ class Maker:
             lambda: ["EVAL", "return {KEYS[1],ARGV[1],#ARGV}", "1", k, self.val()])
 
 
-def dump(conn, groups=True):
+def dump(conn, details=True):
     """Every key with its type, content and deadline (Unix ms, -1 for none), through ordinary commands.
-    `groups`: also how many entries each stream group has read, which not every kevy knows."""
+    `details`: also the highest deleted stream id and how much each group has read, on which not every
+    kevy agrees with Redis."""
     out = {}
     keys = sorted(v.value for v in conn.call("KEYS", "*").value or [])
     types = conn.many([("TYPE", k) for k in keys])
@@ -797,7 +798,7 @@ def dump(conn, groups=True):
                 v = [x for row in v for x in row]
             v = [(v[i], float(v[i + 1])) for i in range(0, len(v), 2)]
         elif kind == "stream":
-            v = [v, stream_state(conn, k, groups)]
+            v = [v, stream_state(conn, k, details)]
         out[k] = (kind, v, ttl.value if ttl.value < 0 else int(now) + ttl.value)
     return out
 
@@ -806,22 +807,35 @@ def pairs_of(flat):
     return dict(zip(flat[0::2], flat[1::2])) if isinstance(flat, list) else {}
 
 
-def stream_state(conn, key, groups):
+def stream_state(conn, key, details):
     """Last id, counters, groups with consumers and pending entries; no times."""
     info = pairs_of(conn.call("XINFO", "STREAM", key).flat())
-    out = [(f, info.get(f.encode())) for f in ("last-generated-id", "max-deleted-entry-id", "entries-added", "length")]
+    fields = ("last-generated-id", "entries-added", "length") + (("max-deleted-entry-id",) if details else ())
+    out = [(f, info.get(f.encode())) for f in fields]
     groups = conn.call("XINFO", "GROUPS", key).flat()
-    for g in groups if isinstance(groups, list) else []:
-        g = pairs_of(g)
+    groups = [pairs_of(g) for g in groups] if isinstance(groups, list) else []
+    for g in sorted(groups, key=lambda g: g.get(b"name") or b""):
         name = g.get(b"name")
         rows = conn.call("XPENDING", key, name, "-", "+", "1000").flat()
         rows = [[r[0], r[1], r[3]] for r in rows] if isinstance(rows, list) else rows
         consumers = conn.call("XINFO", "CONSUMERS", key, name).flat()
         names = sorted((pairs_of(c).get(b"name"), pairs_of(c).get(b"pending")) for c in consumers) \
             if isinstance(consumers, list) else consumers
-        out.append((name, g.get(b"last-delivered-id"), g.get(b"entries-read") if groups else 0, rows,
+        out.append((name, g.get(b"last-delivered-id"), g.get(b"entries-read") if details else 0, rows,
                     names))
     return out
+
+
+def first_difference(a, b, path=""):
+    """Where two dumped contents part, and what stands there."""
+    if type(a) is type(b) and isinstance(a, (list, tuple)):
+        for i, (x, y) in enumerate(zip(a, b)):
+            if x != y:
+                return first_difference(x, y, "%s[%d]" % (path, i))
+        if len(a) != len(b):
+            i = min(len(a), len(b))
+            return "%s: %d and %d elements, next %.120r" % (path, len(a), len(b), (a + b)[i] if len(a) > len(b) else b[i])
+    return "%s: %.160r and %.160r" % (path, a, b)
 
 
 def dump_diff(da, db, tolerance_ms=100, names=("redis", "node ")):
@@ -832,7 +846,8 @@ def dump_diff(da, db, tolerance_ms=100, names=("redis", "node ")):
         if a is None or b is None:
             out.append("%r: %s %.600r, %s %.600r" % (k, names[0], a, names[1], b))
         elif a[:2] != b[:2]:
-            out.append("%r:\n    %s %.900r\n    %s %.900r" % (k, names[0], a[:2], names[1], b[:2]))
+            what = first_difference(a[1], b[1]) if a[0] == b[0] else "%s and %s" % (a[0], b[0])
+            out.append("%r (%s): %s and %s differ at %s" % (k, a[0], names[0], names[1].strip(), what))
         elif (a[2] < 0 or b[2] < 0) and a[2] != b[2] or abs(a[2] - b[2]) > tolerance_ms:
             out.append("%r: deadline %s %d, %s %d" % (k, names[0], a[2], names[1], b[2]))
     return out
