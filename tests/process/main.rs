@@ -1,0 +1,10 @@
+//! The real binary on real sockets, on one core and on two cores with five shards.
+
+mod atomic;
+mod blocking;
+mod client;
+mod flow;
+mod life;
+mod node;
+mod pubsub;
+mod session;
