@@ -1,6 +1,8 @@
 //! Commands: one row per command in its family's table, one function that runs it on stores.
 
 mod bitmaps;
+#[cfg(test)]
+mod cover;
 mod ctx;
 mod expiry;
 mod float80;
