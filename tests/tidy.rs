@@ -11,7 +11,7 @@ use std::{
 
 /// Breaches that are known and wait to be mended: importing module, path. Each must still be there, so
 /// that the list only ever gets shorter.
-const KNOWN_IMPORTS: &[(&str, &str)] = &[("shard", "node::log")];
+const KNOWN_IMPORTS: &[(&str, &str)] = &[];
 
 /// Levels below this module's do no input or output and know no ring.
 const SHELL: &str = "mesh";
@@ -753,16 +753,12 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         if is_hidden || skipped.contains(&name.as_str()) {
             continue;
         }
+        let has_kind = path
+            .extension()
+            .is_some_and(|end| kinds.iter().any(|kind| end == *kind));
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => collect(&path, files),
-            Ok(kind) if kind.is_file() => {
-                if path
-                    .extension()
-                    .is_some_and(|end| kinds.iter().any(|kind| end == *kind))
-                {
-                    files.push(path);
-                }
-            }
+            Ok(kind) if kind.is_file() && has_kind => files.push(path),
             _ => {}
         }
     }

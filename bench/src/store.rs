@@ -56,14 +56,17 @@ fn one(size: u64) {
     });
     let batch = time(rounds / 32, || {
         let keys: [_; 32] = std::array::from_fn(|_| key(rng.below(size)));
-        let mut sum = 0;
-        for key in &keys {
-            sum ^= space.touch_line(key);
+        let hashed = keys.each_ref().map(|key| {
+            let (hashed, line) = space.first_line(key);
+            uring::sys::prefetch(line);
+            hashed
+        });
+        for hashed in hashed {
+            space
+                .entry_bytes(hashed)
+                .and_then(|bytes| bytes.first())
+                .map(uring::sys::prefetch);
         }
-        for key in &keys {
-            sum ^= space.touch_entry(key);
-        }
-        black_box(sum);
         for key in &keys {
             black_box(space.string(key, NOW).is_ok());
         }

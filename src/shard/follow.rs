@@ -15,13 +15,13 @@ use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
 use super::{
     load::{Load, Placement},
+    log,
     message::Asker,
     requests::{Applied, State},
     shared::{FollowView, LinkView, Shared, lock},
 };
 use crate::{
     base::Ms,
-    node::log,
     repl::{
         Position,
         discover::{self, Discovery, Upstream},
@@ -62,6 +62,7 @@ struct Target {
     links: Vec<Run>,
     placement: Placement,
     base: u16,
+    was_in_step: bool,
 }
 
 struct Search {
@@ -137,6 +138,7 @@ impl Follower {
             links: Vec::new(),
             placement: Placement::default(),
             base: port,
+            was_in_step: false,
         });
     }
 
@@ -241,7 +243,9 @@ impl Follower {
                 .any(|run| run.loading.is_some() || !run.settled);
             if !busy && self.shared.loading.load(Relaxed) {
                 self.shared.loading.store(false, Relaxed);
-                log(&format!("in step with {}:{}", target.host, target.port));
+                if !std::mem::replace(&mut target.was_in_step, true) {
+                    log(&format!("in step with {}:{}", target.host, target.port));
+                }
             }
         }
         while let Some(socket) = self.closing.pop() {

@@ -6,6 +6,7 @@ mod follow;
 mod homes;
 mod info;
 mod load;
+mod log;
 mod message;
 mod pubsub;
 mod requests;
@@ -14,5 +15,6 @@ mod session;
 mod shared;
 
 pub use self::core::Core;
+pub use log::log;
 pub use message::Message;
 pub use shared::{Settings, Shared, Tunables, lock};

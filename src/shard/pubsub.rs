@@ -227,17 +227,18 @@ impl State {
         channel: &[u8],
         message: &[u8],
     ) {
-        let mut targets: Vec<((u32, u32), Option<Vec<u8>>)> = Vec::new();
+        let mut targets: Vec<(SocketId, Option<Vec<u8>>)> = Vec::new();
+        let socket = |(index, generation)| SocketId { index, generation };
         if let Some(topic) = self.subs.channels.get(channel) {
-            targets.extend(topic.here.iter().map(|conn| (*conn, None)));
+            targets.extend(topic.here.iter().map(|conn| (socket(*conn), None)));
         }
         for (pattern, topic) in &self.subs.patterns {
             if glob_match(pattern, channel) {
-                targets.extend(topic.here.iter().map(|conn| (*conn, Some(pattern.clone()))));
+                let here = topic.here.iter();
+                targets.extend(here.map(|conn| (socket(*conn), Some(pattern.clone()))));
             }
         }
-        for ((index, generation), pattern) in targets {
-            let socket = SocketId { index, generation };
+        for (socket, pattern) in targets {
             let write = |out: &mut Out| {
                 out.push(if pattern.is_some() { 4 } else { 3 });
                 out.bulk_str(if pattern.is_some() {

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use uring::SocketId;
+use uring::{SocketId, sys};
 
 use super::{
     conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
@@ -47,11 +47,17 @@ impl Work {
     }
 }
 
-/// Requests that are parsed ahead of being run, so that their memory can be touched ahead too.
+/// Requests that are parsed ahead of being run, so that their memory can be fetched ahead too.
 const GROUP_LEN: usize = 32;
-/// From this many requests on it pays to touch memory ahead.
-const TOUCH_AHEAD_MIN: usize = 8;
-/// Keys that one beat may expire per database.
+/// From this many requests on it pays to fetch memory ahead.
+const FETCH_AHEAD_MIN: usize = 8;
+/// Bytes that memory is fetched by.
+const LINE: usize = 64;
+/// Lines of an entry that are fetched ahead: a short key and a value of 64 bytes.
+const FETCH_LINES: usize = 2;
+/// Smaller keyspaces are near anyway.
+const FETCH_KEYS_MIN: usize = 8192;
+/// Keys that one turn may expire per database.
 const EXPIRE_BUDGET: usize = 200;
 /// Elements that one turn may free.
 const FREE_BUDGET: usize = 256;
@@ -150,6 +156,10 @@ pub(super) enum Applied {
 struct Collection {
     job: Job,
     need: Vec<usize>,
+    #[expect(
+        clippy::vec_box,
+        reason = "shards arrive in their boxes and leave in them"
+    )]
     got: Vec<Box<Shard>>,
 }
 
@@ -202,6 +212,8 @@ pub(super) struct State {
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     freeing: bool,
+    /// More keys are due than one turn may remove.
+    more_due: bool,
     /// The node holds more than `maxmemory`.
     over_memory: bool,
     last_log: Ms,
@@ -257,6 +269,7 @@ impl State {
             next_gather: 0,
             follow_request: None,
             freeing: false,
+            more_due: false,
             over_memory: false,
             last_log: 0,
             shared,
@@ -434,8 +447,8 @@ impl State {
                     }
                 }
             }
-            if group.len() >= TOUCH_AHEAD_MIN {
-                self.touch_ahead(conn.db, parser, bytes, &group);
+            if group.len() >= FETCH_AHEAD_MIN {
+                self.fetch_ahead(conn.db, parser, bytes, &group);
             }
             for (first, count, end) in &group {
                 self.request(
@@ -482,26 +495,39 @@ impl State {
         from
     }
 
-    /// Reads a line of memory of each request's first key, so that the processor fetches them side by
-    /// side instead of one after the other.
-    fn touch_ahead(
+    /// Has the processor fetch the memory of each request's first key, so that it comes side by side
+    /// instead of one piece after the other: first the table's lines, then the entries.
+    fn fetch_ahead(
         &mut self,
         db: usize,
         parser: &Parser,
         bytes: &[u8],
         group: &[(usize, usize, usize)],
     ) {
-        let mut sum = 0;
-        for (first, count, _) in group {
+        let mut found = [None; GROUP_LEN];
+        for ((first, count, _), found) in group.iter().zip(&mut found) {
             if *count > 1 {
                 let key = Args::new(bytes, &parser.spans()[*first..first + count]).at(1);
                 let shard = self.homes.shards.shard_of(key);
                 if self.homes.shards.has(shard) {
-                    sum ^= self.homes.shards.keyspace(shard, db).touch_line(key);
+                    let keys = self.homes.shards.keyspace(shard, db);
+                    if keys.len() >= FETCH_KEYS_MIN {
+                        let (hashed, line) = keys.first_line(key);
+                        sys::prefetch(line);
+                        *found = Some((shard, hashed));
+                    }
                 }
             }
         }
-        std::hint::black_box(sum);
+        for (shard, hashed) in found.iter().flatten() {
+            if let Some(entry) = self.homes.shards.keyspace(*shard, db).entry_bytes(*hashed) {
+                entry
+                    .iter()
+                    .step_by(LINE)
+                    .take(FETCH_LINES)
+                    .for_each(sys::prefetch);
+            }
+        }
     }
 
     // ---- requests ----
@@ -538,7 +564,7 @@ impl State {
         };
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
-            if spec.name == "EXEC" && conn.multi.is_some() {
+            if spec.name == "EXEC" {
                 self.discard(conn);
                 let why = error.as_str().trim_start_matches("ERR ");
                 let text = format!("EXECABORT Transaction discarded because of: {why}");
@@ -1645,6 +1671,7 @@ impl State {
     /// Must the core not sleep?
     pub(super) fn has_work(&self) -> bool {
         self.freeing
+            || self.more_due
             || self.load.is_some()
             || !self.listed.is_empty()
             || !self.ready.is_empty()
@@ -1660,6 +1687,9 @@ impl State {
             if let Message::Published(channel, text) = message {
                 self.deliver(None, &channel, &text);
             }
+        }
+        if self.more_due {
+            self.expire(self.now);
         }
         if let Some((mut held, mut load)) = self.load.take() {
             worked = true;
@@ -1761,7 +1791,9 @@ impl State {
         self.publish();
     }
 
+    /// Removes some keys that are due; the next turn goes on if more are.
     fn expire(&mut self, now: Ms) {
+        self.more_due = false;
         // A replica of a primary that sends no DEL for expired keys must do this by its own clock too.
         for shard in self.homes.own() {
             if !self.homes.shards.has(shard) {
@@ -1771,7 +1803,7 @@ impl State {
             let listened = self.homes.has_listeners();
             for (db, keys) in self.homes.shards.shard(shard).databases() {
                 let mut count = 0;
-                keys.expire_due(now, EXPIRE_BUDGET, |key| {
+                self.more_due |= keys.expire_due(now, EXPIRE_BUDGET, |key| {
                     count += 1;
                     if listened {
                         expired.push((db, key.to_vec()));
@@ -1871,7 +1903,7 @@ impl State {
     pub(super) fn log_seldom(&mut self, line: &str) {
         if self.now.saturating_sub(self.last_log) >= 1000 {
             self.last_log = self.now;
-            crate::node::log(line);
+            super::log(line);
         }
     }
 }

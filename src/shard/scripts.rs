@@ -71,7 +71,7 @@ impl Host for ScriptHost<'_> {
 
     fn log(&mut self, level: u8, text: &str) {
         if level >= 2 {
-            crate::node::log(&format!("script: {text}"));
+            super::log(&format!("script: {text}"));
         }
     }
 }

@@ -100,7 +100,7 @@ impl State {
                 conn.out.verbatim(&text);
             }
             Verb::Shutdown => {
-                crate::node::log(&format!("client {}: SHUTDOWN", conn.peer_text()));
+                super::log(&format!("client {}: SHUTDOWN", conn.peer_text()));
                 self.shared.stop.store(true, Relaxed);
                 conn.closing = true;
             }
@@ -470,7 +470,7 @@ impl State {
                 _ => return conn.out.error(&Error::fixed("ERR Invalid master host")),
             }
         };
-        crate::node::log(&match &target {
+        super::log(&match &target {
             Some((host, port)) => format!("client {}: following {host}:{port}", conn.peer_text()),
             None => format!("client {}: following nobody", conn.peer_text()),
         });

@@ -57,6 +57,10 @@ pub struct Meta {
     pub idle_secs: u64,
 }
 
+/// A key's hash in one keyspace.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashed(u64);
+
 /// One database of one shard. Keys whose deadline has passed are never visible: every access takes
 /// `now` and removes what is due.
 #[derive(Debug)]
@@ -530,21 +534,20 @@ impl Keyspace {
         self.graveyard.free_some(budget)
     }
 
-    /// Reads the line of the table that a lookup of this key reads first, so that the lines of a
-    /// batch of requests come from memory side by side. What it returns only keeps the load alive.
+    /// The place in memory that an access to the key reads first, for a hint to the processor. Nothing
+    /// is read. Of many keys in a row, all hints are given before the first access.
     #[inline]
-    pub fn touch_line(&self, key: &[u8]) -> u64 {
-        self.table.touch(self.cells.hash(key))
+    pub fn first_line(&self, key: &[u8]) -> (Hashed, &u64) {
+        let hash = self.cells.hash(key);
+        (Hashed(hash), self.table.line(hash))
     }
 
-    /// Reads the first line of the key's entry, if the table has one: the second stage after
-    /// [`touch_line`](Keyspace::touch_line).
+    /// The entry's bytes, if the table seems to have the key, for a second hint: once the first place
+    /// is near. The entry itself is not read.
     #[inline]
-    pub fn touch_entry(&self, key: &[u8]) -> u64 {
-        match self.table.guess(self.cells.hash(key)) {
-            Some(entry) => u64::from(self.cells.arena.at(entry.cell)[0]),
-            None => 0,
-        }
+    pub fn entry_bytes(&self, key: Hashed) -> Option<&[u8]> {
+        let entry = self.table.guess(key.0)?;
+        Some(self.cells.arena.at(entry.cell))
     }
 
     /// Bytes of memory held, roughly. Collections are estimated from a sample of them, so that this

@@ -18,7 +18,7 @@ mod zset;
 
 pub use dict::Dict;
 pub use hash::Hash;
-pub use keyspace::{Keyspace, Meta, Str, WrongType};
+pub use keyspace::{Hashed, Keyspace, Meta, Str, WrongType};
 pub use list::{End, List};
 pub use set::Set;
 pub use stream::{

@@ -108,11 +108,11 @@ impl Table {
         self.most_moved
     }
 
-    /// Reads the line that a lookup of this hash reads first.
+    /// Where a lookup of this hash reads first, without reading it.
     #[inline]
-    pub fn touch(&self, hash: u64) -> u64 {
+    pub fn line(&self, hash: u64) -> &u64 {
         let (segment, _) = self.segment_of(hash);
-        self.segments[segment][home_of(hash)].displaced
+        &self.segments[segment][home_of(hash)].displaced
     }
 
     /// The first entry that has the hash bits of `hash`, which is nearly always the entry itself.

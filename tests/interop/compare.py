@@ -25,7 +25,7 @@ import re
 import sys
 import time
 
-from wire import (Broken, Closed, Conn, Count, Scratch, Server, addr_of, encode, node_server,
+from wire import (Broken, Closed, Conn, Count, Reply, Scratch, addr_of, encode, node_server,
                   redis_server, show)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -36,7 +36,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 KNOWN = [
     ("*", r"^HELLO\b.*", 0, "the HELLO map names the server, its version and its mode"),
     ("*", r"^(QUIT)\b.*", 0, "Redis 7.2 and later stop counting QUIT as a special command"),
+    ("*", r"^LPOS p c RANK -9223372036854775808", 0, "Redis 7.2 and later refuse the rank that has no negative"),
+    ("stream-read", r"^XREAD STREAMS x y 0", 0, "Redis 7.2 and later name the command in the text"),
     ("*", r"^CONFIG GET nosuchthing", 3, "empty map or empty array: clients read both"),
+    ("conn", r"^CONFIG (SET|GET) maxmemory-policy", 0, "nothing is evicted yet: only noeviction can be set"),
+    ("conn", r"^DEBUG SLEEP", 0, "DEBUG is a matter of the server's own; redis-server has it switched off"),
 ]
 
 # Replies without an order of their own.
@@ -254,12 +258,12 @@ def as_bag(r, paired):
 
 
 def same_double(x, y):
-    """Both texts are the same double, and y is no longer than Redis 7.0's 17 digits."""
+    """Both texts are the same double; y in no more than the shortest digits with sign, point and exponent."""
     try:
         fx, fy = float(x), float(y)
     except ValueError:
         return False
-    return fx == fy and not math.isnan(fx) and len(y) <= max(len(x), 17)
+    return fx == fy and not math.isnan(fx) and len(y) <= 24
 
 
 def equal(a, b, scored):
@@ -350,7 +354,8 @@ def iterate(conn, args):
         cursor = r.value[0].value
         rounds += 1
         if cursor == b"0" or rounds > 10000:
-            return sorted(set(out))
+            return sorted(set(out)) if args[0].upper() != b"ZSCAN" else \
+                sorted({(m, float(score)) for m, _, score in (i.rpartition(b" ") for i in out)})
 
 
 def one_side(pair, side, line):
@@ -401,9 +406,9 @@ def run_group(pair, name, flags, lines, count, tally, opts):
         known = next((k for k in KNOWN if fnmatch.fnmatch(name, k[0]) and k[2] in (0, proto)
                       and re.match(k[1], line.text)), None)
         if line.expect is not None:
-            good = show(b) == line.expect or show(b).replace("[", "set{") == line.expect
+            good = (show(b) if b.kind != "_" else "nil") == line.expect
             text = "expected %s" % line.expect
-        elif isinstance(got[0], list) and got[0] and not isinstance(got[0][0], bytes):
+        elif isinstance(got[0], list) and got[0] and isinstance(got[0][0], Reply):
             good = len(got[0]) == len(b) and all(judge(line, x, y) for x, y in zip(got[0], b))
             text = "redis %s" % [show(x) for x in got[0]]
         elif isinstance(got[0], (str, list)) or isinstance(b, (str, list)):
@@ -421,7 +426,7 @@ def run_group(pair, name, flags, lines, count, tally, opts):
             count.failed += 1
             tally["unknown"][line.verb] = tally["unknown"].get(line.verb, 0) + 1
         else:
-            mine = b if isinstance(b, str) else [x if isinstance(x, bytes) else show(x) for x in b] \
+            mine = b if isinstance(b, str) else [show(x) if isinstance(x, Reply) else x for x in b] \
                 if isinstance(b, list) else show(b)
             count.fail(where, "%s\n%s node  %s" % (text, " " * 12, mine))
             if opts.verbose and not isinstance(b, (str, list)) and line.expect is None:
@@ -470,6 +475,7 @@ class Maker:
         self.r = random.Random(seed)
         self.valid = valid
         self.ids = 1
+        self.queue = []
         self.table = [(w, f) for w, f in (
             (30, self.strings), (8, self.numbers), (8, self.bits), (20, self.lists), (20, self.hashes),
             (20, self.sets), (24, self.zsets), (14, self.streams), (14, self.keys), (4, self.geo),
@@ -557,6 +563,8 @@ class Maker:
         return [x for _ in range(self.r.randint(low, high)) for x in (f(), g())]
 
     def make(self):
+        if self.queue:
+            return [str(a).encode() for a in self.queue.pop(0)]
         w = self.r.randrange(self.total)
         for weight, f in self.table:
             if w < weight:
@@ -708,15 +716,24 @@ class Maker:
                              ["MAXLEN", "=", r.randrange(0, 8)], ["NOMKSTREAM"]))
             return ["XADD", k] + trim + ["%d-%d" % (self.ids, r.randrange(0, 3))] + self.pairs(self.m, self.val, 1, 2)
         count = lambda: r.choice(([], ["COUNT", r.randrange(0, 4)]))
+
+        # Since 7.2 a consumer is made even when there was nothing to read or claim: here all are always there.
+        def create(group):
+            self.queue += [["XGROUP", "CREATECONSUMER", k, group, name] for name in ("c1", "c2")]
+            return ["XGROUP", "CREATE", k, group, r.choice(("0", "$", self.sid()))] + r.choice(([], ["MKSTREAM"]))
+
+        def delete(group, name):
+            self.queue.append(["XGROUP", "CREATECONSUMER", k, group, name])
+            return ["XGROUP", "DELCONSUMER", k, group, name]
         return self.pick(
             add, add, add, add, lambda: ["XLEN", k], lambda: ["XRANGE", k, self.sid(), self.sid()] + count(),
             lambda: ["XRANGE", k, "-", "+"], lambda: ["XREVRANGE", k, self.sid(), self.sid()] + count(),
             lambda: ["XDEL", k] + self.some(self.sid, 1, 2), lambda: ["XTRIM", k, r.choice(("MAXLEN", "MINID")), r.randrange(0, 20)],
             lambda: ["XREAD"] + count() + ["STREAMS", k, self.sid()],
-            lambda: ["XGROUP", "CREATE", k, g(), r.choice(("0", "$", self.sid()))] + r.choice(([], ["MKSTREAM"])),
+            lambda: create(g()),
             lambda: ["XGROUP", "SETID", k, g(), r.choice(("0", "$", self.sid()))],
             lambda: ["XGROUP", "DESTROY", k, g()] if r.random() < 0.3 else ["XLEN", k],
-            lambda: ["XGROUP", "CREATECONSUMER", k, g(), c()], lambda: ["XGROUP", "DELCONSUMER", k, g(), c()],
+            lambda: ["XGROUP", "CREATECONSUMER", k, g(), c()], lambda: delete(g(), c()),
             lambda: ["XREADGROUP", "GROUP", g(), c()] + count() + r.choice(([], ["NOACK"])) + ["STREAMS", k, ">"],
             lambda: ["XREADGROUP", "GROUP", g(), c()] + count() + ["STREAMS", k, self.sid()],
             lambda: ["XACK", k, g()] + self.some(self.sid, 1, 3), lambda: ["XPENDING", k, g()],
@@ -738,11 +755,13 @@ class Maker:
             lambda: ["KEYS", r.choice(("*", "s*", "?0", "[lh]?", "*[0-1]"))])
 
     def geo(self):
-        k, r = self.k("z"), self.r
+        r = self.r
+        k = "g%d" % r.randrange(2)
         far = 0 if self.valid else 2
         lon, lat = lambda: "%.6f" % r.uniform(-179 - far, 179 + far), lambda: "%.6f" % r.uniform(-84 - far, 84 + far)
         return self.pick(
-            lambda: ["GEOADD", k, lon(), lat(), self.m()], lambda: ["GEOHASH", k] + self.some(self.m, 1, 2),
+            lambda: ["GEOADD", k, lon(), lat(), self.m()], lambda: ["GEOADD", k, lon(), lat(), self.m()],
+            lambda: ["GEOPOS", k, self.m()], lambda: ["GEOHASH", k] + self.some(self.m, 1, 2),
             lambda: ["GEODIST", k, self.m(), self.m(), r.choice(("m", "km", "mi", "ft"))])
 
     def scripts(self):
@@ -830,6 +849,19 @@ def line_of(args):
     return line
 
 
+NEWER = (b"BITPOS", b"BITCOUNT", b"LREM", b"LPOS", b"XREAD", b"XREADGROUP", b"ZRANK", b"ZREVRANK")
+
+
+def differ(args, a, b):
+    """As judge, but without what Redis 7.2 refuses and 7.0 did not look at (BITPOS' numbers on a missing key,
+    the number that has no negative), with the new texts, and with long errors only in their beginning."""
+    if judge(line_of(args), a, b):
+        return False
+    if b.is_error and b.value.startswith(b"ERR") and args[0] in NEWER and (a.is_error or a.kind == ":" and a.value <= 0):
+        return False
+    return not (a.is_error and b.is_error and a.value[:128] == b.value[:128])
+
+
 def replay(conns, commands, find_dump=True):
     """The index of the first command whose replies differ, or len(commands) for a differing dump, or
     None. Commands that are equal in both are run in pipelined blocks."""
@@ -842,7 +874,7 @@ def replay(conns, commands, find_dump=True):
             c.send_raw(payload)
         got = [[c.read() for _ in block] for c in conns]
         for i, args in enumerate(block):
-            if not judge(line_of(args), got[0][i], got[1][i]):
+            if differ(args, got[0][i], got[1][i]):
                 return start + i, got[0][i], got[1][i]
     if find_dump:
         diff = dump_diff(dump(conns[0]), dump(conns[1]))

@@ -57,6 +57,20 @@ static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
 static WAKER_COUNT: AtomicUsize = AtomicUsize::new(0);
 static WAKERS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
 
+/// Has the processor fetch the line of memory that holds `at`, without waiting for it. A hint: nothing
+/// depends on it.
+#[inline(always)]
+pub fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing the program could see and faults on no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The monotonic clock, nanoseconds since some fixed point (boot).
 #[inline]
 pub fn monotonic_ns() -> Nanos {
