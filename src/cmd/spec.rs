@@ -120,15 +120,20 @@ impl Keys {
                 }
             }
             Keys::Streams => {
-                let Some(keyword) = args
-                    .iter()
-                    .position(|arg| arg.eq_ignore_ascii_case(b"streams"))
-                else {
-                    return;
-                };
-                let rest = args.len() - keyword - 1;
-                for at in 0..rest / 2 {
-                    visit(keyword + 1 + at);
+                // A group or consumer may be called like the keyword.
+                let mut at = 1;
+                while let Some(word) = args.get(at) {
+                    let values = match &word.to_ascii_lowercase()[..] {
+                        b"streams" => break,
+                        b"group" => 2,
+                        b"count" | b"block" => 1,
+                        _ => 0,
+                    };
+                    at += 1 + values;
+                }
+                let first = at + 1;
+                for at in first..first + args.len().saturating_sub(first) / 2 {
+                    visit(at);
                 }
             }
             Keys::GeoStore { first } => {

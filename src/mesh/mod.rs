@@ -23,8 +23,14 @@ use uring::Wake;
 /// Index of a core of this node.
 pub type CoreId = usize;
 
-/// Messages one mailbox holds; what does not fit waits at the sender.
+/// Messages one mailbox holds at most; what does not fit waits at the sender.
 const MAILBOX_LEN: usize = 4096;
+
+/// Messages that all mailboxes to one core hold together: with many cores each is smaller.
+const INBOUND_LEN: usize = 8 * MAILBOX_LEN;
+
+/// Messages waiting at the sender above which it should make no more of them.
+const CONGESTED: usize = 1 << 16;
 
 /// One core's end of all its mailboxes.
 pub struct Mesh<M> {
@@ -33,6 +39,8 @@ pub struct Mesh<M> {
     outbound: Vec<Option<Producer<M>>>,
     /// Messages of this turn, and those that did not fit into the mailbox.
     waiting: Vec<VecDeque<M>>,
+    /// Messages in `waiting`.
+    waiting_len: usize,
     bells: Arc<[Bell]>,
 }
 
@@ -59,12 +67,14 @@ pub fn build<M>(wakers: Vec<Box<dyn Wake + Send + Sync>>) -> Vec<Mesh<M>> {
             inbound: (0..count).map(|_| None).collect(),
             outbound: (0..count).map(|_| None).collect(),
             waiting: (0..count).map(|_| VecDeque::new()).collect(),
+            waiting_len: 0,
             bells: bells.clone(),
         })
         .collect();
     for from in 0..count {
         for to in (0..count).filter(|to| *to != from) {
-            let (producer, consumer) = RingBuffer::new(MAILBOX_LEN);
+            let len = (INBOUND_LEN / count).clamp(128, MAILBOX_LEN);
+            let (producer, consumer) = RingBuffer::new(len);
             meshes[from].outbound[to] = Some(producer);
             meshes[to].inbound[from] = Some(consumer);
         }
@@ -88,6 +98,7 @@ impl<M> Mesh<M> {
     pub fn send(&mut self, to: CoreId, message: M) {
         assert_ne!(to, self.me, "a core wrote to itself");
         self.waiting[to].push_back(message);
+        self.waiting_len += 1;
     }
 
     /// Puts queued messages into the mailboxes and rouses receivers that sleep; true if everything
@@ -107,6 +118,7 @@ impl<M> Mesh<M> {
                     all = false;
                     break;
                 }
+                self.waiting_len -= 1;
             }
             fence(Ordering::SeqCst);
             let bell = &self.bells[to];
@@ -119,7 +131,13 @@ impl<M> Mesh<M> {
 
     /// Is there a message that did not fit into its mailbox yet? Its core must not sleep then.
     pub fn has_unsent(&self) -> bool {
-        self.waiting.iter().any(|waiting| !waiting.is_empty())
+        self.waiting_len > 0
+    }
+
+    /// Do so many messages wait here that no more should be made for now?
+    #[inline]
+    pub fn is_congested(&self) -> bool {
+        self.waiting_len > CONGESTED
     }
 
     /// Takes the next message from any mailbox, with its sender.
@@ -182,6 +200,75 @@ mod tests {
         assert!(one.post());
         assert_eq!(woken.load(Ordering::SeqCst), 1);
         assert_eq!((two.receive(), two.receive()), (Some((0, 8)), Some((0, 9))));
+    }
+
+    /// Every message arrives, in order, although the receivers sleep whenever they may and nothing but
+    /// the bell wakes them.
+    #[test]
+    fn no_message_is_slept_through() {
+        struct Thread(std::sync::Mutex<Option<std::thread::Thread>>);
+        struct Bell(Arc<Thread>);
+        impl Wake for Bell {
+            fn wake(&self) {
+                if let Some(thread) = &*self.0.0.lock().expect("nobody fails with it") {
+                    thread.unpark();
+                }
+            }
+        }
+        const CORES: usize = 3;
+        const EACH: u64 = 20_000;
+        let threads: Vec<_> = (0..CORES)
+            .map(|_| Arc::new(Thread(std::sync::Mutex::new(None))))
+            .collect();
+        let wakers = threads
+            .iter()
+            .map(|thread| Box::new(Bell(thread.clone())) as Box<dyn Wake + Send + Sync>)
+            .collect();
+        let meshes = build::<u64>(wakers);
+        let ready = std::sync::Barrier::new(CORES);
+        std::thread::scope(|scope| {
+            for (mut mesh, thread) in meshes.into_iter().zip(&threads) {
+                let ready = &ready;
+                scope.spawn(move || {
+                    let me = mesh.me();
+                    *thread.0.lock().expect("nobody fails with it") = Some(std::thread::current());
+                    ready.wait();
+                    let mut next = [0; CORES];
+                    let mut sent = 0;
+                    let missing = |next: &[u64; CORES]| {
+                        (0..CORES).any(|from| from != me && next[from] < EACH)
+                    };
+                    while sent < EACH || missing(&next) || mesh.has_unsent() {
+                        // Few at a time, so that the others run dry and sleep often.
+                        for _ in 0..(sent % 3 + 1).min(EACH - sent) {
+                            (0..CORES)
+                                .filter(|to| *to != me)
+                                .for_each(|to| mesh.send(to, sent));
+                            sent += 1;
+                        }
+                        mesh.post();
+                        let mut quiet = true;
+                        while let Some((from, number)) = mesh.receive() {
+                            assert_eq!(number, next[from]);
+                            next[from] += 1;
+                            quiet = false;
+                        }
+                        // With everything sent there is nothing to do but to wait.
+                        if quiet
+                            && sent == EACH
+                            && missing(&next)
+                            && !mesh.has_unsent()
+                            && mesh.park()
+                        {
+                            let start = std::time::Instant::now();
+                            std::thread::park_timeout(std::time::Duration::from_secs(20));
+                            assert!(start.elapsed().as_secs() < 19, "slept through a message");
+                            mesh.unpark();
+                        }
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub enum Hold {
     Gather,
     /// A blocking command waits for a key or its time.
     Blocked(Box<Blocked>),
+    /// Too many messages to other cores wait.
+    Mail,
     /// The client does not read its replies, or too many of them are missing.
     SlowReader,
 }

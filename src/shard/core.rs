@@ -182,12 +182,6 @@ impl<R: Reactor> Core<R> {
             } => {
                 if self.state.accept(socket, peer) {
                     self.reactor.start_receiving(socket);
-                } else {
-                    // The refusal is one short line; if the socket cannot even take that, so be it.
-                    let text = b"-ERR max number of clients reached\r\n".to_vec();
-                    let _ = self.reactor.send(socket, uring::Outgoing::Block(text));
-                    self.reactor.finish_sending(socket);
-                    self.reactor.close(socket);
                 }
             }
             Event::AcceptFailed { errno, .. } => {

@@ -201,6 +201,8 @@ pub(super) struct State {
     ready: VecDeque<Collection>,
     /// Connections whose next requests may run. They run at the end of the turn, for the same reason.
     woken: VecDeque<SocketId>,
+    /// Connections that are held because other cores cannot follow.
+    stalled: Vec<SocketId>,
     /// A load that owns all shards, worked on once per turn.
     load: Option<(Collection, Box<Load>)>,
     deadlines: BTreeSet<(Ms, u32)>,
@@ -259,6 +261,7 @@ impl State {
             next_collection: 0,
             ready: VecDeque::new(),
             woken: VecDeque::new(),
+            stalled: Vec::new(),
             load: None,
             deadlines: BTreeSet::new(),
             heard: VecDeque::new(),
@@ -275,29 +278,32 @@ impl State {
 
     // ---- connections ----
 
-    /// Takes in a new connection, unless there are too many.
+    /// Takes in a new connection; false if there are too many. It is then told so and closed.
     pub(super) fn accept(&mut self, socket: SocketId, peer: Option<SocketAddr>) -> bool {
         let others = self
             .shared
             .clients()
             .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
-        if others + self.conn_count >= self.tunables.conns_max {
-            self.stats.refused += 1;
-            return false;
-        }
+        let refused = others + self.conn_count >= self.tunables.conns_max;
         let index = socket.index as usize;
         if self.conns.len() <= index {
             self.conns.resize_with(index + 1, || None);
         }
-        self.conns[index] = Some(Box::new(Conn::new(
-            socket,
-            self.shared.next_client(),
-            peer,
-            self.now,
-        )));
+        let id = self.shared.next_client();
+        let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
         self.conn_count += 1;
-        self.stats.accepted += 1;
-        true
+        if refused {
+            self.stats.refused += 1;
+            conn.receiving = false;
+            conn.closing = true;
+            conn.out
+                .error(&Error::fixed("ERR max number of clients reached"));
+            self.list(&mut conn);
+        } else {
+            self.stats.accepted += 1;
+        }
+        self.conns[index] = Some(conn);
+        !refused
     }
 
     pub(super) fn take_conn(&mut self, socket: SocketId) -> Option<Box<Conn>> {
@@ -354,9 +360,15 @@ impl State {
     /// The peer finished sending, or the connection failed.
     pub(super) fn on_end(&mut self, conn: &mut Conn, finished: bool) {
         conn.ended = true;
-        if !finished || matches!(conn.hold, Hold::Blocked(_)) || conn.is_subscribed() {
+        if !finished {
             return self.drop_conn(conn);
         }
+        // Whoever sends nothing more and waits may be gone altogether, and is never told; what it is owed
+        // for earlier requests is still sent.
+        if let Some(blocked) = self.leave_block(conn) {
+            conn.fill_slot(blocked.slot, Out::new(conn.out.proto));
+        }
+        self.unsubscribe_all(conn);
         // Requests that came before the end are still answered.
         conn.closing = conn.is_free();
         self.list(conn);
@@ -532,6 +544,9 @@ impl State {
         conn.end_reply(behind);
         if conn.is_full() && conn.is_free() {
             conn.hold = Hold::SlowReader;
+        } else if self.mesh.is_congested() && conn.is_free() {
+            conn.hold = Hold::Mail;
+            self.stalled.push(conn.socket);
         }
         while let Some(listener) = self.heard.pop_front() {
             if listener.core == self.me && listener.conn == conn.socket {
@@ -615,8 +630,7 @@ impl State {
     fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: Args<'_>) {
         match self.homes.place(spec, args) {
             Place::Here => {
-                let slow =
-                    (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now);
+                let slow = self.slow_clock(spec);
                 let db = conn.db;
                 let may_block = !conn.ended;
                 let block = self.run_here(
@@ -628,7 +642,7 @@ impl State {
                     None,
                 );
                 if let Some(start) = slow {
-                    self.note_slow(conn, args, start);
+                    self.note_slow(Some(conn), args, start);
                 }
                 if let Some(block) = block {
                     self.start_block(conn, spec, args, block, None);
@@ -963,6 +977,14 @@ impl State {
     /// Runs what became possible during the turn: complete collections, and requests of connections that
     /// had to wait. True if there was any.
     pub(super) fn go_on(&mut self) -> bool {
+        if !self.mesh.is_congested() {
+            for socket in std::mem::take(&mut self.stalled) {
+                if let Some(mut conn) = self.take_conn(socket) {
+                    self.wake(&mut conn);
+                    self.put_conn(conn);
+                }
+            }
+        }
         let worked = !self.ready.is_empty() || !self.woken.is_empty();
         self.run_ready();
         // Those woken meanwhile have their turn in the next round of the loop.
@@ -1089,6 +1111,7 @@ impl State {
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
+                let slow = self.slow_clock(spec);
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
@@ -1098,6 +1121,9 @@ impl State {
                     &mut out,
                     Some(&mut away),
                 );
+                if let Some(start) = slow {
+                    self.note_slow(conn.as_deref(), args.as_args(), start);
+                }
                 if let Some(mut conn) = conn {
                     match block {
                         Some(block) => {
@@ -1286,14 +1312,13 @@ impl State {
         };
         match errand.asker {
             Asker::Conn(..) => {
-                self.run_here(
-                    errand.spec,
-                    run,
-                    errand.args.as_args(),
-                    Call::of(errand.db, false),
-                    &mut out,
-                    None,
-                );
+                let slow = self.slow_clock(errand.spec);
+                let args = errand.args.as_args();
+                let call = Call::of(errand.db, false);
+                self.run_here(errand.spec, run, args, call, &mut out, None);
+                if let Some(start) = slow {
+                    self.note_slow(None, args, start);
+                }
             }
             Asker::Link { .. } => {
                 self.run_here(
@@ -1651,6 +1676,7 @@ impl State {
             || !self.listed.is_empty()
             || !self.ready.is_empty()
             || !self.woken.is_empty()
+            || !self.stalled.is_empty()
             || self.mesh.has_unsent()
     }
 
@@ -1832,7 +1858,13 @@ impl State {
         self.over_memory = limit > 0 && self.shared.used_bytes() > limit;
     }
 
-    fn note_slow(&mut self, conn: &Conn, args: Args<'_>, start: Instant) {
+    /// The start of a command that may be slow.
+    fn slow_clock(&self, spec: &Spec) -> Option<Instant> {
+        (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now)
+    }
+
+    /// Notes a slow command. Which client sent it is not known where it is run for another core.
+    fn note_slow(&mut self, conn: Option<&Conn>, args: Args<'_>, start: Instant) {
         let us = micros_since(start);
         if us < self.tunables.slow_us as u64 {
             return;
@@ -1849,8 +1881,8 @@ impl State {
             at_secs: self.now / 1000,
             us,
             args,
-            peer: conn.peer_text(),
-            name: conn.name.clone(),
+            peer: conn.map(Conn::peer_text).unwrap_or_default(),
+            name: conn.map(|conn| conn.name.clone()).unwrap_or_default(),
         });
         *next += 1;
         entries.truncate(self.tunables.slow_len);

@@ -13,15 +13,26 @@ use crate::{
 /// How long concurrent clients work against each other.
 const SPAN: Duration = Duration::from_millis(700);
 
+/// Lets the other threads of a test end when one fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Several clients set all keys to one value each; nobody ever sees two values.
 fn equal_values(options: &[&str]) {
     let node = Node::start(options);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for writer in 0..3 {
             let mut client = node.client();
             let stop = &stop;
             scope.spawn(move || {
+                let _stop = Stop(stop);
                 let mut round = 0;
                 while !stop.load(Relaxed) {
                     round += 1;
@@ -79,6 +90,7 @@ fn money(options: &[&str]) {
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for mover in 0..3_u64 {
             let mut client = node.client();
             let stop = &stop;
@@ -157,9 +169,11 @@ fn rename_and_store_over_cores_are_atomic() {
     clients[0].say("SADD two b c d");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         let (stop, node) = (&stop, &node);
         scope.spawn(move || {
             let mut client = node.client();
+            let _stop = Stop(stop);
             client.say("SET ball 1");
             for at in 0.. {
                 if stop.load(Relaxed) {
@@ -365,6 +379,7 @@ fn no_watched_change_is_overlooked_while_shards_travel() {
     let node = Node::start(TWO);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for _ in 0..2 {
             let mut client = node.client();
             let stop = &stop;

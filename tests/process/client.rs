@@ -147,20 +147,6 @@ impl Client {
         }
     }
 
-    /// Nothing comes for a while.
-    pub fn is_silent(&mut self, span: Duration) -> bool {
-        self.set_patience(span);
-        let silent = self.at == self.buffer.len()
-            && self.fill().is_err_and(|error| {
-                matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                )
-            });
-        self.set_patience(PATIENCE);
-        silent
-    }
-
     /// Reads and throws away this many bytes.
     pub fn skip(&mut self, mut count: usize) {
         while count > 0 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::{Client, request, request_line},
+    client::{Client, request_line},
     node::{Node, ONE, TWO, eventually},
 };
 
@@ -277,7 +277,7 @@ fn broken_requests_are_refused_and_only_their_client_closed() {
         ),
         (b"*x\r\n", "-ERR Protocol error: invalid multibulk length"),
         (
-            b"*2000000000\r\n",
+            b"*3000000000\r\n",
             "-ERR Protocol error: invalid multibulk length",
         ),
         (b"*1\r\n$-5\r\n", "-ERR Protocol error: invalid bulk length"),
@@ -324,9 +324,7 @@ fn a_long_request_without_end_is_bounded_by_its_limit() {
     let mut clients = node.clients(20);
     for client in &mut clients {
         client.write(b"*2\r\n$4\r\nECHO\r\n$500000000\r\nx");
-        client.post(&[]);
     }
     assert_eq!(node.client().say("PING"), "+PONG");
     assert!(node.resident() < before + (200 << 20));
-    let _ = request(&[]);
 }
