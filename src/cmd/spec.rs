@@ -34,6 +34,8 @@ pub mod flag {
     pub const MOVABLE_KEYS: u32 = 1 << 11;
     /// The result depends on chance or time.
     pub const RANDOM: u32 = 1 << 12;
+    /// Is never slow, though COMMAND does not call it fast: its time is not taken.
+    pub const QUICK: u32 = 1 << 13;
 }
 
 /// Where a command's keys stand among its arguments.

@@ -150,7 +150,7 @@ pub const COMMANDS: &[Spec] = &[
     Spec::store(
         "SET",
         -3,
-        WRITE | DENY_OOM,
+        WRITE | DENY_OOM | QUICK,
         Keys::one(1),
         "Sets the string value of a key",
         set,

@@ -280,6 +280,27 @@ impl Parser {
     }
 }
 
+/// The first argument of the request at the start of the buffer, if it is there whole and nothing is
+/// unusual about the request: a look ahead that changes nothing.
+#[inline]
+pub fn peek_argument(buffer: &[u8]) -> Option<&[u8]> {
+    if *buffer.first()? != b'*' {
+        return None;
+    }
+    let (count, at) = header(buffer, 1)?;
+    let bulk = |at: usize| {
+        let (len, start) = header(buffer, at + 1).filter(|_| buffer.get(at) == Some(&b'$'))?;
+        let len = usize::try_from(len?).ok()?;
+        Some((start, start.checked_add(len)?))
+    };
+    if count? < 2 {
+        return None;
+    }
+    let (_, name_end) = bulk(at)?;
+    let (start, end) = bulk(name_end.checked_add(2)?)?;
+    buffer.get(start..end)
+}
+
 /// Reads the number of a header line at `at`: `None` if the line is not complete, the number (or
 /// `None` if it is none) and the place behind the line otherwise.
 fn header(buffer: &[u8], at: usize) -> Option<(Option<i64>, usize)> {

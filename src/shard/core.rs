@@ -13,6 +13,9 @@ use crate::{base::Ms, mesh::Mesh, script::EngineError};
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
 const TICK: Nanos = 100_000_000;
 
+/// From this many events on it pays to fetch memory for the requests in them ahead.
+const FETCH_EVENTS_MIN: usize = 4;
+
 /// Marks of this core's timers.
 const TICK_MARK: u64 = 1;
 
@@ -105,9 +108,14 @@ impl<R: Reactor> Core<R> {
             }
             turned?;
             let mut worked = self.begin_turn();
-            for event in events.drain(..) {
-                worked |= self.on_event(event);
+            let mut reaped = events.drain(..);
+            while !reaped.as_slice().is_empty() {
+                self.fetch_ahead(reaped.as_slice());
+                for event in reaped.by_ref().take(GROUP_LEN) {
+                    worked |= self.on_event(event);
+                }
             }
+            drop(reaped);
             worked |= self.end_turn();
             if worked && spin > 0 {
                 useful = self.reactor.now();
@@ -138,6 +146,18 @@ impl<R: Reactor> Core<R> {
             }
         }
         worked
+    }
+
+    /// Has the processor fetch what the requests in the next events will need.
+    fn fetch_ahead(&mut self, events: &[Event]) {
+        let next = &events[..events.len().min(GROUP_LEN)];
+        if next.len() >= FETCH_EVENTS_MIN {
+            let received = next.iter().filter_map(|event| match event {
+                Event::Received { socket, lease } => Some((*socket, self.reactor.received(lease))),
+                _ => None,
+            });
+            self.state.fetch_ahead_of(received);
+        }
     }
 
     /// Handles one event; true if it was work (timers and wake-ups are not).

@@ -23,8 +23,9 @@ use crate::{
     base::{Ms, Rng},
     cmd::{self, Block, Ctx, Keys, Run, Shard, Spec, Table, flag},
     mesh::Mesh,
-    resp::{Args, Error, Mark, Out, OwnedArgs, ParseLimits, Parser, Step},
+    resp::{Args, Error, Mark, Out, OwnedArgs, ParseLimits, Parser, Step, peek_argument},
     script::{self, EngineError, ScriptEngine},
+    store::Hashed,
 };
 
 /// What a command does once its shards are here.
@@ -48,7 +49,7 @@ impl Work {
 }
 
 /// Requests that are parsed ahead of being run, so that their memory can be fetched ahead too.
-const GROUP_LEN: usize = 32;
+pub(super) const GROUP_LEN: usize = 32;
 /// From this many requests on it pays to fetch memory ahead.
 const FETCH_AHEAD_MIN: usize = 8;
 /// Bytes that memory is fetched by.
@@ -508,25 +509,60 @@ impl State {
         for ((first, count, _), found) in group.iter().zip(&mut found) {
             if *count > 1 {
                 let key = Args::new(bytes, &parser.spans()[*first..first + count]).at(1);
-                let shard = self.homes.shards.shard_of(key);
-                if self.homes.shards.has(shard) {
-                    let keys = self.homes.shards.keyspace(shard, db);
-                    if keys.len() >= FETCH_KEYS_MIN {
-                        let (hashed, line) = keys.first_line(key);
-                        sys::prefetch(line);
-                        *found = Some((shard, hashed));
-                    }
-                }
+                *found = self.fetch_line(db, key);
             }
         }
         for (shard, hashed) in found.iter().flatten() {
-            if let Some(entry) = self.homes.shards.keyspace(*shard, db).entry_bytes(*hashed) {
-                entry
-                    .iter()
-                    .step_by(LINE)
-                    .take(FETCH_LINES)
-                    .for_each(sys::prefetch);
+            self.fetch_entry(*shard, db, *hashed);
+        }
+    }
+
+    /// The same for the first request of each of several connections.
+    pub(super) fn fetch_ahead_of<'a>(
+        &mut self,
+        received: impl Iterator<Item = (SocketId, &'a [u8])>,
+    ) {
+        let mut found = [None; GROUP_LEN];
+        for ((socket, bytes), found) in received.zip(&mut found) {
+            let Some(Some(conn)) = self.conns.get(socket.index as usize) else {
+                continue;
+            };
+            if conn.input.is_empty()
+                && let Some(key) = peek_argument(bytes)
+            {
+                *found = self
+                    .fetch_line(conn.db, key)
+                    .map(|(shard, hashed)| (shard, conn.db, hashed));
             }
+        }
+        for (shard, db, hashed) in found.iter().flatten() {
+            self.fetch_entry(*shard, *db, *hashed);
+        }
+    }
+
+    #[inline]
+    fn fetch_line(&mut self, db: usize, key: &[u8]) -> Option<(usize, Hashed)> {
+        let shard = self.homes.shards.shard_of(key);
+        if !self.homes.shards.has(shard) {
+            return None;
+        }
+        let keys = self.homes.shards.keyspace(shard, db);
+        if keys.len() < FETCH_KEYS_MIN {
+            return None;
+        }
+        let (hashed, line) = keys.first_line(key);
+        sys::prefetch(line);
+        Some((shard, hashed))
+    }
+
+    #[inline]
+    fn fetch_entry(&mut self, shard: usize, db: usize, key: Hashed) {
+        if let Some(entry) = self.homes.shards.keyspace(shard, db).entry_bytes(key) {
+            entry
+                .iter()
+                .step_by(LINE)
+                .take(FETCH_LINES)
+                .for_each(sys::prefetch);
         }
     }
 
@@ -1860,7 +1896,8 @@ impl State {
 
     /// The start of a command that may be slow.
     fn slow_clock(&self, spec: &Spec) -> Option<Instant> {
-        (self.tunables.slow_us >= 0 && spec.flags & flag::FAST == 0).then(Instant::now)
+        (self.tunables.slow_us >= 0 && spec.flags & (flag::FAST | flag::QUICK) == 0)
+            .then(Instant::now)
     }
 
     /// Notes a slow command. Which client sent it is not known where it is run for another core.
