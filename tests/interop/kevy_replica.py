@@ -82,9 +82,10 @@ ZREMRANGEBYRANK ZREMRANGEBYSCORE ZPOPMIN ZUNIONSTORE ZINTERSTORE ZDIFFSTORE GEOA
 XREADGROUP XACK XCLAIM XAUTOCLAIM DEL UNLINK EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST RENAME RENAMENX COPY EVAL
 MULTI""".split())
 FAR = {b"99999999999999": b"4102444899999", b"99999999999": b"4102444800"}
-# Sent alone: BLPOP so that it is served at once or not at all; a move between shards because kevy 7.0.0 forgets
-# the reply of one that stands in a pipeline.
-ALONE = (b"BLPOP", b"LMOVE", b"RPOPLPUSH")
+# Sent alone: BLPOP so that it is served at once or not at all; moves and renames between shards because kevy
+# 7.0.0 forgets the reply of a move in a pipeline, and takes a renamed key out and puts it back around what
+# follows in one.
+ALONE = (b"BLPOP", b"LMOVE", b"RPOPLPUSH", b"RENAME", b"RENAMENX")
 
 EXPECTED_OF_KEVY = """Of a kevy replica these fail and are known: surviving a truncated image and hostile
 lengths, a link that stays silent, a persisted position; INFO's offset is a maximum over shards."""
@@ -575,7 +576,7 @@ def cuts(count, s, version, shards, seed):
         stop.set()
         writer.join()
     # A relative time-out set during an outage starts when the frame arrives: later by the outage.
-    compare(count, name + " four times under load, resumed", primary, node, tolerance_ms=4000)
+    compare(count, name + " four times under load, resumed", primary, node, tolerance_ms=4000, load=load)
     with primary.conn() as c:
         wide(c, 2)
     compare(count, name + ": 2 MiB more", primary, node, tolerance_ms=4000)
@@ -594,6 +595,9 @@ def cuts(count, s, version, shards, seed):
 
 def cut_in_snapshot(count, s, version, shards, seed):
     name = "%s x%d: cut in the snapshot" % (version, shards)
+    if version == "1.19.0":
+        count.skip(name, "with its backlog empty it sends a newcomer nothing at all")
+        return
     primary = kevy_server(s.scratch, version, shards, backlog=1 << 16)
     with primary.conn() as c:
         fill(c, version)
@@ -638,9 +642,10 @@ def restarts(count, s, version, shards, seed):
             count.check("%s %s: reads go on meanwhile" % (name, how), r.value == b"-9223372036854775808", show(r))
         primary.start()
         compare(count, "%s %s" % (name, how), primary, node, tolerance_ms=8000, limit=30)
+        load = Load(seed + sig + 1, version, shards)
         with primary.conn() as c:
-            pump(c, Load(seed + sig + 1, version, shards), 0.5)
-        compare(count, "%s %s, then written" % (name, how), primary, node, tolerance_ms=8000)
+            pump(c, load, 0.5)
+        compare(count, "%s %s, then written" % (name, how), primary, node, tolerance_ms=8000, load=load)
     node.kill()
     primary.kill()
 
