@@ -14,8 +14,8 @@ logs=target/ci
 node=target/release/ringkeep
 mkdir -p "$logs"
 
-STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random replica
-        bad_input)
+STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random
+        replica bad_input)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -46,7 +46,10 @@ do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi
 if [ $# -gt 0 ]; then chosen=("$@"); else chosen=("${STAGES[@]}"); fi
 for stage in "${chosen[@]}"; do
-    case " ${STAGES[*]} " in *" $stage "*) ;; *) echo "unknown stage $stage; tests/ci.sh --list"; exit 2 ;; esac
+    case " ${STAGES[*]} " in
+    *" $stage "*) ;;
+    *) echo "unknown stage $stage; tests/ci.sh --list" && exit 2 ;;
+    esac
 done
 
 peers_pid=
@@ -62,7 +65,9 @@ esac
 # The counts that a log closes on: cargo's own lines and the plain ones of the other tests.
 sum() {
     awk '
-        /^test result: / { for (i = 1; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) } }
+        /^test result: / {
+            for (i = 1; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) }
+        }
         /^[0-9]+ passed, [0-9]+ failed/ { p += $1; f += $3; if ($6 ~ /skipped/) s += $5 }
         END { print p + 0, f + 0, s + 0 }' "$1"
 }
@@ -76,7 +81,8 @@ for stage in "${chosen[@]}"; do
     read -r p f s < <(sum "$log")
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     note=
-    if [ $((p + f)) -gt 0 ]; then note=", $p passed, $f failed"; [ "$s" -gt 0 ] && note="$note, $s skipped"; fi
+    [ $((p + f)) -gt 0 ] && note=", $p passed, $f failed"
+    [ "$s" -gt 0 ] && note="$note, $s skipped"
     if [ $rc != 0 ]; then
         [ "$f" = 0 ] && failed=$((failed + 1))
         echo "FAILED  $stage ($((SECONDS - started)) s$note); the end of $log:"

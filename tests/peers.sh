@@ -44,7 +44,7 @@ have() {
 where() {
     case $1 in
         redis) echo "$(command -v redis-server) ($(redis-server --version | sed 's/.* v=\([^ ]*\).*/\1/'))" ;;
-        python) echo "$PEERS/venv/bin/python (redis-py $("$PEERS/venv/bin/python" -c 'import redis; print(redis.__version__)'))" ;;
+        python) echo "$PEERS/venv/bin/python ($("$PEERS/venv/bin/pip" freeze 2>/dev/null | grep '^redis='))" ;;
         node) echo "$PEERS/node/node_modules (ioredis, redis)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
     esac

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 
-from wire import (Broken, Closed, Conn, Count, Scratch, addr_of, encode, node_server, show, wait_until)
+from wire import Broken, Closed, Conn, Count, Scratch, addr_of, encode, node_server, show, wait_until
 
 
 class Neighbour(threading.Thread):
@@ -69,24 +69,72 @@ def with_neighbour(count, addr, name, work, slowest=2.0):
 # What redis-server answers; None = it closes without a word. (name, bytes, replies, then closed)
 MALFORMED = [
     ("array length is a word", b"*abc\r\n", b"-ERR Protocol error: invalid multibulk length\r\n", True),
-    ("array length above 2^31", b"*4000000000\r\n", b"-ERR Protocol error: invalid multibulk length\r\n", True),
-    ("array length beyond 64 bits", b"*99999999999999999999\r\n",
-     b"-ERR Protocol error: invalid multibulk length\r\n", True),
-    ("no bulk where one must start", b"*1\r\nPING\r\n", b"-ERR Protocol error: expected '$', got 'P'\r\n", True),
-    ("an integer instead of a bulk", b"*2\r\n$3\r\nGET\r\n:1\r\n", b"-ERR Protocol error: expected '$', got ':'\r\n", True),
+    (
+        "array length above 2^31",
+        b"*4000000000\r\n",
+        b"-ERR Protocol error: invalid multibulk length\r\n",
+        True,
+    ),
+    (
+        "array length beyond 64 bits",
+        b"*99999999999999999999\r\n",
+        b"-ERR Protocol error: invalid multibulk length\r\n",
+        True,
+    ),
+    (
+        "no bulk where one must start",
+        b"*1\r\nPING\r\n",
+        b"-ERR Protocol error: expected '$', got 'P'\r\n",
+        True,
+    ),
+    (
+        "an integer instead of a bulk",
+        b"*2\r\n$3\r\nGET\r\n:1\r\n",
+        b"-ERR Protocol error: expected '$', got ':'\r\n",
+        True,
+    ),
     ("bulk length is a word", b"*1\r\n$abc\r\n", b"-ERR Protocol error: invalid bulk length\r\n", True),
     ("bulk length is negative", b"*1\r\n$-1\r\n", b"-ERR Protocol error: invalid bulk length\r\n", True),
-    ("bulk above 512 MB", b"*2\r\n$3\r\nGET\r\n$536870913\r\n", b"-ERR Protocol error: invalid bulk length\r\n", True),
-    ("bulk length beyond 64 bits", b"*1\r\n$99999999999999999999\r\n",
-     b"-ERR Protocol error: invalid bulk length\r\n", True),
-    ("array line without end", b"*" + b"1" * 70000, b"-ERR Protocol error: too big mbulk count string\r\n", True),
-    ("bulk line without end", b"*1\r\n$" + b"1" * 70000, b"-ERR Protocol error: too big bulk count string\r\n", True),
+    (
+        "bulk above 512 MB",
+        b"*2\r\n$3\r\nGET\r\n$536870913\r\n",
+        b"-ERR Protocol error: invalid bulk length\r\n",
+        True,
+    ),
+    (
+        "bulk length beyond 64 bits",
+        b"*1\r\n$99999999999999999999\r\n",
+        b"-ERR Protocol error: invalid bulk length\r\n",
+        True,
+    ),
+    (
+        "array line without end",
+        b"*" + b"1" * 70000,
+        b"-ERR Protocol error: too big mbulk count string\r\n",
+        True,
+    ),
+    (
+        "bulk line without end",
+        b"*1\r\n$" + b"1" * 70000,
+        b"-ERR Protocol error: too big bulk count string\r\n",
+        True,
+    ),
     ("inline line without end", b"G" * 70000, b"-ERR Protocol error: too big inline request\r\n", True),
     ("unbalanced quotes", b'SET k "v\r\n', b"-ERR Protocol error: unbalanced quotes in request\r\n", True),
-    ("good, then bad", b"*1\r\n$4\r\nPING\r\n*x\r\n", b"+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n", True),
+    (
+        "good, then bad",
+        b"*1\r\n$4\r\nPING\r\n*x\r\n",
+        b"+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n",
+        True,
+    ),
     ("empty lines and empty arrays", b"\r\n\r\n*0\r\n*-1\r\nPING\r\n", b"+PONG\r\n", False),
     ("zero bytes", b"*1\r\n$4\r\nPING\r\n" * 3, b"+PONG\r\n" * 3, False),
-    ("an unknown command with 1000 arguments", encode(["NOSUCH"] + ["x"] * 1000), b"-ERR unknown command 'NOSUCH'", False),
+    (
+        "an unknown command with 1000 arguments",
+        encode(["NOSUCH"] + ["x"] * 1000),
+        b"-ERR unknown command 'NOSUCH'",
+        False,
+    ),
     ("a command name of 64 KiB", encode(["N" * 65536]), b"-ERR unknown command 'NNNN", False),
     ("a command name with line breaks", encode(["a\r\nb"]), b"-ERR unknown command 'a  b'", False),
     ("a command name of zero bytes", encode([""]), b"-ERR unknown command ''", False),
@@ -123,9 +171,17 @@ def exchange(addr, data, expected, closed):
             pass
         if closed is None:
             c.sock.settimeout(0.5)
-        got, ended = receive(c.sock, lambda got: not closed and expected is not None and len(got) >= len(expected))
+        got, ended = receive(
+            c.sock, lambda got: not closed and expected is not None and len(got) >= len(expected)
+        )
         # Where no text is expected, an error is as good as silence.
-        if expected is not None and not got.startswith(expected) or got and expected is None and not got.startswith(b"-ERR"):
+        if (
+            expected is not None
+            and not got.startswith(expected)
+            or got
+            and expected is None
+            and not got.startswith(b"-ERR")
+        ):
             return "got %r%s" % (got[:200], ", closed" if ended else "")
         if closed and not ended:
             return "the connection stayed open after %r" % got[:100]
@@ -154,7 +210,7 @@ def halves(addr):
     rng = random.Random(1)
     for i in range(1000):
         c = Conn(addr, 5.0)
-        c.send_raw(request[:rng.randrange(1, len(request))])
+        c.send_raw(request[: rng.randrange(1, len(request))])
         if i % 2:
             c.close()
         else:
@@ -272,7 +328,7 @@ def idle_crowd(addr, wanted, server):
             socks.append(s)
         step = 500
         for i in range(0, len(socks), step):
-            part = socks[i:i + step]
+            part = socks[i : i + step]
             for s in part:
                 s.sendall(b"PING\r\n")
             for s in part:
@@ -300,8 +356,15 @@ def churn(addr):
 def rubbish(addr, seconds=5.0):
     """Requests with flipped, cut and repeated bytes; whatever comes back, the server stays."""
     rng = random.Random(7)
-    seeds = [encode(["SET", "k", "v"]), encode(["ZADD", "z", "1", "m"]), encode(["XADD", "x", "*", "f", "v"]), b"GET k\r\n",
-             encode(["EVAL", "return 1", "0"]), encode(["HELLO", "3"]), encode(["MULTI"]) + encode(["EXEC"])]
+    seeds = [
+        encode(["SET", "k", "v"]),
+        encode(["ZADD", "z", "1", "m"]),
+        encode(["XADD", "x", "*", "f", "v"]),
+        b"GET k\r\n",
+        encode(["EVAL", "return 1", "0"]),
+        encode(["HELLO", "3"]),
+        encode(["MULTI"]) + encode(["EXEC"]),
+    ]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         data = bytearray(b"".join(rng.choice(seeds) for _ in range(rng.randrange(1, 6))))
@@ -311,7 +374,7 @@ def rubbish(addr, seconds=5.0):
             if p < 0.5 and data:
                 data[at] = rng.randrange(256)
             elif p < 0.7 and data:
-                del data[at:at + rng.randrange(1, 5)]
+                del data[at : at + rng.randrange(1, 5)]
             else:
                 data[at:at] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 5)))
         s = socket.create_connection(addr, 5)
@@ -327,15 +390,40 @@ def rubbish(addr, seconds=5.0):
 
 def bounds(addr):
     """Arguments at the edges: each gets an error or an answer, at once."""
-    for args in (["SETRANGE", "k", "536870911", "xx"], ["SETBIT", "k", "4294967296", "1"], ["GETRANGE", "k", "-9223372036854775808", "9223372036854775807"],
-                 ["LRANGE", "l", "-9223372036854775808", "9223372036854775807"], ["SRANDMEMBER", "s", "-9223372036854775807"],
-                 ["SRANDMEMBER", "none", "9223372036854775807"], ["LPOP", "l", "9223372036854775807"], ["SPOP", "s", "9223372036854775807"],
-                 ["HRANDFIELD", "h", "-9223372036854775808", "WITHVALUES"], ["ZRANGE", "z", "-9223372036854775808", "9223372036854775807"],
-                 ["SCAN", "18446744073709551615"], ["SCAN", "0", "COUNT", "9223372036854775807"], ["XADD", "x", "18446744073709551615-18446744073709551615", "f", "v"],
-                 ["XADD", "x", "*", "f", "v"], ["XRANGE", "x", "18446744073709551615-18446744073709551615", "-"], ["XPENDING"], ["XPENDING", "x"], ["EXPIRE", "k", "9223372036854775807"],
-                 ["PEXPIREAT", "k", "-9223372036854775808"], ["BITPOS", "k", "1", "9223372036854775807", "-9223372036854775808"], ["BLPOP", "none", "1e308"], ["BLPOP", "none", "-1"],
-                 ["EVAL", "while true do end", "abc"], ["EVAL", "return " * 50000, "0"], ["EVAL", "return {{{{{{{{{{}}}}}}}}}}", "0"],
-                 ["CONFIG", "SET"], ["CLIENT", "KILL"], ["WAIT", "9223372036854775807", "1"], ["SELECT", "2147483648"], ["KEYS", "[" * 1000], ["KEYS", "*a" * 200 + "b"], ["PSUBSCRIBE"]):
+    for args in (
+        ["SETRANGE", "k", "536870911", "xx"],
+        ["SETBIT", "k", "4294967296", "1"],
+        ["GETRANGE", "k", "-9223372036854775808", "9223372036854775807"],
+        ["LRANGE", "l", "-9223372036854775808", "9223372036854775807"],
+        ["SRANDMEMBER", "s", "-9223372036854775807"],
+        ["SRANDMEMBER", "none", "9223372036854775807"],
+        ["LPOP", "l", "9223372036854775807"],
+        ["SPOP", "s", "9223372036854775807"],
+        ["HRANDFIELD", "h", "-9223372036854775808", "WITHVALUES"],
+        ["ZRANGE", "z", "-9223372036854775808", "9223372036854775807"],
+        ["SCAN", "18446744073709551615"],
+        ["SCAN", "0", "COUNT", "9223372036854775807"],
+        ["XADD", "x", "18446744073709551615-18446744073709551615", "f", "v"],
+        ["XADD", "x", "*", "f", "v"],
+        ["XRANGE", "x", "18446744073709551615-18446744073709551615", "-"],
+        ["XPENDING"],
+        ["XPENDING", "x"],
+        ["EXPIRE", "k", "9223372036854775807"],
+        ["PEXPIREAT", "k", "-9223372036854775808"],
+        ["BITPOS", "k", "1", "9223372036854775807", "-9223372036854775808"],
+        ["BLPOP", "none", "1e308"],
+        ["BLPOP", "none", "-1"],
+        ["EVAL", "while true do end", "abc"],
+        ["EVAL", "return " * 50000, "0"],
+        ["EVAL", "return {{{{{{{{{{}}}}}}}}}}", "0"],
+        ["CONFIG", "SET"],
+        ["CLIENT", "KILL"],
+        ["WAIT", "9223372036854775807", "1"],
+        ["SELECT", "2147483648"],
+        ["KEYS", "[" * 1000],
+        ["KEYS", "*a" * 200 + "b"],
+        ["PSUBSCRIBE"],
+    ):
         with Conn(addr, 5.0) as c:
             if args[:2] == ["BLPOP", "none"] and args[2] == "1e308":
                 c.send(*args)
@@ -371,12 +459,23 @@ def main():
             addr = server.addr
         for name, data, expected, closed in MALFORMED:
             with_neighbour(count, addr, name, lambda: exchange(addr, data, expected, closed))
-        for name, f in (("a request in single bytes", slowly), ("half requests", halves), ("half-open connection", half_open),
-                        ("reset in the middle of replies", resets), ("promises of terabytes", many_bulks),
-                        ("edge arguments", bounds), ("mutated requests", rubbish), ("connection churn", churn)):
+        for name, f in (
+            ("a request in single bytes", slowly),
+            ("half requests", halves),
+            ("half-open connection", half_open),
+            ("reset in the middle of replies", resets),
+            ("promises of terabytes", many_bulks),
+            ("edge arguments", bounds),
+            ("mutated requests", rubbish),
+            ("connection churn", churn),
+        ):
             with_neighbour(count, addr, name, lambda f=f: f(addr))
-        with_neighbour(count, addr, "a client that never reads its replies", lambda: never_reads(addr, server))
-        with_neighbour(count, addr, "a subscriber that never reads", lambda: never_reads_messages(addr, server))
+        with_neighbour(
+            count, addr, "a client that never reads its replies", lambda: never_reads(addr, server)
+        )
+        with_neighbour(
+            count, addr, "a subscriber that never reads", lambda: never_reads_messages(addr, server)
+        )
         if idle < opts.idle:
             print("        the limit on open files allows %d idle connections, not %d" % (idle, opts.idle))
         with_neighbour(count, addr, "%d idle connections" % idle, lambda: idle_crowd(addr, idle, server))

@@ -25,8 +25,7 @@ import re
 import sys
 import time
 
-from wire import (Broken, Closed, Conn, Count, Reply, Scratch, addr_of, encode, node_server,
-                  redis_server, show)
+from wire import Broken, Closed, Conn, Count, Reply, Scratch, addr_of, encode, node_server, redis_server, show
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -36,7 +35,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 KNOWN = [
     ("*", r"^HELLO\b.*", 0, "the HELLO map names the server, its version and its mode"),
     ("*", r"^(QUIT)\b.*", 0, "Redis 7.2 and later stop counting QUIT as a special command"),
-    ("*", r"^LPOS p c RANK -9223372036854775808", 0, "Redis 7.2 and later refuse the rank that has no negative"),
+    (
+        "*",
+        r"^LPOS p c RANK -9223372036854775808",
+        0,
+        "Redis 7.2 and later refuse the rank that has no negative",
+    ),
     ("stream-read", r"^XREAD STREAMS x y 0", 0, "Redis 7.2 and later name the command in the text"),
     ("*", r"^CONFIG GET nosuchthing", 3, "empty map or empty array: clients read both"),
     ("conn", r"^CONFIG (SET|GET) maxmemory-policy", 0, "nothing is evicted yet: only noeviction can be set"),
@@ -48,10 +52,35 @@ UNORDERED = {"SMEMBERS", "KEYS", "HKEYS", "HVALS", "SUNION", "SINTER", "SDIFF", 
 PAIRED = {"HGETALL"}
 # Scores: Redis 7.0 prints 17 significant digits, 7.2 and later the shortest digits that read back as
 # the same double. Both are accepted, but nothing longer, and the value must be the same double.
-SCORED = {"ZSCORE", "ZINCRBY", "ZADD", "ZRANGE", "ZREVRANGE", "ZRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZPOPMIN",
-          "ZPOPMAX", "BZPOPMIN", "BZPOPMAX", "ZSCAN", "ZMSCORE", "ZUNION", "ZINTER", "ZDIFF", "ZMPOP",
-          "GEOPOS", "GEOSEARCH", "GEORADIUS", "GEORADIUS_RO", "GEORADIUSBYMEMBER", "GEORADIUSBYMEMBER_RO",
-          "EXEC", "EVAL", "EVAL_RO", "RAW"}
+SCORED = {
+    "ZSCORE",
+    "ZINCRBY",
+    "ZADD",
+    "ZRANGE",
+    "ZREVRANGE",
+    "ZRANGEBYSCORE",
+    "ZREVRANGEBYSCORE",
+    "ZPOPMIN",
+    "ZPOPMAX",
+    "BZPOPMIN",
+    "BZPOPMAX",
+    "ZSCAN",
+    "ZMSCORE",
+    "ZUNION",
+    "ZINTER",
+    "ZDIFF",
+    "ZMPOP",
+    "GEOPOS",
+    "GEOSEARCH",
+    "GEORADIUS",
+    "GEORADIUS_RO",
+    "GEORADIUSBYMEMBER",
+    "GEORADIUSBYMEMBER_RO",
+    "EXEC",
+    "EVAL",
+    "EVAL_RO",
+    "RAW",
+}
 
 
 class Line:
@@ -63,7 +92,9 @@ class Line:
 
     @property
     def verb(self):
-        return self.args[0].upper().decode("latin-1") if self.args else ("RAW" if self.raw is not None else "")
+        return (
+            self.args[0].upper().decode("latin-1") if self.args else ("RAW" if self.raw is not None else "")
+        )
 
 
 _escape = {"n": b"\n", "r": b"\r", "t": b"\t", '"': b'"', "\\": b"\\", "'": b"'"}
@@ -84,7 +115,7 @@ def words(text):
                 if quote == '"' and text[i] == "\\" and i + 1 < n:
                     c = text[i + 1]
                     if c == "x":
-                        word += bytes([int(text[i + 2:i + 4], 16)])
+                        word += bytes([int(text[i + 2 : i + 4], 16)])
                         i += 4
                         continue
                     word += _escape.get(c, c.encode())
@@ -163,7 +194,8 @@ LMOVE src {k} LEFT LEFT|RPOPLPUSH {k} dst|RPOPLPUSH src {k}|BLPOP {k} 0.01|BRPOP
 BRPOPLPUSH {k} dst 0.01|BRPOPLPUSH src {k} 0.01
 HSET {k} f v|HMSET {k} f v|HSETNX {k} f v|HGET {k} f|HMGET {k} f g|HGETALL {k}|HDEL {k} f|HLEN {k}|HKEYS {k}
 HVALS {k}|HEXISTS {k} f|HINCRBY {k} n 1|HINCRBYFLOAT {k} n 1.5|~ HRANDFIELD {k} 5|HSCAN {k} 0
-SADD {k} m|SREM {k} m|SCARD {k}|SMEMBERS {k}|SISMEMBER {k} m|~ SPOP {k} 10|~ SRANDMEMBER {k} 10|SINTER {k} sother
+SADD {k} m|SREM {k} m|SCARD {k}|SMEMBERS {k}|SISMEMBER {k} m|~ SPOP {k} 10|~ SRANDMEMBER {k} 10
+SINTER {k} sother
 SUNION {k} sother|SDIFF {k} sother|SDIFF sother {k}|SINTERSTORE dst {k} sother|SUNIONSTORE dst {k} sother
 SDIFFSTORE dst {k} sother|SUNIONSTORE {k} sother sother|SSCAN {k} 0
 ZADD {k} 1 m|ZINCRBY {k} 1 m|ZREM {k} m|ZCARD {k}|ZSCORE {k} m|ZRANK {k} m|ZCOUNT {k} 0 10|ZRANGE {k} 0 -1
@@ -186,8 +218,21 @@ SUBSCRIBE PSUBSCRIBE EVAL EVALSHA EVAL_RO EVALSHA_RO SCRIPT WAIT CLIENT CONFIG M
 REPLICAOF SLAVEOF COMMAND HELLO XGROUP XINFO XREAD XREADGROUP
 """.split()
 # A call with nothing but the verb is valid (or has side effects) for these.
-NO_ARITY = {"PING", "DBSIZE", "FLUSHALL", "FLUSHDB", "RANDOMKEY", "TIME", "MULTI", "EXEC", "DISCARD", "UNWATCH",
-            "ROLE", "COMMAND", "HELLO"}
+NO_ARITY = {
+    "PING",
+    "DBSIZE",
+    "FLUSHALL",
+    "FLUSHDB",
+    "RANDOMKEY",
+    "TIME",
+    "MULTI",
+    "EXEC",
+    "DISCARD",
+    "UNWATCH",
+    "ROLE",
+    "COMMAND",
+    "HELLO",
+}
 
 
 def samples():
@@ -208,14 +253,48 @@ def arity_lines():
             out.append(parse_line(verb.lower()))
         for n in range(2, len(args)):
             out.append(parse_line(" ".join(args[:n])))
-    for verb in ("DBSIZE", "RANDOMKEY", "TIME", "GET", "TTL", "TYPE", "LLEN", "HLEN", "SCARD", "ZCARD", "XLEN",
-                 "STRLEN", "INCR", "GETDEL", "PERSIST", "HGETALL", "SMEMBERS", "ECHO", "SELECT", "RENAME",
-                 "LINDEX", "HGET", "SISMEMBER", "ZSCORE", "SETEX", "GETSET", "LSET", "ROLE"):
+    for verb in (
+        "DBSIZE",
+        "RANDOMKEY",
+        "TIME",
+        "GET",
+        "TTL",
+        "TYPE",
+        "LLEN",
+        "HLEN",
+        "SCARD",
+        "ZCARD",
+        "XLEN",
+        "STRLEN",
+        "INCR",
+        "GETDEL",
+        "PERSIST",
+        "HGETALL",
+        "SMEMBERS",
+        "ECHO",
+        "SELECT",
+        "RENAME",
+        "LINDEX",
+        "HGET",
+        "SISMEMBER",
+        "ZSCORE",
+        "SETEX",
+        "GETSET",
+        "LSET",
+        "ROLE",
+    ):
         out.append(parse_line(verb + " a b c d e"))
     return out
 
 
-FILL = ["SET {k} str", "RPUSH {k} a b c", "HSET {k} f v n 1", "SADD {k} m 1", "ZADD {k} 1 m 2 n", "XADD {k} 1-1 f v"]
+FILL = [
+    "SET {k} str",
+    "RPUSH {k} a b c",
+    "HSET {k} f v n 1",
+    "SADD {k} m 1",
+    "ZADD {k} 1 m 2 n",
+    "XADD {k} 1-1 f v",
+]
 
 
 def wrongtype_lines():
@@ -223,8 +302,13 @@ def wrongtype_lines():
     for s in samples():
         for i, fill in enumerate(FILL):
             out.append(parse_line("FLUSHALL"))
-            for setup in (fill.replace("{k}", "k%d" % i), "RPUSH src x", "SADD sother m z", "ZADD zother 5 m",
-                          "SET other o"):
+            for setup in (
+                fill.replace("{k}", "k%d" % i),
+                "RPUSH src x",
+                "SADD sother m z",
+                "ZADD zother 5 m",
+                "SET other o",
+            ):
                 out.append(parse_line(setup))
             for line in out[-6:]:
                 line.mark = "="  # the setting, not a check: a failure still shows, a success is not counted
@@ -253,7 +337,7 @@ def as_bag(r, paired):
         return sorted(k.raw + v.raw for k, v in r.value)
     items = [v.raw for v in r.value]
     if paired:
-        items = [b"".join(items[i:i + 2]) for i in range(0, len(items), 2)]
+        items = [b"".join(items[i : i + 2]) for i in range(0, len(items), 2)]
     return sorted(items)
 
 
@@ -275,7 +359,8 @@ def equal(a, b, scored):
         return len(a.value) == len(b.value) and all(equal(x, y, scored) for x, y in zip(a.value, b.value))
     if a.kind == "%" and a.value is not None and b.value is not None:
         return len(a.value) == len(b.value) and all(
-            equal(x[0], y[0], scored) and equal(x[1], y[1], scored) for x, y in zip(a.value, b.value))
+            equal(x[0], y[0], scored) and equal(x[1], y[1], scored) for x, y in zip(a.value, b.value)
+        )
     if scored and a.kind in "$," and a.value is not None and b.value is not None:
         return same_double(a.value, b.value)
     return False
@@ -287,7 +372,13 @@ def judge(line, a, b):
     if line.mark == "%" and a.kind == ":":
         return a.kind == b.kind == ":" and abs(a.value - b.value) <= line.n
     verb = line.verb
-    if (line.mark == "~" or verb in UNORDERED) and a.kind == b.kind and a.kind in "*~%" and a.value and b.value:
+    if (
+        (line.mark == "~" or verb in UNORDERED)
+        and a.kind == b.kind
+        and a.kind in "*~%"
+        and a.value
+        and b.value
+    ):
         if as_bag(a, verb in PAIRED) == as_bag(b, verb in PAIRED):
             return True
     return equal(a, b, verb in SCORED)
@@ -349,13 +440,19 @@ def iterate(conn, args):
         if r.kind != "*" or not r.value or len(r.value) != 2:
             return r
         items = r.value[1].value
-        out += [items[i].value + b" " + items[i + 1].value for i in range(0, len(items) - 1, 2)] if pairs \
+        out += (
+            [items[i].value + b" " + items[i + 1].value for i in range(0, len(items) - 1, 2)]
+            if pairs
             else [i.value for i in items]
+        )
         cursor = r.value[0].value
         rounds += 1
         if cursor == b"0" or rounds > 10000:
-            return sorted(set(out)) if args[0].upper() != b"ZSCAN" else \
-                sorted({(m, float(score)) for m, _, score in (i.rpartition(b" ") for i in out)})
+            return (
+                sorted(set(out))
+                if args[0].upper() != b"ZSCAN"
+                else sorted({(m, float(score)) for m, _, score in (i.rpartition(b" ") for i in out)})
+            )
 
 
 def one_side(pair, side, line):
@@ -403,8 +500,14 @@ def run_group(pair, name, flags, lines, count, tally, opts):
         if unknown and "extra" in flags:
             count.skipped += 1
             continue
-        known = next((k for k in KNOWN if fnmatch.fnmatch(name, k[0]) and k[2] in (0, proto)
-                      and re.match(k[1], line.text)), None)
+        known = next(
+            (
+                k
+                for k in KNOWN
+                if fnmatch.fnmatch(name, k[0]) and k[2] in (0, proto) and re.match(k[1], line.text)
+            ),
+            None,
+        )
         if line.expect is not None:
             good = (show(b) if b.kind != "_" else "nil") == line.expect
             text = "expected %s" % line.expect
@@ -421,13 +524,20 @@ def run_group(pair, name, flags, lines, count, tally, opts):
             count.passed += line.mark != "="
         elif known:
             tally["known"][known[3]] = tally["known"].get(known[3], 0) + 1
-        elif unknown and line.expect is not None or unknown and not (getattr(got[0], "kind", "") == "-" and
-                              got[0].value.startswith(b"ERR unknown command")):
+        elif (
+            unknown
+            and line.expect is not None
+            or unknown
+            and not (getattr(got[0], "kind", "") == "-" and got[0].value.startswith(b"ERR unknown command"))
+        ):
             count.failed += 1
             tally["unknown"][line.verb] = tally["unknown"].get(line.verb, 0) + 1
         else:
-            mine = b if isinstance(b, str) else [show(x) if isinstance(x, Reply) else x for x in b] \
-                if isinstance(b, list) else show(b)
+            mine = (
+                b
+                if isinstance(b, str)
+                else [show(x) if isinstance(x, Reply) else x for x in b] if isinstance(b, list) else show(b)
+            )
             count.fail(where, "%s\n%s node  %s" % (text, " " * 12, mine))
             if opts.verbose and not isinstance(b, (str, list)) and line.expect is None:
                 print("            raw redis %r\n            raw node  %r" % (got[0].raw[:400], b.raw[:400]))
@@ -453,8 +563,11 @@ def run_table(pair_of, count, opts):
             finally:
                 pair.reset()
             if not opts.quiet:
-                print("%-18s resp%d  %4d passed %4d failed" %
-                      (name, proto, count.passed - before[0], count.failed - before[1]), flush=True)
+                print(
+                    "%-18s resp%d  %4d passed %4d failed"
+                    % (name, proto, count.passed - before[0], count.failed - before[1]),
+                    flush=True,
+                )
     for verb, n in sorted(tally["unknown"].items()):
         print("FAILED  the node does not know %s (%d lines)" % (verb, n))
     for reason, n in sorted(tally["known"].items()):
@@ -476,10 +589,22 @@ class Maker:
         self.valid = valid
         self.ids = 1
         self.queue = []
-        self.table = [(w, f) for w, f in (
-            (30, self.strings), (8, self.numbers), (8, self.bits), (20, self.lists), (20, self.hashes),
-            (20, self.sets), (24, self.zsets), (14, self.streams), (14, self.keys), (4, self.geo),
-            (2, self.scripts))]
+        self.table = [
+            (w, f)
+            for w, f in (
+                (30, self.strings),
+                (8, self.numbers),
+                (8, self.bits),
+                (20, self.lists),
+                (20, self.hashes),
+                (20, self.sets),
+                (24, self.zsets),
+                (14, self.streams),
+                (14, self.keys),
+                (4, self.geo),
+                (2, self.scripts),
+            )
+        ]
         self.total = sum(w for w, _ in self.table)
 
     def k(self, kind):
@@ -499,7 +624,7 @@ class Maker:
         if p < 0.6:
             return str(r.randrange(-20, 130))
         if p < 0.65:
-            return str(r.choice((2**63 - 1, -2**63, 2**31, 2**32, 10**17, 255, 256, -128, -129)))
+            return str(r.choice((2**63 - 1, -(2**63), 2**31, 2**32, 10**17, 255, 256, -128, -129)))
         if p < 0.7:
             return ""
         if p < 0.75:
@@ -553,8 +678,11 @@ class Maker:
 
     def sid(self):
         r = self.r
-        return "%d-%d" % (r.randrange(1, 40), r.randrange(0, 3)) if r.random() < 0.9 or self.valid else \
-            r.choice(("-", "+", "0", "5", "abc", "0-0"))
+        return (
+            "%d-%d" % (r.randrange(1, 40), r.randrange(0, 3))
+            if r.random() < 0.9 or self.valid
+            else r.choice(("-", "+", "0", "5", "abc", "0-0"))
+        )
 
     def some(self, f, low=1, high=4):
         return [f() for _ in range(self.r.randint(low, high))]
@@ -590,73 +718,143 @@ class Maker:
         def set_():
             a = ["SET", k, self.val()]
             if self.valid:
-                return a + r.choice(([], [], ["NX"], ["XX"], ["EX", self.ttl()], ["PX", self.ttl() + "000", "NX"]))
+                return a + r.choice(
+                    ([], [], ["NX"], ["XX"], ["EX", self.ttl()], ["PX", self.ttl() + "000", "NX"])
+                )
             for _ in range(r.choice((0, 0, 0, 1, 1, 2))):
-                a += r.choice((["NX"], ["XX"], ["GET"], ["KEEPTTL"], ["EX", r.choice(("100", "0", "-1", "5000"))],
-                               ["PX", self.ttl() + "00"], ["EXAT", "99999999999"], ["PXAT", "99999999999999"]))
+                a += r.choice(
+                    (
+                        ["NX"],
+                        ["XX"],
+                        ["GET"],
+                        ["KEEPTTL"],
+                        ["EX", r.choice(("100", "0", "-1", "5000"))],
+                        ["PX", self.ttl() + "00"],
+                        ["EXAT", "99999999999"],
+                        ["PXAT", "99999999999999"],
+                    )
+                )
             return a
+
         return self.pick(
-            set_, set_, lambda: ["GET", k], lambda: ["GET", k], lambda: ["GETSET", k, self.val()],
-            lambda: ["GETDEL", k], lambda: ["SETNX", k, self.val()], lambda: ["SETEX", k, self.ttl(), self.val()],
-            lambda: ["PSETEX", k, self.ttl() + "00", self.val()], lambda: ["APPEND", k, self.val()],
-            lambda: ["STRLEN", k], lambda: ["GETRANGE", k, self.i(), self.i()],
+            set_,
+            set_,
+            lambda: ["GET", k],
+            lambda: ["GET", k],
+            lambda: ["GETSET", k, self.val()],
+            lambda: ["GETDEL", k],
+            lambda: ["SETNX", k, self.val()],
+            lambda: ["SETEX", k, self.ttl(), self.val()],
+            lambda: ["PSETEX", k, self.ttl() + "00", self.val()],
+            lambda: ["APPEND", k, self.val()],
+            lambda: ["STRLEN", k],
+            lambda: ["GETRANGE", k, self.i(), self.i()],
             lambda: ["SETRANGE", k, abs(int(r.randrange(0, 20))), self.val()],
             lambda: ["MSET"] + self.pairs(lambda: self.k("s"), self.val),
             lambda: ["MGET"] + self.some(self.any_key),
-            lambda: ["GETEX", k] + r.choice(([], ["PERSIST"], ["EX", "1000"], ["PX", "500000"], ["EXAT", "99999999999"])))
+            lambda: ["GETEX", k]
+            + r.choice(([], ["PERSIST"], ["EX", "1000"], ["PX", "500000"], ["EXAT", "99999999999"])),
+        )
 
     def numbers(self):
         k = self.k("n")
         return self.pick(
-            lambda: ["INCR", k], lambda: ["DECR", k], lambda: ["INCRBY", k, self.i()],
-            lambda: ["DECRBY", k, self.i()], lambda: ["SET", k, self.i()], lambda: ["GET", k],
-            lambda: ["INCRBYFLOAT", k, self.r.choice(("1.5", "0.25", "-3", "1e3", "10.5", "8"))])
+            lambda: ["INCR", k],
+            lambda: ["DECR", k],
+            lambda: ["INCRBY", k, self.i()],
+            lambda: ["DECRBY", k, self.i()],
+            lambda: ["SET", k, self.i()],
+            lambda: ["GET", k],
+            lambda: ["INCRBYFLOAT", k, self.r.choice(("1.5", "0.25", "-3", "1e3", "10.5", "8"))],
+        )
 
     def bits(self):
         k, r = self.k("b"), self.r
         return self.pick(
             lambda: ["SETBIT", k, r.randrange(0, 70), r.choice(("0", "1", "1", "1" if self.valid else "2"))],
-            lambda: ["GETBIT", k, r.randrange(0, 80)], lambda: ["GET", k],
-            lambda: ["BITCOUNT", k] + r.choice(([], [self.i(), self.i()], [self.i(), self.i(), r.choice(("BIT", "BYTE"))])),
-            lambda: ["BITPOS", k, r.choice("01")] + r.choice(([], [self.i()], [self.i(), self.i()],
-                                                             [self.i(), self.i(), r.choice(("BIT", "BYTE"))])),
-            lambda: ["BITOP", r.choice(("AND", "OR", "XOR")), self.k("b")] + self.some(lambda: self.k("b"), 1, 3),
-            lambda: ["BITOP", "NOT", self.k("b"), self.k("b")])
+            lambda: ["GETBIT", k, r.randrange(0, 80)],
+            lambda: ["GET", k],
+            lambda: ["BITCOUNT", k]
+            + r.choice(([], [self.i(), self.i()], [self.i(), self.i(), r.choice(("BIT", "BYTE"))])),
+            lambda: ["BITPOS", k, r.choice("01")]
+            + r.choice(
+                ([], [self.i()], [self.i(), self.i()], [self.i(), self.i(), r.choice(("BIT", "BYTE"))])
+            ),
+            lambda: ["BITOP", r.choice(("AND", "OR", "XOR")), self.k("b")]
+            + self.some(lambda: self.k("b"), 1, 3),
+            lambda: ["BITOP", "NOT", self.k("b"), self.k("b")],
+        )
 
     def lists(self):
         k, r = self.k("l"), self.r
         side = lambda: r.choice(("LEFT", "RIGHT"))
         return self.pick(
-            lambda: ["LPUSH", k] + self.some(self.val), lambda: ["RPUSH", k] + self.some(self.val),
-            lambda: ["RPUSH", k] + self.some(self.val, 1, 8), lambda: ["LPOP", k], lambda: ["RPOP", k],
-            lambda: ["LPOP", k, self.i()], lambda: ["RPOP", k, self.i()], lambda: ["LLEN", k],
-            lambda: ["LRANGE", k, self.i(), self.i()], lambda: ["LRANGE", k, "0", "-1"],
-            lambda: ["LINDEX", k, self.i()], lambda: ["LSET", k, self.i(), self.val()],
-            lambda: ["LREM", k, self.i(), self.val()], lambda: ["LTRIM", k, self.i(), self.i()],
+            lambda: ["LPUSH", k] + self.some(self.val),
+            lambda: ["RPUSH", k] + self.some(self.val),
+            lambda: ["RPUSH", k] + self.some(self.val, 1, 8),
+            lambda: ["LPOP", k],
+            lambda: ["RPOP", k],
+            lambda: ["LPOP", k, self.i()],
+            lambda: ["RPOP", k, self.i()],
+            lambda: ["LLEN", k],
+            lambda: ["LRANGE", k, self.i(), self.i()],
+            lambda: ["LRANGE", k, "0", "-1"],
+            lambda: ["LINDEX", k, self.i()],
+            lambda: ["LSET", k, self.i(), self.val()],
+            lambda: ["LREM", k, self.i(), self.val()],
+            lambda: ["LTRIM", k, self.i(), self.i()],
             lambda: ["LINSERT", k, r.choice(("BEFORE", "AFTER")), self.val(), self.val()],
-            lambda: ["LPOS", k, self.val()] + r.choice(([], ["RANK", self.i()], ["COUNT", r.randrange(0, 4)],
-                                                       ["RANK", "-1", "COUNT", "0"], ["MAXLEN", r.randrange(0, 9)])),
-            lambda: ["LMOVE", k, self.k("l"), side(), side()], lambda: ["RPOPLPUSH", k, self.k("l")])
+            lambda: ["LPOS", k, self.val()]
+            + r.choice(
+                (
+                    [],
+                    ["RANK", self.i()],
+                    ["COUNT", r.randrange(0, 4)],
+                    ["RANK", "-1", "COUNT", "0"],
+                    ["MAXLEN", r.randrange(0, 9)],
+                )
+            ),
+            lambda: ["LMOVE", k, self.k("l"), side(), side()],
+            lambda: ["RPOPLPUSH", k, self.k("l")],
+        )
 
     def hashes(self):
         k, r = self.k("h"), self.r
         return self.pick(
-            lambda: ["HSET", k] + self.pairs(self.m, self.val), lambda: ["HSET", k] + self.pairs(self.m, self.val, 1, 8),
-            lambda: ["HMSET", k] + self.pairs(self.m, self.val), lambda: ["HSETNX", k, self.m(), self.val()],
-            lambda: ["HGET", k, self.m()], lambda: ["HMGET", k] + self.some(self.m), lambda: ["HGETALL", k],
-            lambda: ["HDEL", k] + self.some(self.m), lambda: ["HLEN", k], lambda: ["HKEYS", k],
-            lambda: ["HVALS", k], lambda: ["HEXISTS", k, self.m()], lambda: ["HINCRBY", k, self.m(), self.i()],
-            lambda: ["HINCRBYFLOAT", k, self.m(), r.choice(("1.5", "-0.25", "2", "4.5"))])
+            lambda: ["HSET", k] + self.pairs(self.m, self.val),
+            lambda: ["HSET", k] + self.pairs(self.m, self.val, 1, 8),
+            lambda: ["HMSET", k] + self.pairs(self.m, self.val),
+            lambda: ["HSETNX", k, self.m(), self.val()],
+            lambda: ["HGET", k, self.m()],
+            lambda: ["HMGET", k] + self.some(self.m),
+            lambda: ["HGETALL", k],
+            lambda: ["HDEL", k] + self.some(self.m),
+            lambda: ["HLEN", k],
+            lambda: ["HKEYS", k],
+            lambda: ["HVALS", k],
+            lambda: ["HEXISTS", k, self.m()],
+            lambda: ["HINCRBY", k, self.m(), self.i()],
+            lambda: ["HINCRBYFLOAT", k, self.m(), r.choice(("1.5", "-0.25", "2", "4.5"))],
+        )
 
     def sets(self):
         k, r = self.k("S"), self.r
         ks = lambda: self.some(lambda: self.k("S"), 1, 3)
         return self.pick(
-            lambda: ["SADD", k] + self.some(self.m), lambda: ["SADD", k] + self.some(self.m, 1, 8),
-            lambda: ["SREM", k] + self.some(self.m), lambda: ["SCARD", k], lambda: ["SMEMBERS", k],
-            lambda: ["SISMEMBER", k, self.m()], lambda: ["SINTER"] + ks(), lambda: ["SUNION"] + ks(),
-            lambda: ["SDIFF"] + ks(), lambda: ["SINTERSTORE", k] + ks(), lambda: ["SUNIONSTORE", k] + ks(),
-            lambda: ["SDIFFSTORE", k] + ks(), lambda: ["SPOP", k, "100000"] if r.random() < 0.2 else ["SCARD", k])
+            lambda: ["SADD", k] + self.some(self.m),
+            lambda: ["SADD", k] + self.some(self.m, 1, 8),
+            lambda: ["SREM", k] + self.some(self.m),
+            lambda: ["SCARD", k],
+            lambda: ["SMEMBERS", k],
+            lambda: ["SISMEMBER", k, self.m()],
+            lambda: ["SINTER"] + ks(),
+            lambda: ["SUNION"] + ks(),
+            lambda: ["SDIFF"] + ks(),
+            lambda: ["SINTERSTORE", k] + ks(),
+            lambda: ["SUNIONSTORE", k] + ks(),
+            lambda: ["SDIFFSTORE", k] + ks(),
+            lambda: ["SPOP", k, "100000"] if r.random() < 0.2 else ["SCARD", k],
+        )
 
     def zsets(self):
         k, r = self.k("z"), self.r
@@ -679,8 +877,11 @@ class Maker:
                 if r.random() < 0.4:
                     return ["ZADD", "y%d" % r.randrange(2)] + self.pairs(lambda: "0", self.m, 1, 5)
                 a = ["ZRANGE", "y%d" % r.randrange(2), self.lexbound(), self.lexbound(), "BYLEX"]
-            a += r.choice(([], ["REV"])) + r.choice(([], [], ["LIMIT", self.i(), self.i()])) + \
-                r.choice(([], ["WITHSCORES"]))
+            a += (
+                r.choice(([], ["REV"]))
+                + r.choice(([], [], ["LIMIT", self.i(), self.i()]))
+                + r.choice(([], ["WITHSCORES"]))
+            )
             return a
 
         def store():
@@ -693,18 +894,36 @@ class Maker:
                 if r.random() < 0.4:
                     a += ["AGGREGATE", r.choice(("SUM", "MIN", "MAX"))]
             return a
-        bys = lambda: [self.bound(), self.bound()] + r.choice(([], ["WITHSCORES"])) + \
-            r.choice(([], ["LIMIT", self.i(), self.i()]))
+
+        bys = (
+            lambda: [self.bound(), self.bound()]
+            + r.choice(([], ["WITHSCORES"]))
+            + r.choice(([], ["LIMIT", self.i(), self.i()]))
+        )
         return self.pick(
-            zadd, zadd, zadd, zrange, zrange, store, lambda: ["ZADD", k] + r.choice(([], ["XX"], ["NX"], ["GT"])) + ["INCR", self.score(), self.m()],
-            lambda: ["ZINCRBY", k, self.score(), self.m()], lambda: ["ZREM", k] + self.some(self.m),
-            lambda: ["ZSCORE", k, self.m()], lambda: ["ZCARD", k], lambda: ["ZRANK", k, self.m()],
-            lambda: ["ZCOUNT", k, self.bound(), self.bound()], lambda: ["ZRANGEBYSCORE", k] + bys(),
-            lambda: ["ZREVRANGEBYSCORE", k] + bys(), lambda: ["ZREVRANGE", k, self.i(), self.i()] + r.choice(([], ["WITHSCORES"])),
+            zadd,
+            zadd,
+            zadd,
+            zrange,
+            zrange,
+            store,
+            lambda: ["ZADD", k] + r.choice(([], ["XX"], ["NX"], ["GT"])) + ["INCR", self.score(), self.m()],
+            lambda: ["ZINCRBY", k, self.score(), self.m()],
+            lambda: ["ZREM", k] + self.some(self.m),
+            lambda: ["ZSCORE", k, self.m()],
+            lambda: ["ZCARD", k],
+            lambda: ["ZRANK", k, self.m()],
+            lambda: ["ZCOUNT", k, self.bound(), self.bound()],
+            lambda: ["ZRANGEBYSCORE", k] + bys(),
+            lambda: ["ZREVRANGEBYSCORE", k] + bys(),
+            lambda: ["ZREVRANGE", k, self.i(), self.i()] + r.choice(([], ["WITHSCORES"])),
             lambda: ["ZREMRANGEBYRANK", k, self.i(), self.i()],
             lambda: ["ZREMRANGEBYSCORE", k, self.bound(), self.bound()],
-            lambda: ["ZPOPMIN", k] + r.choice(([], [self.i()])), lambda: ["ZRANGE", k, "0", "-1", "WITHSCORES"],
-            lambda: ["ZINTERCARD", "2", self.k("z"), self.k("z")] + r.choice(([], ["LIMIT", r.randrange(0, 4)])))
+            lambda: ["ZPOPMIN", k] + r.choice(([], [self.i()])),
+            lambda: ["ZRANGE", k, "0", "-1", "WITHSCORES"],
+            lambda: ["ZINTERCARD", "2", self.k("z"), self.k("z")]
+            + r.choice(([], ["LIMIT", r.randrange(0, 4)])),
+        )
 
     def streams(self):
         k, r = self.k("x"), self.r
@@ -712,64 +931,118 @@ class Maker:
 
         def add():
             self.ids += r.choice((0, 1, 1, 1))
-            trim = r.choice(([], [], [], ["MAXLEN", r.randrange(0, 8)], ["MINID", self.sid()],
-                             ["MAXLEN", "=", r.randrange(0, 8)], ["NOMKSTREAM"]))
-            return ["XADD", k] + trim + ["%d-%d" % (self.ids, r.randrange(0, 3))] + self.pairs(self.m, self.val, 1, 2)
+            trim = r.choice(
+                (
+                    [],
+                    [],
+                    [],
+                    ["MAXLEN", r.randrange(0, 8)],
+                    ["MINID", self.sid()],
+                    ["MAXLEN", "=", r.randrange(0, 8)],
+                    ["NOMKSTREAM"],
+                )
+            )
+            return (
+                ["XADD", k]
+                + trim
+                + ["%d-%d" % (self.ids, r.randrange(0, 3))]
+                + self.pairs(self.m, self.val, 1, 2)
+            )
+
         count = lambda: r.choice(([], ["COUNT", r.randrange(0, 4)]))
 
-        # Since 7.2 a consumer is made even when there was nothing to read or claim: here all are always there.
+        # Since 7.2 a consumer is made even when there was nothing to read or claim: here all are there.
         def create(group):
             self.queue += [["XGROUP", "CREATECONSUMER", k, group, name] for name in ("c1", "c2")]
-            return ["XGROUP", "CREATE", k, group, r.choice(("0", "$", self.sid()))] + r.choice(([], ["MKSTREAM"]))
+            return ["XGROUP", "CREATE", k, group, r.choice(("0", "$", self.sid()))] + r.choice(
+                ([], ["MKSTREAM"])
+            )
 
         def delete(group, name):
             self.queue.append(["XGROUP", "CREATECONSUMER", k, group, name])
             return ["XGROUP", "DELCONSUMER", k, group, name]
+
         return self.pick(
-            add, add, add, add, lambda: ["XLEN", k], lambda: ["XRANGE", k, self.sid(), self.sid()] + count(),
-            lambda: ["XRANGE", k, "-", "+"], lambda: ["XREVRANGE", k, self.sid(), self.sid()] + count(),
-            lambda: ["XDEL", k] + self.some(self.sid, 1, 2), lambda: ["XTRIM", k, r.choice(("MAXLEN", "MINID")), r.randrange(0, 20)],
+            add,
+            add,
+            add,
+            add,
+            lambda: ["XLEN", k],
+            lambda: ["XRANGE", k, self.sid(), self.sid()] + count(),
+            lambda: ["XRANGE", k, "-", "+"],
+            lambda: ["XREVRANGE", k, self.sid(), self.sid()] + count(),
+            lambda: ["XDEL", k] + self.some(self.sid, 1, 2),
+            lambda: ["XTRIM", k, r.choice(("MAXLEN", "MINID")), r.randrange(0, 20)],
             lambda: ["XREAD"] + count() + ["STREAMS", k, self.sid()],
             lambda: create(g()),
             lambda: ["XGROUP", "SETID", k, g(), r.choice(("0", "$", self.sid()))],
             lambda: ["XGROUP", "DESTROY", k, g()] if r.random() < 0.3 else ["XLEN", k],
-            lambda: ["XGROUP", "CREATECONSUMER", k, g(), c()], lambda: delete(g(), c()),
-            lambda: ["XREADGROUP", "GROUP", g(), c()] + count() + r.choice(([], ["NOACK"])) + ["STREAMS", k, ">"],
+            lambda: ["XGROUP", "CREATECONSUMER", k, g(), c()],
+            lambda: delete(g(), c()),
+            lambda: ["XREADGROUP", "GROUP", g(), c()]
+            + count()
+            + r.choice(([], ["NOACK"]))
+            + ["STREAMS", k, ">"],
             lambda: ["XREADGROUP", "GROUP", g(), c()] + count() + ["STREAMS", k, self.sid()],
-            lambda: ["XACK", k, g()] + self.some(self.sid, 1, 3), lambda: ["XPENDING", k, g()],
-            lambda: ["XCLAIM", k, g(), c(), "0"] + self.some(self.sid, 1, 2) + r.choice(([], ["JUSTID"], ["FORCE"], ["FORCE", "JUSTID"])),
+            lambda: ["XACK", k, g()] + self.some(self.sid, 1, 3),
+            lambda: ["XPENDING", k, g()],
+            lambda: ["XCLAIM", k, g(), c(), "0"]
+            + self.some(self.sid, 1, 2)
+            + r.choice(([], ["JUSTID"], ["FORCE"], ["FORCE", "JUSTID"])),
             lambda: ["XAUTOCLAIM", k, g(), c(), "0", self.sid()] + count() + r.choice(([], ["JUSTID"])),
             lambda: ["XSETID", k, "%d-0" % r.randrange(1, 60)] if r.random() < 0.2 else ["XLEN", k],
-            lambda: ["XINFO", "STREAM", k])
+            lambda: ["XINFO", "STREAM", k],
+        )
 
     def keys(self):
         k, r = self.any_key(), self.r
         flags = lambda: r.choice(([], [], ["NX"], ["XX"], ["GT"], ["LT"], ["XX", "GT"]))
         return self.pick(
-            lambda: ["DEL"] + self.some(self.any_key, 1, 3), lambda: ["UNLINK", k], lambda: ["EXISTS"] + self.some(self.any_key),
-            lambda: ["TYPE", k], lambda: ["EXPIRE", k, self.ttl()] + flags(), lambda: ["PEXPIRE", k, self.ttl() + str(self.r.randrange(100, 1000))] + flags(),
-            lambda: ["EXPIREAT", k, "99999999999"] + flags(), lambda: ["PEXPIREAT", k, r.choice(("99999999999999", "1"))] + flags(),
-            lambda: ["EXPIRE", k, r.choice(("0", "-1", "-5" if self.valid else "abc"))] if r.random() < 0.3 else ["TTL", k],
-            lambda: ["PERSIST", k], lambda: ["TTL", k], lambda: ["RENAME", k, self.any_key()], lambda: ["RENAMENX", k, self.any_key()],
-            lambda: ["COPY", k, self.any_key()] + r.choice(([], ["REPLACE"])), lambda: ["DBSIZE"], lambda: ["TOUCH", k, self.any_key()],
-            lambda: ["KEYS", r.choice(("*", "s*", "?0", "[lh]?", "*[0-1]"))])
+            lambda: ["DEL"] + self.some(self.any_key, 1, 3),
+            lambda: ["UNLINK", k],
+            lambda: ["EXISTS"] + self.some(self.any_key),
+            lambda: ["TYPE", k],
+            lambda: ["EXPIRE", k, self.ttl()] + flags(),
+            lambda: ["PEXPIRE", k, self.ttl() + str(self.r.randrange(100, 1000))] + flags(),
+            lambda: ["EXPIREAT", k, "99999999999"] + flags(),
+            lambda: ["PEXPIREAT", k, r.choice(("99999999999999", "1"))] + flags(),
+            lambda: (
+                ["EXPIRE", k, r.choice(("0", "-1", "-5" if self.valid else "abc"))]
+                if r.random() < 0.3
+                else ["TTL", k]
+            ),
+            lambda: ["PERSIST", k],
+            lambda: ["TTL", k],
+            lambda: ["RENAME", k, self.any_key()],
+            lambda: ["RENAMENX", k, self.any_key()],
+            lambda: ["COPY", k, self.any_key()] + r.choice(([], ["REPLACE"])),
+            lambda: ["DBSIZE"],
+            lambda: ["TOUCH", k, self.any_key()],
+            lambda: ["KEYS", r.choice(("*", "s*", "?0", "[lh]?", "*[0-1]"))],
+        )
 
     def geo(self):
         r = self.r
         k = "g%d" % r.randrange(2)
         far = 0 if self.valid else 2
-        lon, lat = lambda: "%.6f" % r.uniform(-179 - far, 179 + far), lambda: "%.6f" % r.uniform(-84 - far, 84 + far)
+        lon, lat = lambda: "%.6f" % r.uniform(-179 - far, 179 + far), lambda: "%.6f" % r.uniform(
+            -84 - far, 84 + far
+        )
         return self.pick(
-            lambda: ["GEOADD", k, lon(), lat(), self.m()], lambda: ["GEOADD", k, lon(), lat(), self.m()],
-            lambda: ["GEOPOS", k, self.m()], lambda: ["GEOHASH", k] + self.some(self.m, 1, 2),
-            lambda: ["GEODIST", k, self.m(), self.m(), r.choice(("m", "km", "mi", "ft"))])
+            lambda: ["GEOADD", k, lon(), lat(), self.m()],
+            lambda: ["GEOADD", k, lon(), lat(), self.m()],
+            lambda: ["GEOPOS", k, self.m()],
+            lambda: ["GEOHASH", k] + self.some(self.m, 1, 2),
+            lambda: ["GEODIST", k, self.m(), self.m(), r.choice(("m", "km", "mi", "ft"))],
+        )
 
     def scripts(self):
         k = self.k("n")
         return self.pick(
             lambda: ["EVAL", "return redis.call('INCR',KEYS[1])", "1", k],
             lambda: ["EVAL", "return redis.call('GET',KEYS[1])", "1", self.any_key()],
-            lambda: ["EVAL", "return {KEYS[1],ARGV[1],#ARGV}", "1", k, self.val()])
+            lambda: ["EVAL", "return {KEYS[1],ARGV[1],#ARGV}", "1", k, self.val()],
+        )
 
 
 def dump(conn, details=True):
@@ -779,9 +1052,14 @@ def dump(conn, details=True):
     out = {}
     keys = sorted(v.value for v in conn.call("KEYS", "*").value or [])
     types = conn.many([("TYPE", k) for k in keys])
-    read = {b"string": lambda k: ("GET", k), b"list": lambda k: ("LRANGE", k, "0", "-1"),
-            b"hash": lambda k: ("HGETALL", k), b"set": lambda k: ("SMEMBERS", k),
-            b"zset": lambda k: ("ZRANGE", k, "0", "-1", "WITHSCORES"), b"stream": lambda k: ("XRANGE", k, "-", "+")}
+    read = {
+        b"string": lambda k: ("GET", k),
+        b"list": lambda k: ("LRANGE", k, "0", "-1"),
+        b"hash": lambda k: ("HGETALL", k),
+        b"set": lambda k: ("SMEMBERS", k),
+        b"zset": lambda k: ("ZRANGE", k, "0", "-1", "WITHSCORES"),
+        b"stream": lambda k: ("XRANGE", k, "-", "+"),
+    }
     commands = [read.get(t.value, lambda k: ("TYPE", k))(k) for k, t in zip(keys, types)]
     bodies = conn.many(commands, 50)
     now = time.time() * 1000
@@ -819,10 +1097,12 @@ def stream_state(conn, key, details):
         rows = conn.call("XPENDING", key, name, "-", "+", "1000").flat()
         rows = [[r[0], r[1], r[3]] for r in rows] if isinstance(rows, list) else rows
         consumers = conn.call("XINFO", "CONSUMERS", key, name).flat()
-        names = sorted((pairs_of(c).get(b"name"), pairs_of(c).get(b"pending")) for c in consumers) \
-            if isinstance(consumers, list) else consumers
-        out.append((name, g.get(b"last-delivered-id"), g.get(b"entries-read") if details else 0, rows,
-                    names))
+        names = (
+            sorted((pairs_of(c).get(b"name"), pairs_of(c).get(b"pending")) for c in consumers)
+            if isinstance(consumers, list)
+            else consumers
+        )
+        out.append((name, g.get(b"last-delivered-id"), g.get(b"entries-read") if details else 0, rows, names))
     return out
 
 
@@ -834,7 +1114,12 @@ def first_difference(a, b, path=""):
                 return first_difference(x, y, "%s[%d]" % (path, i))
         if len(a) != len(b):
             i = min(len(a), len(b))
-            return "%s: %d and %d elements, next %.120r" % (path, len(a), len(b), (a + b)[i] if len(a) > len(b) else b[i])
+            return "%s: %d and %d elements, next %.120r" % (
+                path,
+                len(a),
+                len(b),
+                (a + b)[i] if len(a) > len(b) else b[i],
+            )
     return "%s: %.160r and %.160r" % (path, a, b)
 
 
@@ -872,7 +1157,12 @@ def differ(args, a, b):
     the number that has no negative), with the new texts, and with long errors only in their beginning."""
     if judge(line_of(args), a, b):
         return False
-    if b.is_error and b.value.startswith(b"ERR") and args[0] in NEWER and (a.is_error or a.kind == ":" and a.value <= 0):
+    if (
+        b.is_error
+        and b.value.startswith(b"ERR")
+        and args[0] in NEWER
+        and (a.is_error or a.kind == ":" and a.value <= 0)
+    ):
         return False
     return not (a.is_error and b.is_error and a.value[:128] == b.value[:128])
 
@@ -883,7 +1173,7 @@ def replay(conns, commands, find_dump=True):
     for c in conns:
         c.call("FLUSHALL")
     for start in range(0, len(commands), 50):
-        block = commands[start:start + 50]
+        block = commands[start : start + 50]
         payload = b"".join(encode(c) for c in block)
         for c in conns:
             c.send_raw(payload)
@@ -901,7 +1191,7 @@ def replay(conns, commands, find_dump=True):
 def shrink(connect, commands, index, verb, limit=20.0):
     """Fewer commands that still end in a difference of the same verb (or of the dump)."""
     by_dump = index >= len(commands)
-    commands = commands[:index + 1]
+    commands = commands[: index + 1]
     end = time.monotonic() + limit
 
     def fails(part):
@@ -917,13 +1207,13 @@ def shrink(connect, commands, index, verb, limit=20.0):
             return None
         if by_dump:
             return part if r[0] == len(part) else None
-        return part[:r[0] + 1] if part[r[0]][0].upper() == verb else None
+        return part[: r[0] + 1] if part[r[0]][0].upper() == verb else None
 
     step = max(1, len(commands) // 2)
     while step >= 1 and time.monotonic() < end:
         i, changed = 0, False
         while i < len(commands) and time.monotonic() < end:
-            part = commands[:i] + commands[i + step:]
+            part = commands[:i] + commands[i + step :]
             smaller = fails(part) if part else None
             if smaller is not None and len(smaller) < len(commands):
                 commands, changed = smaller, True
@@ -935,11 +1225,13 @@ def shrink(connect, commands, index, verb, limit=20.0):
 
 def quote(args):
     def q(a):
-        t = "".join(chr(b) if 33 <= b < 127 and b not in b'"\\\'' else
-                    (" " if b == 32 else "\\x%02x" % b) for b in a)
+        t = "".join(
+            chr(b) if 33 <= b < 127 and b not in b"\"\\'" else (" " if b == 32 else "\\x%02x" % b) for b in a
+        )
         if len(a) > 40 and len(set(a)) == 1 and a[:1] == b"x":
             return "${%d}" % len(a)
         return '"%s"' % t if (not a or "\\" in t or " " in t) else t
+
     return " ".join(q(a) for a in args)
 
 
@@ -1017,8 +1309,10 @@ def run_random(addrs, count, opts, restart):
         path = os.path.join(opts.out, "compare-seed%d-round%d.txt" % (seed, rounds))
         with open(path, "w", encoding="utf-8") as f:
             f.write("\n".join(quote(c) for c in small) + "\n")
-        count.fail("%s (seed %d round %d, saved %s)" % (what, seed, rounds, path),
-                   "\n%s\n    %s" % ("\n".join(text[-60:]), detail))
+        count.fail(
+            "%s (seed %d round %d, saved %s)" % (what, seed, rounds, path),
+            "\n%s\n    %s" % ("\n".join(text[-60:]), detail),
+        )
     for c in conns:
         c.close()
     print("%d random commands in %d rounds, seed %d" % (total, rounds, seed), flush=True)
@@ -1060,6 +1354,7 @@ def main():
                     print("the node is started again; its last lines:\n%s" % server.log_tail(), flush=True)
                 server.kill()
                 server.start()
+
         elif opts.a and opts.b:
             a, b = addr_of(opts.a), addr_of(opts.b)
         else:

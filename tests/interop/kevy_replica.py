@@ -26,65 +26,148 @@ import threading
 import time
 
 from compare import Maker, dump, dump_diff, quote
-from wire import (Closed, Conn, Count, Scratch, Server, encode, free_base, kevy_binary, node_server,
-                  show, wait_until)
+from wire import (
+    Closed,
+    Conn,
+    Count,
+    Scratch,
+    Server,
+    encode,
+    free_base,
+    kevy_binary,
+    node_server,
+    show,
+    wait_until,
+)
 
 VERSIONS = ("1.19.0", "2.0.20", "5.4.0", "7.0.0")
 W1, W3 = ("1.19.0", "2.0.20"), ("5.4.0", "7.0.0")
 
 # What the load leaves out, per primary, and why. A filter gets (arguments, shards) and says "leave out".
-MANY = ("MSET", "RENAME", "RENAMENX", "FLUSHALL", "FLUSHDB", "BLPOP", "BRPOP", "COPY", "BITOP", "SINTERSTORE",
-        "SUNIONSTORE", "SDIFFSTORE", "ZUNIONSTORE", "ZINTERSTORE", "ZDIFFSTORE", "UNLINK")
+MANY = (
+    "MSET",
+    "RENAME",
+    "RENAMENX",
+    "FLUSHALL",
+    "FLUSHDB",
+    "BLPOP",
+    "BRPOP",
+    "COPY",
+    "BITOP",
+    "SINTERSTORE",
+    "SUNIONSTORE",
+    "SDIFFSTORE",
+    "ZUNIONSTORE",
+    "ZINTERSTORE",
+    "ZDIFFSTORE",
+    "UNLINK",
+)
 LEFT_OUT = [
     (W1, lambda a, n: a[0] in MANY, "multi-key and cross-shard writes are missing from its stream"),
     (W1, lambda a, n: a[0] == "DEL" and len(a) > 2, "DEL of several keys is missing from its stream"),
     (W1, lambda a, n: a[0] == "SPOP", "the verb travels as typed and draws again on the replica"),
-    (W1, lambda a, n: a[0] == "ZADD" and any(f in ("NX", "XX", "GT", "LT", "CH", "INCR") for f in a[2:4]),
-     "it refuses ZADD's flags, yet puts the refused command on the stream"),
-    (VERSIONS, lambda a, n: a[0] in ("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT") and len(a) > 3,
-     "it refuses EXPIRE's flags, yet puts the refused command on the stream"),
-    (VERSIONS, lambda a, n: a[0] in ("INCRBYFLOAT", "HINCRBYFLOAT") and not a[1].startswith("flt"),
-     "it counts in doubles where Redis has more digits, old ones refuse whole numbers, and the refused "
-     "command is on the stream; only halves and quarters on keys of their own"),
-    (("2.0.20",), lambda a, n: a[0] in ("APPEND", "GETDEL", "GETSET"),
-     "it refuses them on whole numbers, yet puts the refused command on the stream"),
-    (W1, lambda a, n: a[0] == "XREADGROUP" and a[-1] != ">",
-     "it does not count a second reading as a delivery"),
-    (VERSIONS, lambda a, n: a[0] in ("XREADGROUP", "XAUTOCLAIM") and a[-1] != "COUNT" and "0" in [
-        y for x, y in zip(a, a[1:]) if x == "COUNT"], "COUNT 0 reads nothing there, everything elsewhere"),
-    (VERSIONS, lambda a, n: a[0] == "GETEX" and any(f in ("EXAT", "PXAT", "PERSIST") for f in a[2:]),
-     "it refuses these options, yet puts the refused command on the stream"),
-    (W3, lambda a, n: "WEIGHTS" in a and any(w in ("0", "-1") for w in a[a.index("WEIGHTS"):]),
-     "a weight that makes -0, which sorts before 0"),
+    (
+        W1,
+        lambda a, n: a[0] == "ZADD" and any(f in ("NX", "XX", "GT", "LT", "CH", "INCR") for f in a[2:4]),
+        "it refuses ZADD's flags, yet puts the refused command on the stream",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] in ("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT") and len(a) > 3,
+        "it refuses EXPIRE's flags, yet puts the refused command on the stream",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] in ("INCRBYFLOAT", "HINCRBYFLOAT") and not a[1].startswith("flt"),
+        "it counts in doubles where Redis has more digits, old ones refuse whole numbers, and the refused "
+        "command is on the stream; only halves and quarters on keys of their own",
+    ),
+    (
+        ("2.0.20",),
+        lambda a, n: a[0] in ("APPEND", "GETDEL", "GETSET"),
+        "it refuses them on whole numbers, yet puts the refused command on the stream",
+    ),
+    (
+        W1,
+        lambda a, n: a[0] == "XREADGROUP" and a[-1] != ">",
+        "it does not count a second reading as a delivery",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] in ("XREADGROUP", "XAUTOCLAIM")
+        and a[-1] != "COUNT"
+        and "0" in [y for x, y in zip(a, a[1:]) if x == "COUNT"],
+        "COUNT 0 reads nothing there, everything elsewhere",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] == "GETEX" and any(f in ("EXAT", "PXAT", "PERSIST") for f in a[2:]),
+        "it refuses these options, yet puts the refused command on the stream",
+    ),
+    (
+        W3,
+        lambda a, n: "WEIGHTS" in a and any(w in ("0", "-1") for w in a[a.index("WEIGHTS") :]),
+        "a weight that makes -0, which sorts before 0",
+    ),
     (W3, lambda a, n: a[0] == "SETRANGE" and a[3] == "", "it pads even with an empty value"),
-    (W3, lambda a, n: a[0] == "HINCRBY" and not a[1].startswith("flt"),
-     "one that fails still takes the field's deadline away; only on keys of their own"),
-    (("2.0.20",), lambda a, n: a[0] in ("LMOVE", "RPOPLPUSH") and n > 1,
-     "between shards the target is stored where no client can read it"),
-    (W3, lambda a, n: a[0] in ("LMOVE", "RPOPLPUSH") and shard_of(a[1], n) == shard_of(a[2], n),
-     "within one shard only the pop is on the stream"),
-    (("5.4.0",), lambda a, n: a[0] in ("RENAME", "RENAMENX") and shard_of(a[1], n) != shard_of(a[2], n),
-     "between shards the old value of the target is not deleted on the stream"),
-    (VERSIONS, lambda a, n: a[0] in ("ZADD", "ZINCRBY") and any(x.endswith("inf") or x == "-0" for x in a[2:]),
-     "sums of infinities become NaN, and -0 sorts before 0, neither of them as in Redis"),
-    (VERSIONS, lambda a, n: a[0] == "SET" and any(f in ("GET", "KEEPTTL", "EXAT", "PXAT") for f in a[3:]),
-     "it refuses these options, yet puts the refused command on the stream"),
-    (VERSIONS, lambda a, n: a[0] not in WRITES,
-     "reads: not on the stream, and some of them hang or end a kevy (XRANGE with start above end, GEOHASH "
-     "on another type)"),
-    (VERSIONS, lambda a, n: a[0] in ("ZADD", "ZINCRBY") and any("e-" in x for x in a[2:]),
-     "scores are written again with 17 decimals when a key is rebuilt: small ones lose digits"),
+    (
+        W3,
+        lambda a, n: a[0] == "HINCRBY" and not a[1].startswith("flt"),
+        "one that fails still takes the field's deadline away; only on keys of their own",
+    ),
+    (
+        ("2.0.20",),
+        lambda a, n: a[0] in ("LMOVE", "RPOPLPUSH") and n > 1,
+        "between shards the target is stored where no client can read it",
+    ),
+    (
+        W3,
+        lambda a, n: a[0] in ("LMOVE", "RPOPLPUSH") and shard_of(a[1], n) == shard_of(a[2], n),
+        "within one shard only the pop is on the stream",
+    ),
+    (
+        ("5.4.0",),
+        lambda a, n: a[0] in ("RENAME", "RENAMENX") and shard_of(a[1], n) != shard_of(a[2], n),
+        "between shards the old value of the target is not deleted on the stream",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] in ("ZADD", "ZINCRBY") and any(x.endswith("inf") or x == "-0" for x in a[2:]),
+        "sums of infinities become NaN, and -0 sorts before 0, neither of them as in Redis",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] == "SET" and any(f in ("GET", "KEEPTTL", "EXAT", "PXAT") for f in a[3:]),
+        "it refuses these options, yet puts the refused command on the stream",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] not in WRITES,
+        "reads: not on the stream, and some of them hang or end a kevy (XRANGE with start above end, GEOHASH "
+        "on another type)",
+    ),
+    (
+        VERSIONS,
+        lambda a, n: a[0] in ("ZADD", "ZINCRBY")
+        and any("e-" in x or re.fullmatch(r"-?0\.\d{9,}", x) for x in a[2:]),
+        "scores are written again with 17 decimals when a key is rebuilt: small ones lose digits",
+    ),
 ]
-WRITES = set("""SET SETEX PSETEX SETNX GETSET GETDEL GETEX APPEND SETRANGE MSET INCR DECR INCRBY DECRBY INCRBYFLOAT
-SETBIT BITOP LPUSH RPUSH LPOP RPOP LSET LREM LTRIM LINSERT LMOVE RPOPLPUSH BLPOP HSET HMSET HSETNX HDEL HINCRBY
-HINCRBYFLOAT HEXPIRE HPEXPIREAT HPERSIST SADD SREM SPOP SINTERSTORE SUNIONSTORE SDIFFSTORE ZADD ZINCRBY ZREM
-ZREMRANGEBYRANK ZREMRANGEBYSCORE ZPOPMIN ZUNIONSTORE ZINTERSTORE ZDIFFSTORE GEOADD XADD XDEL XTRIM XSETID XGROUP
-XREADGROUP XACK XCLAIM XAUTOCLAIM DEL UNLINK EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST RENAME RENAMENX COPY EVAL
-MULTI""".split())
+WRITES = set(
+    """
+    SET SETEX PSETEX SETNX GETSET GETDEL GETEX APPEND SETRANGE MSET INCR DECR INCRBY DECRBY INCRBYFLOAT
+    SETBIT BITOP LPUSH RPUSH LPOP RPOP LSET LREM LTRIM LINSERT LMOVE RPOPLPUSH BLPOP HSET HMSET HSETNX
+    HDEL HINCRBY HINCRBYFLOAT HEXPIRE HPEXPIREAT HPERSIST SADD SREM SPOP SINTERSTORE SUNIONSTORE
+    SDIFFSTORE ZADD ZINCRBY ZREM ZREMRANGEBYRANK ZREMRANGEBYSCORE ZPOPMIN ZUNIONSTORE ZINTERSTORE
+    ZDIFFSTORE GEOADD XADD XDEL XTRIM XSETID XGROUP XREADGROUP XACK XCLAIM XAUTOCLAIM DEL UNLINK EXPIRE
+    PEXPIRE EXPIREAT PEXPIREAT PERSIST RENAME RENAMENX COPY EVAL MULTI
+    """.split()
+)
 FAR = {b"99999999999999": b"4102444899999", b"99999999999": b"4102444800"}
-# Sent alone: BLPOP so that it is served at once or not at all; a move between shards because kevy 7.0.0 forgets
-# the reply of one that stands in a pipeline.
-ALONE = (b"BLPOP", b"LMOVE", b"RPOPLPUSH")
+# Sent alone: BLPOP so that it is served at once or not at all; moves and renames between shards because kevy
+# 7.0.0 forgets the reply of a move in a pipeline, and takes a renamed key out and puts it back around what
+# follows in one.
+ALONE = (b"BLPOP", b"LMOVE", b"RPOPLPUSH", b"RENAME", b"RENAMENX")
 
 EXPECTED_OF_KEVY = """Of a kevy replica these fail and are known: surviving a truncated image and hostile
 lengths, a link that stays silent, a persisted position; INFO's offset is a maximum over shards."""
@@ -95,6 +178,7 @@ S0, S1, K = 0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0
 
 def kevy_hash(key):
     """kevy's hash of the bytes (after the hashtag rule)."""
+
     def fold(x, y):
         p = x * y
         return (p & MASK) ^ (p >> 64)
@@ -104,7 +188,7 @@ def kevy_hash(key):
     if n > 16:
         at = 0
         while at + 16 <= n - 1:
-            t = fold(a ^ le(key[at:at + 8]), K ^ le(key[at + 8:at + 16]))
+            t = fold(a ^ le(key[at : at + 8]), K ^ le(key[at + 8 : at + 16]))
             a, b, at = b, t, at + 16
         a, b = a ^ le(key[-16:-8]), b ^ le(key[-8:])
     elif n >= 8:
@@ -140,8 +224,15 @@ data_dir = "%s"
 aof = %s
 [replication]
 role = "%s"
-%s%s""" % (port, shards, directory, "true" if aof else "false", role,
-           "replication_buffer_size = %d\n" % backlog if backlog else "", extra)
+%s%s""" % (
+        port,
+        shards,
+        directory,
+        "true" if aof else "false",
+        role,
+        "replication_buffer_size = %d\n" % backlog if backlog else "",
+        extra,
+    )
 
 
 def kevy_server(scratch, version, shards, role="primary", port=None, extra="", aof=False, backlog=None):
@@ -152,7 +243,9 @@ def kevy_server(scratch, version, shards, role="primary", port=None, extra="", a
         f.write(toml(port, directory, shards, role, extra, aof, backlog))
     # 1.19.0 hangs with its io_uring reactor as soon as a replica connects.
     env = {"KEVY_IO_URING": "0"}
-    s = Server("kevy-%s-%d" % (version, port), [kevy_binary(version), "--config", config], port, directory, env)
+    s = Server(
+        "kevy-%s-%d" % (version, port), [kevy_binary(version), "--config", config], port, directory, env
+    )
     s.version, s.shards = version, shards
     return s.start()
 
@@ -166,10 +259,19 @@ class Setup:
     def node(self, upstream_client_port, shards, threads, primary_shards):
         base = upstream_client_port + 10000
         if self.opts.node_is_kevy:
-            return kevy_server(self.scratch, self.opts.node_is_kevy, primary_shards, "replica",
-                               extra='upstream = "127.0.0.1:%d"\n' % base)
-        return node_server(self.scratch, self.opts.node, threads=threads,
-                           args=["--shards", shards, "--replicaof", "127.0.0.1:%d" % base])
+            return kevy_server(
+                self.scratch,
+                self.opts.node_is_kevy,
+                primary_shards,
+                "replica",
+                extra='upstream = "127.0.0.1:%d"\n' % base,
+            )
+        return node_server(
+            self.scratch,
+            self.opts.node,
+            threads=threads,
+            args=["--shards", shards, "--replicaof", "127.0.0.1:%d" % base],
+        )
 
 
 class Proxy:
@@ -185,8 +287,9 @@ class Proxy:
         self.pairs = []
         self.lock = threading.Lock()
         self.listeners = []
-        for local, remote in [(self.base, target_port)] + [(self.base + 10000 + i, target_port + 10000 + i)
-                                                           for i in range(streams)]:
+        for local, remote in [(self.base, target_port)] + [
+            (self.base + 10000 + i, target_port + 10000 + i) for i in range(streams)
+        ]:
             s = socket.socket()
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind(("127.0.0.1", local))
@@ -282,8 +385,14 @@ class Load(Maker):
         while True:
             args = self.make()
             text = [a.decode("latin-1") for a in args]
-            reason = next((why for versions, leave, why in LEFT_OUT
-                           if self.version in versions and leave(text, self.shards)), None)
+            reason = next(
+                (
+                    why
+                    for versions, leave, why in LEFT_OUT
+                    if self.version in versions and leave(text, self.shards)
+                ),
+                None,
+            )
             if reason is None:
                 # kevy cuts deadlines off at 584 years from now; nobody else does.
                 return [FAR.get(a, a) for a in args]
@@ -291,8 +400,10 @@ class Load(Maker):
 
     def absolute(self):
         k = "abs%d" % self.r.randrange(20)
-        return self.pick(lambda: ["SET", k, self.val()],
-                         lambda: ["PEXPIREAT", k, str(4102444800000 + self.r.randrange(10**9))])
+        return self.pick(
+            lambda: ["SET", k, self.val()],
+            lambda: ["PEXPIREAT", k, str(4102444800000 + self.r.randrange(10**9))],
+        )
 
     def floats(self):
         # Never a whole number, see LEFT_OUT.
@@ -313,19 +424,25 @@ class Load(Maker):
     def fields(self):
         # On keys of their own: when a hash is renamed, some versions forget the fields' deadlines.
         k, f = "hf%d" % self.r.randrange(10), self.m()
-        return self.pick(lambda: ["HSET", k] + self.pairs(self.m, self.val), lambda: ["HDEL", k, f],
-                         lambda: ["HSET", k] + self.pairs(self.m, self.val, 1, 6),
-                         lambda: ["HEXPIRE", k, self.ttl(), "FIELDS", "1", f],
-                         lambda: ["HPEXPIREAT", k, str(4102444800000 + self.r.randrange(10**9)), "FIELDS", "1", f],
-                         lambda: ["HPEXPIREAT", k, "1", "FIELDS", "1", f],
-                         lambda: ["HPERSIST", k, "FIELDS", "1", f])
+        return self.pick(
+            lambda: ["HSET", k] + self.pairs(self.m, self.val),
+            lambda: ["HDEL", k, f],
+            lambda: ["HSET", k] + self.pairs(self.m, self.val, 1, 6),
+            lambda: ["HEXPIRE", k, self.ttl(), "FIELDS", "1", f],
+            lambda: ["HPEXPIREAT", k, str(4102444800000 + self.r.randrange(10**9)), "FIELDS", "1", f],
+            lambda: ["HPEXPIREAT", k, "1", "FIELDS", "1", f],
+            lambda: ["HPERSIST", k, "FIELDS", "1", f],
+        )
 
     def pops(self):
-        return self.pick(lambda: ["SPOP", self.k("S"), str(self.r.randrange(1, 4))], lambda: ["SPOP", self.k("S")])
+        return self.pick(
+            lambda: ["SPOP", self.k("S"), str(self.r.randrange(1, 4))], lambda: ["SPOP", self.k("S")]
+        )
 
     def served(self):
-        return self.pick(lambda: ["XADD", self.k("x"), "*", "f", self.val()],
-                         lambda: ["BLPOP", self.k("l"), "0.001"])
+        return self.pick(
+            lambda: ["XADD", self.k("x"), "*", "f", self.val()], lambda: ["BLPOP", self.k("l"), "0.001"]
+        )
 
     def batch(self, n):
         out = []
@@ -352,23 +469,31 @@ def fill(conn, version, rows=150):
         c.append(["SADD", "fill:set:%d" % (i % 12), "m%d" % i, str(i)])
         c.append(["ZADD", "fill:zset:%d" % (i % 12), str(i / 4), "m%d" % i, "-inf", "low", "inf", "high"])
         c.append(["XADD", "fill:stream:%d" % (i % 5), "%d-1" % (i + 1), "f", "v%d" % i])
-    c += [["SET", "fill:big", "b" * 100000], ["SET", "fill:int", "-9223372036854775808"],
-          ["SET", b"fill:bin:\x00\xff\r\n", b"\x00\x01\xfe\xff\r\n"], ["SET", "fill:empty", ""],
-          ["GEOADD", "fill:geo", "13.361389", "38.115556", "Palermo", "15.087269", "37.502669", "Catania"],
-          ["RPUSH", "fill:longlist"] + ["item-%d" % i for i in range(2000)],
-          ["SADD", "fill:longset"] + ["member-%d" % i for i in range(2000)],
-          ["ZADD", "fill:longzset"] + [x for i in range(2000) for x in (repr(i * 1.1), "member-%d" % i)],
-          ["HSET", "fill:longhash"] + [x for i in range(2000) for x in ("field-%d" % i, "value-%d" % i)],
-          ["XGROUP", "CREATE", "fill:stream:0", "g", "0"],
-          ["XREADGROUP", "GROUP", "g", "alice", "COUNT", "5", "STREAMS", "fill:stream:0", ">"],
-          ["XREADGROUP", "GROUP", "g", "bob", "COUNT", "3", "STREAMS", "fill:stream:0", ">"],
-          ["XACK", "fill:stream:0", "g", "1-1"], ["XDEL", "fill:stream:1", "2-1"],
-          ["EXPIRE", "fill:hash:1", "100000"], ["PEXPIRE", "fill:zset:1", "100000000"]]
+    c += [
+        ["SET", "fill:big", "b" * 100000],
+        ["SET", "fill:int", "-9223372036854775808"],
+        ["SET", b"fill:bin:\x00\xff\r\n", b"\x00\x01\xfe\xff\r\n"],
+        ["SET", "fill:empty", ""],
+        ["GEOADD", "fill:geo", "13.361389", "38.115556", "Palermo", "15.087269", "37.502669", "Catania"],
+        ["RPUSH", "fill:longlist"] + ["item-%d" % i for i in range(2000)],
+        ["SADD", "fill:longset"] + ["member-%d" % i for i in range(2000)],
+        ["ZADD", "fill:longzset"] + [x for i in range(2000) for x in (repr(i * 1.1), "member-%d" % i)],
+        ["HSET", "fill:longhash"] + [x for i in range(2000) for x in ("field-%d" % i, "value-%d" % i)],
+        ["XGROUP", "CREATE", "fill:stream:0", "g", "0"],
+        ["XREADGROUP", "GROUP", "g", "alice", "COUNT", "5", "STREAMS", "fill:stream:0", ">"],
+        ["XREADGROUP", "GROUP", "g", "bob", "COUNT", "3", "STREAMS", "fill:stream:0", ">"],
+        ["XACK", "fill:stream:0", "g", "1-1"],
+        ["XDEL", "fill:stream:1", "2-1"],
+        ["EXPIRE", "fill:hash:1", "100000"],
+        ["PEXPIRE", "fill:zset:1", "100000000"],
+    ]
     c += [["SET", "flt%d" % i, "0.0625"] for i in range(4)]
     if version in W3:
         c += [["HSET", "flt:hash"] + [x for i in range(4) for x in ("f%d" % i, "0.0625")]]
-        c += [["HPEXPIREAT", "fill:hash:0", "4102444800000", "FIELDS", "2", "f0", "n"],
-              ["HEXPIRE", "fill:longhash", "100000", "FIELDS", "1", "field-7"]]
+        c += [
+            ["HPEXPIREAT", "fill:hash:0", "4102444800000", "FIELDS", "2", "f0", "n"],
+            ["HEXPIRE", "fill:longhash", "100000", "FIELDS", "1", "field-7"],
+        ]
     for args, r in zip(c, conn.many(c)):
         if r.is_error:
             raise RuntimeError("fill: %s: %s" % (quote([str(a).encode() for a in args])[:200], show(r)))
@@ -390,7 +515,7 @@ def pump(conn, load, seconds, stop=None):
                 replies.append(conn.call(*batch[cut]))
             load.history += zip(batch, replies)
             n += cut + 1
-            batch = batch[cut + 1:]
+            batch = batch[cut + 1 :]
     return n
 
 
@@ -436,8 +561,11 @@ def differences(primary, node, version, tolerance_ms):
     da, fa = state_of(primary, version)
     db, fb = state_of(node, version)
     out = dump_diff(da, db, tolerance_ms, ("kevy", "node"))
-    out += ["%r: deadline kevy %d, node %d" % (k, da[k][2], db[k][2]) for k in da
-            if k.startswith((b"abs", b"fill:str")) and k in db and abs(da[k][2] - db[k][2]) > 150]
+    out += [
+        "%r: deadline kevy %d, node %d" % (k, da[k][2], db[k][2])
+        for k in da
+        if k.startswith((b"abs", b"fill:str")) and k in db and abs(da[k][2] - db[k][2]) > 150
+    ]
     for k in fa:
         if k[0] in da and k[0] in db and da[k[0]][:2] == db[k[0]][:2]:
             a, b = fa[k], fb.get(k, -1)
@@ -452,8 +580,16 @@ def tell(load, diff, keys=3, lines=int(os.environ.get("RINGKEEP_TELL", "15"))):
         key = ast.literal_eval(re.match(r"(?:field \()?(b'[^']*')", text).group(1))
         field = re.match(r"field \(b'[^']*', (b'[^']*')", text)
         field = ast.literal_eval(field.group(1)) if field else None
-        touched = [(a, r) for a, r in load.history if key in a[1:] and (
-            field is None or field in a[2:] or a[0] in (b"DEL", b"UNLINK", b"RENAME", b"RENAMENX", b"COPY", b"EXPIRE"))]
+        touched = [
+            (a, r)
+            for a, r in load.history
+            if key in a[1:]
+            and (
+                field is None
+                or field in a[2:]
+                or a[0] in (b"DEL", b"UNLINK", b"RENAME", b"RENAMENX", b"COPY", b"EXPIRE")
+            )
+        ]
         print("    the last of %d commands on %r:" % (len(touched), key))
         for a, r in touched[-lines:]:
             print("        %.150s -> %s" % (quote(a), show(r, 60)))
@@ -489,13 +625,20 @@ def offsets_equal(count, name, primary, node):
         with primary.conn() as p, node.conn() as n:
             a, b = p.info("replication"), n.info("replication")
             return a.get("master_repl_offset") == b.get("slave_repl_offset")
+
     try:
         wait_until(name, 5, equal)
         count.ok(name)
     except TimeoutError:
         with primary.conn() as p, node.conn() as n:
-            count.fail(name, "primary %s, node %s" % (p.info("replication").get("master_repl_offset"),
-                                                      n.info("replication").get("slave_repl_offset")))
+            count.fail(
+                name,
+                "primary %s, node %s"
+                % (
+                    p.info("replication").get("master_repl_offset"),
+                    n.info("replication").get("slave_repl_offset"),
+                ),
+            )
 
 
 def surface(count, name, node, upstream_port, kevy):
@@ -503,17 +646,27 @@ def surface(count, name, node, upstream_port, kevy):
     with node.conn() as c:
         info = c.info("replication")
         count.check(name + ": INFO says slave", info.get("role") == "slave", str(info))
-        count.check(name + ": INFO names the primary", info.get("master_port") == str(upstream_port), str(info))
+        count.check(
+            name + ": INFO names the primary", info.get("master_port") == str(upstream_port), str(info)
+        )
         try:
             wait_until("link up", 5, lambda: c.info("replication").get("master_link_status") == "up")
             count.ok(name + ": INFO says the link is up")
         except TimeoutError:
             count.fail(name + ": INFO says the link is up", str(c.info("replication")))
         role = c.call("ROLE").plain()
-        count.check(name + ": ROLE", isinstance(role, list) and role[0] == b"slave" and len(role) == 5, repr(role))
+        count.check(
+            name + ": ROLE", isinstance(role, list) and role[0] == b"slave" and len(role) == 5, repr(role)
+        )
         if kevy in W1:
             return  # these take writes on a replica
-        for args in (("SET", "k", "v"), ("DEL", "k"), ("LPUSH", "k", "v"), ("FLUSHALL",), ("EVAL", "return redis.call('SET','k','v')", "1", "k")):
+        for args in (
+            ("SET", "k", "v"),
+            ("DEL", "k"),
+            ("LPUSH", "k", "v"),
+            ("FLUSHALL",),
+            ("EVAL", "return redis.call('SET','k','v')", "1", "k"),
+        ):
             r = c.call(*args)
             good = r.is_error and b"READONLY" in r.value
             if args[0] != "EVAL":
@@ -524,8 +677,11 @@ def surface(count, name, node, upstream_port, kevy):
         c.call("MULTI")
         c.call("SET", "k", "v")
         r = c.call("EXEC")
-        count.check(name + ": a write in MULTI is refused", r.is_error or r.value and r.value[0].is_error or not kevy and
-                    b"READONLY" in r.raw, show(r))
+        count.check(
+            name + ": a write in MULTI is refused",
+            r.is_error or r.value and r.value[0].is_error or not kevy and b"READONLY" in r.raw,
+            show(r),
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -533,8 +689,13 @@ def surface(count, name, node, upstream_port, kevy):
 
 
 def follow(count, s, version, shards, node_shards, threads, seconds, seed, backlog=None):
-    name = "%s x%d -> %d shards, %d threads%s" % (version, shards, node_shards, threads,
-                                                ", by snapshot" if backlog else "")
+    name = "%s x%d -> %d shards, %d threads%s" % (
+        version,
+        shards,
+        node_shards,
+        threads,
+        ", by snapshot" if backlog else "",
+    )
     primary = kevy_server(s.scratch, version, shards, backlog=backlog)
     with primary.conn() as c:
         fill(c, version)
@@ -575,7 +736,7 @@ def cuts(count, s, version, shards, seed):
         stop.set()
         writer.join()
     # A relative time-out set during an outage starts when the frame arrives: later by the outage.
-    compare(count, name + " four times under load, resumed", primary, node, tolerance_ms=4000)
+    compare(count, name + " four times under load, resumed", primary, node, tolerance_ms=4000, load=load)
     with primary.conn() as c:
         wide(c, 2)
     compare(count, name + ": 2 MiB more", primary, node, tolerance_ms=4000)
@@ -585,8 +746,11 @@ def cuts(count, s, version, shards, seed):
         c.many([["SET", "resumed:%d" % i, "x"] for i in range(100)])
     proxy.open = True
     compare(count, name + ", 100 writes meanwhile", primary, node, tolerance_ms=4000)
-    count.check(name + ": the backlog was enough, no snapshot came", proxy.passed - before < 500_000,
-                "%d bytes" % (proxy.passed - before))
+    count.check(
+        name + ": the backlog was enough, no snapshot came",
+        proxy.passed - before < 500_000,
+        "%d bytes" % (proxy.passed - before),
+    )
     node.kill()
     proxy.close()
     primary.kill()
@@ -594,6 +758,9 @@ def cuts(count, s, version, shards, seed):
 
 def cut_in_snapshot(count, s, version, shards, seed):
     name = "%s x%d: cut in the snapshot" % (version, shards)
+    if version == "1.19.0":
+        count.skip(name, "with its backlog empty it sends a newcomer nothing at all")
+        return
     primary = kevy_server(s.scratch, version, shards, backlog=1 << 16)
     with primary.conn() as c:
         fill(c, version)
@@ -631,16 +798,21 @@ def restarts(count, s, version, shards, seed):
     for how, sig in (("stopped and started", signal.SIGTERM), ("killed and started", signal.SIGKILL)):
         with primary.conn() as c:
             pump(c, Load(seed + sig, version, shards), 0.5)
-        time.sleep(1.2 if sig == signal.SIGKILL else 0)  # everysec: what was not synced is lost, on purpose too
+        time.sleep(
+            1.2 if sig == signal.SIGKILL else 0
+        )  # everysec: what was not synced is lost, on purpose too
         primary.stop(sig)
         with node.conn() as c:
             r = c.call("GET", "fill:int")
-            count.check("%s %s: reads go on meanwhile" % (name, how), r.value == b"-9223372036854775808", show(r))
+            count.check(
+                "%s %s: reads go on meanwhile" % (name, how), r.value == b"-9223372036854775808", show(r)
+            )
         primary.start()
         compare(count, "%s %s" % (name, how), primary, node, tolerance_ms=8000, limit=30)
+        load = Load(seed + sig + 1, version, shards)
         with primary.conn() as c:
-            pump(c, Load(seed + sig + 1, version, shards), 0.5)
-        compare(count, "%s %s, then written" % (name, how), primary, node, tolerance_ms=8000)
+            pump(c, load, 0.5)
+        compare(count, "%s %s, then written" % (name, how), primary, node, tolerance_ms=8000, load=load)
     node.kill()
     primary.kill()
 
@@ -703,7 +875,7 @@ def frame(offset, *args):
 def snapshot(body, end):
     out = b"+SNAPSHOT\r\n"
     for i in range(0, len(body), 65536):
-        part = body[i:i + 65536]
+        part = body[i : i + 65536]
         out += b"$%d\r\n%s\r\n" % (len(part), part)
     return out + b"+SNAPSHOT_END %d\r\n" % end
 
@@ -755,8 +927,11 @@ class FakePrimary:
             if args[:2] == [b"CONFIG", b"GET"]:
                 c.sendall(encode(["io-threads", "1"]))
             elif args[0] == b"INFO":
-                text = b"# Server\r\nredis_version:7.4.0\r\nkevy_version:7.0.0\r\n# Replication\r\nrole:master\r\n" \
-                       b"repl_port_base:%d\r\n" % (self.port + 10000)
+                text = (
+                    b"# Server\r\nredis_version:7.4.0\r\nkevy_version:7.0.0\r\n"
+                    b"# Replication\r\nrole:master\r\n"
+                    b"repl_port_base:%d\r\n" % (self.port + 10000)
+                )
                 c.sendall(b"$%d\r\n%s\r\n" % (len(text), text))
             elif args[0] == b"PING":
                 c.sendall(b"+PONG\r\n")
@@ -818,43 +993,90 @@ def rss_mib(server):
 G = FakePrimary.GENERATION
 HOSTILE = {
     "truncated image": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1"), (b"lost", b"y" * 500)])[:-300], 6)), p.stay(c)),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1"), (b"lost", b"y" * 500)])[:-300], 6)
+        ),
+        p.stay(c),
+    ),
     "image without its end": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1")])[:-1], 6)), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1")])[:-1], 6)),
+        p.stay(c),
+    ),
     "image with another magic": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(b"REDIS0011" + image([(b"half", b"1")])[9:], 6)), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(b"REDIS0011" + image([(b"half", b"1")])[9:], 6)),
+        p.stay(c),
+    ),
     "image of version 99": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1")], 99), 6)), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1")], 99), 6)),
+        p.stay(c),
+    ),
     "image with a count of 2^32-1": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(
-            b"KEVYSNAP\x04\x03\x00\x04\x00\x00\x00half\xff\xff\xff\xff", 6)), p.stay(c)),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o)
+            + snapshot(b"KEVYSNAP\x04\x03\x00\x04\x00\x00\x00half\xff\xff\xff\xff", 6)
+        ),
+        p.stay(c),
+    ),
     "image with a length of 2^32-1": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(b"KEVYSNAP\x04\x01\x00\xff\xff\xff\xff", 6)), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(b"KEVYSNAP\x04\x01\x00\xff\xff\xff\xff", 6)),
+        p.stay(c),
+    ),
     "snapshot cut short by the end of the link": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1"), (b"lost", b"y" * 90000)]), 6)[:70000])),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o)
+            + snapshot(image([(b"half", b"1"), (b"lost", b"y" * 90000)]), 6)[:70000]
+        )
+    ),
     "frame inside a snapshot": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n+SNAPSHOT\r\n" % (G, o) + frame(0, "SET", "half", "1")), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n+SNAPSHOT\r\n" % (G, o) + frame(0, "SET", "half", "1")),
+        p.stay(c),
+    ),
     "chunk outside a snapshot": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n$4\r\nhalf\r\n" % (G, o)), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n$4\r\nhalf\r\n" % (G, o)),
+        p.stay(c),
+    ),
     "chunk above 65536": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n+SNAPSHOT\r\n$536870912\r\n" % (G, o) + b"x" * 100000), p.stay(c)),
+        c.sendall(b"+ACK %d %d\r\n+SNAPSHOT\r\n$536870912\r\n" % (G, o) + b"x" * 100000),
+        p.stay(c),
+    ),
     "line without end": lambda p, c, g, o: (c.sendall(b"+ACK " + b"9" * 100000), time.sleep(8)),
     "another protocol": lambda p, c, g, o: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     "ACK of nonsense": lambda p, c, g, o: (c.sendall(b"+ACK -1 abc\r\n"), time.sleep(8)),
     "frame with a gap in the offset": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"0")]), 5) + frame(7, "SET", "half", "1")), p.stay(c)),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"0")]), 5) + frame(7, "SET", "half", "1")
+        ),
+        p.stay(c),
+    ),
     "frame seen before": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"0")]), 5) + frame(3, "SET", "half", "1")), p.stay(c)),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"0")]), 5) + frame(3, "SET", "half", "1")
+        ),
+        p.stay(c),
+    ),
     "frame with an argument of 512 MB": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"0")]), 5) +
-                  b"*2\r\n:5\r\n*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$536870912\r\n" + b"x" * 1000), time.sleep(8)),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o)
+            + snapshot(image([(b"good", b"0")]), 5)
+            + b"*2\r\n:5\r\n*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$536870912\r\n"
+            + b"x" * 1000
+        ),
+        time.sleep(8),
+    ),
     "frame of a billion arguments": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"0")]), 5) +
-                  b"*2\r\n:5\r\n*1000000000\r\n"), time.sleep(8)),
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o)
+            + snapshot(image([(b"good", b"0")]), 5)
+            + b"*2\r\n:5\r\n*1000000000\r\n"
+        ),
+        time.sleep(8),
+    ),
     "silence before the ACK": lambda p, c, g, o: time.sleep(30),
     "silence after the ACK": lambda p, c, g, o: (c.sendall(b"+ACK %d %d\r\n" % (G, o)), time.sleep(30)),
     "silence inside the snapshot": lambda p, c, g, o: (
-        c.sendall(b"+ACK %d %d\r\n+SNAPSHOT\r\n$10\r\nKEV" % (G, o)), time.sleep(30)),
+        c.sendall(b"+ACK %d %d\r\n+SNAPSHOT\r\n$10\r\nKEV" % (G, o)),
+        time.sleep(30),
+    ),
 }
 
 
@@ -888,9 +1110,12 @@ def hostile(count, s, name, bad):
             got = wait_until("the good data", 15, lambda: node.conn(3.0).call("GET", "good").value == b"1")
         except TimeoutError:
             pass
-        count.check(title, alive and clean and left and grown < 100 and got,
-                    "alive %s, left the link %s, bad data hidden %s, grown %.0f MiB, recovers %s; last lines:\n%s" %
-                    (alive, left, clean, grown, bool(got), node.log_tail(5)))
+        count.check(
+            title,
+            alive and clean and left and grown < 100 and got,
+            "alive %s, left the link %s, bad data hidden %s, grown %.0f MiB, recovers %s; last lines:\n%s"
+            % (alive, left, clean, grown, bool(got), node.log_tail(5)),
+        )
     except (TimeoutError, OSError, Closed) as e:
         count.fail(title, "%s; last lines:\n%s" % (e, node.log_tail(5)))
     finally:
@@ -900,10 +1125,16 @@ def hostile(count, s, name, bad):
 
 def unknown_verb(count, s):
     """A verb that nobody knows is skipped: the offset goes on and the link stays."""
+
     def serve(p, c, g, o):
         p.next = 8
-        c.sendall(b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"good", b"1")]), 5) + frame(5, "FROBNICATE", "a", "b") +
-                  frame(6, "XINTERNAL.CATALOG", "1", "0", "", "", "") + frame(7, "SET", "after", "yes"))
+        c.sendall(
+            b"+ACK %d %d\r\n" % (G, o)
+            + snapshot(image([(b"good", b"1")]), 5)
+            + frame(5, "FROBNICATE", "a", "b")
+            + frame(6, "XINTERNAL.CATALOG", "1", "0", "", "", "")
+            + frame(7, "SET", "after", "yes")
+        )
         p.stay(c)
 
     fake = FakePrimary(serve)
@@ -912,7 +1143,9 @@ def unknown_verb(count, s):
         wait_until("the frame behind it", 10, lambda: node.conn(3.0).call("GET", "after").value == b"yes")
         links = fake.links
         time.sleep(1.5)
-        count.check("unknown verbs are skipped and the link stays", fake.links == links == 1, "%d links" % fake.links)
+        count.check(
+            "unknown verbs are skipped and the link stays", fake.links == links == 1, "%d links" % fake.links
+        )
         count.check("the node acknowledges", fake.acked > 0, "no REPLCONF ACK seen")
     except TimeoutError as e:
         count.fail("unknown verbs are skipped", "%s; %s" % (e, node.log_tail(5)))
@@ -924,7 +1157,9 @@ def unknown_verb(count, s):
 def main():
     ap = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
     ap.add_argument("--node", help="the node's binary")
-    ap.add_argument("--node-is-kevy", metavar="VERSION", choices=VERSIONS, help="take a real kevy replica instead")
+    ap.add_argument(
+        "--node-is-kevy", metavar="VERSION", choices=VERSIONS, help="take a real kevy replica instead"
+    )
     ap.add_argument("--short", action="store_true", help="one run per version, as in CI (default)")
     ap.add_argument("--full", action="store_true", help="every version with 1-3 shards on 1-4 shards")
     ap.add_argument("--seconds", type=float, default=2.0, help="of random writes per run")
@@ -958,12 +1193,20 @@ def main():
                 runs.append(("follow", v, 1 + 2 * (i % 2), 1 + i % 2, 1, 1 << 16))
         jobs = []
         for n, (_, v, shards, node_shards, threads, backlog) in enumerate(runs):
-            jobs.append(("follow %s x%d" % (v, shards), lambda v=v, a=shards, b=node_shards, t=threads, k=backlog, n=n:
-                         follow(count, s, v, a, b, t, opts.seconds, seed + n, k)))
+            jobs.append(
+                (
+                    "follow %s x%d" % (v, shards),
+                    lambda v=v, a=shards, b=node_shards, t=threads, k=backlog, n=n: follow(
+                        count, s, v, a, b, t, opts.seconds, seed + n, k
+                    ),
+                )
+            )
         for v in versions:
             for shards in ((1, 2, 3) if opts.full else (2,)):
                 jobs.append(("cuts %s" % v, lambda v=v, a=shards: cuts(count, s, v, a, seed)))
-                jobs.append(("cut in snapshot %s" % v, lambda v=v, a=shards: cut_in_snapshot(count, s, v, a, seed)))
+                jobs.append(
+                    ("cut in snapshot %s" % v, lambda v=v, a=shards: cut_in_snapshot(count, s, v, a, seed))
+                )
                 jobs.append(("node restart %s" % v, lambda v=v, a=shards: node_restart(count, s, v, a, seed)))
                 if v in W3:
                     jobs.append(("restarts %s" % v, lambda v=v, a=shards: restarts(count, s, v, a, seed)))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Starts the node on a free port, runs a command with HOST:PORT as its last argument, ends the node.
 
-    serve.py --node BINARY [--threads N] [--node-args "..."] -- COMMAND ARGS...
+serve.py --node BINARY [--threads N] [--node-args "..."] -- COMMAND ARGS...
 """
 
 import argparse

@@ -56,11 +56,14 @@ async function ioredis() {
   same('set nx', await r.set('k', 'w', 'NX'), null);
   same('buffers', await r.set('bin', Buffer.from([0, 255, 13, 10])).then(() => r.getBuffer('bin')),
     Buffer.from([0, 255, 13, 10]));
-  same('mset, mget', [await r.mset('a', 1, 'b', 2), await r.mget('a', 'none', 'b')], ['OK', ['1', null, '2']]);
-  same('counters', [await r.incr('a'), await r.decrby('a', 5), await r.incrbyfloat('b', 0.5)], [2, -3, '2.5']);
+  same('mset, mget', [await r.mset('a', 1, 'b', 2), await r.mget('a', 'none', 'b')],
+    ['OK', ['1', null, '2']]);
+  same('counters', [await r.incr('a'), await r.decrby('a', 5), await r.incrbyfloat('b', 0.5)],
+    [2, -3, '2.5']);
   same('append, strlen', [await r.append('s', 'hello'), await r.strlen('s')], [5, 5]);
   same('bitmap', [await r.setbit('bm', 9, 1), await r.bitcount('bm')], [0, 1]);
-  same('exists, type, del', [await r.exists('a', 'b', 'no'), await r.type('a'), await r.del('a', 'b')], [2, 'string', 2]);
+  same('exists, type, del', [await r.exists('a', 'b', 'no'), await r.type('a'), await r.del('a', 'b')],
+    [2, 'string', 2]);
   same('hash', [await r.hset('h', { f: 'v', n: '1' }), await r.hgetall('h')], [2, { f: 'v', n: '1' }]);
   same('hash counter', [await r.hincrby('h', 'n', 4), await r.hdel('h', 'f'), await r.hlen('h')], [5, 1, 1]);
   let fieldTimeouts = true;
@@ -76,12 +79,15 @@ async function ioredis() {
     console.log('skipped hash field time-outs: this server has no HEXPIRE');
   }
   same('list', [await r.rpush('l', 'a', 'b', 'c'), await r.lrange('l', 0, -1)], [3, ['a', 'b', 'c']]);
-  same('list move, pop', [await r.lmove('l', 'l2', 'LEFT', 'RIGHT'), await r.rpop('l'), await r.llen('l')], ['a', 'c', 1]);
-  same('set', [await r.sadd('s1', 1, 2, 3), await r.sadd('s2', 3, 4), await r.sinter('s1', 's2'), await r.scard('s1')],
+  same('list move, pop', [await r.lmove('l', 'l2', 'LEFT', 'RIGHT'), await r.rpop('l'), await r.llen('l')],
+    ['a', 'c', 1]);
+  same('set', [await r.sadd('s1', 1, 2, 3), await r.sadd('s2', 3, 4), await r.sinter('s1', 's2'),
+    await r.scard('s1')],
     [3, 2, ['3'], 3]);
   same('sorted set', [await r.zadd('z', 1, 'a', 2.5, 'b'), await r.zrange('z', 0, -1, 'WITHSCORES'),
     await r.zincrby('z', 10, 'a')], [2, ['a', '1', 'b', '2.5'], '11']);
-  same('sorted set ranges', [await r.zrangebyscore('z', '(2', '+inf'), await r.zpopmin('z')], [['b', 'a'], ['b', '2.5']]);
+  same('sorted set ranges', [await r.zrangebyscore('z', '(2', '+inf'), await r.zpopmin('z')], [['b', 'a'],
+    ['b', '2.5']]);
   same('geo', [await r.geoadd('g', 13.361389, 38.115556, 'Palermo', 15.087269, 37.502669, 'Catania'),
     await r.geodist('g', 'Palermo', 'Catania', 'km')], [2, '166.2742']);
   same('stream', [await r.xadd('x', '1-1', 'f', 'v'), await r.xlen('x'), await r.xrange('x', '-', '+')],
@@ -92,7 +98,8 @@ async function ioredis() {
   ['OK', [['x', [['1-1', ['f', 'v']]]]], [1, '1-1', '1-1', [['me', '1']]], 1]);
   await r.set('e', 'v', 'PX', 20);
   await until('expiry', async () => (await r.get('e')) === null);
-  same('expiry', [await r.ttl('e'), await r.expire('k', 100), await r.persist('k'), await r.ttl('k')], [-2, 1, 1, -1]);
+  same('expiry', [await r.ttl('e'), await r.expire('k', 100), await r.persist('k'), await r.ttl('k')],
+    [-2, 1, 1, -1]);
   const pipe = r.pipeline();
   for (let i = 0; i < 1000; i += 1) pipe.set(`scan:${i}`, i);
   same('pipeline of 1000', (await pipe.exec()).every(([e, v]) => e === null && v === 'OK'), true);
@@ -119,8 +126,10 @@ async function ioredis() {
   same('publish', [await r.publish('ch', 'hi'), await r.publish('pat', 'yo')], [1, 1]);
   await until('messages', async () => got.length === 2);
   same('messages', got, [['ch', 'hi'], ['p*', 'pat', 'yo']]);
-  same('unsubscribe', [await sub.unsubscribe('ch'), await sub.punsubscribe('p*'), await sub.ping()], [1, 0, 'PONG']);
-  await refused('wrong type', 'WRONGTYPE Operation against a key holding the wrong kind of value', r.lpush('s1', 1));
+  same('unsubscribe', [await sub.unsubscribe('ch'), await sub.punsubscribe('p*'), await sub.ping()],
+    [1, 0, 'PONG']);
+  await refused('wrong type', 'WRONGTYPE Operation against a key holding the wrong kind of value',
+    r.lpush('s1', 1));
   await refused('wrong arity', "ERR wrong number of arguments for 'get' command", r.call('GET'));
   await refused('unknown command', 'ERR unknown command', r.call('NOSUCH', 'a'));
   same('info', /redis_version:/.test(await r.info('server')), true);
@@ -137,7 +146,8 @@ async function nodeRedis() {
   same('node-redis hash', [await c.hSet('nh', { a: '1' }), { ...(await c.hGetAll('nh')) }], [1, { a: '1' }]);
   same('node-redis sorted set', [await c.zAdd('nz', [{ score: 1.5, value: 'm' }]), await c.zScore('nz', 'm'),
     await c.zRangeWithScores('nz', 0, -1)], [1, 1.5, [{ value: 'm', score: 1.5 }]]);
-  same('node-redis set', [...(await c.sAdd('ns', ['a', 'b']).then(() => c.sMembers('ns')))].sort(), ['a', 'b']);
+  same('node-redis set', [...(await c.sAdd('ns', ['a', 'b']).then(() => c.sMembers('ns')))].sort(), ['a',
+    'b']);
   same('node-redis multi', await c.multi().set('t', '1').incr('t').exec(), ['OK', 2]);
   same('node-redis script', await c.eval('return {1, false, ARGV[1]}', { arguments: ['x'] }), [1, null, 'x']);
   const seen = [];

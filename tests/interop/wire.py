@@ -116,7 +116,7 @@ class Conn:
 
     def _more(self):
         if self.pos > 1 << 16:
-            self.buf = self.buf[self.pos:]
+            self.buf = self.buf[self.pos :]
             self.pos = 0
         try:
             data = self.sock.recv(1 << 16)
@@ -132,7 +132,7 @@ class Conn:
         while True:
             end = self.buf.find(b"\r\n", self.pos)
             if end >= 0:
-                line = self.buf[self.pos:end]
+                line = self.buf[self.pos : end]
                 self.pos = end + 2
                 return line
             self._more()
@@ -140,8 +140,8 @@ class Conn:
     def _exact(self, n):
         while len(self.buf) - self.pos < n + 2:
             self._more()
-        data = self.buf[self.pos:self.pos + n]
-        if self.buf[self.pos + n:self.pos + n + 2] != b"\r\n":
+        data = self.buf[self.pos : self.pos + n]
+        if self.buf[self.pos + n : self.pos + n + 2] != b"\r\n":
             raise Broken("bulk of %d bytes does not end in CRLF" % n)
         self.pos += n + 2
         return data
@@ -194,7 +194,7 @@ class Conn:
         """Pipelined; never more outstanding than a socket buffer is sure to hold."""
         out = []
         for i in range(0, len(commands), window):
-            part = commands[i:i + window]
+            part = commands[i : i + window]
             self.send_raw(b"".join(encode(c) for c in part))
             out.extend(self.read() for _ in part)
         return out
@@ -275,14 +275,22 @@ class Server:
         self.starts += 1
         self.log_path = os.path.join(self.dir, "%s.log" % self.name)
         with open(self.log_path, "ab") as log:
-            self.proc = subprocess.Popen(self.argv, cwd=self.dir, env=self.env, stdin=subprocess.DEVNULL,
-                                         stdout=log, stderr=subprocess.STDOUT)
+            self.proc = subprocess.Popen(
+                self.argv,
+                cwd=self.dir,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         Server.running.append(self)
 
         def answers():
             if self.proc.poll() is not None:
-                raise SystemExit("%s ended with status %s at start:\n%s" %
-                                 (self.name, self.proc.returncode, self.log_tail()))
+                raise SystemExit(
+                    "%s ended with status %s at start:\n%s"
+                    % (self.name, self.proc.returncode, self.log_tail())
+                )
             with Conn(self.addr, timeout=1.0) as c:
                 return not c.call("PING").is_error
 
@@ -359,8 +367,21 @@ def redis_server(scratch, port=None):
     exe = shutil.which("redis-server")
     if not exe:
         raise SystemExit("redis-server is not installed: run tests/peers.sh")
-    argv = [exe, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--protected-mode", "no", "--loglevel", "warning"]
+    argv = [
+        exe,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--protected-mode",
+        "no",
+        "--loglevel",
+        "warning",
+    ]
     return Server("redis-%d" % port, argv, port, scratch.sub("redis-%d" % port)).start()
 
 
@@ -368,8 +389,17 @@ def node_server(scratch, binary, port=None, threads=1, args=(), name="node", env
     """The node under test. A real kevy takes the same flags, so either can be given as the binary."""
     port = port or free_base()
     directory = scratch.sub("%s-%d" % (name, port))
-    argv = [os.path.abspath(binary), "--port", str(port), "--bind", "127.0.0.1", "--threads", str(threads),
-            "--dir", directory] + [str(a) for a in args]
+    argv = [
+        os.path.abspath(binary),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--threads",
+        str(threads),
+        "--dir",
+        directory,
+    ] + [str(a) for a in args]
     s = Server("%s-%d" % (name, port), argv, port, directory, env)
     return s.start() if start else s
 
