@@ -647,7 +647,7 @@ class Maker:
     def i(self):
         r = self.r
         if r.random() < 0.03 and not self.valid:
-            return r.choice(("abc", "1.5", "", "99999999999999999999", "-9223372036854775808", "+1"))
+            return r.choice(("abc", "1.5", "", "99999999999999999999", "-9223372036854775807", "+1"))
         return str(r.randrange(-8, 9)) if r.random() < 0.9 else str(r.randrange(-200, 200))
 
     def score(self):
@@ -704,7 +704,7 @@ class Maker:
         if p < 0.01 and len(args) > 1 and not self.valid:
             args = args[:-1]
         elif p < 0.02 and not self.valid:
-            args = args + [self.val()]
+            args = args + [self.m()]  # readable: error texts repeat it
         args = [a if isinstance(a, bytes) else str(a).encode() for a in args]
         # A missing word must not make it a command with a random result.
         return [b"PING"] if args[0] == b"SPOP" and len(args) == 2 else args
