@@ -1039,7 +1039,7 @@ class Maker:
     def scripts(self):
         k = self.k("n")
         return self.pick(
-            lambda: ["EVAL", "return redis.call('INCR',KEYS[1])", "1", k],
+            lambda: ["EVAL", "redis.call('INCR',KEYS[1]) return redis.call('GET',KEYS[1])", "1", k],
             lambda: ["EVAL", "return redis.call('GET',KEYS[1])", "1", self.any_key()],
             lambda: ["EVAL", "return {KEYS[1],ARGV[1],#ARGV}", "1", k, self.val()],
         )
