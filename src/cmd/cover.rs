@@ -225,11 +225,11 @@ fn arguments(spec: &Spec, rng: &mut Rng) -> Vec<String> {
     if !forms.is_empty() && rng.below(2) == 0 {
         let form = word(rng, &forms);
         let mut args: Vec<String> = form.split(' ').map(String::from).collect();
-        for at in 1..args.len() {
-            if KEYS.contains(&args[at].as_str()) && rng.below(2) == 0 {
-                args[at] = word(rng, KEYS).into();
+        for arg in args.iter_mut().skip(1) {
+            if KEYS.contains(&arg.as_str()) && rng.below(2) == 0 {
+                *arg = word(rng, KEYS).into();
             } else if rng.below(20) == 0 {
-                args[at] = word(rng, WORDS).into();
+                *arg = word(rng, WORDS).into();
             }
         }
         return args;

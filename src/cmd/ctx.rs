@@ -24,9 +24,21 @@ impl Shard {
     }
 
     /// A database. It must be in range; SELECT checks that.
+    #[inline]
     pub fn database(&mut self, at: usize) -> &mut Keyspace {
+        if self.databases[at].is_none() {
+            self.make_database(at);
+        }
+        match &mut self.databases[at] {
+            Some(keys) => keys,
+            None => unreachable!("it was made above"),
+        }
+    }
+
+    #[cold]
+    fn make_database(&mut self, at: usize) {
         let seed = self.seed ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.databases[at].get_or_insert_with(|| Box::new(Keyspace::new(seed)))
+        self.databases[at] = Some(Box::new(Keyspace::new(seed)));
     }
 
     /// Number of databases.
@@ -66,17 +78,20 @@ impl Shards {
     }
 
     /// The shard of a key.
+    #[inline(always)]
     pub fn shard_of(&self, key: &[u8]) -> usize {
         self.routing.shard_of(key, self.slots.len())
     }
 
     /// The keyspace of a key in database `db`.
+    #[inline(always)]
     pub fn of(&mut self, db: usize, key: &[u8]) -> &mut Keyspace {
         let at = self.routing.shard_of(key, self.slots.len());
         self.keyspace(at, db)
     }
 
     /// Database `db` of shard `at`.
+    #[inline(always)]
     pub fn keyspace(&mut self, at: usize, db: usize) -> &mut Keyspace {
         match &mut self.slots[at] {
             Some(shard) => shard.database(db),
@@ -171,6 +186,7 @@ pub struct Ctx<'a> {
 impl Ctx<'_> {
     /// The keyspace of a key in the connection's database. To write a reply while a value is
     /// borrowed, use `ctx.shards.of(ctx.db, key)` instead.
+    #[inline(always)]
     pub fn keys(&mut self, key: &[u8]) -> &mut Keyspace {
         self.shards.of(self.db, key)
     }

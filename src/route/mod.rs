@@ -12,7 +12,7 @@ pub enum Routing {
 
 impl Routing {
     /// The shard of `key` among `shard_count`. A count of 0 is read as 1.
-    #[inline]
+    #[inline(always)]
     pub fn shard_of(self, key: &[u8], shard_count: usize) -> usize {
         if shard_count <= 1 {
             return 0;

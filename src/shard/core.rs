@@ -7,7 +7,13 @@ use std::{
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
-use super::{conn::Conn, follow::Follower, message::Message, requests::State, shared::Shared};
+use super::{
+    conn::Conn,
+    follow::Follower,
+    message::Message,
+    requests::{GROUP_LEN, State},
+    shared::Shared,
+};
 use crate::{base::Ms, mesh::Mesh, script::EngineError};
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.

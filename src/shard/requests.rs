@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use arrayvec::ArrayVec;
 use uring::{SocketId, sys};
 
 use super::{
@@ -52,10 +53,8 @@ impl Work {
 pub(super) const GROUP_LEN: usize = 32;
 /// From this many requests on it pays to fetch memory ahead.
 const FETCH_AHEAD_MIN: usize = 8;
-/// Bytes that memory is fetched by.
-const LINE: usize = 64;
-/// Lines of an entry that are fetched ahead: a short key and a value of 64 bytes.
-const FETCH_LINES: usize = 2;
+/// Where an entry is fetched ahead: a short key and a value of 64 bytes lie on up to three lines.
+const FETCH_AT: [usize; 3] = [0, 64, 88];
 /// Smaller keyspaces are near anyway.
 const FETCH_KEYS_MIN: usize = 8192;
 /// Keys that one turn may expire per database.
@@ -448,25 +447,34 @@ impl State {
                     }
                 }
             }
-            if group.len() >= FETCH_AHEAD_MIN {
-                self.fetch_ahead(conn.db, parser, bytes, &group);
+            // Put together ahead of their use: what was just written cannot be read back at once.
+            let requests: ArrayVec<(Args<'_>, usize), GROUP_LEN> = group
+                .iter()
+                .map(|(first, count, end)| {
+                    (
+                        Args::new(bytes, &parser.spans()[*first..first + count]),
+                        *end,
+                    )
+                })
+                .collect();
+            if requests.len() >= FETCH_AHEAD_MIN {
+                self.fetch_ahead(conn.db, &requests);
             }
-            for (first, count, end) in &group {
-                self.request(
-                    conn,
-                    Args::new(bytes, &parser.spans()[*first..first + count]),
-                );
+            for (args, end) in &requests {
+                self.request(conn, args);
                 from = *end;
                 if !conn.is_free() || conn.closing {
+                    drop(requests);
                     parser.clear();
                     break 'buffer;
                 }
             }
+            drop(requests);
             from = parsed;
             match last {
                 None => parser.clear(),
                 Some(Ok(Step::Unquoted { args, end })) => {
-                    self.request(conn, args.as_args());
+                    self.request(conn, &args.as_args());
                     from = end;
                     if !conn.is_free() || conn.closing {
                         break;
@@ -498,22 +506,13 @@ impl State {
 
     /// Has the processor fetch the memory of each request's first key, so that it comes side by side
     /// instead of one piece after the other: first the table's lines, then the entries.
-    fn fetch_ahead(
-        &mut self,
-        db: usize,
-        parser: &Parser,
-        bytes: &[u8],
-        group: &[(usize, usize, usize)],
-    ) {
-        let mut found = [None; GROUP_LEN];
-        for ((first, count, _), found) in group.iter().zip(&mut found) {
-            if *count > 1 {
-                let key = Args::new(bytes, &parser.spans()[*first..first + count]).at(1);
-                *found = self.fetch_line(db, key);
-            }
+    fn fetch_ahead(&mut self, db: usize, requests: &[(Args<'_>, usize)]) {
+        let mut found: ArrayVec<_, GROUP_LEN> = ArrayVec::new();
+        for (args, _) in requests {
+            found.extend(args.get(1).and_then(|key| self.fetch_line(db, key)));
         }
-        for (shard, hashed) in found.iter().flatten() {
-            self.fetch_entry(*shard, db, *hashed);
+        for (shard, hashed) in found {
+            self.fetch_entry(shard, db, hashed);
         }
     }
 
@@ -522,21 +521,21 @@ impl State {
         &mut self,
         received: impl Iterator<Item = (SocketId, &'a [u8])>,
     ) {
-        let mut found = [None; GROUP_LEN];
-        for ((socket, bytes), found) in received.zip(&mut found) {
+        let mut found: ArrayVec<_, GROUP_LEN> = ArrayVec::new();
+        for (socket, bytes) in received.take(GROUP_LEN) {
             let Some(Some(conn)) = self.conns.get(socket.index as usize) else {
                 continue;
             };
-            if conn.input.is_empty()
-                && let Some(key) = peek_argument(bytes)
-            {
-                *found = self
-                    .fetch_line(conn.db, key)
-                    .map(|(shard, hashed)| (shard, conn.db, hashed));
+            let (db, is_next) = (conn.db, conn.input.is_empty());
+            if is_next && let Some(key) = peek_argument(bytes) {
+                found.extend(
+                    self.fetch_line(db, key)
+                        .map(|(shard, hashed)| (shard, db, hashed)),
+                );
             }
         }
-        for (shard, db, hashed) in found.iter().flatten() {
-            self.fetch_entry(*shard, *db, *hashed);
+        for (shard, db, hashed) in found {
+            self.fetch_entry(shard, db, hashed);
         }
     }
 
@@ -558,18 +557,16 @@ impl State {
     #[inline]
     fn fetch_entry(&mut self, shard: usize, db: usize, key: Hashed) {
         if let Some(entry) = self.homes.shards.keyspace(shard, db).entry_bytes(key) {
-            entry
-                .iter()
-                .step_by(LINE)
-                .take(FETCH_LINES)
-                .for_each(sys::prefetch);
+            for at in FETCH_AT {
+                entry.get(at).into_iter().for_each(sys::prefetch);
+            }
         }
     }
 
     // ---- requests ----
 
     /// Runs one request, or arranges for it to be run; its reply takes its place in order.
-    fn request(&mut self, conn: &mut Conn, args: Args<'_>) {
+    fn request(&mut self, conn: &mut Conn, args: &Args<'_>) {
         self.stats.commands += 1;
         let behind = conn.begin_reply();
         let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
@@ -594,9 +591,9 @@ impl State {
         }
     }
 
-    fn dispatch(&mut self, conn: &mut Conn, args: Args<'_>) {
+    fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
         let Some(spec) = self.table.find(args.at(0)) else {
-            return self.refuse(conn, &cmd::unknown(args));
+            return self.refuse(conn, &cmd::unknown(*args));
         };
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
@@ -613,12 +610,12 @@ impl State {
             return self.refuse(conn, &error);
         }
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
-            return self.queue(conn, spec, args);
+            return self.queue(conn, spec, *args);
         }
         match spec.run {
-            Run::Session(verb) => self.session(conn, spec, verb, args),
+            Run::Session(verb) => self.session(conn, spec, verb, *args),
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
-            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, args),
+            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, *args),
             Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
     }
@@ -663,8 +660,8 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: Args<'_>) {
-        match self.homes.place(spec, args) {
+    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: &Args<'_>) {
+        match self.homes.place(spec, *args) {
             Place::Here => {
                 let slow = self.slow_clock(spec);
                 let db = conn.db;
@@ -678,25 +675,25 @@ impl State {
                     None,
                 );
                 if let Some(start) = slow {
-                    self.note_slow(Some(conn), args, start);
+                    self.note_slow(Some(conn), *args, start);
                 }
                 if let Some(block) = block {
-                    self.start_block(conn, spec, args, block, None);
+                    self.start_block(conn, spec, *args, block, None);
                 }
             }
             _ if spec.flags & flag::BLOCKING != 0 => {
-                let need = self.homes.shards_of([(spec, args)]);
-                self.collect_for(conn, spec, run, args, need);
+                let need = self.homes.shards_of([(spec, *args)]);
+                self.collect_for(conn, spec, run, *args, need);
             }
             Place::Later(shard) => {
-                let errand = self.errand(conn, spec, args, shard);
+                let errand = self.errand(conn, spec, *args, shard);
                 self.homes.wait_for(shard, Waiting::Errand(errand));
             }
             Place::There(shard, owner) => {
-                let errand = self.errand(conn, spec, args, shard);
+                let errand = self.errand(conn, spec, *args, shard);
                 self.mesh.send(owner, Message::Run(errand));
             }
-            Place::Collect(need) => self.collect_for(conn, spec, run, args, need),
+            Place::Collect(need) => self.collect_for(conn, spec, run, *args, need),
         }
     }
 
@@ -749,7 +746,7 @@ impl State {
         &mut self,
         spec: &'static Spec,
         work: Work,
-        args: Args<'_>,
+        args: &Args<'_>,
         call: Call,
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
@@ -767,11 +764,11 @@ impl State {
         };
         match work {
             Work::Store(run) => {
-                cmd::run(&mut ctx, run, args);
+                cmd::run(&mut ctx, run, *args);
                 let (dirty, block) = (ctx.dirty, ctx.block.take());
                 if dirty > 0 && spec.is_write() {
                     self.freeing = true;
-                    self.tell(spec, args, call.db, away);
+                    self.tell(spec, *args, call.db, away);
                 }
                 block
             }
@@ -779,7 +776,7 @@ impl State {
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
                 let mut host = ScriptHost::new(&self.subs, read_only);
                 let mark = ctx.out.mark();
-                if let Err(error) = self.scripts.eval(&mut ctx, &mut host, args) {
+                if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
@@ -981,7 +978,7 @@ impl State {
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
         let call = Call::of(db, true);
-        let block = self.run_here(spec, run, args.as_args(), call, &mut out, None);
+        let block = self.run_here(spec, run, &args.as_args(), call, &mut out, None);
         if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);
         }
@@ -1152,7 +1149,7 @@ impl State {
                 let block = self.run_here(
                     spec,
                     run,
-                    args.as_args(),
+                    &args.as_args(),
                     Call::of(db, may_block),
                     &mut out,
                     Some(&mut away),
@@ -1213,7 +1210,7 @@ impl State {
                 self.run_here(
                     spec,
                     run,
-                    args.as_args(),
+                    &args.as_args(),
                     Call::FRAME,
                     &mut out,
                     Some(&mut away),
@@ -1251,7 +1248,7 @@ impl State {
         let block = self.run_here(
             spec,
             run,
-            args.as_args(),
+            &args.as_args(),
             Call::of(db, true),
             &mut out,
             Some(away),
@@ -1351,7 +1348,7 @@ impl State {
                 let slow = self.slow_clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
-                self.run_here(errand.spec, run, args, call, &mut out, None);
+                self.run_here(errand.spec, run, &args, call, &mut out, None);
                 if let Some(start) = slow {
                     self.note_slow(None, args, start);
                 }
@@ -1360,7 +1357,7 @@ impl State {
                 self.run_here(
                     errand.spec,
                     run,
-                    errand.args.as_args(),
+                    &errand.args.as_args(),
                     Call::FRAME,
                     &mut out,
                     None,
@@ -1556,7 +1553,7 @@ impl State {
                 (_, Some(run))
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
                 {
-                    self.run_here(spec, run, args, Call::of(conn.db, false), out, Some(away));
+                    self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
                 }
                 (Run::Session(verb), _) => {
                     // The reply goes where EXEC's replies go.
@@ -1645,7 +1642,7 @@ impl State {
         match self.homes.place(spec, args) {
             Place::Here => {
                 let mut out = std::mem::take(&mut self.scratch);
-                self.run_here(spec, run, args, Call::FRAME, &mut out, None);
+                self.run_here(spec, run, &args, Call::FRAME, &mut out, None);
                 out.clear();
                 self.scratch = out;
                 self.hear_all();
