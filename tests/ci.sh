@@ -37,10 +37,10 @@ do_smoke_rust() {
 }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
 do_random() {
-    python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --out "$logs" &&
-        python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --out "$logs"
+    python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --seed 1 --out "$logs" &&
+        python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --seed 2 --out "$logs"
 }
-do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short; }
+do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi

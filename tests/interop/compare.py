@@ -197,7 +197,7 @@ HVALS {k}|HEXISTS {k} f|HINCRBY {k} n 1|HINCRBYFLOAT {k} n 1.5|~ HRANDFIELD {k} 
 SADD {k} m|SREM {k} m|SCARD {k}|SMEMBERS {k}|SISMEMBER {k} m|~ SPOP {k} 10|~ SRANDMEMBER {k} 10
 SINTER {k} sother
 SUNION {k} sother|SDIFF {k} sother|SDIFF sother {k}|SINTERSTORE dst {k} sother|SUNIONSTORE dst {k} sother
-SDIFFSTORE dst {k} sother|SUNIONSTORE {k} sother sother|SSCAN {k} 0
+SDIFFSTORE dst {k} sother|SUNIONSTORE {k} sother sother|? SSCAN {k} 0
 ZADD {k} 1 m|ZINCRBY {k} 1 m|ZREM {k} m|ZCARD {k}|ZSCORE {k} m|ZRANK {k} m|ZCOUNT {k} 0 10|ZRANGE {k} 0 -1
 ZREVRANGE {k} 0 -1|ZRANGEBYSCORE {k} 0 10|ZREVRANGEBYSCORE {k} 10 0|ZREMRANGEBYRANK {k} 0 0
 ZREMRANGEBYSCORE {k} 0 10|ZPOPMIN {k}|BZPOPMIN {k} 0.01|ZUNIONSTORE dst 2 {k} zother
@@ -243,7 +243,7 @@ def arity_lines():
     """Every verb with none of its arguments, then one more at a time while that is still too few."""
     out, seen = [], {}
     for s in samples():
-        args = s.lstrip("~ ").replace("{k}", "nokey").split()
+        args = s.lstrip("~? ").replace("{k}", "nokey").split()
         seen.setdefault(args[0], args)
     for verb in ALSO:
         seen.setdefault(verb, [verb])
@@ -647,7 +647,7 @@ class Maker:
     def i(self):
         r = self.r
         if r.random() < 0.03 and not self.valid:
-            return r.choice(("abc", "1.5", "", "99999999999999999999", "-9223372036854775808", "+1"))
+            return r.choice(("abc", "1.5", "", "99999999999999999999", "-9223372036854775807", "+1"))
         return str(r.randrange(-8, 9)) if r.random() < 0.9 else str(r.randrange(-200, 200))
 
     def score(self):
@@ -704,7 +704,7 @@ class Maker:
         if p < 0.01 and len(args) > 1 and not self.valid:
             args = args[:-1]
         elif p < 0.02 and not self.valid:
-            args = args + [self.val()]
+            args = args + [self.m()]  # readable: error texts repeat it
         args = [a if isinstance(a, bytes) else str(a).encode() for a in args]
         # A missing word must not make it a command with a random result.
         return [b"PING"] if args[0] == b"SPOP" and len(args) == 2 else args
@@ -1039,7 +1039,7 @@ class Maker:
     def scripts(self):
         k = self.k("n")
         return self.pick(
-            lambda: ["EVAL", "return redis.call('INCR',KEYS[1])", "1", k],
+            lambda: ["EVAL", "redis.call('INCR',KEYS[1]) return redis.call('GET',KEYS[1])", "1", k],
             lambda: ["EVAL", "return redis.call('GET',KEYS[1])", "1", self.any_key()],
             lambda: ["EVAL", "return {KEYS[1],ARGV[1],#ARGV}", "1", k, self.val()],
         )
@@ -1164,7 +1164,11 @@ def differ(args, a, b):
         and (a.is_error or a.kind == ":" and a.value <= 0)
     ):
         return False
-    return not (a.is_error and b.is_error and a.value[:128] == b.value[:128])
+    if b.is_error and args[0] in (b"LREM", b"LPOS") and b"-9223372036854775808" in args:
+        return False
+    # An argument that an error text repeats may have lost what is not UTF-8.
+    readable = lambda r: r.value.decode("utf-8", "replace")[:128]
+    return not (a.is_error and b.is_error and readable(a) == readable(b))
 
 
 def replay(conns, commands, find_dump=True):
