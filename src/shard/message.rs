@@ -108,8 +108,10 @@ pub enum Message {
     Listen(usize, usize, Vec<u8>, Listener, Option<Asker>),
     /// Remove a listener from a key.
     Unlisten(usize, usize, Vec<u8>, Listener),
-    /// Tell a connection of yours what it listened for.
-    Heard(Listener),
+    /// Tell a connection of yours what it listened for; with a number, say when it has tried.
+    Heard(Listener, Option<u64>),
+    /// A connection has tried: the round goes on.
+    Tried(u64),
     /// The number of our connections that listen to a channel (or pattern) changed.
     Subscribed {
         /// It is a pattern.

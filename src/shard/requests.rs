@@ -126,8 +126,12 @@ pub(super) enum Job {
     },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
-    /// Another try of a blocked command.
-    Retry { conn: SocketId, slot: u64 },
+    /// Another try of a blocked command; whose round waits for it.
+    Retry {
+        conn: SocketId,
+        slot: u64,
+        round: Option<(CoreId, u64)>,
+    },
     /// A frame of the primary that this node follows.
     Frame {
         asker: Asker,
@@ -139,6 +143,14 @@ pub(super) enum Job {
     Load(Box<Load>),
     /// Nothing: the shards are held for a load that is under way.
     Idle,
+}
+
+/// Who is to hear of a change.
+enum Hear {
+    /// This one.
+    One(Listener),
+    /// Those of this round, one after the other.
+    Round(u64),
 }
 
 /// What became of a frame.
@@ -206,7 +218,10 @@ pub(super) struct State {
     /// A load that owns all shards, worked on once per turn.
     load: Option<(Collection, Box<Load>)>,
     deadlines: BTreeSet<(Ms, u32)>,
-    heard: VecDeque<Listener>,
+    heard: VecDeque<Hear>,
+    /// Blocked clients of several cores that want the same keys, by the number of their round.
+    rounds: HashMap<u64, VecDeque<Listener>>,
+    next_round: u64,
     pub gathers: HashMap<u64, super::session::Gather>,
     pub next_gather: u64,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
@@ -265,6 +280,8 @@ impl State {
             load: None,
             deadlines: BTreeSet::new(),
             heard: VecDeque::new(),
+            rounds: HashMap::new(),
+            next_round: 0,
             gathers: HashMap::new(),
             next_gather: 0,
             follow_request: None,
@@ -581,12 +598,14 @@ impl State {
             conn.hold = Hold::Mail;
             self.stalled.push(conn.socket);
         }
-        while let Some(listener) = self.heard.pop_front() {
-            if listener.core == self.me && listener.conn == conn.socket {
-                // This connection is not in its place while it is worked on. It is not blocked either.
-                conn.hear_taint(listener.want);
-            } else {
-                self.hear(listener);
+        while let Some(hear) = self.heard.pop_front() {
+            match hear {
+                Hear::One(listener) if listener.core == self.me && listener.conn == conn.socket => {
+                    // This connection is not in its place while it is worked on. It is not blocked either.
+                    conn.hear_taint(listener.want);
+                }
+                Hear::One(listener) => self.hear(listener),
+                Hear::Round(round) => self.go_round(round),
             }
         }
     }
@@ -857,22 +876,73 @@ impl State {
                 }
             });
         }
-        self.heard.extend(heard);
+        self.note_heard(heard);
+    }
+
+    /// Notes who is to hear of a change, in the order they came. Blocked clients are served in that
+    /// order too: where one of another core is among them, those behind it wait until it has tried.
+    fn note_heard(&mut self, heard: Vec<Listener>) {
+        let is_round = heard.len() > 1
+            && heard
+                .iter()
+                .any(|listener| listener.want == Want::Retry && listener.core != self.me);
+        if !is_round {
+            return self.heard.extend(heard.into_iter().map(Hear::One));
+        }
+        let mut round = VecDeque::new();
+        for listener in heard {
+            match listener.want {
+                Want::Retry => round.push_back(listener),
+                Want::Taint(_) => self.heard.push_back(Hear::One(listener)),
+            }
+        }
+        self.rounds.insert(self.next_round, round);
+        self.heard.push_back(Hear::Round(self.next_round));
+        self.next_round += 1;
+    }
+
+    /// Lets the next clients of a round try, up to one of another core, which says when it has tried.
+    fn go_round(&mut self, id: u64) {
+        while let Some(listener) = self.rounds.get_mut(&id).and_then(VecDeque::pop_front) {
+            if listener.core != self.me {
+                return self
+                    .mesh
+                    .send(listener.core, Message::Heard(listener, Some(id)));
+            }
+            self.hear(listener);
+        }
+        self.rounds.remove(&id);
     }
 
     /// Somebody's key changed: tries the blocked command again, or voids the transaction.
     fn hear(&mut self, listener: Listener) {
         if listener.core != self.me {
-            return self.mesh.send(listener.core, Message::Heard(listener));
+            return self
+                .mesh
+                .send(listener.core, Message::Heard(listener, None));
         }
-        let Some(mut conn) = self.take_conn(listener.conn) else {
-            return;
-        };
-        match listener.want {
-            Want::Taint(_) => conn.hear_taint(listener.want),
-            Want::Retry => self.retry(&mut conn),
+        self.hear_here(listener, None);
+    }
+
+    /// The same for a connection of this core. Whoever goes round is told once it has tried.
+    fn hear_here(&mut self, listener: Listener, round: Option<(CoreId, u64)>) {
+        let mut tried = true;
+        if let Some(mut conn) = self.take_conn(listener.conn) {
+            match listener.want {
+                Want::Taint(_) => conn.hear_taint(listener.want),
+                Want::Retry => tried = self.retry(&mut conn, round),
+            }
+            self.put_conn(conn);
         }
-        self.put_conn(conn);
+        if tried {
+            self.end_try(round);
+        }
+    }
+
+    fn end_try(&mut self, round: Option<(CoreId, u64)>) {
+        if let Some((core, id)) = round {
+            self.mesh.send(core, Message::Tried(id));
+        }
     }
 
     // ---- blocking ----
@@ -958,22 +1028,25 @@ impl State {
         Some(blocked)
     }
 
-    /// Tries a blocked command again.
-    fn retry(&mut self, conn: &mut Conn) {
+    /// Tries a blocked command again; false if that goes on until its shards have been collected.
+    fn retry(&mut self, conn: &mut Conn, round: Option<(CoreId, u64)>) -> bool {
         let Hold::Blocked(blocked) = &mut conn.hold else {
-            return;
+            return true;
         };
         if blocked.trying {
             blocked.again = true;
-            return;
+            return true;
         }
         let (spec, db) = (blocked.spec, blocked.db);
-        let Some(run) = Work::of(spec) else { return };
+        let Some(run) = Work::of(spec) else {
+            return true;
+        };
         let need = self.homes.shards_of([(spec, blocked.args.as_args())]);
         if let Place::Collect(need) = self.homes.place_of_all(need) {
             blocked.trying = true;
             let (conn, slot) = (conn.socket, blocked.slot);
-            return self.collect(need, Job::Retry { conn, slot });
+            self.collect(need, Job::Retry { conn, slot, round });
+            return false;
         }
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
@@ -982,6 +1055,7 @@ impl State {
         if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);
         }
+        true
     }
 
     /// Answers a blocked command; the connection's next requests may run.
@@ -1131,6 +1205,7 @@ impl State {
             self.homes.shards.put(*shard, lent);
         }
         let mut away = Vec::new();
+        let mut tried = None;
         match job {
             Job::Request {
                 conn: socket,
@@ -1183,7 +1258,12 @@ impl State {
                     self.put_conn(conn);
                 }
             }
-            Job::Retry { conn: socket, slot } => {
+            Job::Retry {
+                conn: socket,
+                slot,
+                round,
+            } => {
+                tried = round;
                 if let Some(mut conn) = self.take_conn(socket) {
                     if let Some(reply) = self.retry_collected(&mut conn, slot, &mut away) {
                         self.unblock(&mut conn, reply);
@@ -1191,11 +1271,11 @@ impl State {
                         && blocked.slot == slot
                         && std::mem::take(&mut blocked.again)
                     {
-                        self.heard.push_back(Listener {
+                        self.heard.push_back(Hear::One(Listener {
                             core: self.me,
                             conn: socket,
                             want: Want::Retry,
-                        });
+                        }));
                     }
                     self.put_conn(conn);
                 }
@@ -1220,11 +1300,16 @@ impl State {
             Job::Load(_) | Job::Idle => {}
         }
         self.give_back(&need, away);
+        // Behind the shards in the mailbox: the next client of the round finds them at home.
+        self.end_try(tried);
     }
 
     fn hear_all(&mut self) {
-        while let Some(listener) = self.heard.pop_front() {
-            self.hear(listener);
+        while let Some(hear) = self.heard.pop_front() {
+            match hear {
+                Hear::One(listener) => self.hear(listener),
+                Hear::Round(round) => self.go_round(round),
+            }
         }
     }
 
@@ -1415,7 +1500,7 @@ impl State {
                         }
                     }
                 }
-                self.heard.extend(heard);
+                self.note_heard(heard);
                 self.freeing = true;
                 // Before the shard goes on to who waits for it: see `give_back`.
                 self.hear_all();
@@ -1436,8 +1521,12 @@ impl State {
             Message::Unlisten(shard, db, key, listener) => {
                 self.homes.unlisten(shard, db, &key, listener)
             }
-            Message::Heard(listener) => {
-                self.hear(listener);
+            Message::Heard(listener, round) => {
+                self.hear_here(listener, round.map(|id| (from, id)));
+                self.hear_all();
+            }
+            Message::Tried(round) => {
+                self.go_round(round);
                 self.hear_all();
             }
             Message::Subscribed {
@@ -1536,7 +1625,7 @@ impl State {
 
     /// Runs the queued commands; all their shards are here.
     fn exec_queued(&mut self, conn: &mut Conn, out: &mut Out, away: &mut Vec<(usize, After)>) {
-        let tainted = conn.tainted;
+        let tainted = conn.tainted || self.has_expired(&conn.watching);
         let multi = conn.multi.take().unwrap_or_default();
         self.unwatch(conn);
         if tainted {
@@ -1572,6 +1661,19 @@ impl State {
             }
         }
         conn.set_proto(out.proto);
+    }
+
+    /// Has one of some keys, whose shards are here, come due without anybody having looked?
+    fn has_expired(&mut self, watched: &[(usize, Vec<u8>)]) -> bool {
+        let now = self.now;
+        watched.iter().any(|(db, key)| {
+            let keys = self.homes.shards.of(*db, key);
+            keys.note_expired(true);
+            keys.meta(key, now);
+            let expired = !keys.take_expired().is_empty();
+            keys.note_expired(false);
+            expired
+        })
     }
 
     pub(super) fn discard(&mut self, conn: &mut Conn) {
@@ -1765,7 +1867,7 @@ impl State {
                 away.push((*shard, After::AllChanged));
             }
         }
-        self.heard.extend(heard);
+        self.note_heard(heard);
         self.freeing = true;
         self.give_back(need, away);
     }
@@ -1849,7 +1951,7 @@ impl State {
             for (db, key) in expired {
                 self.homes.changed(shard, db, &key, &mut heard);
             }
-            self.heard.extend(heard);
+            self.note_heard(heard);
         }
         self.hear_all();
     }
