@@ -3,8 +3,11 @@
 mod args;
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
     sync::{Arc, mpsc},
+    thread,
+    time::Duration,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -92,7 +95,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         // Listeners of several cores share a port, so another node's would be shared too, without an
         // error. A listener that does not share finds that out.
         let at = SocketAddr::new(*address, options.port);
-        TcpListener::bind(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -228,6 +231,22 @@ impl Drop for WholeOrNothing {
     fn drop(&mut self) {
         if std::thread::panicking() {
             std::process::exit(70);
+        }
+    }
+}
+
+/// Binds an address that must be nobody's. The listeners of a node that was killed live on until the
+/// kernel has taken its rings apart, which takes a moment.
+fn bind_alone(at: SocketAddr) -> std::io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match TcpListener::bind(at) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < 20 => {
+                tries += 1;
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => return Err(error),
         }
     }
 }

@@ -27,3 +27,61 @@ impl Position {
         offset: 0,
     };
 }
+
+/// Is this a command that every kevy primary answers with an error and streams all the same? Its own
+/// data did not change, so neither may ours.
+pub fn kevy_refuses(args: crate::resp::Args<'_>) -> bool {
+    let Some(name) = args.get(0) else {
+        return false;
+    };
+    let has = |from: usize, words: &[&str]| {
+        let mut options = args.rest(from).iter();
+        options.any(|option| {
+            words
+                .iter()
+                .any(|word| option.eq_ignore_ascii_case(word.as_bytes()))
+        })
+    };
+    let is = |names: &[&str]| {
+        names
+            .iter()
+            .any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+    };
+    match args.len() {
+        4.. if is(&["EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT"]) => true,
+        4.. if is(&["SET"]) => has(3, &["GET", "KEEPTTL", "EXAT", "PXAT"]),
+        3.. if is(&["GETEX"]) => has(2, &["EXAT", "PXAT", "PERSIST"]),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kevy_refuses;
+    use crate::resp::OwnedArgs;
+
+    #[test]
+    fn what_kevy_refuses_is_known_by_its_options() {
+        let refuses = |line: &str| {
+            kevy_refuses(OwnedArgs::copy(line.split(' ').map(str::as_bytes)).as_args())
+        };
+        for line in [
+            "EXPIRE k 10 NX",
+            "set k v get",
+            "SET k v EX 5 KEEPTTL",
+            "GETEX k PERSIST",
+        ] {
+            assert!(refuses(line), "{line}");
+        }
+        for line in [
+            "EXPIRE k 10",
+            "SET k get",
+            "SET k v EX 5 NX",
+            "GETEX k EX 5",
+            "GETEX k",
+            "DEL get",
+        ] {
+            assert!(!refuses(line), "{line}");
+        }
+    }
+}

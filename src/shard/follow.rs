@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     base::Ms,
+    repl::kevy_refuses,
     repl::{
         Position,
         discover::{self, Discovery, Upstream},
@@ -81,8 +82,6 @@ struct Run {
     connected: bool,
     /// Received bytes that were not used yet.
     rest: Vec<u8>,
-    /// Bytes that `rest` must have before it is looked at again.
-    rest_need: usize,
     /// A frame over several cores, or a snapshot, must be done before the next frame.
     paused: bool,
     receiving: bool,
@@ -359,18 +358,12 @@ impl Target {
     fn feed_rest(&mut self, at: usize, state: &mut State) -> bool {
         let streams = self.links.len();
         let run = &mut self.links[at];
-        if run.paused || run.rest.len() < run.rest_need {
+        if run.paused || run.rest.is_empty() {
             return false;
         }
+        // The link remembers where it is in an unfinished frame: looking again costs little.
         let rest = std::mem::take(&mut run.rest);
         let used = run.take(state, &rest, streams, &mut self.placement);
-        // Nothing used means that more bytes must come: looking again before there are noticeably more
-        // would read a large frame over and over.
-        run.rest_need = if used == 0 && !run.paused {
-            rest.len() + rest.len() / 2
-        } else {
-            0
-        };
         run.rest = rest;
         run.rest.drain(..used);
         used > 0
@@ -426,7 +419,8 @@ impl Target {
                     let outgoing = Outgoing::Block(std::mem::take(&mut run.outgoing));
                     run.sending = reactor.send(socket, outgoing).is_ok();
                 }
-                let wants = run.rest.len() < REST_MAX.max(run.rest_need * 2);
+                // A link that is not paused needs more for its frame to be whole.
+                let wants = !run.paused || run.rest.len() < REST_MAX;
                 if run.receiving && !wants {
                     run.receiving = false;
                     reactor.stop_receiving(socket);
@@ -568,7 +562,6 @@ impl Target {
                 socket: None,
                 connected: false,
                 rest: Vec::new(),
-                rest_need: 0,
                 paused: false,
                 waits_for: None,
                 receiving: false,
@@ -595,7 +588,6 @@ impl Run {
         self.receiving = false;
         self.sending = false;
         self.rest.clear();
-        self.rest_need = 0;
         self.outgoing.clear();
     }
 
@@ -646,7 +638,11 @@ impl Run {
                         session: self.session,
                         offset,
                     };
-                    match state.apply(asker, args) {
+                    let applied = match kevy_refuses(args) {
+                        true => Applied::Now,
+                        false => state.apply(asker, args),
+                    };
+                    match applied {
                         Applied::Now if self.pending.is_empty() => through = Some(offset + 1),
                         Applied::Now => self.pending.push_back((offset, true)),
                         Applied::Later => {

@@ -612,6 +612,16 @@ impl State {
 
     fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
         let Some(spec) = self.table.find(args.at(0)) else {
+            // A web page may make a browser send requests here; nothing of them may run.
+            if ["post", "host:"]
+                .iter()
+                .any(|word| args.at(0).eq_ignore_ascii_case(word.as_bytes()))
+            {
+                let peer = conn.peer_text();
+                self.log_seldom(&format!("client {peer}: speaks HTTP, closed"));
+                conn.closing = true;
+                return;
+            }
             return self.refuse(conn, &cmd::unknown(*args));
         };
         if !spec.fits(args.len()) {
