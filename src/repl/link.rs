@@ -50,13 +50,13 @@ pub struct LinkConfig {
 }
 
 impl LinkConfig {
-    /// The usual limits: images up to 64 GiB, 20 seconds for the primary to compose one.
+    /// The usual limits: images up to 64 GiB, 10 seconds for the primary to begin sending one.
     pub fn new(client_port: u16, stream: usize) -> Self {
         Self {
             client_port,
             stream,
             image_len_max: 64 << 30,
-            snapshot_silence_ms: 20_000,
+            snapshot_silence_ms: 10_000,
             wire: WireLimits::default(),
         }
     }

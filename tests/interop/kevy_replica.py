@@ -274,6 +274,26 @@ class Setup:
         )
 
 
+def hang_up(s):
+    try:
+        s.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    s.close()
+
+
+def fade(s):
+    """Ends a connection to a primary without a reset: a 2.0.20 primary ends as a whole on one."""
+    try:
+        s.shutdown(socket.SHUT_WR)
+        s.settimeout(2)
+        while s.recv(1 << 16):
+            pass
+    except OSError:
+        pass
+    s.close()
+
+
 class Proxy:
     """Forwards the primary's client port and replication ports, and can cut: now, or after so many bytes
     have gone to the replica. While closed it accepts and hangs up at once."""
@@ -336,22 +356,17 @@ class Proxy:
         except (OSError, ValueError):
             pass
         finally:
-            for s in (down, up):
-                try:
-                    s.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                s.close()
+            hang_up(down)
+            fade(up)
 
     def cut(self):
         with self.lock:
             pairs, self.pairs = self.pairs, []
-        for down, up in pairs:
-            for s in (down, up):
-                try:
-                    s.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+        for down, _ in pairs:
+            try:
+                down.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
     def close(self):
         for s in self.listeners:
