@@ -14,11 +14,11 @@
 use crate::base::Ms;
 
 /// The key has a deadline.
-pub(super) const DEADLINE: u8 = 1;
+pub(super) const DEADLINE: u32 = 1;
 /// Fields of the value have deadlines.
-pub(super) const FIELDS: u8 = 2;
+pub(super) const FIELDS: u32 = 2;
 /// The key is kept elsewhere.
-pub(super) const LONG_KEY: u8 = 4;
+pub(super) const LONG_KEY: u32 = 4;
 /// Bytes before the key without deadlines.
 pub(super) const HEAD: usize = 8;
 /// Bytes that a deadline adds.
@@ -27,7 +27,7 @@ pub(super) const TIMER: usize = 12;
 /// An entry's fixed part.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
-    pub flags: u8,
+    pub flags: u32,
     pub clock: u32,
     pub key_len: usize,
     pub value_len: usize,
@@ -40,7 +40,7 @@ impl Head {
         word.copy_from_slice(&cell[..HEAD]);
         let word = u64::from_le_bytes(word);
         Self {
-            flags: word as u8,
+            flags: word as u32 & 0xff,
             clock: (word >> 8) as u32 & CLOCK_MASK,
             key_len: (word >> 32) as usize & 0xffff,
             value_len: (word >> 48) as usize,
@@ -57,7 +57,7 @@ impl Head {
     }
 
     #[inline]
-    pub fn has(self, flag: u8) -> bool {
+    pub fn has(self, flag: u32) -> bool {
         self.flags & flag != 0
     }
 

@@ -192,6 +192,7 @@ impl Keyspace {
     /// # Errors
     /// [`WrongType`] if the key holds a collection.
     #[inline]
+    #[inline(always)]
     pub fn string(&mut self, key: &[u8], now: Ms) -> Result<Option<Str<'_>>, WrongType> {
         let Some(found) = self.used(key, now) else {
             return Ok(None);
@@ -664,19 +665,18 @@ impl Keyspace {
 
     #[inline(always)]
     fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
-        let mut head = None;
         let (at, entry) = self.table.find(hash, |entry| {
             let cell = self.cells.arena.at(entry.cell);
-            let read = Head::read(cell);
-            head = Some(read);
-            let stored = &cell[read.key_at()..read.value_at()];
-            if read.has(LONG_KEY) {
+            let head = Head::read(cell);
+            let stored = &cell[head.key_at()..head.value_at()];
+            if head.has(LONG_KEY) {
                 key.len() > KEY_MAX && **self.cells.long_keys.at(number(stored)) == *key
             } else {
                 stored == key
             }
         })?;
-        let head = head?;
+        // Read again instead of carried out of the search: the line is near now.
+        let head = Head::read(self.cells.arena.at(entry.cell));
         Some(Found { at, entry, head })
     }
 
@@ -1062,7 +1062,7 @@ fn kind_of(entry: Entry) -> Kind {
 }
 
 #[inline]
-fn code_of(kind: Kind) -> u8 {
+fn code_of(kind: Kind) -> u64 {
     match kind {
         Kind::String => BIG_TEXT,
         Kind::Hash => 3,
@@ -1074,9 +1074,9 @@ fn code_of(kind: Kind) -> u8 {
 }
 
 /// A small string, in the cell.
-const TEXT: u8 = 1;
+const TEXT: u64 = 1;
 /// A large string, an object.
-const BIG_TEXT: u8 = 2;
+const BIG_TEXT: u64 = 2;
 /// Longer keys are kept outside of their cell.
 const KEY_MAX: usize = CELL_MAX - HEAD - 2 * TIMER - 4;
 const RANDOM_TRIES: usize = 64;

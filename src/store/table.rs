@@ -16,7 +16,7 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
     /// 1 to 7, whatever the keyspace means by it.
-    pub kind: u8,
+    pub kind: u64,
     /// Where the entry's bytes are.
     pub cell: u64,
 }
@@ -25,8 +25,18 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct At {
     segment: u32,
-    bucket: u16,
-    slot: u8,
+    /// Bucket and slot: two whole words are passed around without going through memory.
+    place: u32,
+}
+
+impl At {
+    fn bucket(self) -> usize {
+        (self.place >> 8) as usize
+    }
+
+    fn slot(self) -> usize {
+        (self.place & 0xff) as usize
+    }
 }
 
 /// A place in the one order that splits and merges do not change: home bucket first, then the top
@@ -139,8 +149,7 @@ impl Table {
                 if fits(*slot, want) && is(entry(*slot)) {
                     let at = At {
                         segment: segment as u32,
-                        bucket: bucket as u16,
-                        slot: at as u8,
+                        place: (bucket << 8 | at) as u32,
                     };
                     return Some((at, entry(*slot)));
                 }
@@ -175,7 +184,7 @@ impl Table {
     /// Changes what a slot points to.
     pub fn set(&mut self, at: At, entry: Entry) {
         let slot =
-            &mut self.segments[at.segment as usize][at.bucket as usize].slots[at.slot as usize];
+            &mut self.segments[at.segment as usize][at.bucket()].slots[at.slot()];
         *slot = (*slot & !ENTRY_MASK) | pack(entry);
     }
 
@@ -183,8 +192,8 @@ impl Table {
     pub fn remove(&mut self, at: At, rehash: impl Fn(Entry) -> u64) {
         let segment = at.segment as usize;
         let buckets = &mut self.segments[segment];
-        let bucket = at.bucket as usize;
-        let slot = std::mem::take(&mut buckets[bucket].slots[at.slot as usize]);
+        let bucket = at.bucket();
+        let slot = std::mem::take(&mut buckets[bucket].slots[at.slot()]);
         assert!(slot != 0, "an empty slot was removed");
         let distance = distance_of(slot);
         if distance > 0
@@ -481,7 +490,7 @@ fn fits(slot: u64, want: u64) -> bool {
 #[inline]
 fn entry(slot: u64) -> Entry {
     Entry {
-        kind: (slot >> KIND_SHIFT) as u8 & 7,
+        kind: slot >> KIND_SHIFT & 7,
         cell: slot & CELL_MASK,
     }
 }
@@ -489,7 +498,7 @@ fn entry(slot: u64) -> Entry {
 #[inline]
 fn pack(entry: Entry) -> u64 {
     debug_assert!((1..8).contains(&entry.kind) && entry.cell <= CELL_MASK);
-    u64::from(entry.kind) << KIND_SHIFT | entry.cell
+    entry.kind << KIND_SHIFT | entry.cell
 }
 
 #[inline]
@@ -539,7 +548,7 @@ mod tests {
         let mut table = Table::new();
         for (at, hash_of) in hashes.iter().enumerate() {
             let entry = Entry {
-                kind: 1 + (at % 7) as u8,
+                kind: 1 + (at % 7) as u64,
                 cell: at as u64,
             };
             table.insert(*hash_of, entry, hash);
@@ -565,7 +574,7 @@ mod tests {
             let found = table.find(*hash, |entry| entry.cell == at as u64);
             assert_eq!(found.is_some(), at >= first);
             if let Some((_, entry)) = found {
-                assert_eq!(entry.kind, 1 + (at % 7) as u8);
+                assert_eq!(entry.kind, 1 + (at % 7) as u64);
             }
         }
         let mut seen = vec![false; hashes.len()];

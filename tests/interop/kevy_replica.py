@@ -298,7 +298,9 @@ class Proxy:
     """Forwards the primary's client port and replication ports, and can cut: now, or after so many bytes
     have gone to the replica. While closed it accepts and hangs up at once."""
 
-    def __init__(self, target_port, streams):
+    def __init__(self, target_port, streams, gentle=False):
+        # Whether the primary sees an end instead of a reset; it then sends more that is lost.
+        self.gentle = gentle
         self.base = free_base(1)
         self.target, self.open = target_port, True
         self.budget = None
@@ -357,16 +359,17 @@ class Proxy:
             pass
         finally:
             hang_up(down)
-            fade(up)
+            fade(up) if self.gentle else hang_up(up)
 
     def cut(self):
         with self.lock:
             pairs, self.pairs = self.pairs, []
-        for down, _ in pairs:
-            try:
-                down.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        for pair in pairs:
+            for s in pair[:1] if self.gentle else pair:
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
 
     def close(self):
         for s in self.listeners:
@@ -780,7 +783,7 @@ def cut_in_snapshot(count, s, version, shards, seed):
     with primary.conn() as c:
         fill(c, version)
         wide(c, 6)
-    proxy = Proxy(primary.port, shards)
+    proxy = Proxy(primary.port, shards, gentle=True)
     node_port = None
     try:
         for part in (1000, 300000, 2000000):
