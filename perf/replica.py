@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast a replica of a kevy primary takes a full sync and catches up with the live stream.
 
-    perf/replica.py [--keys 500000] [--frames 500000] [--rounds 3] [--peers DIR] [--node target/release/ringkeep]
+    perf/replica.py [--keys 100000] [--frames 300000] [--rounds 3] [--peers DIR] [--node target/release/ringkeep]
 
 The same kevy 7.0.0 primary (one shard, pinned to CPU 0) feeds a ringkeep replica and a kevy replica in turns,
 each on CPU 1. Full sync: from the start of following until the replica has the last key. Live: the replica
@@ -131,8 +131,8 @@ def measure(replica, primary_port, primary, keys, frames, scratch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keys", type=int, default=500000)
-    parser.add_argument("--frames", type=int, default=500000)
+    parser.add_argument("--keys", type=int, default=100000)
+    parser.add_argument("--frames", type=int, default=300000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default=os.environ.get(
         "RINGKEEP_PEERS", os.path.expanduser("~/.cache/ringkeep/peers")))

@@ -183,8 +183,7 @@ impl Table {
 
     /// Changes what a slot points to.
     pub fn set(&mut self, at: At, entry: Entry) {
-        let slot =
-            &mut self.segments[at.segment as usize][at.bucket()].slots[at.slot()];
+        let slot = &mut self.segments[at.segment as usize][at.bucket()].slots[at.slot()];
         *slot = (*slot & !ENTRY_MASK) | pack(entry);
     }
 
