@@ -191,7 +191,6 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`WrongType`] if the key holds a collection.
-    #[inline]
     #[inline(always)]
     pub fn string(&mut self, key: &[u8], now: Ms) -> Result<Option<Str<'_>>, WrongType> {
         let Some(found) = self.used(key, now) else {
