@@ -736,7 +736,9 @@ def follow(count, s, version, shards, node_shards, threads, seconds, seed, backl
 def cuts(count, s, version, shards, seed):
     name = "%s x%d: link cut" % (version, shards)
     primary = kevy_server(s.scratch, version, shards)
-    proxy = Proxy(primary.port, shards)
+    # A reset of a link makes a 2.0.20 primary end as a whole.
+    gentle = version == "2.0.20"
+    proxy = Proxy(primary.port, shards, gentle=gentle)
     with primary.conn() as c:
         fill(c, version)
     node = s.node(proxy.base, 2, 1, shards)
@@ -764,11 +766,11 @@ def cuts(count, s, version, shards, seed):
         c.many([["SET", "resumed:%d" % i, "x"] for i in range(100)])
     proxy.open = True
     compare(count, name + ", 100 writes meanwhile", primary, node, tolerance_ms=4000)
-    count.check(
-        name + ": the backlog was enough, no snapshot came",
-        proxy.passed - before < 500_000,
-        "%d bytes" % (proxy.passed - before),
-    )
+    resumed = name + ": the backlog was enough, no snapshot came"
+    if gentle:
+        count.skip(resumed, "it keeps no frame that it has sent, whether it arrived or not")
+    else:
+        count.check(resumed, proxy.passed - before < 500_000, "%d bytes" % (proxy.passed - before))
     node.kill()
     proxy.close()
     primary.kill()
