@@ -32,8 +32,13 @@ pub enum Error {
         /// How it failed.
         source: io::Error,
     },
-    /// The engine list is not what this program understands.
-    Engines(toml::de::Error),
+    /// A data file is not what this program understands.
+    Data {
+        /// Which one.
+        path: PathBuf,
+        /// Line and reason.
+        reason: String,
+    },
     /// The record could not be written as JSON.
     Record(serde_json::Error),
     /// The server ended a connection.
@@ -62,15 +67,22 @@ pub enum Error {
         /// How many.
         outstanding: u64,
     },
-    /// An engine did not start answering, or died.
+    /// An engine could not be started, or ended by itself.
     Engine {
         /// Its name in the engine list.
         name: String,
-        /// Where its output is.
-        log: PathBuf,
+        /// How that showed.
+        why: String,
+        /// The last lines of its output.
+        log: Vec<String>,
     },
     /// No engine of the list is installed here.
     NoEngines,
+    /// There is no record to report.
+    NoRecord {
+        /// Where none was found.
+        dir: PathBuf,
+    },
     /// Interrupted by a signal.
     Stopped,
 }
@@ -93,6 +105,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Wraps what a data file's reader complains of.
+    pub fn data<E: fmt::Display>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Error {
+        let path = path.into();
+        move |e| Error::Data {
+            path,
+            reason: e.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,7 +135,7 @@ impl fmt::Display for Error {
             ),
             Error::Os { doing, source } => write!(f, "{doing}: {source}"),
             Error::File { path, source } => write!(f, "{}: {source}", path.display()),
-            Error::Engines(e) => write!(f, "engine list: {e}"),
+            Error::Data { path, reason } => write!(f, "{}: {}", path.display(), reason.trim_end()),
             Error::Record(e) => write!(f, "record: {e}"),
             Error::Lost {
                 link,
@@ -129,10 +152,13 @@ impl fmt::Display for Error {
             Error::Stuck { outstanding } => {
                 write!(f, "{outstanding} requests unanswered for ten seconds")
             }
-            Error::Engine { name, log } => {
-                write!(f, "{name} did not come up; see {}", log.display())
+            Error::Engine { name, why, log } => {
+                write!(f, "{name} {why}")?;
+                log.iter()
+                    .try_for_each(|line| write!(f, "\n    {name}: {line}"))
             }
             Error::NoEngines => write!(f, "none of the chosen engines is installed here"),
+            Error::NoRecord { dir } => write!(f, "no record in {}", dir.display()),
             Error::Stopped => write!(f, "interrupted"),
         }
     }

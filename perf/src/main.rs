@@ -1,8 +1,23 @@
 //! The performance harness: the limit a node can reach on this machine, the load to measure with,
 //! and the comparison of engines under equal conditions.
 
+/// Prints a line of the comparison. When nobody reads them any more, the comparison ends in order, as
+/// after a signal, so that its servers are stopped.
+macro_rules! say {
+    ($($part:tt)*) => {
+        if std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($part)*)))
+            .is_err()
+        {
+            crate::sys::stop();
+        }
+    };
+}
+
 mod cli;
+mod client;
+mod cluster;
 mod compare;
+mod drive;
 mod engines;
 mod error;
 mod hist;
@@ -11,11 +26,15 @@ mod limit;
 mod load;
 mod probe;
 mod record;
+mod report;
 mod resp;
 mod ring;
-#[allow(dead_code)] // read by `run` and `compare` from the next commits on
+mod scenario;
+#[allow(dead_code)] // `run` reads the rest of it from the next commits on
 mod spec;
 mod stats;
+mod summary;
+mod svg;
 mod sys;
 
 use std::process::ExitCode;
