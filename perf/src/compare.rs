@@ -6,7 +6,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::client::Client;
-use crate::drive::{self, CONGESTION, Figures};
+use crate::drive::{CONGESTION, Figures, Site};
 use crate::engines::{self, Engine, Places, Running, Setting, version_of};
 use crate::error::Error;
 use crate::record::{
@@ -309,6 +309,7 @@ fn ad_hoc(name: &str, title: &str, metrics: &[&str]) -> Scenario {
         metrics: metrics.iter().map(ToString::to_string).collect(),
         rounds: 5,
         seconds: Span(Duration::from_secs(1)),
+        warmup: Span(Duration::from_millis(200)),
         cores: vec![1],
         durability: engines::Durability::None,
         server_cpus: None,
@@ -382,6 +383,23 @@ struct Run<'a> {
     scenario: &'a Scenario,
     placement: Placement,
     live: Vec<Running>,
+}
+
+impl Run<'_> {
+    /// The load comes from its CPUs, or from wherever there is time when they are the server's too.
+    fn site<'a>(&'a self, server: &'a Running) -> Site<'a> {
+        let placement = &self.placement;
+        let shares = placement
+            .load_cpus
+            .iter()
+            .any(|cpu| placement.server_cpus.contains(cpu));
+        let cpus = if shares {
+            &[][..]
+        } else {
+            &placement.load_cpus
+        };
+        Site { server, cpus }
+    }
 }
 
 impl Comparison {
@@ -461,11 +479,11 @@ impl Comparison {
                 let (cell, measured) = match (&scenario.stall, &scenario.idle) {
                     (Some(stall), _) => (
                         stall.name.clone(),
-                        drive::stall(&server, stall, scenario.seconds),
+                        run.site(&server).stall(stall, scenario.seconds),
                     ),
                     (None, Some(idle)) => (
                         format!("{} idle", idle.conns),
-                        drive::idle(&server, idle, scenario.seconds),
+                        run.site(&server).idle(idle, scenario.seconds),
                     ),
                     (None, None) => continue,
                 };
@@ -546,13 +564,17 @@ impl Comparison {
         }
         if let (Ok(()), Some(fill)) = (&prepared, &scenario.fill) {
             cell = "fill".into();
-            prepared = drive::fill(&server, fill)
+            prepared = run
+                .site(&server)
+                .fill(fill)
                 .map(|figures| self.add(run, &cell, &engine.name, round, figures));
         }
         for setup in &scenario.setup {
             if prepared.is_ok() {
                 cell.clone_from(&setup.name);
-                prepared = drive::set_up(&server, setup)
+                prepared = run
+                    .site(&server)
+                    .set_up(setup)
                     .map(|figures| self.add(run, &cell, &engine.name, round, figures));
             }
         }
@@ -573,10 +595,6 @@ impl Comparison {
         load: &LoadSpec,
         rounds: usize,
     ) -> Result<(), Error> {
-        let once = LoadSpec {
-            preload: false,
-            ..load.clone()
-        };
         let mut failed: Vec<String> = Vec::new();
         let mut dead: Vec<String> = Vec::new();
         for round in 0..=rounds {
@@ -590,9 +608,9 @@ impl Comparison {
                 }
                 let turn = match round {
                     // Round 0 only puts in what the others read.
-                    0 if load.preload => drive::preload(&run.live[at], load).map(|()| None),
+                    0 if load.preload => run.site(&run.live[at]).preload(load).map(|()| None),
                     0 => Ok(None),
-                    _ => drive::run(&run.live[at], &once).map(Some),
+                    _ => run.site(&run.live[at]).run(load).map(Some),
                 };
                 match turn {
                     Ok(None) => {}
@@ -620,6 +638,7 @@ impl Comparison {
         let peak = LoadSpec {
             pipeline: tail.peak_pipeline,
             duration: tail.peak_seconds,
+            warmup: run.scenario.warmup,
             ..tail.load.clone()
         };
         self.run_cell(run, PEAK, &peak, PEAK_ROUNDS)?;
@@ -652,6 +671,7 @@ impl Comparison {
         let load = LoadSpec {
             rate: Some((ops_per_s * tail.share).round().max(1.0)),
             duration: run.scenario.seconds,
+            warmup: run.scenario.warmup,
             preload: false,
             ..tail.load.clone()
         };

@@ -1,11 +1,11 @@
 //! The performance harness: the limit a node can reach on this machine, the load to measure with,
 //! and the comparison of engines under equal conditions.
 
-/// Prints a line of the comparison. When nobody reads them any more, the comparison ends in order, as
+/// Prints a line of a comparison. When nobody reads them any more, the comparison ends in order, as
 /// after a signal, so that its servers are stopped.
 macro_rules! say {
-    ($($part:tt)*) => {
-        if std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($part)*)))
+    ($($text:tt)*) => {
+        if std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*)))
             .is_err()
         {
             crate::sys::stop();
@@ -20,23 +20,27 @@ mod compare;
 mod drive;
 mod engines;
 mod error;
+mod generator;
 mod hist;
 mod keys;
 mod limit;
 mod load;
 mod probe;
+mod progress;
 mod record;
 mod report;
+mod request;
 mod resp;
 mod ring;
 mod scenario;
-#[allow(dead_code)] // `run` reads the rest of it from the next commits on
 mod spec;
 mod stats;
 mod summary;
 mod svg;
 mod sys;
+mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -45,7 +49,8 @@ fn main() -> ExitCode {
     match cli::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("ringkeep-perf: {e}");
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "ringkeep-perf: {e}");
             ExitCode::FAILURE
         }
     }

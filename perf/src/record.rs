@@ -150,24 +150,23 @@ pub fn row<'a>(
     }
 }
 
-/// All numbers of a report, those within parts of it included, each under its own name.
+/// All numbers of a report. Those within a part get its name before theirs, but for `latency`.
 ///
 /// # Errors
 /// [`Error::Record`].
 pub fn numbers(report: &impl Serialize) -> Result<BTreeMap<String, f64>, Error> {
-    fn collect(value: &serde_json::Value, into: &mut BTreeMap<String, f64>) {
+    fn collect(value: &serde_json::Value, prefix: &str, into: &mut BTreeMap<String, f64>) {
         for (name, value) in value.as_object().into_iter().flatten() {
             match value.as_f64() {
-                Some(number) => drop(into.insert(name.clone(), number)),
-                None => collect(value, into),
+                Some(number) => drop(into.insert(format!("{prefix}{name}"), number)),
+                None if name == "latency" => collect(value, prefix, into),
+                None => collect(value, &format!("{prefix}{name}_"), into),
             }
         }
     }
     let mut numbers = BTreeMap::new();
-    collect(
-        &serde_json::to_value(report).map_err(Error::Record)?,
-        &mut numbers,
-    );
+    let report = serde_json::to_value(report).map_err(Error::Record)?;
+    collect(&report, "", &mut numbers);
     Ok(numbers)
 }
 
@@ -604,9 +603,18 @@ mod tests {
 
     #[test]
     fn numbers_are_found_in_parts_too() {
-        let report = serde_json::json!({ "a": 1, "b": { "c": 2.5, "d": "text" }, "e": null });
+        let report = serde_json::json!({
+            "a": 1, "delivery": { "p50_us": 2.5, "d": "text" }, "e": null, "latency": { "p50_us": 3 }
+        });
         let found: Vec<(String, f64)> = numbers(&report).expect("numbers").into_iter().collect();
-        assert_eq!(found, [("a".to_owned(), 1.0), ("c".to_owned(), 2.5)]);
+        let found: Vec<(&str, f64)> = found
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect();
+        assert_eq!(
+            found,
+            [("a", 1.0), ("delivery_p50_us", 2.5), ("p50_us", 3.0)]
+        );
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Scenario {
     /// Time measured in a turn.
     #[serde(default = "seconds")]
     pub seconds: Span,
+    /// Time before that.
+    #[serde(default = "warmup")]
+    pub warmup: Span,
     /// Numbers of cores to run it on, one after the other.
     #[serde(default = "one_core")]
     pub cores: Vec<usize>,
@@ -250,6 +253,7 @@ impl Scenario {
                 let mut load = LoadSpec {
                     pipeline,
                     duration: self.seconds,
+                    warmup: self.warmup,
                     ..cell.load.clone()
                 };
                 if let Some(fill) = &self.fill {
@@ -362,6 +366,10 @@ fn rounds() -> usize {
 
 fn seconds() -> Span {
     Span(std::time::Duration::from_millis(400))
+}
+
+fn warmup() -> Span {
+    Span(std::time::Duration::from_millis(100))
 }
 
 fn one_core() -> Vec<usize> {

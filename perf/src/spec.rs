@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Error;
+use crate::request::Stamp;
 
 /// One load: which requests on which keys, how many at once, for how long. Every field has a default,
 /// so a scenario names what it is about and nothing else. [`LoadSpec::check`] before use.
@@ -25,7 +26,7 @@ pub struct LoadSpec {
     pub threads: usize,
     /// Requests per second of the open loop, of all threads together; closed when none.
     pub rate: Option<f64>,
-    /// Time measured; ends the load early also when `requests` is given.
+    /// Time measured, unless `requests` says how long to measure.
     pub duration: Span,
     /// Time before measuring begins.
     pub warmup: Span,
@@ -99,6 +100,12 @@ impl Default for LoadSpec {
 impl LoadSpec {
     /// Options that stand alone, without a value.
     pub const FLAGS: [&str; 3] = ["sequential", "preload", "verify"];
+
+    /// Whether `option` names a field.
+    pub fn has(&self, option: &str) -> bool {
+        // No text is one for every field, but only a name that is none gives false.
+        !matches!(self.clone().set(option, ""), Ok(false))
+    }
 
     /// Sets the field `option` names from its text; false when there is no such field. Flags take
     /// any text.
@@ -215,6 +222,8 @@ impl LoadSpec {
                 "--keys",
                 "at most 2^27 with --verify",
             )?;
+            let writers = "at least --conns with --verify: each key has one writer";
+            require(self.keys >= conns, "--keys", writers)?;
             let has_fields = self.mix.has(&[Verb::Hset, Verb::Hget, Verb::Hgetall]);
             require(!has_fields || fields <= LEDGER_MAX, "--elements", held)?;
         }
@@ -599,7 +608,7 @@ const SPANS_EXPECTED: &str = "a time or two of them from 1ms on, such as 10s or 
 const SHARE_EXPECTED: &str = "a share such as 10% or 0.1";
 const WEIGHT_MAX: u32 = 1_000_000;
 /// Key number and version of a verified value.
-const VERIFIED_MIN: u64 = 12;
+const VERIFIED_MIN: u64 = Stamp::LEN as u64;
 /// Entries whose versions are remembered for the checks.
 const LEDGER_MAX: u64 = 1 << 27;
 

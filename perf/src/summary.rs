@@ -60,7 +60,7 @@ const METRICS: [Metric; 24] = [
     metric("bytes_per_conn", "Resident memory per connection", "bytes"),
     metric("server_resident_bytes", "Resident memory", "bytes"),
     metric("seconds", "Time", "s"),
-    speed("deliveries_per_s", "Messages delivered", "messages/s"),
+    wide("delivery_p99_us", "Delivery, 99 %", "µs"),
     speed("delivered_per_s", "Messages delivered", "messages/s"),
     metric("sync_s_per_gb", "Full sync", "s per GB of keys and values"),
     metric("cpu_ns_per_key", "Replica CPU per key of a full sync", "ns"),
@@ -343,7 +343,6 @@ fn cell_table(text: &mut String, record: &Record, note: &Note, cell: (&str, usiz
 
 /// What makes the rows of a cell doubtful.
 fn warnings<'a>(text: &mut String, of: &impl Fn(&str) -> Series<'a>) {
-    let is_open = of("rate").names.first().is_some();
     let mut warn = |metric: &str, over: f64, what: &str| {
         let series = of(metric);
         let names: Vec<&str> = series
@@ -356,10 +355,8 @@ fn warnings<'a>(text: &mut String, of: &impl Fn(&str) -> Series<'a>) {
             let _ = writeln!(text, "    {what}: {}", names.join(", "));
         }
     };
-    if !is_open {
-        let bound = "the generator was busy throughout, throughput may be its limit";
-        warn("generator_busy_per_thread", 0.95, bound);
-    }
+    let bound = "the generator was busy throughout, throughput may be its limit";
+    warn("generator_busy", 0.95, bound);
     let disturbed = "other processes took over 5 % of a core, measure again";
     warn("others_busy", 0.05, disturbed);
     warn(
