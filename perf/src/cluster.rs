@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use lexopt::prelude::*;
 
 use crate::client::{self, Client, Value as Reply};
-use crate::compare::{Scene, SceneOptions, know, print_context};
+use crate::compare::{Scene, SceneOptions, is_over, know, print_context};
 use crate::drive::{CONGESTION, Figures};
 use crate::engines::{Durability, Engine, Running, Setting};
 use crate::error::Error;
 use crate::hist::Histogram;
 use crate::probe::Process;
+use crate::progress::tell;
 use crate::record::{Congestion, Context, Failure, Note, Placement, Record, Row, Skipped};
 use crate::{summary, sys};
 
@@ -113,7 +114,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
             Long("primary-cpu") => primary_cpu = parser.value()?.parse()?,
             Long("replica-cpu") => replica_cpu = parser.value()?.parse()?,
             Long("help") => {
-                say!("{}", help.trim_end());
+                tell!("{}", help.trim_end());
                 return Ok(());
             }
             Long(option) => {
@@ -199,11 +200,11 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     )?;
     record.complete = true;
     for note in &record.scenarios {
-        say!("\n{}: {}", note.name, note.title);
-        say!("{}", summary::table(&record, note).trim_end());
+        tell!("\n{}: {}", note.name, note.title);
+        tell!("{}", summary::table(&record, note).trim_end());
     }
     let [json, csv] = record.write(&scene.out, &scene.mask)?;
-    say!("\nrows: {} and {}", csv.display(), json.display());
+    tell!("\nrows: {} and {}", csv.display(), json.display());
     Ok(())
 }
 
@@ -238,6 +239,9 @@ fn measure(
         for &(engine, program) in following {
             if failed.contains(&engine.name.as_str()) {
                 continue;
+            }
+            if is_over() {
+                return Err(Error::Stopped);
             }
             let setting = Setting {
                 cpus: &[replica_cpu],
@@ -276,7 +280,7 @@ fn measure(
                             Error::Engine { why, log, .. } => (why, log),
                             error => (error.to_string(), Vec::new()),
                         };
-                        say!(
+                        tell!(
                             "{}: failed in {}, round {round}: {why}",
                             engine.name,
                             measure.name

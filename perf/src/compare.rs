@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::drive::{CONGESTION, Figures, Site};
 use crate::engines::{self, Engine, Places, Running, Setting, version_of};
 use crate::error::Error;
+use crate::progress::tell;
 use crate::record::{
     Congestion, Context, Failure, Known, Mask, Note, Placement, Record, Row, Skipped,
 };
@@ -107,7 +108,7 @@ impl SceneOptions {
                 Some(program) => engines.push((engine, program)),
                 None => {
                     let why = format!("not found (tried {})", places.tried(&engine));
-                    say!("{}: {why}", engine.name);
+                    tell!("{}: {why}", engine.name);
                     skipped.push(Skipped {
                         engine: engine.name,
                         scenario: String::new(),
@@ -161,7 +162,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
             Long("shuffle") => shuffle = true,
             Long("list") => is_list = true,
             Long("help") => {
-                say!("{}", help.trim_end());
+                tell!("{}", help.trim_end());
                 return Ok(());
             }
             Long(option @ ("keys" | "key-size" | "size" | "conns" | "pipeline")) => {
@@ -201,7 +202,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     };
     if is_list {
         for scenario in &scenarios {
-            say!("{:<14} {}", scenario.name, scenario.title);
+            tell!("{:<14} {}", scenario.name, scenario.title);
         }
         return Ok(());
     }
@@ -230,7 +231,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     let [json, csv] = comparison
         .record
         .write(&comparison.scene.out, &comparison.scene.mask)?;
-    say!("\nrows: {} and {}", csv.display(), json.display());
+    tell!("\nrows: {} and {}", csv.display(), json.display());
     Ok(())
 }
 
@@ -369,7 +370,7 @@ pub fn print_context(context: &Context) {
         kernel,
         ..
     } = context;
-    say!("{date}, {cpus} x {cpu}, kernel {kernel}, commit {commit}");
+    tell!("{date}, {cpus} x {cpu}, kernel {kernel}, commit {commit}");
 }
 
 /// A comparison in progress.
@@ -404,7 +405,7 @@ impl Run<'_> {
 
 impl Comparison {
     fn run(&mut self, scenario: &Scenario) -> Result<(), Error> {
-        say!("\n{}: {}", scenario.name, scenario.title);
+        tell!("\n{}: {}", scenario.name, scenario.title);
         let mut note = Note {
             name: scenario.name.clone(),
             title: scenario.title.clone(),
@@ -420,7 +421,7 @@ impl Comparison {
                     note.placement.push(placement.clone());
                     runs.push(placement);
                 }
-                None => say!("  {cores} cores: this machine has fewer, left out"),
+                None => tell!("  {cores} cores: this machine has fewer, left out"),
             }
         }
         self.record.scenarios.push(note);
@@ -447,7 +448,7 @@ impl Comparison {
             .iter()
             .find(|note| note.name == scenario.name);
         if let Some(note) = note {
-            say!("{}", summary::table(&self.record, note).trim_end());
+            tell!("{}", summary::table(&self.record, note).trim_end());
         }
     }
 
@@ -505,9 +506,10 @@ impl Comparison {
         let (scenario, cores) = (run.scenario, run.placement.cores);
         let (mut taking_part, mut skipped) = (Vec::new(), Vec::new());
         for (engine, program) in &self.scene.engines {
-            let why = if scenario.store && !engine.stores {
-                Some("has no store".to_owned())
-            } else if engine.cores_max.is_some_and(|max| cores > max) {
+            if scenario.store && !engine.stores {
+                continue;
+            }
+            let why = if engine.cores_max.is_some_and(|max| cores > max) {
                 Some(format!("cannot use {cores} cores"))
             } else if !engine.durability.contains_key(&scenario.durability) {
                 Some(format!("offers no durability \"{}\"", scenario.durability))
@@ -533,7 +535,7 @@ impl Comparison {
         program: &Path,
         round: usize,
     ) -> Result<Option<Running>, Error> {
-        if sys::is_stopped() {
+        if is_over() {
             return Err(Error::Stopped);
         }
         let scenario = run.scenario;
@@ -603,7 +605,7 @@ impl Comparison {
                 if failed.contains(&name) {
                     continue;
                 }
-                if sys::is_stopped() {
+                if is_over() {
                     return Err(Error::Stopped);
                 }
                 let turn = match round {
@@ -705,7 +707,7 @@ impl Comparison {
         if matches!(error, Error::Stopped) || sys::is_stopped() {
             return Err(Error::Stopped);
         }
-        say!("  {engine}: failed in {cell}, round {round}: {error}");
+        tell!("  {engine}: failed in {cell}, round {round}: {error}");
         let (why, log) = match error {
             Error::Engine { why, log, .. } => (why, log),
             error => (error.to_string(), Vec::new()),
@@ -728,6 +730,12 @@ impl Comparison {
         });
         Ok(())
     }
+}
+
+/// Whether a signal came, or nobody reads the results any more: then the comparison ends in order, so
+/// that its servers are stopped.
+pub fn is_over() -> bool {
+    sys::is_stopped() || sys::is_output_gone()
 }
 
 /// Enters an engine into the record the first time it runs.

@@ -1,18 +1,6 @@
 //! The performance harness: the limit a node can reach on this machine, the load to measure with,
 //! and the comparison of engines under equal conditions.
 
-/// Prints a line of a comparison. When nobody reads them any more, the comparison ends in order, as
-/// after a signal, so that its servers are stopped.
-macro_rules! say {
-    ($($text:tt)*) => {
-        if std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*)))
-            .is_err()
-        {
-            crate::sys::stop();
-        }
-    };
-}
-
 mod cli;
 mod client;
 mod cluster;

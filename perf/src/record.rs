@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engines::Places;
 use crate::error::Error;
+use crate::progress::tell;
 
 /// All that is kept of one comparison.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -356,7 +357,7 @@ impl Mask {
 
 /// A character within a path. A colon, a comma and brackets end one.
 fn goes_on(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '~' | '+' | '@' | '}')
+    c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '~' | '+' | '@' | '*' | '}')
 }
 
 /// The machine and the source at the time of a comparison.
@@ -448,13 +449,13 @@ impl Congestion {
     pub fn set(name: &str) -> Congestion {
         let before = line_of(CONGESTION);
         if before == name {
-            say!("congestion control: {name} already");
+            tell!("congestion control: {name} already");
         } else if let Err(e) = fs::write(CONGESTION, name) {
-            say!(
+            tell!(
                 "congestion control: stays {before} at the engines' ends, {name} at ours ({CONGESTION}: {e})"
             );
         } else {
-            say!("congestion control: {name} for this run, {before} again afterwards");
+            tell!("congestion control: {name} for this run, {before} again afterwards");
         }
         Congestion {
             before,
@@ -574,6 +575,7 @@ mod tests {
                 "http://host/page, ns / request, 1/2",
             ),
             ("{dir}/log /", "{dir}/log /"),
+            ("/home/x/peers/k-*/bin/k", "{peers}/k-*/bin/k"),
         ] {
             assert_eq!(mask().text(text), want);
         }

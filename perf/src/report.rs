@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use lexopt::prelude::*;
 
 use crate::error::Error;
+use crate::progress::tell;
 use crate::record::{Note, Record};
 use crate::summary::{self, Metric, Series};
 use crate::svg::{self, Bar, Group, Panel, escape};
@@ -24,7 +25,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
             Long("records") => dir = parser.value()?.into(),
             Long("out") => out = parser.value()?.into(),
             Long("help") => {
-                say!("{}", help.trim_end());
+                tell!("{}", help.trim_end());
                 return Ok(());
             }
             _ => return Err(argument.unexpected().into()),
@@ -46,7 +47,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     }
     let path = out.join("index.html");
     fs::write(&path, page).map_err(Error::file(&path))?;
-    say!("{} and {} charts", path.display(), charts.len());
+    tell!("{} and {} charts", path.display(), charts.len());
     Ok(())
 }
 
@@ -396,11 +397,10 @@ fn numbers(body: &mut String, record: &Record, note: &Note) {
                 };
                 let _ = writeln!(
                     body,
-                    "<tr><td>{}{cores}</td><td>{} [{}]</td><td><i class=\"{}\"></i>{}</td><td>{}</td>\
+                    "<tr><td>{}{cores}</td><td>{}</td><td><i class=\"{}\"></i>{}</td><td>{}</td>\
                      <td>{} – {}</td><td>{}</td><td>{ratio}</td><td>{verdict}</td></tr>",
                     escape(cell.0),
-                    metric.title,
-                    metric.unit,
+                    metric.heading(),
                     svg::class_of(name),
                     escape(name),
                     metric.show(spread.median),

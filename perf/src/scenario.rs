@@ -365,7 +365,7 @@ fn rounds() -> usize {
 }
 
 fn seconds() -> Span {
-    Span(std::time::Duration::from_millis(400))
+    Span(std::time::Duration::from_millis(300))
 }
 
 fn warmup() -> Span {

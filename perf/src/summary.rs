@@ -88,12 +88,13 @@ impl Metric {
         let size = value.abs();
         if value.is_nan() {
             "-".into()
-        } else if self.unit == "µs" && size >= 1e4 {
-            if size >= 1e6 {
-                format!("{:.2} s", value / 1e6)
-            } else {
-                format!("{:.1} ms", value / 1e3)
-            }
+        } else if self.unit == MICROSECONDS {
+            let (scale, unit) = match size {
+                1e6.. => (1e6, "s"),
+                1e3.. => (1e3, "ms"),
+                _ => (1.0, "µs"),
+            };
+            format!("{} {unit}", digits(value / scale))
         } else if size >= 1e9 {
             format!("{:.2} G", value / 1e9)
         } else if size >= 1e7 {
@@ -102,14 +103,17 @@ impl Metric {
             format!("{:.2} M", value / 1e6)
         } else if size >= 1e4 {
             format!("{:.1} k", value / 1e3)
-        } else if size >= 100.0 || value == 0.0 {
-            format!("{value:.0}")
-        } else if size >= 10.0 {
-            format!("{value:.1}")
-        } else if size >= 0.01 {
-            format!("{value:.2}")
         } else {
-            format!("{value:.5}")
+            digits(value)
+        }
+    }
+
+    /// Title and unit; times carry their unit themselves.
+    pub fn heading(&self) -> String {
+        if self.unit == MICROSECONDS {
+            self.title.into()
+        } else {
+            format!("{} [{}]", self.title, self.unit)
         }
     }
 
@@ -120,6 +124,20 @@ impl Metric {
         }
         let [median, low, high] = [spread.median, spread.low, spread.high].map(|v| self.show(v));
         format!("{median} [{low}..{high}]")
+    }
+}
+
+/// Three digits of a value below a thousand, or all before the point.
+fn digits(value: f64) -> String {
+    let size = value.abs();
+    if size >= 100.0 || value == 0.0 {
+        format!("{value:.0}")
+    } else if size >= 10.0 {
+        format!("{value:.1}")
+    } else if size >= 0.01 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.5}")
     }
 }
 
@@ -292,7 +310,7 @@ fn cell_table(text: &mut String, record: &Record, note: &Note, cell: (&str, usiz
     let mut columns: Vec<Vec<String>> = vec![vec!["engine".into()]];
     columns[0].extend(first.names.iter().map(ToString::to_string));
     for (metric, series) in &shown {
-        let mut column = vec![format!("{} [{}]", metric.title, metric.unit)];
+        let mut column = vec![metric.heading()];
         column.extend(first.names.iter().map(|name| {
             let value = metric.show_spread(series.spread(name));
             let ratio = series.ratio(name, base).median;
@@ -373,6 +391,8 @@ fn warnings<'a>(text: &mut String, of: &impl Fn(&str) -> Series<'a>) {
     );
 }
 
+/// The unit of times that are shown in whichever unit is short.
+pub const MICROSECONDS: &str = "µs";
 const NOTHING: Spread = Spread {
     median: f64::NAN,
     low: f64::NAN,
@@ -446,6 +466,16 @@ mod tests {
         ] {
             assert_eq!(metric.show(value), text);
         }
+        let time = Metric::named("max_us").expect("known");
+        let shown = [0.0, 12.3, 999.0, 1234.0, 56_789.0, 2_500_000.0].map(|us| time.show(us));
+        assert_eq!(
+            shown,
+            ["0 µs", "12.3 µs", "999 µs", "1.23 ms", "56.8 ms", "2.50 s"]
+        );
+        assert_eq!(
+            [time.heading(), metric.heading()],
+            ["Slowest request", "Throughput [requests/s]"]
+        );
         let same = Spread {
             median: 1.25,
             low: 1.25,

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::stats::Spread;
-use crate::summary::Metric;
+use crate::summary::{MICROSECONDS, Metric};
 
 /// A bar with its range.
 pub struct Bar {
@@ -43,7 +43,7 @@ pub fn bars(title: &str, metric: &Metric, groups: &[Group]) -> String {
             .flat_map(|group| &group.bars)
             .map(|bar| bar.spread)
     };
-    let axis = Axis::over(metric, spreads());
+    let axis = Axis::over(metric, BAR_RANGE, spreads());
     let (left, right, width) = (118.0, 128.0, WIDTH);
     let x = |value: f64| left + axis.share(value) * (width - left - right);
     let mut body = String::new();
@@ -59,18 +59,29 @@ pub fn bars(title: &str, metric: &Metric, groups: &[Group]) -> String {
                 "{}",
                 text(left - 8.0, y + 12.0, "", "end", &bar.engine)
             );
-            let length = (x(spread.median) - left).max(1.0);
-            let _ = writeln!(
-                body,
-                r#"<rect class="{class}" x="{left}" y="{y:.1}" width="{length:.1}" height="14" rx="2"/>"#
-            );
+            let (end, middle) = (x(spread.median), y + 7.0);
+            if axis.is_log {
+                // The length of a bar would say nothing where there is no 0.
+                line(&mut body, "g", (left, middle), (end, middle));
+                let _ = writeln!(
+                    body,
+                    r#"<circle class="{class}" cx="{end:.1}" cy="{middle:.1}" r="5"/>"#
+                );
+            } else {
+                let length = (end - left).max(1.0);
+                let _ = writeln!(
+                    body,
+                    r#"<rect class="{class}" x="{left}" y="{y:.1}" width="{length:.1}" height="14" rx="2"/>"#
+                );
+            }
             whisker(
                 &mut body,
+                "w",
                 (x(spread.low), y + 7.0),
                 (x(spread.high), y + 7.0),
             );
             let label = format!("{} {}", metric.show(spread.median), bar.remark);
-            let end = x(spread.high.max(spread.median)) + 6.0;
+            let end = x(spread.high.max(spread.median)) + 8.0;
             let _ = write!(
                 body,
                 "{}",
@@ -130,7 +141,7 @@ pub fn lines(title: &str, metric: &Metric, across: &str, panels: &[Panel]) -> St
         .iter()
         .flat_map(|panel| &panel.lines)
         .flat_map(|(_, points)| points);
-    let axis = Axis::over(metric, spreads.flatten().copied());
+    let axis = Axis::over(metric, WIDE_RANGE, spreads.flatten().copied());
     for (number, panel) in panels.iter().enumerate() {
         let left = (number % columns) as f64 * outer + 58.0;
         let right = (number % columns + 1) as f64 * outer - 16.0;
@@ -178,7 +189,12 @@ pub fn lines(title: &str, metric: &Metric, across: &str, panels: &[Panel]) -> St
             let path = path.join(" ");
             let _ = writeln!(body, r#"<polyline class="l {class}" points="{path}"/>"#);
             for (x, point) in known {
-                whisker(&mut body, (x, y(point.low)), (x, y(point.high)));
+                whisker(
+                    &mut body,
+                    &format!("v {class}"),
+                    (x, y(point.low)),
+                    (x, y(point.high)),
+                );
                 let middle = y(point.median);
                 let _ = writeln!(
                     body,
@@ -205,13 +221,14 @@ struct Axis {
 }
 
 impl Axis {
-    fn over(metric: &Metric, spreads: impl Iterator<Item = Spread>) -> Axis {
+    fn over(metric: &Metric, range: f64, spreads: impl Iterator<Item = Spread>) -> Axis {
         let (mut low, mut high) = (f64::INFINITY, 0.0f64);
         for spread in spreads {
             low = low.min(spread.low);
             high = high.max(spread.high);
         }
-        let is_log = low > 0.0 && high / low > if metric.is_log { 8.0 } else { 40.0 };
+        let range = if metric.is_log { WIDE_RANGE } else { range };
+        let is_log = low > 0.0 && high / low > range;
         let low = if is_log { decade(low) } else { 0.0 };
         let high = if high > low { high } else { low + 1.0 };
         Axis {
@@ -302,9 +319,9 @@ fn decade(value: f64) -> f64 {
     10f64.powf(value.log10().floor())
 }
 
-fn whisker(out: &mut String, from: (f64, f64), to: (f64, f64)) {
+fn whisker(out: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
     if (from.0 - to.0).abs() > 0.5 || (from.1 - to.1).abs() > 0.5 {
-        line(out, "w", from, to);
+        line(out, class, from, to);
     }
 }
 
@@ -335,7 +352,7 @@ fn whole(title: &str, height: f64, body: &str) -> String {
 svg text {{ font: 12px system-ui, sans-serif; fill: var(--ink) }}
 svg .h {{ font-size: 14px; font-weight: 600 }} svg .b {{ font-weight: 600 }} svg .s {{ fill: var(--soft) }}
 svg .g {{ stroke: var(--grid) }} svg .a {{ stroke: var(--soft) }} svg .w {{ stroke: var(--ink); stroke-width: 1.5 }}
-svg .l {{ fill: none; stroke-width: 2 }}
+svg .v {{ stroke-width: 1.5 }} svg .l {{ fill: none; stroke-width: 2 }}
 </style>
 <rect x="0" y="0" width="{WIDTH}" height="{height:.0}" style="fill: var(--ground)"/>
 {name}{body}</svg>
@@ -393,7 +410,9 @@ pub fn escape(text: &str) -> String {
 }
 
 const WIDTH: f64 = 720.0;
-const MICROSECONDS: &str = "µs";
+/// From how many times the lowest value on an axis is logarithmic: bars should have their 0.
+const BAR_RANGE: f64 = 40.0;
+const WIDE_RANGE: f64 = 8.0;
 /// Name, colour on light ground, colour on dark ground.
 const ENGINES: [(&str, &str, &str); 5] = [
     ("limit", "#7d8790", "#8a949e"),
@@ -426,17 +445,22 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_cover_the_values() {
-        let axis = Axis::over(metric("ops_per_s"), [spread(1_000_000.0)].into_iter());
+        let axis = Axis::over(
+            metric("ops_per_s"),
+            BAR_RANGE,
+            [spread(1_000_000.0)].into_iter(),
+        );
         let labels: Vec<String> = axis.ticks(5).into_iter().map(|t| axis.label(t)).collect();
         assert_eq!(labels, ["0", "500 k", "1 M"]);
         let axis = Axis::over(
             metric("max_us"),
+            BAR_RANGE,
             [spread(50.0), spread(40_000.0)].into_iter(),
         );
         let labels: Vec<String> = axis.ticks(5).into_iter().map(|t| axis.label(t)).collect();
         assert_eq!(labels, ["10 µs", "100 µs", "1 ms", "10 ms"]);
         assert!(axis.share(44_000.0) == 1.0 && axis.share(5.0) == 0.0);
-        let none = Axis::over(metric("max_us"), std::iter::empty());
+        let none = Axis::over(metric("max_us"), BAR_RANGE, std::iter::empty());
         assert!(none.ticks(5).iter().all(|tick| tick.is_finite()));
     }
 

@@ -233,15 +233,22 @@ pub fn hold(pid: u32, stopped: bool) {
     unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
-/// Makes [`is_stopped`] true, as a signal does.
-pub fn stop() {
-    STOPPED.store(true, Ordering::Relaxed);
-}
-
 /// Asks a process to end.
 pub fn terminate(pid: u32) {
     // SAFETY: no memory is involved.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+}
+
+/// Whether standard output is a pipe that nobody reads any more, or a terminal that is gone.
+pub fn is_output_gone() -> bool {
+    let mut output = libc::pollfd {
+        fd: libc::STDOUT_FILENO,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one entry, the local, which the call only writes to; a timeout of 0 returns at once.
+    let ready = unsafe { libc::poll(&raw mut output, 1, 0) };
+    ready == 1 && output.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0
 }
 
 /// Whether a signal asked this process to end.
