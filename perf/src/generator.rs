@@ -170,9 +170,11 @@ pub struct Tally {
     pub histogram: Histogram,
     /// Latencies of the messages published in the time measured.
     pub delivery: Histogram,
+    /// Open loop: how long after its due time the generator came to each request.
+    pub lateness: Histogram,
     /// Requests answered in the time measured.
     pub requests: u64,
-    /// Nils of any reply.
+    /// Nils of any reply in the time measured.
     pub nils: u64,
     /// Bulk replies of another length than was set.
     pub wrong_length: u64,
@@ -569,7 +571,7 @@ impl Generator {
         let mut idle_since = None;
         loop {
             let now = self.now();
-            self.idle_ns += now - idle_since.take().unwrap_or(now);
+            self.idle_ns += (now - idle_since.take().unwrap_or(now)).min(IDLE_TURN_MAX);
             if now >= end || (self.left == 0 && self.outstanding() == 0) {
                 return Ok(());
             }
@@ -749,7 +751,11 @@ impl Generator {
             if self.clients[link].is_subscriber {
                 continue;
             }
-            self.clients[link].due.push_back(schedule.next_ns as u64);
+            let due = schedule.next_ns as u64;
+            if self.tally.counting {
+                self.tally.lateness.add(now - due, 1);
+            }
+            self.clients[link].due.push_back(due);
             if !self.clients[link].is_touched {
                 self.clients[link].is_touched = true;
                 self.touched.push(link);
@@ -878,15 +884,15 @@ impl Client {
         self.replies.feed(bytes, |reply| {
             count += 1;
             match reply {
-                Reply::Nil => tally.nils += 1,
-                Reply::Many { nils } => tally.nils += nils,
+                Reply::Nil => tally.nils += u64::from(tally.counting),
+                Reply::Many { nils } if tally.counting => tally.nils += nils,
                 Reply::Bulk(len) if len < low || len > high => tally.wrong_length += 1,
                 Reply::Integer(value) => {
                     tally.last_integer = Some(value);
                     tally.promised += u64::try_from(value).unwrap_or(0);
                 }
                 Reply::Push => count -= 1,
-                Reply::Bulk(_) | Reply::Status | Reply::Error => {}
+                Reply::Bulk(_) | Reply::Many { .. } | Reply::Status | Reply::Error => {}
             }
         })?;
         Ok(count)
@@ -967,6 +973,7 @@ impl Tally {
     pub fn merge(&mut self, other: &Tally) {
         self.histogram.merge(&other.histogram);
         self.delivery.merge(&other.delivery);
+        self.lateness.merge(&other.lateness);
         self.requests += other.requests;
         self.nils += other.nils;
         self.wrong_length += other.wrong_length;
@@ -1018,6 +1025,8 @@ const FILL_PIPELINE: u32 = 64;
 const LOOK: Duration = Duration::from_millis(100);
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const OPEN_DRAIN: Duration = Duration::from_secs(2);
+/// A turn without work is over sooner; what is longer was a neighbour's time.
+const IDLE_TURN_MAX: u64 = 5_000;
 /// Open loop: from this distance to the next request on, sleeping is worth it.
 const SLEEP_FROM: u64 = 100_000;
 
