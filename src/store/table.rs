@@ -25,19 +25,28 @@ pub(super) struct Entry {
 
 /// Where an entry's slot is. Valid until the table is next changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct At {
-    segment: u32,
-    /// Bucket and slot: two whole words are passed around without going through memory.
-    place: u32,
-}
+pub(super) struct At(u64);
 
 impl At {
-    fn bucket(self) -> usize {
-        (self.place >> 8) as usize
+    /// One word, so that it is passed around in a register.
+    #[inline]
+    fn new(segment: usize, bucket: usize, slot: usize) -> At {
+        At((segment as u64) << 32 | (bucket << 8 | slot) as u64)
     }
 
+    #[inline]
+    fn segment(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
+    #[inline]
+    fn bucket(self) -> usize {
+        (self.0 as u32 >> 8) as usize
+    }
+
+    #[inline]
     fn slot(self) -> usize {
-        (self.place & 0xff) as usize
+        (self.0 & 0xff) as usize
     }
 }
 
@@ -69,6 +78,19 @@ struct Bucket {
     displaced: u64,
 }
 const _: () = assert!(size_of::<Bucket>() == 64);
+
+impl Bucket {
+    /// The slots that fit, a bit each. Which slot holds an entry cannot be foreseen, so a search that
+    /// branched at each would mostly be guessed wrong by the processor.
+    #[inline(always)]
+    fn fitting(&self, want: u64) -> u32 {
+        let mut mask = 0;
+        for (at, slot) in self.slots.iter().enumerate() {
+            mask |= u32::from(fits(*slot, want)) << at;
+        }
+        mask
+    }
+}
 
 /// What is known of a segment besides its buckets.
 #[derive(Clone, Copy)]
@@ -133,8 +155,8 @@ impl Table {
         let (segment, depth) = self.segment_of(hash);
         let want = tag(hash, depth);
         let bucket = &self.segments[segment][home_of(hash)];
-        let slot = bucket.slots.iter().find(|slot| fits(**slot, want))?;
-        Some(entry(*slot))
+        let fitting = bucket.fitting(want);
+        (fitting != 0).then(|| entry(bucket.slots[fitting.trailing_zeros() as usize]))
     }
 
     /// Finds the entry with this hash that `is` accepts.
@@ -147,13 +169,13 @@ impl Table {
         let mut bucket = home;
         let mut displaced = buckets[home].displaced;
         loop {
-            for (at, slot) in buckets[bucket].slots.iter().enumerate() {
-                if fits(*slot, want) && is(entry(*slot)) {
-                    let at = At {
-                        segment: segment as u32,
-                        place: (bucket << 8 | at) as u32,
-                    };
-                    return Some((at, entry(*slot)));
+            let mut fitting = buckets[bucket].fitting(want);
+            while fitting != 0 {
+                let at = fitting.trailing_zeros() as usize;
+                fitting &= fitting - 1;
+                let entry = entry(buckets[bucket].slots[at]);
+                if is(entry) {
+                    return Some((At::new(segment, bucket, at), entry));
                 }
             }
             if displaced == 0 {
@@ -185,13 +207,13 @@ impl Table {
 
     /// Changes what a slot points to.
     pub fn set(&mut self, at: At, entry: Entry) {
-        let slot = &mut self.segments[at.segment as usize][at.bucket()].slots[at.slot()];
+        let slot = &mut self.segments[at.segment()][at.bucket()].slots[at.slot()];
         *slot = (*slot & !ENTRY_MASK) | pack(entry);
     }
 
     /// Removes an entry. Segments that have become nearly empty are merged.
     pub fn remove(&mut self, at: At, rehash: impl Fn(&[Entry], &mut [u64])) {
-        let segment = at.segment as usize;
+        let segment = at.segment();
         let buckets = &mut self.segments[segment];
         let bucket = at.bucket();
         let slot = std::mem::take(&mut buckets[bucket].slots[at.slot()]);
