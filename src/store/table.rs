@@ -14,13 +14,34 @@ use std::fmt;
 
 use arrayvec::ArrayVec;
 
-/// Kind and cell of an entry, as the table keeps them for the keyspace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    /// 1 to 7, whatever the keyspace means by it.
-    pub kind: u64,
-    /// Where the entry's bytes are.
-    pub cell: u64,
+/// Kind and cell of an entry, as the table keeps them for the keyspace: one word, so that it is passed
+/// around in a register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry(u64);
+
+impl Entry {
+    /// `kind` is 1 to 7, whatever the keyspace means by it; `cell` is where the entry's bytes are.
+    #[inline]
+    pub fn new(kind: u64, cell: u64) -> Entry {
+        debug_assert!((1..8).contains(&kind) && cell <= CELL_MASK);
+        Entry(kind << KIND_SHIFT | cell)
+    }
+
+    #[inline]
+    pub fn kind(self) -> u64 {
+        self.0 >> KIND_SHIFT
+    }
+
+    #[inline]
+    pub fn cell(self) -> u64 {
+        self.0 & CELL_MASK
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entry({}, {})", self.kind(), self.cell())
+    }
 }
 
 /// Where an entry's slot is. Valid until the table is next changed.
@@ -519,16 +540,12 @@ fn fits(slot: u64, want: u64) -> bool {
 
 #[inline]
 fn entry(slot: u64) -> Entry {
-    Entry {
-        kind: slot >> KIND_SHIFT & 7,
-        cell: slot & CELL_MASK,
-    }
+    Entry(slot & ENTRY_MASK)
 }
 
 #[inline]
 fn pack(entry: Entry) -> u64 {
-    debug_assert!((1..8).contains(&entry.kind) && entry.cell <= CELL_MASK);
-    entry.kind << KIND_SHIFT | entry.cell
+    entry.0
 }
 
 #[inline]
@@ -578,22 +595,19 @@ mod tests {
             .collect();
         let hash = |entries: &[Entry], into: &mut [u64]| {
             for (entry, into) in entries.iter().zip(into) {
-                *into = hashes[entry.cell as usize];
+                *into = hashes[entry.cell() as usize];
             }
         };
         let mut table = Table::new();
         for (at, hash_of) in hashes.iter().enumerate() {
-            let entry = Entry {
-                kind: 1 + (at % 7) as u64,
-                cell: at as u64,
-            };
+            let entry = Entry::new(1 + (at % 7) as u64, at as u64);
             table.insert(*hash_of, entry, hash);
         }
         assert!(table.depth > 2 * SPLITS_PER_TAG);
         check(&table, &hashes, 0);
         for (at, hash_of) in hashes.iter().enumerate() {
             let (place, _) = table
-                .find(*hash_of, |entry| entry.cell == at as u64)
+                .find(*hash_of, |entry| entry.cell() == at as u64)
                 .expect("present");
             table.remove(place, hash);
             if at % 5_000 == 0 {
@@ -607,17 +621,17 @@ mod tests {
     /// Entries from `first` on are found by their hashes and met once by a walk in order of places.
     fn check(table: &Table, hashes: &[u64], first: usize) {
         for (at, hash) in hashes.iter().enumerate() {
-            let found = table.find(*hash, |entry| entry.cell == at as u64);
+            let found = table.find(*hash, |entry| entry.cell() == at as u64);
             assert_eq!(found.is_some(), at >= first);
             if let Some((_, entry)) = found {
-                assert_eq!(entry.kind, 1 + (at % 7) as u64);
+                assert_eq!(entry.kind(), 1 + (at % 7) as u64);
             }
         }
         let mut seen = vec![false; hashes.len()];
         let mut place = Some(0);
         while let Some(from) = place {
             let mut batch = Vec::new();
-            place = table.walk(from, |entry| batch.push(entry.cell as usize));
+            place = table.walk(from, |entry| batch.push(entry.cell() as usize));
             for at in batch {
                 let own = Table::place(hashes[at]);
                 assert!(own >= from && place.is_none_or(|next| own < next));
