@@ -9,7 +9,6 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -27,7 +26,6 @@ use crate::verify::{Expect, Ledger, Verifier};
 pub struct Shared {
     /// Zero of the clock all threads read.
     epoch: Instant,
-    threads: usize,
     /// Requests answered so far, by thread.
     answered: Vec<Counter>,
     /// Messages the server said it would deliver, and those that arrived.
@@ -65,7 +63,6 @@ impl Shared {
     pub fn new(spec: &LoadSpec) -> Shared {
         Shared {
             epoch: Instant::now(),
-            threads: spec.threads,
             answered: (0..spec.threads).map(|_| Counter::default()).collect(),
             promised: Counter::default(),
             delivered: Counter::default(),
@@ -109,18 +106,6 @@ impl Shared {
         ];
         let number = usize::from(self.phase.load(Ordering::Relaxed));
         phases.get(number).copied().unwrap_or(Phase::Finishing)
-    }
-
-    /// Waits until every thread has come here `times` times.
-    fn meet(&self, times: usize) -> Result<(), Error> {
-        self.met.fetch_add(1, Ordering::AcqRel);
-        while self.met.load(Ordering::Acquire) < times * self.threads {
-            if self.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            thread::sleep(Duration::from_micros(200));
-        }
-        Ok(())
     }
 }
 
@@ -411,13 +396,18 @@ impl Generator {
         }
     }
 
-    /// Waits for the other threads.
+    /// Waits until every thread has come here as often as this one.
     ///
     /// # Errors
     /// [`Error::Stopped`] when one of them failed.
     pub fn meet(&mut self) -> Result<(), Error> {
         self.meetings += 1;
-        self.shared.meet(self.meetings)
+        self.shared.met.fetch_add(1, Ordering::AcqRel);
+        while self.shared.met.load(Ordering::Acquire) < self.meetings * self.spec.threads {
+            // Messages go on arriving; a server cuts off subscribers that do not read.
+            self.turn(Wait::Up(Duration::from_micros(200)))?;
+        }
+        Ok(())
     }
 
     /// Tells what begins; thread 0 speaks for all.

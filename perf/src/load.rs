@@ -308,7 +308,7 @@ fn on_threads<T: Send>(
     }
     match failure {
         None => Ok(parts),
-        Some(source) if answered > 0 => {
+        Some(source) if shared.phase() != Phase::Connecting => {
             let (requests, seconds) = (answered, watch.begun.elapsed().as_secs_f64());
             Err(Error::Broken {
                 source: Box::new(source),

@@ -247,10 +247,6 @@ fn a_server_that_ends_is_told_with_what_was_done_until_then() {
             server.child.kill().expect("it runs");
             run.join().expect("it ends")
         });
-        assert!(
-            asked.elapsed() < Duration::from_secs(25),
-            "it waited for a dead server"
-        );
         let text = said(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(
