@@ -244,6 +244,12 @@ fn print_measurement(target: &Target, spec: &LoadSpec, m: &Measurement) {
              request speaks about the server"
         );
     }
+    if let (Some(late), true) = (&m.generator_late, m.is_generator_late()) {
+        print_latency(
+            "the generator came late to its own requests, latency is partly its own:",
+            late,
+        );
+    }
     m.errors_by_text
         .iter()
         .for_each(|(text, count)| tell!("{count} times: {text}"));

@@ -9,7 +9,6 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -27,7 +26,6 @@ use crate::verify::{Expect, Ledger, Verifier};
 pub struct Shared {
     /// Zero of the clock all threads read.
     epoch: Instant,
-    threads: usize,
     /// Requests answered so far, by thread.
     answered: Vec<Counter>,
     /// Messages the server said it would deliver, and those that arrived.
@@ -65,7 +63,6 @@ impl Shared {
     pub fn new(spec: &LoadSpec) -> Shared {
         Shared {
             epoch: Instant::now(),
-            threads: spec.threads,
             answered: (0..spec.threads).map(|_| Counter::default()).collect(),
             promised: Counter::default(),
             delivered: Counter::default(),
@@ -109,18 +106,6 @@ impl Shared {
         ];
         let number = usize::from(self.phase.load(Ordering::Relaxed));
         phases.get(number).copied().unwrap_or(Phase::Finishing)
-    }
-
-    /// Waits until every thread has come here `times` times.
-    fn meet(&self, times: usize) -> Result<(), Error> {
-        self.met.fetch_add(1, Ordering::AcqRel);
-        while self.met.load(Ordering::Acquire) < times * self.threads {
-            if self.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            thread::sleep(Duration::from_micros(200));
-        }
-        Ok(())
     }
 }
 
@@ -170,9 +155,11 @@ pub struct Tally {
     pub histogram: Histogram,
     /// Latencies of the messages published in the time measured.
     pub delivery: Histogram,
+    /// Open loop: how long after its due time the generator came to each request.
+    pub lateness: Histogram,
     /// Requests answered in the time measured.
     pub requests: u64,
-    /// Nils of any reply.
+    /// Nils of any reply in the time measured.
     pub nils: u64,
     /// Bulk replies of another length than was set.
     pub wrong_length: u64,
@@ -409,13 +396,18 @@ impl Generator {
         }
     }
 
-    /// Waits for the other threads.
+    /// Waits until every thread has come here as often as this one.
     ///
     /// # Errors
     /// [`Error::Stopped`] when one of them failed.
     pub fn meet(&mut self) -> Result<(), Error> {
         self.meetings += 1;
-        self.shared.meet(self.meetings)
+        self.shared.met.fetch_add(1, Ordering::AcqRel);
+        while self.shared.met.load(Ordering::Acquire) < self.meetings * self.spec.threads {
+            // Messages go on arriving; a server cuts off subscribers that do not read.
+            self.turn(Wait::Up(Duration::from_micros(200)))?;
+        }
+        Ok(())
     }
 
     /// Tells what begins; thread 0 speaks for all.
@@ -569,7 +561,7 @@ impl Generator {
         let mut idle_since = None;
         loop {
             let now = self.now();
-            self.idle_ns += now - idle_since.take().unwrap_or(now);
+            self.idle_ns += (now - idle_since.take().unwrap_or(now)).min(IDLE_TURN_MAX);
             if now >= end || (self.left == 0 && self.outstanding() == 0) {
                 return Ok(());
             }
@@ -749,7 +741,11 @@ impl Generator {
             if self.clients[link].is_subscriber {
                 continue;
             }
-            self.clients[link].due.push_back(schedule.next_ns as u64);
+            let due = schedule.next_ns as u64;
+            if self.tally.counting {
+                self.tally.lateness.add(now - due, 1);
+            }
+            self.clients[link].due.push_back(due);
             if !self.clients[link].is_touched {
                 self.clients[link].is_touched = true;
                 self.touched.push(link);
@@ -878,15 +874,15 @@ impl Client {
         self.replies.feed(bytes, |reply| {
             count += 1;
             match reply {
-                Reply::Nil => tally.nils += 1,
-                Reply::Many { nils } => tally.nils += nils,
+                Reply::Nil => tally.nils += u64::from(tally.counting),
+                Reply::Many { nils } if tally.counting => tally.nils += nils,
                 Reply::Bulk(len) if len < low || len > high => tally.wrong_length += 1,
                 Reply::Integer(value) => {
                     tally.last_integer = Some(value);
                     tally.promised += u64::try_from(value).unwrap_or(0);
                 }
                 Reply::Push => count -= 1,
-                Reply::Bulk(_) | Reply::Status | Reply::Error => {}
+                Reply::Bulk(_) | Reply::Many { .. } | Reply::Status | Reply::Error => {}
             }
         })?;
         Ok(count)
@@ -967,6 +963,7 @@ impl Tally {
     pub fn merge(&mut self, other: &Tally) {
         self.histogram.merge(&other.histogram);
         self.delivery.merge(&other.delivery);
+        self.lateness.merge(&other.lateness);
         self.requests += other.requests;
         self.nils += other.nils;
         self.wrong_length += other.wrong_length;
@@ -1018,6 +1015,8 @@ const FILL_PIPELINE: u32 = 64;
 const LOOK: Duration = Duration::from_millis(100);
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const OPEN_DRAIN: Duration = Duration::from_secs(2);
+/// A turn without work is over sooner; what is longer was a neighbour's time.
+const IDLE_TURN_MAX: u64 = 5_000;
 /// Open loop: from this distance to the next request on, sleeping is worth it.
 const SLEEP_FROM: u64 = 100_000;
 

@@ -99,6 +99,8 @@ pub struct Measurement {
     /// The busiest generator thread's share of a core, waiting for the next due time not counted; near
     /// 1 the generator may be the bottleneck.
     pub generator_busy: f64,
+    /// Open loop: how long after its due time the generator came to a request; part of the latency.
+    pub generator_late: Option<Latency>,
     /// What neither server nor generator used: neighbours that disturb.
     pub others_busy: f64,
     /// What the host gave to other guests.
@@ -123,6 +125,13 @@ impl Measurement {
     /// Whether the generator had no time to spare, so that throughput may be its limit.
     pub fn is_generator_bound(&self) -> bool {
         self.generator_busy > GENERATOR_BUSY
+    }
+
+    /// Whether the generator itself was late for its requests, so that latency may be its own.
+    pub fn is_generator_late(&self) -> bool {
+        self.generator_late.is_some_and(|late| {
+            late.p50_us > self.latency.p50_us / 4.0 || late.p99_us > self.latency.p99_us / 2.0
+        })
     }
 
     /// What must not happen in a load, as an error.
@@ -299,7 +308,7 @@ fn on_threads<T: Send>(
     }
     match failure {
         None => Ok(parts),
-        Some(source) if answered > 0 => {
+        Some(source) if shared.phase() != Phase::Connecting => {
             let (requests, seconds) = (answered, watch.begun.elapsed().as_secs_f64());
             Err(Error::Broken {
                 source: Box::new(source),
@@ -333,6 +342,9 @@ impl Watch {
     fn look(&mut self, shared: &Shared) -> Option<Progress> {
         let (now, answered, phase) = (Instant::now(), shared.answered(), shared.phase());
         let passed = now - self.last.0;
+        if now - self.begun < LOOK {
+            return None;
+        }
         if phase != self.phase {
             (self.phase, self.phase_at) = (phase, (now, answered));
         } else if passed < LOOK {
@@ -475,6 +487,7 @@ fn measurement(target: &Target, shared: &Shared, parts: Vec<Part>) -> Measuremen
             .map(|(a, b)| per_request(b.involuntary.saturating_sub(a.involuntary))),
         system_calls,
         generator_busy: busy,
+        generator_late: (sum.lateness.count() > 0).then(|| Latency::of(&sum.lateness)),
         others_busy: share(between(|s| s.machine.busy_ns).saturating_sub(all_ns)),
         stolen: share(between(|s| s.machine.stolen_ns)),
         errors: errors.list().iter().map(|(_, count)| count).sum(),

@@ -601,7 +601,8 @@ as_text!(Mix, Sizes, Span, Spans, Share);
 
 const NUMBER: &str = "a number";
 const MIX_EXPECTED: &str = "commands with weights such as get, get:set=90:10 or lpush:lrange=1:1, of get, \
-    set, incr, lpush, lrange, hset, hget, hgetall, zadd, zrange, sadd, smembers, xadd, mset, mget, del, publish";
+    set, incr, lpush, lrange, hset, hget, hgetall, zadd, zrange, sadd, smembers, xadd, mset, mget, del, \
+    publish";
 const SIZES_EXPECTED: &str = "bytes such as 64, 16-4096 or 64:90,4096:10";
 const SPAN_EXPECTED: &str = "a time such as 2s or 300ms";
 const SPANS_EXPECTED: &str = "a time or two of them from 1ms on, such as 10s or 1-60s";

@@ -4,6 +4,7 @@
 //! growth, sets by their members.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -132,6 +133,9 @@ pub struct Verifier {
     range: u64,
     width: u32,
     last_ids: HashMap<u64, (u64, u64)>,
+    /// Of the request being asked; kept for their memory.
+    keys: VecDeque<u64>,
+    stamps: VecDeque<Stamp>,
     /// Replies that are not what they have to be.
     pub mismatches: u64,
     /// The first few of them.
@@ -149,6 +153,8 @@ impl Verifier {
             range: spec.range,
             width: spec.width,
             last_ids: HashMap::new(),
+            keys: VecDeque::new(),
+            stamps: VecDeque::new(),
             mismatches: 0,
             shown: Vec::new(),
         }
@@ -163,7 +169,8 @@ impl Verifier {
         out: &mut Vec<u8>,
         expects: &mut VecDeque<Expect>,
     ) {
-        let ledger = Arc::clone(&self.ledger);
+        let (mut keys, mut stamps) = (mem::take(&mut self.keys), mem::take(&mut self.stamps));
+        let ledger = &self.ledger;
         let verb = source.draw_verb();
         let mut key = source.draw_key();
         let is_write = !matches!(
@@ -181,8 +188,7 @@ impl Verifier {
         }
         let mut element = source.random.below(self.elements);
         let (score, mut ttl) = (source.random.below(1_000_000), None);
-        let mut stamps: VecDeque<Stamp> = VecDeque::new();
-        let mut keys = VecDeque::from([key]);
+        keys.push_back(key);
         match verb {
             Verb::Get => {
                 let acked = ledger.strings[key as usize].acked();
@@ -294,6 +300,9 @@ impl Verifier {
             })
         };
         source.append_chosen(out, verb, ttl, number, stamp);
+        keys.clear();
+        stamps.clear();
+        (self.keys, self.stamps) = (keys, stamps);
     }
 
     /// Appends the question for the last state of a kept key, once nothing writes any more.
@@ -675,3 +684,255 @@ fn show(value: Value<'_>) -> String {
 
 /// Mismatches told in words.
 const SHOWN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct World {
+        source: Source,
+        verifier: Verifier,
+        expects: VecDeque<Expect>,
+        errors: Errors,
+    }
+
+    impl World {
+        fn new(options: &[(&str, &str)]) -> World {
+            let mut spec = LoadSpec {
+                verify: true,
+                conns: 2,
+                keys: 2,
+                elements: 3,
+                ..LoadSpec::default()
+            };
+            for (option, text) in options {
+                assert!(spec.set(option, text).expect("a value"), "{option}");
+            }
+            spec.check().expect("can be checked");
+            let space = KeySpace::new(spec.keys, spec.key_size).expect("fits");
+            World {
+                source: Source::new(&spec, 0).expect("fits"),
+                verifier: Verifier::new(&spec, space, Arc::new(Ledger::new(&spec))),
+                expects: VecDeque::new(),
+                errors: Errors::default(),
+            }
+        }
+
+        /// Asks on connection `conn`; the request and its key.
+        fn ask(&mut self, conn: u64) -> (String, u64) {
+            let mut out = Vec::new();
+            self.verifier
+                .ask(&mut self.source, conn, 7, &mut out, &mut self.expects);
+            let text = String::from_utf8_lossy(&out).into_owned();
+            let key = text
+                .split("\r\n")
+                .find_map(|word| word.split_once(":0")?.1.parse().ok());
+            (text, key.unwrap_or(0))
+        }
+
+        /// Whether this is a right reply to the oldest request.
+        fn is_right(&mut self, reply: &[u8]) -> bool {
+            let before = self.verifier.mismatches;
+            let checked = self
+                .verifier
+                .check(reply, &mut self.expects, &mut self.errors);
+            assert_eq!(checked, Ok(true));
+            self.verifier.mismatches == before
+        }
+    }
+
+    fn value(entry: u64, version: u32) -> Vec<u8> {
+        let mut bytes = b"$20\r\n".to_vec();
+        Stamp { entry, version }.write(&mut bytes, 20);
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
+    #[test]
+    fn a_reader_sees_no_version_older_than_the_last_acknowledged_and_none_not_yet_sent() {
+        let mut world = World::new(&[("mix", "get:set")]);
+        let entry = |world: &World, key: u64| {
+            let entry = &world.verifier.ledger.strings[key as usize];
+            (entry.acked(), entry.sent())
+        };
+        let mut sets = VecDeque::new();
+        for turn in 0..400u64 {
+            let (text, key) = world.ask(turn % 2);
+            let is_set = text.contains("SET");
+            assert!(
+                !is_set || key == turn % 2,
+                "each connection writes its own keys"
+            );
+            if is_set {
+                sets.push_back(key);
+                if turn % 3 > 0 {
+                    assert!(world.is_right(b"+OK\r\n"));
+                } else {
+                    // Sent, never acknowledged: both what was there before and this may be seen.
+                    world.expects.clear();
+                }
+                continue;
+            }
+            let (acked, sent) = entry(&world, key);
+            let expect = world.expects[0];
+            for version in [acked.saturating_sub(1), acked, sent, sent + 1] {
+                world.expects = VecDeque::from([expect]);
+                let is_right = world.is_right(&value(key, version));
+                assert_eq!(
+                    is_right,
+                    (acked..=sent).contains(&version),
+                    "{version} {acked} {sent}"
+                );
+            }
+            for wrong in [
+                &value(1 - key, acked)[..],
+                b"$-1\r\n",
+                b"+OK\r\n",
+                b"$3\r\nabc\r\n",
+            ] {
+                world.expects = VecDeque::from([expect]);
+                assert!(!world.is_right(wrong));
+            }
+        }
+        assert!(sets.len() > 100 && world.verifier.shown.len() == SHOWN);
+    }
+
+    #[test]
+    fn nothing_may_be_read_only_after_a_del_or_a_time_to_live() {
+        for options in [
+            &[("mix", "del:get")][..],
+            &[("mix", "set:get"), ("ttl-share", "1"), ("ttl", "1s")],
+        ] {
+            let mut world = World::new(options);
+            let mut has_ended = [false; 2];
+            for turn in 0..100u64 {
+                let (text, key) = world.ask(turn % 2);
+                if !text.contains("GET") {
+                    has_ended[key as usize] = true;
+                    let reply: &[u8] = if text.contains("DEL") {
+                        b":1\r\n"
+                    } else {
+                        b"+OK\r\n"
+                    };
+                    assert!(world.is_right(reply));
+                } else {
+                    assert_eq!(world.is_right(b"_\r\n"), has_ended[key as usize]);
+                }
+            }
+            assert_eq!(has_ended, [true; 2]);
+        }
+    }
+
+    #[test]
+    fn counters_and_lists_grow_by_their_steps_and_ids_only_grow() {
+        let mut world = World::new(&[("mix", "incr"), ("sequential", "")]);
+        for (reply, is_right) in [(":1", true), (":2", true), (":2", false), (":4", true)] {
+            world.ask(0);
+            assert_eq!(
+                world.is_right(format!("{reply}\r\n").as_bytes()),
+                is_right,
+                "{reply}"
+            );
+        }
+        let mut world = World::new(&[("mix", "lpush")]);
+        for (reply, is_right) in [(":4", true), (":5", true), (":5", false)] {
+            world.ask(0);
+            assert_eq!(
+                world.is_right(format!("{reply}\r\n").as_bytes()),
+                is_right,
+                "{reply}"
+            );
+        }
+        let mut world = World::new(&[("mix", "xadd")]);
+        for (id, is_right) in [
+            ("5-1", true),
+            ("5-2", true),
+            ("6-0", true),
+            ("5-9", false),
+            ("x", false),
+        ] {
+            world.ask(0);
+            let reply = format!("${}\r\n{id}\r\n", id.len());
+            assert_eq!(world.is_right(reply.as_bytes()), is_right, "{id}");
+        }
+    }
+
+    #[test]
+    fn arrays_hold_what_they_must_in_the_order_they_must() {
+        let many = |values: &[Vec<u8>]| {
+            [
+                format!("*{}\r\n", values.len()).into_bytes(),
+                values.concat(),
+            ]
+            .concat()
+        };
+        let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len()).into_bytes();
+        let mut world = World::new(&[("mix", "lrange"), ("range", "2")]);
+        for (versions, is_right) in [
+            (&[3, 2][..], true),
+            (&[2, 1], false),
+            (&[3, 1], false),
+            (&[3], false),
+        ] {
+            let (_, key) = world.ask(0);
+            let values: Vec<Vec<u8>> = versions
+                .iter()
+                .map(|version| value(key, *version))
+                .collect();
+            assert_eq!(world.is_right(&many(&values)), is_right, "{versions:?}");
+        }
+        let mut world = World::new(&[("mix", "smembers")]);
+        for (members, is_right) in [
+            ("00 01 02", true),
+            ("00 01 02 05", true),
+            ("00 01", false),
+            ("00 01 01", false),
+            ("00 01 06", false),
+        ] {
+            let (_, key) = world.ask(0);
+            let member = |member: &str| bulk(&format!("{key:02}:{member}"));
+            let values: Vec<Vec<u8>> = members.split(' ').map(member).collect();
+            assert_eq!(world.is_right(&many(&values)), is_right, "{members}");
+            let other = |member: &str| bulk(&format!("{:02}:{member}", 1 - key));
+            let values: Vec<Vec<u8>> = members.split(' ').map(other).collect();
+            world.expects.push_back(Expect::Smembers { key });
+            assert!(!world.is_right(&many(&values)));
+        }
+        let mut world = World::new(&[("mix", "hgetall")]);
+        for (fields, is_right) in [
+            (&[0, 1, 2][..], true),
+            (&[0, 1], false),
+            (&[0, 1, 3], false),
+        ] {
+            let (_, key) = world.ask(0);
+            let pairs: Vec<Vec<u8>> = fields
+                .iter()
+                .flat_map(|field| [bulk(&format!("f{field:02}")), value(key * 3 + field, 1)])
+                .collect();
+            assert_eq!(world.is_right(&many(&pairs)), is_right, "{fields:?}");
+        }
+        let mut world = World::new(&[("mix", "mget"), ("width", "2")]);
+        world.ask(0);
+        let Expect::Get { key: first, .. } = world.expects[1] else {
+            panic!("a key")
+        };
+        let Expect::Get { key: second, .. } = world.expects[2] else {
+            panic!("a key")
+        };
+        assert!(world.is_right(&many(&[value(first, 1), value(second, 1)])));
+        world.ask(0);
+        assert!(!world.is_right(&many(&[value(first, 1)])) && world.expects.is_empty());
+    }
+
+    #[test]
+    fn an_error_reply_answers_its_request_with_all_that_belongs_to_it() {
+        let mut world = World::new(&[("mix", "mset"), ("width", "3")]);
+        world.ask(0);
+        assert!(world.is_right(b"-OOM no memory\r\n") && world.expects.is_empty());
+        assert_eq!(world.errors.list(), [("OOM no memory".to_owned(), 1)]);
+        let surplus = world
+            .verifier
+            .check(b"+OK\r\n", &mut world.expects, &mut world.errors);
+        assert_eq!(surplus, Ok(false));
+    }
+}
