@@ -50,7 +50,8 @@ impl Site<'_> {
     /// Runs one load, without its preload.
     ///
     /// # Errors
-    /// Those of the connection; [`Error::Refused`] when there were error replies; [`Error::Wrong`].
+    /// Those of the connection; [`Error::Refused`] when there were error replies; [`Error::Wrong`];
+    /// [`Error::Silent`].
     pub fn run(&self, load: &LoadSpec) -> Result<Figures, Error> {
         let load = LoadSpec {
             preload: false,
@@ -58,6 +59,9 @@ impl Site<'_> {
         };
         let measured = load::run(&self.target(), &load, &mut |_| ())?;
         measured.refused()?;
+        if measured.requests == 0 {
+            return Err(Error::Silent);
+        }
         let mut figures = record::numbers(&measured)?;
         if let Some(rate) = load.rate {
             figures.insert("rate".into(), rate);
@@ -72,7 +76,7 @@ impl Site<'_> {
     /// Inserts every key once.
     ///
     /// # Errors
-    /// Those of the connection; [`Error::Refused`]; [`Error::Wrong`] when keys are missing afterwards.
+    /// Those of the connection; [`Error::Refused`]; [`Error::Missing`].
     pub fn fill(&self, fill: &Fill) -> Result<Figures, Error> {
         let load = LoadSpec {
             keys: fill.keys,
@@ -85,11 +89,8 @@ impl Site<'_> {
         let report = load::fill(&self.target(), &load, fill.shuffle)?;
         report.refused()?;
         if let Some(stored) = report.keys_stored.filter(|stored| *stored != report.keys) {
-            return Err(Error::Wrong {
-                mismatches: 0,
-                undelivered: 0,
-                first: format!("{stored} keys stored of {}", report.keys),
-            });
+            let keys = report.keys;
+            return Err(Error::Missing { stored, keys });
         }
         record::numbers(&report)
     }

@@ -82,6 +82,15 @@ pub enum Error {
         /// Seconds since connecting began.
         seconds: f64,
     },
+    /// No request was answered in the time measured.
+    Silent,
+    /// A server holds another number of keys than it was given.
+    Missing {
+        /// What it says it holds.
+        stored: u64,
+        /// What it was given.
+        keys: u64,
+    },
     /// There is no process with the number given.
     NoProcess {
         /// The number.
@@ -208,6 +217,10 @@ impl fmt::Display for Error {
                 "{source}; broken off {seconds:.2} s after the start with {requests} requests answered, \
                  nothing is averaged"
             ),
+            Error::Silent => write!(f, "no request was answered in the time measured"),
+            Error::Missing { stored, keys } => {
+                write!(f, "the server holds {stored} keys instead of {keys}")
+            }
             Error::NoProcess { pid } => write!(f, "there is no process {pid}"),
             Error::Stuck { outstanding } => {
                 write!(f, "{outstanding} requests unanswered for ten seconds")

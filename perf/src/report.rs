@@ -292,8 +292,12 @@ fn depth_panels<'a>(
         cells.iter().map(split).collect()
     };
     let parts = parts?;
-    let mut names: Vec<&str> = parts.iter().map(|part| part.0).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in &parts {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
     let panels: Vec<Panel> = names
         .iter()
         .map(|name| {
@@ -505,6 +509,36 @@ mod tests {
         // One file: nothing is fetched from elsewhere.
         assert!(!page.contains("src=") && !page.contains("href="));
         assert!(charts[1].1.contains("pipeline"));
+    }
+
+    #[test]
+    fn cells_that_differ_in_cores_become_one_panel_each() {
+        let mut rows = Vec::new();
+        for cores in [1, 2] {
+            for cell in ["get", "mget"] {
+                rows.push(record::row(
+                    "s",
+                    cell,
+                    "kevy",
+                    1,
+                    cores,
+                    [("ops_per_s", 1e5)],
+                ));
+            }
+        }
+        let cells = summary::cells(&rows, "s");
+        let of = |cell| Series::of(summary::rows_of(&rows, "s", cell), "ops_per_s");
+        let (across, panels) = depth_panels(&cells, of).expect("panels");
+        let shown: Vec<(&str, &[String])> = panels
+            .iter()
+            .map(|panel| (panel.title.as_str(), &panel.marks[..]))
+            .collect();
+        let marks = ["1".to_owned(), "2".to_owned()];
+        assert_eq!(
+            (across, shown),
+            ("cores", vec![("get", &marks[..]), ("mget", &marks[..])])
+        );
+        assert!(depth_panels(&cells[..2], of).is_none());
     }
 
     #[test]

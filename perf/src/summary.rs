@@ -134,10 +134,10 @@ fn digits(value: f64) -> String {
         format!("{value:.0}")
     } else if size >= 10.0 {
         format!("{value:.1}")
-    } else if size >= 0.01 {
+    } else if size >= 0.1 {
         format!("{value:.2}")
     } else {
-        format!("{value:.5}")
+        format!("{value:.4}")
     }
 }
 
@@ -361,6 +361,16 @@ fn cell_table(text: &mut String, record: &Record, note: &Note, cell: (&str, usiz
 
 /// What makes the rows of a cell doubtful.
 fn warnings<'a>(text: &mut String, of: &impl Fn(&str) -> Series<'a>) {
+    let late = (of("generator_late_p99_us"), of("p99_us"));
+    let is_late = |name: &&str| late.0.spread(name).median > late.1.spread(name).median / 2.0;
+    let names: Vec<&str> = late.0.names.iter().copied().filter(is_late).collect();
+    if !names.is_empty() {
+        let names = names.join(", ");
+        let _ = writeln!(
+            text,
+            "    the generator was late, latency may be its own: {names}"
+        );
+    }
     let mut warn = |metric: &str, over: f64, what: &str| {
         let series = of(metric);
         let names: Vec<&str> = series
@@ -456,7 +466,7 @@ mod tests {
         let metric = Metric::named("ops_per_s").expect("known");
         for (value, text) in [
             (0.0, "0"),
-            (0.00123, "0.00123"),
+            (0.00123, "0.0012"),
             (1.234, "1.23"),
             (56.78, "56.8"),
             (999.4, "999"),

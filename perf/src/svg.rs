@@ -137,12 +137,21 @@ pub fn lines(title: &str, metric: &Metric, across: &str, panels: &[Panel]) -> St
     let columns = panels.len().clamp(1, 2);
     let outer = WIDTH / columns as f64;
     let (top, height, step) = (62.0, 190.0, 270.0);
-    let spreads = panels
+    let of = |panel: &Panel| {
+        let points = panel.lines.iter().flat_map(|(_, points)| points);
+        points.flatten().copied().collect::<Vec<Spread>>()
+    };
+    let all = Axis::over(metric, WIDE_RANGE, panels.iter().flat_map(of));
+    // One axis for all panels lets them be compared, unless that flattens some of them.
+    let own: Vec<Axis> = panels
         .iter()
-        .flat_map(|panel| &panel.lines)
-        .flat_map(|(_, points)| points);
-    let axis = Axis::over(metric, WIDE_RANGE, spreads.flatten().copied());
+        .map(|panel| Axis::over(metric, WIDE_RANGE, of(panel).into_iter()))
+        .collect();
+    let is_flat = own
+        .iter()
+        .any(|axis| !all.is_log && axis.high * 3.0 < all.high);
     for (number, panel) in panels.iter().enumerate() {
+        let axis = if is_flat { &own[number] } else { &all };
         let left = (number % columns) as f64 * outer + 58.0;
         let right = (number % columns + 1) as f64 * outer - 16.0;
         let head = top + (number / columns) as f64 * step;
@@ -204,7 +213,7 @@ pub fn lines(title: &str, metric: &Metric, across: &str, panels: &[Panel]) -> St
         }
     }
     let rows = panels.len().div_ceil(columns) as f64;
-    let title = format!("{title}, {}", axis.caption(metric));
+    let title = format!("{title}, {}", all.caption(metric));
     whole(&title, top + rows * step, &body)
 }
 
