@@ -34,8 +34,6 @@ const INPUT_STEP: usize = 1 << 20;
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
-const OUT_OF_MEMORY: Error =
-    Error::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 
 /// What a command does once its shards are here.
 #[derive(Clone, Copy)]
@@ -338,6 +336,9 @@ impl State {
         if let Some(error) = self.gate(conn, spec) {
             return self.refuse(conn, &error);
         }
+        if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
+            return self.refuse_for_memory(conn, spec);
+        }
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
@@ -364,9 +365,6 @@ impl State {
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
         }
-        if self.over_memory && spec.flags & flag::DENY_OOM != 0 {
-            return Some(OUT_OF_MEMORY);
-        }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
                 "SUBSCRIBE",
@@ -389,7 +387,13 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: &Args<'_>) {
+    pub(super) fn store_request(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        run: Work,
+        args: &Args<'_>,
+    ) {
         match self.homes.place(spec, *args) {
             Place::Here => {
                 let slow = self.slow_clock(spec);
@@ -438,6 +442,9 @@ impl State {
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
+        if matches!(work, Work::Script) {
+            self.make_room_for_script(call.from_primary);
+        }
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
             db: call.db,
@@ -460,8 +467,9 @@ impl State {
                 block
             }
             Work::Script => {
+                let is_full = self.memory.script_is_refused;
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
-                let mut host = ScriptHost::new(&self.subs, read_only);
+                let mut host = ScriptHost::new(&self.subs, read_only, is_full);
                 let mark = ctx.out.mark();
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);

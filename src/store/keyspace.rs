@@ -600,8 +600,7 @@ impl Keyspace {
         Some(self.cells.arena.at(entry.cell))
     }
 
-    /// Bytes of memory in use: by the table, by entries, values and deadlines, and by what is waiting to
-    /// be freed. Collections count as [`count_collections`](Keyspace::count_collections) says. Costs the
+    /// Bytes of memory in use: by the table, by entries, values and deadlines. Collections count as [`count_collections`](Keyspace::count_collections) says. Costs the
     /// same however many keys there are.
     pub fn used_bytes(&mut self) -> usize {
         self.settle();
@@ -611,7 +610,11 @@ impl Keyspace {
             + self.text_bytes
             + self.objects.len() * size_of::<Value>()
             + self.collections_bytes()
-            + self.graveyard.bytes()
+    }
+
+    /// Bytes of removed values that are waiting to be freed.
+    pub fn waiting_bytes(&self) -> usize {
+        self.graveyard.bytes()
     }
 
     /// Bytes of memory held for entries that are not in use: free cells of pages in use.
