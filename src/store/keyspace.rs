@@ -600,8 +600,9 @@ impl Keyspace {
         Some(self.cells.arena.at(entry.cell))
     }
 
-    /// Bytes of memory in use: by the table, by entries, values and deadlines. Collections count as [`count_collections`](Keyspace::count_collections) says. Costs the
-    /// same however many keys there are.
+    /// Bytes of memory in use: by the table, by entries, values and deadlines. Collections count as
+    /// [`count_collections`](Keyspace::count_collections) says. Costs the same however many keys there
+    /// are.
     pub fn used_bytes(&mut self) -> usize {
         self.settle();
         self.table.bytes()
