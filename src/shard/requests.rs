@@ -34,8 +34,6 @@ const INPUT_STEP: usize = 1 << 20;
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
-const OUT_OF_MEMORY: Error =
-    Error::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 
 /// What a command does once its shards are here.
 #[derive(Clone, Copy)]
@@ -276,7 +274,7 @@ impl State {
 
     /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
     fn may_short_cut(&self, conn: &Conn) -> bool {
-        conn.is_plain() && !self.over_memory && !self.shared.loading.load(Relaxed)
+        conn.is_plain() && !self.shared.loading.load(Relaxed)
     }
 
     /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
@@ -292,6 +290,7 @@ impl State {
         if spec.flags & flag::BLOCKING != 0
             || !spec.fits(args.len())
             || !self.homes.is_surely_here(spec, &args)
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || (spec.is_write() && self.shared.following.load(Relaxed))
         {
             return false;
@@ -400,6 +399,9 @@ impl State {
         if let Some(error) = self.gate(conn, spec) {
             return self.refuse(conn, &error);
         }
+        if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
+            return self.refuse_for_memory(conn, spec);
+        }
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
@@ -426,9 +428,6 @@ impl State {
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
         }
-        if self.over_memory && spec.flags & flag::DENY_OOM != 0 {
-            return Some(OUT_OF_MEMORY);
-        }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
                 "SUBSCRIBE",
@@ -451,7 +450,13 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: &Args<'_>) {
+    pub(super) fn store_request(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        run: Work,
+        args: &Args<'_>,
+    ) {
         match self.homes.place(spec, *args) {
             Place::Here => {
                 let slow = self.slow_clock(spec);
@@ -500,6 +505,9 @@ impl State {
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
+        if matches!(work, Work::Script) {
+            self.make_room_for_script(call.from_primary);
+        }
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
             db: call.db,
@@ -522,8 +530,9 @@ impl State {
                 block
             }
             Work::Script => {
+                let is_full = self.memory.script_is_refused;
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
-                let mut host = ScriptHost::new(&self.subs, read_only);
+                let mut host = ScriptHost::new(&self.subs, read_only, is_full);
                 let mark = ctx.out.mark();
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);

@@ -7,6 +7,7 @@ use uring::SocketId;
 use super::{
     blocking::Waits,
     clients::Clients,
+    evict::Memory,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
@@ -34,6 +35,7 @@ pub(super) struct Stats {
     pub bytes_out: u64,
     pub turns: u64,
     pub expired: u64,
+    pub evicted: u64,
     pub protocol_errors: u64,
 }
 
@@ -76,8 +78,7 @@ pub(super) struct State {
     pub freeing: bool,
     /// More keys are due than one turn may remove.
     pub more_due: bool,
-    /// The node holds more than `maxmemory`.
-    pub over_memory: bool,
+    pub memory: Memory,
     pub last_log: Ms,
 }
 
@@ -125,7 +126,7 @@ impl State {
             follow_request: None,
             freeing: false,
             more_due: false,
-            over_memory: false,
+            memory: Memory::default(),
             last_log: 0,
             shared,
         })
@@ -135,6 +136,7 @@ impl State {
     pub(super) fn has_work(&self) -> bool {
         self.freeing
             || self.more_due
+            || self.memory.has_work()
             || self.loans.load.is_some()
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()
