@@ -293,6 +293,8 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
+        ("busy-reply-threshold", tunables.busy_ms.to_string()),
+        ("lua-time-limit", tunables.busy_ms.to_string()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -345,6 +347,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.slow_us = parse_i64(value)
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
+            "busy-reply-threshold" | "lua-time-limit" => changed.busy_ms = number()?,
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}

@@ -9,8 +9,6 @@ use crate::{
 
 /// Lua memory of one core.
 pub(super) const MEMORY: usize = 256 << 20;
-/// How long a script may run.
-pub(super) const RUN_MS: u64 = 5000;
 
 /// A command of a script that changed something.
 pub(super) struct Changed {
@@ -24,15 +22,17 @@ pub(super) struct ScriptHost<'a> {
     subs: &'a Subscriptions,
     /// This node follows a primary, and the script comes from a client.
     read_only: bool,
+    over_memory: bool,
     changed: Vec<Changed>,
     published: Vec<Message>,
 }
 
 impl<'a> ScriptHost<'a> {
-    pub(super) fn new(subs: &'a Subscriptions, read_only: bool) -> Self {
+    pub(super) fn new(subs: &'a Subscriptions, read_only: bool, over_memory: bool) -> Self {
         Self {
             subs,
             read_only,
+            over_memory,
             changed: Vec::new(),
             published: Vec::new(),
         }
@@ -67,6 +67,14 @@ impl Host for ScriptHost<'_> {
             _ => return plain_session(ctx, spec, args),
         }
         true
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn is_over_memory(&self) -> bool {
+        self.over_memory
     }
 
     fn log(&mut self, level: u8, text: &str) {
