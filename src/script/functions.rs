@@ -6,9 +6,9 @@ use mlua::{Function, Value};
 
 use super::{
     Host, Job, LIBRARY_CHUNK, ScriptEngine, key_count,
-    library::{self, FunctionInfo, Libraries, Library},
+    library::{self, Libraries, Library},
     payload,
-    watch::End,
+    watch::{End, Registered},
 };
 use crate::{
     base::{glob_match, parse_i64},
@@ -22,8 +22,6 @@ pub struct Loaded {
     /// Its functions; nothing if it loaded where it was sent but not here.
     functions: Option<BTreeMap<String, Function>>,
 }
-
-type Registered = BTreeMap<String, (FunctionInfo, Function)>;
 
 impl ScriptEngine {
     /// FCALL and FCALL_RO.

@@ -155,7 +155,7 @@ fn library_of_its_own(lua: &Lua) -> mlua::Result<Table> {
 }
 
 fn only_argument<'a>(lua: &Lua, name: &str, args: &'a MultiValue) -> mlua::Result<&'a Value> {
-    match args.get(0) {
+    match args.front() {
         Some(value) if args.len() == 1 => Ok(value),
         _ => {
             let text = format!("bad argument #1 to '{name}' (expected 1 argument)");

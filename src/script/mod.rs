@@ -51,10 +51,8 @@ pub type Clock = Box<dyn Fn() -> Option<Ms>>;
 /// What scripts may use at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a script runs before other clients are told that the node is busy; 0: they wait.
-    pub busy_ms: Ms,
-    /// Nobody else is there to end a script, so it is stopped with an error after `busy_ms`. What it
-    /// wrote stays written.
+    /// Nobody else is there to end a script, so it is stopped with an error where others would be told
+    /// that the node is busy. What it wrote stays written.
     pub alone: bool,
     /// Bytes that the engine's Lua state may hold, its compiled scripts included.
     pub memory: usize,
@@ -213,7 +211,7 @@ impl ScriptEngine {
     pub fn new(scripts: Scripts, limits: Limits, clock: Clock) -> Result<Self, EngineError> {
         let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
-        let watch = Watch::new(clock, scripts.clone(), limits.alone, limits.busy_ms);
+        let watch = Watch::new(clock, scripts.clone(), limits.alone);
         let watch = Rc::new(watch);
         let table = Rc::new(Table::build());
         let host = watch::host_functions(&lua, &watch, &table)?;
@@ -248,11 +246,6 @@ impl ScriptEngine {
             watch,
             limits,
         })
-    }
-
-    /// Changes how long a script runs before the node is busy.
-    pub fn set_busy_ms(&mut self, busy_ms: Ms) {
-        self.watch.busy_ms.set(busy_ms);
     }
 
     /// EVAL, EVALSHA, FCALL and their `_RO` forms as a client sent them. The reply is in `ctx.out` unless
@@ -515,7 +508,7 @@ impl ScriptEngine {
         let text = match self.watch.ended() {
             Some(End::TooLong) => format!(
                 "ERR Script stopped after {} ms, the time limit of scripts on a node with one core.",
-                self.watch.busy_ms.get()
+                self.scripts.running().busy_ms()
             ),
             Some(End::Stopping) => "ERR The node stops.".into(),
             Some(End::Killed) => "ERR Script killed by user with SCRIPT KILL...".into(),

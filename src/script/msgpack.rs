@@ -59,7 +59,7 @@ fn unpack_limit(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
 }
 
 fn text_of(lua: &Lua, name: &str, args: &MultiValue) -> mlua::Result<Vec<u8>> {
-    let value = args.get(0);
+    let value = args.front();
     let text = match value.cloned() {
         Some(value) => lua.coerce_string(value)?,
         None => None,

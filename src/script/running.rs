@@ -13,6 +13,8 @@ use crate::{
     resp::{Error, OwnedArgs},
 };
 
+/// The patience of other clients unless it is set.
+const BUSY_MS: Ms = 5000;
 const NOT_BUSY: Error = Error::fixed("NOTBUSY No scripts in execution right now.");
 const BUSY_SCRIPT: Error = Error::fixed(
     "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
@@ -41,8 +43,10 @@ pub struct View {
 }
 
 /// The place where a script is published.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Running {
+    /// After how many milliseconds other clients are told; 0: never.
+    busy_ms: AtomicU64,
     view: Mutex<Option<View>>,
     ran_ms: AtomicU64,
     /// It is to end. Set and read for decisions under the lock of `view`; looked at without it.
@@ -51,7 +55,29 @@ pub struct Running {
     busy: AtomicU8,
 }
 
+impl Default for Running {
+    fn default() -> Self {
+        Self {
+            busy_ms: AtomicU64::new(BUSY_MS),
+            view: Mutex::default(),
+            ran_ms: AtomicU64::default(),
+            killed: AtomicBool::default(),
+            busy: AtomicU8::default(),
+        }
+    }
+}
+
 impl Running {
+    /// After how many milliseconds other clients are told that a script runs; 0: never.
+    pub fn busy_ms(&self) -> Ms {
+        self.busy_ms.load(Relaxed)
+    }
+
+    /// Changes that, also for what runs.
+    pub fn set_busy_ms(&self, busy_ms: Ms) {
+        self.busy_ms.store(busy_ms, Relaxed);
+    }
+
     /// Does a script run for longer than it should?
     pub fn is_busy(&self) -> bool {
         self.busy.load(Relaxed) != 0

@@ -34,10 +34,10 @@ impl Desk {
             Some(ticks.get())
         });
         let limits = Limits {
-            busy_ms: 50,
             alone: true,
             memory: 32 << 20,
         };
+        scripts.running().set_busy_ms(50);
         Self {
             engine: ScriptEngine::new(scripts, limits, clock).expect("the prelude is sound"),
             shards,

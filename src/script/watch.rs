@@ -18,6 +18,11 @@ use super::{
 };
 use crate::{base::Ms, cmd, resp::Proto};
 
+/// Functions that the code of a library registered, by name.
+pub type Registered = BTreeMap<String, (FunctionInfo, Function)>;
+/// Lines of `redis.log` with their levels.
+pub type Lines = Vec<(u8, String)>;
+
 /// Why a run has to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -47,8 +52,6 @@ pub struct Watch {
     scripts: Scripts,
     /// Nobody else can end a script: there is one core, and the script has it.
     alone: bool,
-    /// Other clients are told after this long; 0: never.
-    pub busy_ms: Cell<Ms>,
     stage: Cell<Stage>,
     ended: Cell<Option<End>>,
     /// What to publish once it has run for a while.
@@ -57,13 +60,13 @@ pub struct Watch {
     /// RESP version that replies to the script come in.
     pub proto: Cell<Proto>,
     pub random: RefCell<Random>,
-    logged: RefCell<Vec<(u8, String)>>,
+    logged: RefCell<Lines>,
     /// `redis.call` and `redis.pcall` of the function that runs.
     pub calls: RefCell<Option<[Function; 2]>>,
     /// Settings of `cjson`, which last for one run.
     json: Rc<RefCell<json::Settings>>,
     /// What the library that is being loaded has registered.
-    registered: RefCell<BTreeMap<String, (FunctionInfo, Function)>>,
+    registered: RefCell<Registered>,
 }
 
 /// How long the code of a library may run: it is to register functions, not to work.
@@ -72,12 +75,11 @@ const LOAD_MS: Ms = 500;
 const LINES_MAX: usize = 1000;
 
 impl Watch {
-    pub fn new(clock: Clock, scripts: Scripts, alone: bool, busy_ms: Ms) -> Self {
+    pub fn new(clock: Clock, scripts: Scripts, alone: bool) -> Self {
         Self {
             clock,
             scripts,
             alone,
-            busy_ms: Cell::new(busy_ms),
             stage: Cell::new(Stage::Nothing),
             ended: Cell::new(None),
             view: RefCell::default(),
@@ -102,7 +104,7 @@ impl Watch {
     }
 
     /// It has ended; what it logged.
-    pub fn finish(&self) -> Vec<(u8, String)> {
+    pub fn finish(&self) -> Lines {
         self.stage.set(Stage::Nothing);
         self.view.replace(None);
         self.calls.replace(None);
@@ -120,12 +122,7 @@ impl Watch {
     }
 
     /// It has ended; what it registered and what it logged.
-    pub fn finish_load(
-        &self,
-    ) -> (
-        BTreeMap<String, (FunctionInfo, Function)>,
-        Vec<(u8, String)>,
-    ) {
+    pub fn finish_load(&self) -> (Registered, Lines) {
         self.stage.set(Stage::Nothing);
         (self.registered.take(), self.logged.take())
     }
@@ -147,13 +144,13 @@ impl Watch {
             (Stage::Load(_), _) => Ok(()),
             (Stage::Run(since), Some(now)) => {
                 let ran_ms = now.saturating_sub(since);
-                let is_slow = self.busy_ms.get() > 0 && ran_ms >= self.busy_ms.get();
+                let running = self.scripts.running();
+                let is_slow = running.busy_ms() > 0 && ran_ms >= running.busy_ms();
                 let view = self.view.borrow_mut();
                 let is_ours = view.as_ref().is_some_and(|view| !view.from_primary);
                 if self.alone && is_slow && is_ours {
                     return self.end(End::TooLong);
                 }
-                let running = self.scripts.running();
                 if !self.is_published.replace(true)
                     && let Some(view) = &*view
                 {

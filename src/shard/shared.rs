@@ -43,8 +43,6 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
-    /// Milliseconds after which a script makes the node busy; 0: never.
-    pub busy_ms: Ms,
 }
 
 impl Default for Tunables {
@@ -56,7 +54,6 @@ impl Default for Tunables {
             memory_max: 0,
             slow_us: 10_000,
             slow_len: 128,
-            busy_ms: 5000,
         }
     }
 }

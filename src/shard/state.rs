@@ -92,7 +92,6 @@ impl State {
         let settings = &shared.settings;
         let start = Instant::now();
         let limits = script::Limits {
-            busy_ms: Tunables::default().busy_ms,
             alone: cores == 1,
             memory: super::scripts::MEMORY,
         };

@@ -112,7 +112,6 @@ impl State {
                 .map(|tunables| tunables.clone())
                 .unwrap_or_default();
             self.limits.bulk_len_max = self.tunables.bulk_len_max;
-            self.scripts.set_busy_ms(self.tunables.busy_ms);
         }
         self.publish();
     }
