@@ -4,10 +4,12 @@ mod bitmaps;
 #[cfg(test)]
 mod cover;
 mod ctx;
+mod dump;
 mod expiry;
 mod float80;
 mod geo;
 mod hashes;
+mod hyperloglog;
 mod keys;
 mod lists;
 mod scan;
@@ -32,11 +34,13 @@ static FAMILIES: &[(&str, &[Spec])] = &[
     ("string", strings::COMMANDS),
     ("bitmap", bitmaps::COMMANDS),
     ("generic", keys::COMMANDS),
+    ("generic", dump::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
     ("set", sets::COMMANDS),
     ("sorted-set", zsets::COMMANDS),
     ("geo", geo::COMMANDS),
+    ("hyperloglog", hyperloglog::COMMANDS),
     ("stream", streams::COMMANDS),
     ("scripting", scripts::COMMANDS),
     ("server", session::COMMANDS),
