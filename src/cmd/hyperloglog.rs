@@ -240,3 +240,74 @@ fn pfselftest(ctx: &mut Ctx<'_>, _args: Args<'_>) -> Result<(), Error> {
     ctx.out.ok();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cmd::testing::Desk;
+
+    #[test]
+    fn elements_are_counted_and_merged() {
+        let mut desk = Desk::with_shards(3);
+        for (line, want) in [
+            ("PFADD h a b c", ":1"),
+            ("PFADD h a", ":0"),
+            ("PFCOUNT h", ":3"),
+            ("PFADD g c d", ":1"),
+            ("PFCOUNT h g none", ":4"),
+            ("PFMERGE m h g", "+OK"),
+            ("PFCOUNT m", ":4"),
+            ("PFCOUNT none", ":0"),
+            ("PFADD empty", ":1"),
+            ("PFADD empty", ":0"),
+            ("STRLEN empty", ":18"),
+            ("PFDEBUG ENCODING h", "+sparse"),
+            ("PFDEBUG DECODE empty", "$7 Z:16384"),
+            ("PFDEBUG TODENSE h", ":1"),
+            ("PFDEBUG ENCODING h", "+dense"),
+            ("STRLEN h", ":12304"),
+            ("PFCOUNT h", ":3"),
+            ("PFADD h d", ":1"),
+            ("PFCOUNT h g", ":4"),
+            ("PFSELFTEST", "+OK"),
+            ("SET s text", "+OK"),
+            (
+                "PFADD s a",
+                "-WRONGTYPE Key is not a valid HyperLogLog string value.",
+            ),
+            ("APPEND g x", ":25"),
+            ("PFADD g more", ":1"),
+            ("PFCOUNT g", "-INVALIDOBJ Corrupted HLL object detected"),
+        ] {
+            assert_eq!(desk.say(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_sparse_bytes_stop_it() {
+        let mut desk = Desk::with_shards(1);
+        let mut rng = crate::base::Rng::seeded(5);
+        for _ in 0..2000 {
+            let mut text = b"HYLL\x01\0\0\0\0\0\0\0\0\0\0\x80".to_vec();
+            for _ in 0..rng.below(40) {
+                let byte = rng.next_u64() as u8;
+                // Long runs of zeros come near to the number of registers.
+                text.extend(if byte < 30 {
+                    vec![0x7f, byte]
+                } else {
+                    vec![byte]
+                });
+            }
+            desk.send(&[b"SET", b"h", &text]);
+            for line in [
+                "PFCOUNT h",
+                "PFCOUNT h h",
+                "PFMERGE m h",
+                "PFDEBUG DECODE h",
+                "PFADD h x y z",
+            ] {
+                assert!(!desk.say(line).is_empty());
+            }
+            assert!(desk.say("PFDEBUG GETREG h").starts_with(['*', '-']));
+        }
+    }
+}

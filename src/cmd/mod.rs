@@ -16,6 +16,7 @@ mod scan;
 mod scripts;
 mod session;
 mod sets;
+mod sort;
 mod spec;
 mod streams;
 mod strings;
@@ -35,6 +36,7 @@ static FAMILIES: &[(&str, &[Spec])] = &[
     ("bitmap", bitmaps::COMMANDS),
     ("generic", keys::COMMANDS),
     ("generic", dump::COMMANDS),
+    ("generic", sort::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
     ("set", sets::COMMANDS),

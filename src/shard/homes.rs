@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use uring::SocketId;
 
 use super::message::{CoreId, Waiting};
-use crate::cmd::{Keys, Shard, Shards, Spec};
+use crate::cmd::{Shard, Shards, Spec};
 use crate::resp::Args;
 
 /// A connection that wants to hear of a key: blocked on it, or watching it.
@@ -116,7 +116,7 @@ impl Homes {
         }
         let mut one = None;
         let mut several = false;
-        if let Keys::All = spec.keys {
+        if spec.keys.needs_all(args) {
             return self.place_of_all((0..self.homes.len()).collect());
         }
         spec.keys.for_each(args, |at| {
@@ -145,7 +145,7 @@ impl Homes {
     ) -> Vec<usize> {
         let mut need: Vec<usize> = Vec::new();
         for (spec, args) in commands {
-            if let Keys::All = spec.keys {
+            if spec.keys.needs_all(args) {
                 return (0..self.homes.len()).collect();
             }
             spec.keys
