@@ -89,6 +89,9 @@ pub struct Zipmap<'a> {
     rest: &'a [u8],
 }
 
+/// A field and its value.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
 impl<'a> Zipmap<'a> {
     /// Opens a zipmap.
     pub fn open(bytes: &'a [u8]) -> Result<Self, Damaged> {
@@ -98,7 +101,7 @@ impl<'a> Zipmap<'a> {
     }
 
     /// The next pair; `None` once at its proper end.
-    pub fn next(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, Damaged> {
+    pub fn next(&mut self) -> Result<Option<Pair<'a>>, Damaged> {
         if self.rest == [END] {
             return Ok(None);
         }

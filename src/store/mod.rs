@@ -16,7 +16,7 @@ mod table;
 mod value;
 mod zset;
 
-pub use dict::Dict;
+pub use dict::{Dict, seed_collections};
 pub use hash::Hash;
 pub use keyspace::{Hashed, Keyspace, Meta, Str, WrongType};
 pub use list::{End, List};
