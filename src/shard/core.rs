@@ -8,11 +8,8 @@ use std::{
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{
-    conn::Conn,
-    follow::Follower,
-    message::Message,
-    requests::{GROUP_LEN, State},
-    shared::Shared,
+    conn::Conn, follow::Follower, message::Message, requests::GROUP_LEN, shared::Shared,
+    state::State,
 };
 use crate::{base::Ms, mesh::Mesh, script::EngineError};
 

@@ -1,11 +1,15 @@
 //! One core: its loop, its connections and its shards.
 
+mod blocking;
+mod clients;
 mod conn;
 mod core;
 mod follow;
+mod frames;
 mod homes;
 mod info;
 mod load;
+mod loans;
 mod log;
 mod message;
 mod pubsub;
@@ -13,6 +17,9 @@ mod requests;
 mod scripts;
 mod session;
 mod shared;
+mod state;
+mod transactions;
+mod upkeep;
 
 pub use self::core::Core;
 pub use log::log;

@@ -6,8 +6,8 @@ use super::{
     conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
     info,
     message::{ClientFilter, Message, Question},
-    requests::State,
     shared::{FollowView, lock},
+    state::State,
 };
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
