@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use uring::SocketId;
 
 use super::message::{CoreId, Waiting};
-use crate::cmd::{Shard, Shards, Spec};
+use crate::cmd::{Keys, Shard, Shards, Spec};
 use crate::resp::Args;
 
 /// A connection that wants to hear of a key: blocked on it, or watching it.

@@ -413,11 +413,8 @@ impl Keyspace {
     pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
         if let Some(found) = self.live(key, now) {
             let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
-            let head = Head {
-                clock,
-                ..found.head
-            };
-            head.write(self.cells.arena.at_mut(found.entry.cell));
+            let head = found.head.with_clock(clock);
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
         }
     }
 
