@@ -836,7 +836,7 @@ fn describe(out: &mut Out, group: &str, spec: &Spec) {
     }
     if matches!(
         spec.keys,
-        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
+        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. } | Keys::Sort
     ) && !flags.contains(&"movablekeys")
     {
         flags.push("movablekeys");

@@ -40,9 +40,9 @@ pub enum Str<'a> {
     Shared(&'a Bytes),
 }
 
-impl Str<'_> {
+impl<'a> Str<'a> {
     /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &'a [u8] {
         match self {
             Str::Inline(bytes) => bytes,
             Str::Shared(bytes) => bytes,
@@ -452,6 +452,15 @@ impl Keyspace {
             }
         }
         true
+    }
+
+    /// Makes a key look as if it was last used so many seconds ago.
+    pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
+        if let Some(found) = self.live(key, now) {
+            let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
+            let head = found.head.with_clock(clock);
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
+        }
     }
 
     /// Removes every key. The memory is given back in slices.
