@@ -349,6 +349,19 @@ impl Conn {
         self.out.len() + self.pieces_len
     }
 
+    /// Bytes of memory that the connection holds, roughly.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.input.capacity()
+            + self.spare.capacity()
+            + self.owed()
+            + self.behind_len
+            + self.multi.as_ref().map_or(0, |multi| {
+                let args = multi.queued.iter().map(|(_, args)| args.as_args());
+                args.flat_map(|args| args.iter().map(<[u8]>::len)).sum()
+            })
+    }
+
     /// Is so much owed, or so many replies missing, that no further request should be run?
     pub fn is_full(&self) -> bool {
         self.owed() + self.behind_len >= OWED_HIGH || self.slots.len() >= SLOTS_HIGH

@@ -7,6 +7,7 @@ use uring::SocketId;
 use super::{
     blocking::Waits,
     clients::Clients,
+    evict::Memory,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
@@ -34,6 +35,7 @@ pub(super) struct Stats {
     pub bytes_out: u64,
     pub turns: u64,
     pub expired: u64,
+    pub evicted: u64,
     pub protocol_errors: u64,
 }
 
@@ -48,6 +50,8 @@ pub(super) struct State {
     pub stats: Stats,
     pub subs: Subscriptions,
     pub scripts: ScriptEngine,
+    /// A script of another core runs for too long. Read once per turn.
+    pub scripts_busy: bool,
     /// Messages that scripts published in this turn.
     pub published: Vec<Message>,
     pub table: Table,
@@ -76,8 +80,7 @@ pub(super) struct State {
     pub freeing: bool,
     /// More keys are due than one turn may remove.
     pub more_due: bool,
-    /// The node holds more than `maxmemory`.
-    pub over_memory: bool,
+    pub memory: Memory,
     pub last_log: Ms,
 }
 
@@ -91,16 +94,21 @@ impl State {
         let settings = &shared.settings;
         let start = Instant::now();
         let limits = script::Limits {
-            run_ms: super::scripts::RUN_MS,
+            alone: cores == 1,
             memory: super::scripts::MEMORY,
         };
-        let clock = Box::new(move || start.elapsed().as_millis() as Ms);
+        let stopping = shared.clone();
+        let clock = Box::new(move || {
+            let is_running = !stopping.is_stopping();
+            is_running.then(|| start.elapsed().as_millis() as Ms)
+        });
         let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
         Ok(Self {
             me,
             homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
             subs: Subscriptions::new(cores),
             scripts,
+            scripts_busy: false,
             published: Vec::new(),
             mesh,
             now: 0,
@@ -125,7 +133,7 @@ impl State {
             follow_request: None,
             freeing: false,
             more_due: false,
-            over_memory: false,
+            memory: Memory::default(),
             last_log: 0,
             shared,
         })
@@ -135,6 +143,7 @@ impl State {
     pub(super) fn has_work(&self) -> bool {
         self.freeing
             || self.more_due
+            || self.memory.has_work()
             || self.loans.load.is_some()
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()

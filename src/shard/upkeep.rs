@@ -6,7 +6,7 @@ use super::{
     conn::Conn,
     core::micros_since,
     message::Message,
-    shared::{DbSize, SlowEntry, lock},
+    shared::{SlowEntry, lock},
     state::State,
 };
 use crate::{
@@ -31,6 +31,9 @@ impl State {
         }
         if self.more_due {
             self.expire(self.now);
+        }
+        if self.memory.limit > 0 || self.memory.has_work() {
+            self.memory_background();
         }
         if let Some((mut held, mut load)) = self.loans.load.take() {
             worked = true;
@@ -102,17 +105,7 @@ impl State {
                 self.put_conn(conn);
             }
         }
-        let version = self.shared.tunables_version.load(Relaxed);
-        if version != self.tunables_version {
-            self.tunables_version = version;
-            self.tunables = self
-                .shared
-                .tunables
-                .read()
-                .map(|tunables| tunables.clone())
-                .unwrap_or_default();
-            self.limits.bulk_len_max = self.tunables.bulk_len_max;
-        }
+        self.track_uses();
         self.publish();
     }
 
@@ -146,7 +139,7 @@ impl State {
         self.hear_all();
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let stats = &self.shared.stats[self.me];
         stats.commands.store(self.stats.commands, Relaxed);
         stats.accepted.store(self.stats.accepted, Relaxed);
@@ -161,26 +154,7 @@ impl State {
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);
-        let mut used = 0;
-        for shard in self.homes.own() {
-            if self.homes.shards.has(shard) {
-                let mut sizes = vec![DbSize::default(); self.shared.settings.databases];
-                for (db, keys) in self.homes.shards.shard(shard).databases() {
-                    used += keys.used_bytes();
-                    sizes[db] = DbSize {
-                        keys: keys.len(),
-                        expiring: keys.expiring(),
-                    };
-                }
-                *lock(&self.shared.sizes[shard]) = sizes;
-            }
-        }
-        // While a shard is lent its size is unknown; the last sum then stands.
-        if self.homes.own().all(|shard| self.homes.shards.has(shard)) {
-            self.shared.stats[self.me].used.store(used, Relaxed);
-        }
-        let limit = self.tunables.memory_max;
-        self.over_memory = limit > 0 && self.shared.used_bytes() > limit;
+        self.publish_memory();
     }
 
     /// The start of a command that may be slow.

@@ -4,6 +4,10 @@
 //! deadline and, if it is small, its value. Large strings and collections are objects in a
 //! [`Slab`], named by the cell.
 
+mod evict;
+
+pub use evict::Sampling;
+
 use std::hash::Hasher;
 
 use bytes::Bytes;
@@ -12,7 +16,7 @@ use foldhash::{SharedSeed, quality::FoldHasher};
 use super::{
     InValue, Kind, Typed, Value,
     arena::{Arena, CELL_MAX},
-    entry::{DEADLINE, FIELDS, HEAD, Head, LONG_KEY, TIMER, clock_of, idle, number},
+    entry::{DEADLINE, FIELDS, HEAD, Head, LONG_KEY, Lfu, TIMER, clock_of, idle, number},
     expiry::{Due, Expiry, Item},
     graveyard::{Graveyard, Whole},
     slab::Slab,
@@ -36,9 +40,9 @@ pub enum Str<'a> {
     Shared(&'a Bytes),
 }
 
-impl Str<'_> {
+impl<'a> Str<'a> {
     /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &'a [u8] {
         match self {
             Str::Inline(bytes) => bytes,
             Str::Shared(bytes) => bytes,
@@ -53,8 +57,10 @@ pub struct Meta {
     pub kind: Kind,
     /// When it expires.
     pub deadline: Option<Ms>,
-    /// Whole seconds since it was last used.
+    /// Whole seconds since it was last used; without meaning where uses are counted.
     pub idle_secs: u64,
+    /// How often it is used, on a logarithmic scale; where uses are counted.
+    pub frequency: Option<u8>,
 }
 
 /// A key's hash in one keyspace.
@@ -74,16 +80,35 @@ pub struct Keyspace {
     expiring: usize,
     /// The clock of entries at the latest `now` that was seen.
     clock: u32,
-    /// A hash that was handed out to be changed: its fields' first deadline may differ from the
-    /// index. The next operation looks before it does anything else.
+    /// How uses are counted; `None` where only the time of the last one is kept.
+    lfu: Option<Lfu>,
+    rng: Rng,
+    /// A collection that was handed out to be changed: its fields' first deadline may differ from the
+    /// index, and its size from what is counted. The next operation looks before it does anything
+    /// else.
     unsettled: Option<u64>,
-    /// Bytes of large strings.
+    heap: Heap,
+    /// Bytes of large strings and long keys.
     text_bytes: usize,
     /// Keys removed because they were due, if somebody wants to know.
     expired: Option<Vec<Box<[u8]>>>,
     /// Kept so that steady work allocates nothing.
     scratch: Vec<u8>,
     batch: Vec<Entry>,
+}
+
+/// What is known of the memory of collections. While it is counted, every change of one is bracketed, so
+/// that the sum is exact as far as [`Typed::heap_bytes`] is, at no cost that grows with their number.
+#[derive(Debug, Default)]
+struct Heap {
+    /// Collections with smaller numbers are counted; 0 while nothing is counted.
+    end: u32,
+    /// How many they are.
+    len: usize,
+    /// What they hold.
+    bytes: usize,
+    /// What the unsettled collection held before it was handed out.
+    before: usize,
 }
 
 /// The cells and what gives them meaning.
@@ -119,7 +144,10 @@ impl Keyspace {
             graveyard: Graveyard::default(),
             expiring: 0,
             clock: 0,
+            lfu: None,
+            rng: Rng::seeded(seed),
             unsettled: None,
+            heap: Heap::default(),
             text_bytes: 0,
             expired: None,
             scratch: Vec::new(),
@@ -145,11 +173,22 @@ impl Keyspace {
     /// Type and deadline of a key, without counting as a use of it.
     pub fn meta(&mut self, key: &[u8], now: Ms) -> Option<Meta> {
         let found = self.live(key, now)?;
+        let frequency = self
+            .lfu
+            .map(|lfu| lfu.counter(found.head.clock(), self.clock) as u8);
         Some(Meta {
             kind: kind_of(found.entry),
             deadline: found.head.deadline(self.cells.arena.at(found.entry.cell())),
             idle_secs: idle(found.head.clock(), clock_of(now)),
+            frequency,
         })
+    }
+
+    /// Keeps track of uses in this way from now on. What entries hold of the other way is not
+    /// converted, as in Redis: it takes some time until their clocks mean something again.
+    pub fn track(&mut self, lfu: Option<Lfu>, now: Ms) {
+        self.lfu = lfu;
+        self.clock = self.clock_at(now);
     }
 
     /// Does the key exist? Counts as a use of it.
@@ -207,7 +246,13 @@ impl Keyspace {
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
         self.settle();
         let hash = self.cells.hash(key);
-        let found = self.find(hash, key);
+        let found = match self.find(hash, key) {
+            Some(found) if self.lfu.is_some() => {
+                let head = found.head.with_clock(self.touched(found.head.clock()));
+                Some(Found { head, ..found })
+            }
+            found => found,
+        };
         if let Some(found) = found
             && self.overwrite(found, value, deadline)
         {
@@ -409,12 +454,27 @@ impl Keyspace {
         true
     }
 
+    /// Makes a key look as if it was last used so many seconds ago.
+    pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
+        if let Some(found) = self.live(key, now) {
+            let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
+            let head = found.head.with_clock(clock);
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
+        }
+    }
+
     /// Removes every key. The memory is given back in slices.
     pub fn clear(&mut self) {
         self.unsettled = None;
         self.expiring = 0;
+        let outside = self.text_bytes + self.heap.bytes;
         self.text_bytes = 0;
+        self.heap = Heap {
+            end: if self.heap.end > 0 { u32::MAX } else { 0 },
+            ..Heap::default()
+        };
         self.graveyard.bury_whole(Whole {
+            outside,
             table: std::mem::replace(&mut self.table, Table::new()),
             arena: std::mem::replace(&mut self.cells.arena, Arena::new()),
             objects: std::mem::replace(&mut self.objects, Slab::new()),
@@ -461,7 +521,7 @@ impl Keyspace {
         mut visit: impl FnMut(&[u8], Kind),
     ) -> u64 {
         self.settle();
-        self.clock = clock_of(now);
+        self.clock = self.clock_at(now);
         let mut batch = std::mem::take(&mut self.batch);
         let (mut place, mut seen, mut steps) = (cursor, 0, 0);
         let end = loop {
@@ -502,7 +562,7 @@ impl Keyspace {
     /// Removes up to `budget` keys that are due, visiting each; true if more are due.
     pub fn expire_due(&mut self, now: Ms, budget: usize, mut visit: impl FnMut(&[u8])) -> bool {
         self.settle();
-        self.clock = clock_of(now);
+        self.clock = self.clock_at(now);
         let mut looks = budget.saturating_mul(LOOKS_PER_KEY);
         let mut key = std::mem::take(&mut self.scratch);
         let mut more = true;
@@ -552,24 +612,91 @@ impl Keyspace {
         Some(self.cells.arena.at(entry.cell()))
     }
 
-    /// Bytes of memory held, roughly. Collections are estimated from a sample of them, so that this
-    /// costs the same however many there are; call it per turn, not per command.
-    pub fn used_bytes(&self) -> usize {
-        let objects = self.objects.len() * size_of::<Value>();
+    /// Bytes of memory in use: by the table, by entries, values and deadlines. Collections count as
+    /// [`count_collections`](Keyspace::count_collections) says. Costs the same however many keys there
+    /// are.
+    pub fn used_bytes(&mut self) -> usize {
+        self.settle();
+        self.table.bytes()
+            + self.cells.arena.live_bytes()
+            + self.expiry.bytes()
+            + self.text_bytes
+            + self.objects.len() * size_of::<Value>()
+            + self.collections_bytes()
+    }
+
+    /// Bytes of removed values that are waiting to be freed.
+    pub fn waiting_bytes(&self) -> usize {
+        self.graveyard.bytes()
+    }
+
+    /// Bytes of memory held for entries that are not in use: free cells of pages in use.
+    pub fn spare_bytes(&self) -> usize {
+        self.cells.arena.bytes() - self.cells.arena.live_bytes()
+    }
+
+    /// Bytes of the table of keys.
+    pub fn table_bytes(&self) -> usize {
+        self.table.bytes()
+    }
+
+    /// Bytes of the index of deadlines.
+    pub fn expiry_bytes(&self) -> usize {
+        self.expiry.bytes()
+    }
+
+    /// Collections by their count, and those that are not counted by the mean of the counted ones; where
+    /// none is counted, by the mean of a sample.
+    fn collections_bytes(&self) -> usize {
+        let heap = &self.heap;
+        let len = self.objects.len();
+        if heap.len == len {
+            return heap.bytes;
+        }
+        if heap.len > 0 {
+            return (heap.bytes as u128 * len as u128 / heap.len as u128) as usize;
+        }
         let step = (self.objects.end() / OBJECT_SAMPLE).max(1);
-        let (mut sampled, mut heap) = (0, 0);
+        let (mut sampled, mut bytes) = (0, 0);
         for at in (0..self.objects.end()).step_by(step as usize) {
             if let Some(value) = self.objects.find(at) {
                 sampled += 1;
-                heap += each_collection!(value, _text => 0, inner => inner.heap_bytes());
+                bytes += heap_of(value);
             }
         }
-        self.table.bytes()
-            + self.cells.arena.bytes()
-            + self.expiry.bytes()
-            + self.text_bytes
-            + objects
-            + (heap as u128 * self.objects.len() as u128 / sampled.max(1) as u128) as usize
+        (bytes as u128 * len as u128 / sampled.max(1) as u128) as usize
+    }
+
+    /// Counts the memory of collections from now on, at a small cost for each change of one, or only
+    /// estimates it. Those that are there are counted by [`count_some`](Keyspace::count_some).
+    pub fn count_collections(&mut self, on: bool) {
+        self.settle();
+        if on != (self.heap.end > 0) {
+            self.heap = Heap {
+                end: u32::from(on),
+                ..Heap::default()
+            };
+            if on && let Some(value) = self.objects.find(0) {
+                self.heap.len = 1;
+                self.heap.bytes = heap_of(value);
+            }
+        }
+    }
+
+    /// Counts some more collections, if they are to be counted; true if there are more.
+    pub fn count_some(&mut self, budget: u32) -> bool {
+        if self.heap.end == 0 || self.heap.end == u32::MAX {
+            return false;
+        }
+        self.settle();
+        let end = self.heap.end.saturating_add(budget).min(self.objects.end());
+        for value in (self.heap.end..end).filter_map(|at| self.objects.find(at)) {
+            self.heap.len += 1;
+            self.heap.bytes += heap_of(value);
+        }
+        let done = end == self.objects.end();
+        self.heap.end = if done { u32::MAX } else { end };
+        !done
     }
 
     /// Nothing expires before this time; earlier than the first deadline by at most a second.
@@ -611,18 +738,45 @@ impl Keyspace {
     fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         let found = self.live(key, now)?;
         if found.head.clock() != self.clock {
-            let head = found.head.with_clock(self.clock);
+            let head = found.head.with_clock(self.touched(found.head.clock()));
             head.write(self.cells.arena.at_mut(found.entry.cell()));
             return Some(Found { head, ..found });
         }
         Some(found)
     }
 
+    /// The clock of new entries.
+    #[inline]
+    fn clock_at(&self, now: Ms) -> u32 {
+        match self.lfu {
+            None => clock_of(now),
+            Some(_) => Lfu::clock_of(now),
+        }
+    }
+
+    /// What a stored clock becomes by a use.
+    #[inline]
+    fn touched(&mut self, clock: u32) -> u32 {
+        match self.lfu {
+            None => self.clock,
+            Some(lfu) => lfu.used(clock, self.clock, &mut self.rng),
+        }
+    }
+
+    /// The clock of what is written over another value: a new time, or the old count.
+    #[inline]
+    fn clock_over(&self, old: Head) -> u32 {
+        match self.lfu {
+            None => self.clock,
+            Some(_) => old.clock(),
+        }
+    }
+
     /// Finds a key that is not due.
     #[inline(always)]
     fn live(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         self.settle();
-        self.clock = clock_of(now);
+        self.clock = self.clock_at(now);
         let found = self.find(self.cells.hash(key), key)?;
         if found.head.flags() & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
             return self.drop_due(found, now);
@@ -646,7 +800,11 @@ impl Keyspace {
         if deadline.is_none_or(|due| due > now) {
             let object = number(self.cells.value(found.entry.cell(), found.head));
             let value = self.objects.at_mut(object);
+            let before = heap_of(value);
             each_collection!(value, _text => (), inner => inner.expire(now));
+            if object < self.heap.end {
+                self.heap.bytes = self.heap.bytes + heap_of(value) - before;
+            }
             let (empty, next) = each_collection!(value,
                 _text => (false, None),
                 inner => (inner.is_empty(), inner.next_deadline()));
@@ -711,27 +869,34 @@ impl Keyspace {
         if found.entry.kind() != code_of(T::KIND) {
             return Err(WrongType);
         }
-        if T::KIND == Kind::Hash {
-            self.unsettled = Some(found.entry.cell());
-        }
         let object = number(self.cells.value(found.entry.cell(), found.head));
+        if T::KIND == Kind::Hash || object < self.heap.end {
+            self.unsettled = Some(found.entry.cell());
+            if object < self.heap.end {
+                self.heap.before = heap_of(self.objects.at(object));
+            }
+        }
         T::borrow_mut(self.objects.at_mut(object)).ok_or(WrongType)
     }
 
     #[inline]
     fn settle(&mut self) {
         if let Some(cell) = self.unsettled {
-            self.settle_fields(cell);
+            self.settle_collection(cell);
         }
     }
 
-    /// Brings the index up to date with a hash that may have been changed.
+    /// Brings the index and the count up to date with a collection that may have been changed.
     #[cold]
-    fn settle_fields(&mut self, cell: u64) {
+    fn settle_collection(&mut self, cell: u64) {
         self.unsettled = None;
         let bytes = self.cells.arena.at(cell);
         let head = Head::read(bytes);
-        let value = self.objects.at(number(self.cells.value(cell, head)));
+        let object = number(self.cells.value(cell, head));
+        let value = self.objects.at(object);
+        if object < self.heap.end {
+            self.heap.bytes = self.heap.bytes + heap_of(value) - self.heap.before;
+        }
         let next = each_collection!(value, _text => None, inner => inner.next_deadline());
         if next != head.fields_due(bytes)
             && let Some(found) = self.find_cell(cell)
@@ -743,11 +908,12 @@ impl Keyspace {
     /// Writes a small string over another of the same size class, if that is all there is to do.
     #[inline]
     fn overwrite(&mut self, found: Found, value: &[u8], deadline: Option<Ms>) -> bool {
-        let old = found.head;
         if value.len() > CELL_MAX {
             return false;
         }
-        let head = Head::new(old.flags(), self.clock, old.key_len(), value.len());
+        let old = found.head;
+        let clock = self.clock_over(old);
+        let head = Head::new(old.flags(), clock, old.key_len(), value.len());
         if found.entry.kind() != TEXT
             || deadline.is_some() != head.has(DEADLINE)
             || HEAD + TIMER + head.key_len() + value.len() > CELL_MAX
@@ -824,7 +990,12 @@ impl Keyspace {
                     value => code_of(value.kind()),
                 };
                 fields = each_collection!(&value, _text => None, inner => inner.next_deadline());
-                payload = self.objects.insert(value).to_le_bytes();
+                let object = self.objects.insert(value);
+                if object < self.heap.end {
+                    self.heap.len += 1;
+                    self.heap.bytes += heap_of(self.objects.at(object));
+                }
+                payload = object.to_le_bytes();
                 (kind, &payload[..])
             }
         };
@@ -833,7 +1004,10 @@ impl Keyspace {
             flags |= LONG_KEY;
             let number = match long_key {
                 Some(number) => number,
-                None => self.cells.long_keys.insert(key.into()),
+                None => {
+                    self.text_bytes += key.len();
+                    self.cells.long_keys.insert(key.into())
+                }
             };
             name = number.to_le_bytes();
             name.as_slice()
@@ -846,7 +1020,8 @@ impl Keyspace {
         if fields.is_some() {
             flags |= FIELDS;
         }
-        let head = Head::new(flags, self.clock, stored_key.len(), value.len());
+        let clock = found.map_or(self.clock, |found| self.clock_over(found.head));
+        let head = Head::new(flags, clock, stored_key.len(), value.len());
 
         let cell = match found {
             Some(found) if Arena::same_class(found.head.size(), head.size()) => found.entry.cell(),
@@ -978,6 +1153,10 @@ impl Keyspace {
         if let Value::String(text) = &value {
             self.text_bytes -= text.len();
         }
+        if object < self.heap.end {
+            self.heap.len -= 1;
+            self.heap.bytes -= heap_of(&value);
+        }
         value
     }
 
@@ -990,7 +1169,7 @@ impl Keyspace {
         if found.head.has(LONG_KEY) {
             let cell = self.cells.arena.at(found.entry.cell());
             let long_key = number(&cell[found.head.key_at()..]);
-            self.cells.long_keys.remove(long_key);
+            self.text_bytes -= self.cells.long_keys.remove(long_key).len();
         }
         self.cells.arena.free(found.entry.cell());
     }
@@ -1059,6 +1238,12 @@ enum Held<'a> {
 enum Content<'a> {
     Inline(&'a [u8]),
     Object(Value),
+}
+
+/// Bytes of a collection outside of its object; large strings are counted by themselves.
+#[inline]
+fn heap_of(value: &Value) -> usize {
+    each_collection!(value, _text => 0, inner => inner.heap_bytes())
 }
 
 /// Equality of keys: short ones, where a call into a library's comparison costs more than comparing.

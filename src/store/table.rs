@@ -343,6 +343,27 @@ impl Table {
             .map(|slot| entry(*slot))
     }
 
+    /// Visits up to `count` entries of neighbouring buckets, from one on that `hash` chooses. Which keys
+    /// are neighbours is up to the hash of keys, so that to any rule about keys they are chosen by chance.
+    pub fn sample(&self, hash: u64, count: usize, mut visit: impl FnMut(Entry)) {
+        let (segment, _) = self.segment_of(hash);
+        let mut left = count.min(usize::from(self.infos[segment].count));
+        let buckets = &self.segments[segment];
+        let mut bucket = home_of(hash);
+        while left > 0 {
+            for slot in buckets[bucket]
+                .slots
+                .iter()
+                .filter(|slot| **slot != 0)
+                .take(left)
+            {
+                left -= 1;
+                visit(entry(*slot));
+            }
+            bucket = (bucket + 1) % BUCKETS;
+        }
+    }
+
     /// Gives one segment's memory back, whatever is in it; false once nothing is left. The table is
     /// of no use afterwards.
     pub fn free_segment(&mut self) -> bool {
