@@ -110,7 +110,7 @@ impl Homes {
     }
 
     /// Can a command run here and now? False also where finding that out takes longer.
-    #[inline]
+    #[inline(always)]
     pub fn is_surely_here(&self, spec: &Spec, args: &Args<'_>) -> bool {
         if self.has_all() {
             return true;

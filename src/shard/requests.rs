@@ -168,8 +168,8 @@ impl State {
             for at in 0..group.ends.len() {
                 let (first, last) = (group.firsts[at] as usize, group.lasts[at] as usize);
                 let args = Args::new(bytes, &spans[first..last]);
-                if !(may_short_cut && self.short_cut(conn, &args)) {
-                    self.request(conn, &args);
+                if !(may_short_cut && self.short_cut(conn, args)) {
+                    self.request(conn, &Args::new(bytes, &spans[first..last]));
                     may_short_cut = self.may_short_cut(conn);
                 }
                 if !conn.is_free() || conn.closing {
@@ -250,7 +250,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_line(&mut self, db: usize, key: &[u8]) -> Option<(usize, Hashed)> {
         let shard = self.homes.shards.shard_of(key);
         if !self.homes.shards.has(shard) {
@@ -265,7 +265,7 @@ impl State {
         Some((shard, hashed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_entry(&mut self, shard: usize, db: usize, key: Hashed) {
         if let Some(entry) = self.homes.shards.keyspace(shard, db).entry_bytes(key) {
             for at in FETCH_AT {
@@ -281,8 +281,8 @@ impl State {
 
     /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
     /// requests, without the questions whose answers [`may_short_cut`](Self::may_short_cut) knows.
-    #[inline]
-    fn short_cut(&mut self, conn: &mut Conn, args: &Args<'_>) -> bool {
+    #[inline(always)]
+    fn short_cut(&mut self, conn: &mut Conn, args: Args<'_>) -> bool {
         let Some(spec) = self.command(args.at(0)) else {
             return false;
         };
@@ -291,7 +291,7 @@ impl State {
         };
         if spec.flags & flag::BLOCKING != 0
             || !spec.fits(args.len())
-            || !self.homes.is_surely_here(spec, args)
+            || !self.homes.is_surely_here(spec, &args)
             || (spec.is_write() && self.shared.following.load(Relaxed))
         {
             return false;
@@ -300,9 +300,9 @@ impl State {
         conn.last = spec.name;
         let slow = self.slow_clock(spec);
         let call = Call::of(conn.db, false);
-        self.run_here(spec, Work::Store(run), args, call, &mut conn.out, None);
+        self.run_here(spec, Work::Store(run), &args, call, &mut conn.out, None);
         if let Some(start) = slow {
-            self.note_slow(Some(conn), *args, start);
+            self.note_slow(Some(conn), args, start);
         }
         if conn.is_full() {
             conn.hold = Hold::SlowReader;
@@ -490,7 +490,7 @@ impl State {
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
     /// Listeners of borrowed shards are told by their owner: those go to `away`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run_here(
         &mut self,
         spec: &'static Spec,

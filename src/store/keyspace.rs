@@ -16,7 +16,7 @@ use super::{
     expiry::{Due, Expiry, Item},
     graveyard::{Graveyard, Whole},
     slab::Slab,
-    table::{At, Entry, Table},
+    table::{At, Entry, First, Table},
 };
 use crate::{
     base::{Ms, Rng, parse_i64},
@@ -663,12 +663,30 @@ impl Keyspace {
 
     #[inline(always)]
     fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
-        let (at, entry) = self
-            .table
-            .find(hash, |entry| self.cells.holds(entry, key))?;
-        // Read again instead of carried out of the search: the line is near now.
-        let head = Head::read(self.cells.arena.at(entry.cell()));
+        // In words of their own: a whole result of two origins would go through memory.
+        let likely = match self.table.first(hash) {
+            First::Nothing => return None,
+            First::Likely(at, entry) => {
+                (self.cells.head_if(entry, key)).map(|head| (at, entry, head))
+            }
+            First::Elsewhere => None,
+        };
+        let (at, entry, head) = match likely {
+            Some(words) => words,
+            None => {
+                let at = self.find_further(hash, key)?;
+                let entry = self.table.entry_at(at);
+                (at, entry, Head::read(self.cells.arena.at(entry.cell())))
+            }
+        };
         Some(Found { at, entry, head })
+    }
+
+    /// The whole search, for the few keys that the first look does not find.
+    #[inline(never)]
+    fn find_further(&self, hash: u64, key: &[u8]) -> Option<At> {
+        let is = |entry| self.cells.head_if(entry, key).is_some();
+        Some(self.table.find(hash, is)?.0)
     }
 
     /// Finds the key that a cell holds.
@@ -999,16 +1017,18 @@ impl Cells {
         }
     }
 
-    /// Does the entry have this key?
+    /// The entry's head if this is its key.
     #[inline(always)]
-    fn holds(&self, entry: Entry, key: &[u8]) -> bool {
+    fn head_if(&self, entry: Entry, key: &[u8]) -> Option<Head> {
         let cell = self.arena.at(entry.cell());
         let head = Head::read(cell);
         let stored = &cell[head.key_at()..head.value_at()];
-        if head.has(LONG_KEY) {
-            return key.len() > KEY_MAX && **self.long_keys.at(number(stored)) == *key;
-        }
-        is_same(stored, key)
+        let is_it = if head.has(LONG_KEY) {
+            key.len() > KEY_MAX && **self.long_keys.at(number(stored)) == *key
+        } else {
+            is_same(stored, key)
+        };
+        is_it.then_some(head)
     }
 
     fn key(&self, cell: u64) -> &[u8] {

@@ -71,6 +71,16 @@ impl At {
     }
 }
 
+/// What the first look of a search showed.
+pub(super) enum First {
+    /// There is no such entry.
+    Nothing,
+    /// This entry has the stored hash bits: it is nearly always the one.
+    Likely(At, Entry),
+    /// The entry, if there is one, is not where it belongs: ask [`Table::find`].
+    Elsewhere,
+}
+
 /// A place in the one order that splits and merges do not change: home bucket first, then the top
 /// hash bits. What cursors are made of.
 pub(super) type Place = u64;
@@ -180,8 +190,26 @@ impl Table {
         (fitting != 0).then(|| entry(bucket.slots[fitting.trailing_zeros() as usize]))
     }
 
-    /// Finds the entry with this hash that `is` accepts.
+    /// Where a search for this hash looks first. See [`First`].
     #[inline(always)]
+    pub fn first(&self, hash: u64) -> First {
+        let (segment, depth) = self.segment_of(hash);
+        let home = home_of(hash);
+        let bucket = &self.segments[segment][home];
+        let fitting = bucket.fitting(tag(hash, depth));
+        if fitting == 0 {
+            return if bucket.displaced == 0 {
+                First::Nothing
+            } else {
+                First::Elsewhere
+            };
+        }
+        let slot = fitting.trailing_zeros() as usize;
+        First::Likely(At::new(segment, home, slot), entry(bucket.slots[slot]))
+    }
+
+    /// Finds the entry with this hash that `is` accepts.
+    #[inline]
     pub fn find(&self, hash: u64, mut is: impl FnMut(Entry) -> bool) -> Option<(At, Entry)> {
         let (segment, depth) = self.segment_of(hash);
         let buckets = &*self.segments[segment];
@@ -207,6 +235,12 @@ impl Table {
             bucket = (home + distance) % BUCKETS;
             want = (want & TAG_MASK) | (distance as u64) << DISTANCE_SHIFT;
         }
+    }
+
+    /// The entry at a place that was found.
+    #[inline]
+    pub fn entry_at(&self, at: At) -> Entry {
+        entry(self.segments[at.segment()][at.bucket()].slots[at.slot()])
     }
 
     /// Adds an entry that is not there yet. `rehash` gives the hashes of entries, should their stored
