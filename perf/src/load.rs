@@ -260,9 +260,15 @@ fn on_threads<T: Send>(
     on_progress: &mut dyn FnMut(&Progress),
     work: impl Fn(usize) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
-    // The caller only looks in now and then; it must not do so on the server's core.
-    if let [id, ..] = target.cpus[..] {
-        core_affinity::set_for_current(core_affinity::CoreId { id });
+    // The caller only looks in now and then, but not on the server's core: it stays on the first.
+    for id in target.cpus.iter().rev().copied() {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+            let expected = "cores of this machine that are ours to use, such as 1 or 1,2";
+            return Err(Error::Value {
+                option: "--cpu",
+                expected,
+            });
+        }
     }
     let (caller, work) = (thread::current(), &work);
     let mut watch = Watch::new();
