@@ -66,7 +66,7 @@ impl Client {
         accepted(self.call(args)?)
     }
 
-    /// Sends `count` commands that `make` appends, some hundred at a time, and waits for all replies.
+    /// Sends `count` commands that `make` appends, a thousand at a time, and waits for all replies.
     ///
     /// # Errors
     /// Those of the connection; [`Error::Refused`] at the first error reply; [`Error::Stopped`].
@@ -179,8 +179,8 @@ fn accepted(value: Value) -> Result<Value, Error> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Small enough that replies fit the socket buffers while commands are still being written.
-const BATCH: u64 = 200;
+/// Few enough that short replies fit the socket buffers while commands are still being written.
+const BATCH: u64 = 1000;
 const LENGTH_MAX: i64 = 512 << 20;
 
 #[cfg(test)]
