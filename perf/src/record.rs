@@ -548,7 +548,7 @@ mod tests {
     fn mask() -> Mask {
         Mask::new(&Places {
             this: "/src/target/release/ringkeep-perf".into(),
-            peers: "/home/x/peers".into(),
+            peers: "/far/off/peers".into(),
             path: vec!["/usr/bin".into()],
         })
     }
@@ -560,8 +560,8 @@ mod tests {
                 "taskset -c 0 /usr/bin/redis-server --dir {dir}",
                 "taskset -c 0 {bin}/redis-server --dir {dir}",
             ),
-            ("/home/x/peers/kevy-7/bin/kevy", "{peers}/kevy-7/bin/kevy"),
-            ("/home/x/peers2/k", "{path}/k"),
+            ("/far/off/peers/kevy-7/bin/kevy", "{peers}/kevy-7/bin/kevy"),
+            ("/far/off/peers2/k", "{path}/k"),
             (
                 "no (tried /src/target/release/ringkeep, a/b)",
                 "no (tried {here}/ringkeep, a/b)",
@@ -575,7 +575,7 @@ mod tests {
                 "http://host/page, ns / request, 1/2",
             ),
             ("{dir}/log /", "{dir}/log /"),
-            ("/home/x/peers/k-*/bin/k", "{peers}/k-*/bin/k"),
+            ("/far/off/peers/k-*/bin/k", "{peers}/k-*/bin/k"),
         ] {
             assert_eq!(mask().text(text), want);
         }

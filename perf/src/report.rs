@@ -116,7 +116,7 @@ fn head(body: &mut String, record: &Record) {
         escape(&context.machine)
     );
     if !record.complete {
-        body.push_str("<p class=\"warn\">This comparison was interrupted; the rows are those until then.</p>\n");
+        body.push_str("<p class=\"warn\">Interrupted; the rows are those until then.</p>\n");
     }
     let mut lines = vec![
         ("Taken", context.date.clone()),
@@ -505,7 +505,7 @@ mod tests {
         );
         assert!(page.contains("One &amp; all") && page.contains("&lt;last words&gt;"));
         assert!(page.contains("<td>worse</td>") && page.contains("<td>tie</td>"));
-        assert!(page.contains("ended by itself") && page.contains("interrupted"));
+        assert!(page.contains("ended by itself") && page.contains("Interrupted"));
         // One file: nothing is fetched from elsewhere.
         assert!(!page.contains("src=") && !page.contains("href="));
         assert!(charts[1].1.contains("pipeline"));

@@ -356,11 +356,13 @@ fn whole(title: &str, height: f64, body: &str) -> String {
     let (title, name) = (escape(title), text(8.0, 20.0, "h", "start", title));
     let colours = colours("svg");
     format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{title}">
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0}"
+  role="img" aria-label="{title}">
 <style>{colours}
 svg text {{ font: 12px system-ui, sans-serif; fill: var(--ink) }}
 svg .h {{ font-size: 14px; font-weight: 600 }} svg .b {{ font-weight: 600 }} svg .s {{ fill: var(--soft) }}
-svg .g {{ stroke: var(--grid) }} svg .a {{ stroke: var(--soft) }} svg .w {{ stroke: var(--ink); stroke-width: 1.5 }}
+svg .g {{ stroke: var(--grid) }} svg .a {{ stroke: var(--soft) }}
+svg .w {{ stroke: var(--ink); stroke-width: 1.5 }}
 svg .v {{ stroke-width: 1.5 }} svg .l {{ fill: none; stroke-width: 2 }}
 </style>
 <rect x="0" y="0" width="{WIDTH}" height="{height:.0}" style="fill: var(--ground)"/>
