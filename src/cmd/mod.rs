@@ -21,7 +21,7 @@ mod strings;
 pub mod testing;
 mod zsets;
 
-pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout, select};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};
 

@@ -127,10 +127,20 @@ fn write_value(out: &mut Out, value: &Value, script: Proto, depth: usize) {
         Value::Boolean(value) if script == Proto::Three => out.boolean(*value),
         Value::Boolean(true) => out.int(1),
         Value::Integer(number) => out.int(*number),
-        // Towards zero; what does not fit becomes the nearest that does.
-        Value::Number(number) => out.int(*number as i64),
+        Value::Number(number) => out.int(to_int(*number)),
         Value::Table(table) => write_table(out, table, value, script, depth),
         _ => out.null(),
+    }
+}
+
+/// Towards zero. What does not fit is what the processors make of it that most servers run on, so that a
+/// reply is the same there and here.
+fn to_int(number: f64) -> i64 {
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    if (-END..END).contains(&number) {
+        number as i64
+    } else {
+        i64::MIN
     }
 }
 
@@ -141,8 +151,12 @@ fn write_table(out: &mut Out, table: &Table, value: &Value, script: Proto, depth
         return;
     }
     if let Some(text) = field_text(value, "ok") {
-        let text = String::from_utf8_lossy(&text).replace(['\r', '\n'], " ");
-        out.simple(&text);
+        let end = text.iter().position(|byte| *byte == 0);
+        let line = text[..end.unwrap_or(text.len())].iter().copied();
+        let line: Vec<u8> = line
+            .map(|byte| if b"\r\n".contains(&byte) { b' ' } else { byte })
+            .collect();
+        out.raw(&[b"+", &line[..], b"\r\n"].concat());
         return;
     }
     match get("double") {
@@ -212,6 +226,5 @@ fn field_text(value: &Value, name: &str) -> Option<Vec<u8>> {
 }
 
 fn reply_error(text: &[u8]) -> Error {
-    let text = text.strip_prefix(b"-").unwrap_or(text);
     Error::text(String::from_utf8_lossy(text).into_owned())
 }

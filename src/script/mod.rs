@@ -45,6 +45,7 @@ pub struct Limits {
 const COMPILED_MAX: usize = 4096;
 /// Machine steps between two looks at the clock.
 const STEPS: u32 = 20_000;
+const NO_SCRIPT: Error = Error::fixed("NOSCRIPT No matching script. Please use EVAL.");
 /// The name that scripts have in error messages.
 const CHUNK: &str = "@user_script";
 /// The name of the engine's own Lua code, which no error points at.
@@ -88,6 +89,21 @@ pub fn plain_session(ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> 
             None => ctx.out.simple("PONG"),
         },
         "ECHO" => ctx.out.bulk(args.at(1)),
+        "SELECT" => {
+            // For the rest of the script: the client's own database comes back behind it.
+            let count = ctx
+                .shards
+                .iter_mut()
+                .next()
+                .map_or(0, |(_, shard)| shard.database_count());
+            match cmd::select(args, count) {
+                Ok(db) => {
+                    ctx.db = db;
+                    ctx.out.ok();
+                }
+                Err(error) => ctx.out.error(&error),
+            }
+        }
         "TIME" => {
             // The time stands still while a script runs.
             ctx.out.array(2);
@@ -116,8 +132,18 @@ pub struct ScriptEngine {
 #[derive(Clone)]
 struct Compiled {
     function: Function,
-    /// The script says of itself (`#!lua flags=no-writes`) that it writes nothing.
-    read_only: bool,
+    says: Says,
+}
+
+/// What the first line of a script says of its writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// There is no `#!lua`: it may write unless it is called by a command that may not.
+    Nothing,
+    /// `#!lua` without `no-writes`: it is not even started where writes are not allowed.
+    Writes,
+    /// `#!lua flags=no-writes`
+    NoWrites,
 }
 
 /// What the functions that Lua calls share with the engine.
@@ -212,6 +238,9 @@ impl ScriptEngine {
         let name = args.at(0);
         let by_sha = name.len() >= 7 && name[..7].eq_ignore_ascii_case(b"EVALSHA");
         let read_only = name.len() > 3 && name[name.len() - 3..].eq_ignore_ascii_case(b"_RO");
+        if by_sha && args.at(1).len() != 40 {
+            return Err(NO_SCRIPT);
+        }
         let keys = parse_i64(args.at(2)).ok_or(Error::NOT_INTEGER)?;
         let keys = usize::try_from(keys)
             .map_err(|_| Error::fixed("ERR Number of keys can't be negative"))?;
@@ -227,6 +256,11 @@ impl ScriptEngine {
             let sha = Sha::of(args.at(1));
             (sha, self.compile(sha, args.at(1), true)?)
         };
+        if read_only && compiled.says == Says::Writes {
+            return Err(Error::fixed(
+                "ERR Can not execute a script with write flag using *_ro command.",
+            ));
+        }
         self.execute(ctx, host, sha, &compiled, args.rest(3), keys, read_only)
     }
 
@@ -302,7 +336,6 @@ impl ScriptEngine {
     }
 
     fn known(&mut self, text: &[u8]) -> Result<(Sha, Compiled), Error> {
-        const NO_SCRIPT: Error = Error::fixed("NOSCRIPT No matching script. Please use EVAL.");
         let sha = Sha::parse(text).ok_or(NO_SCRIPT)?;
         if let Some(compiled) = self.compiled.get(&sha) {
             return Ok((sha, compiled.clone()));
@@ -316,7 +349,7 @@ impl ScriptEngine {
         if let Some(compiled) = self.compiled.get(&sha) {
             return Ok(compiled.clone());
         }
-        let (code, read_only) = shebang(source)?;
+        let (code, says) = shebang(source)?;
         let chunk = self.lua.load(code).set_name(CHUNK);
         let chunk = chunk
             .set_mode(ChunkMode::Text)
@@ -328,10 +361,7 @@ impl ScriptEngine {
             };
             Error::text(format!("ERR Error compiling script (new function): {text}"))
         })?;
-        let compiled = Compiled {
-            function,
-            read_only,
-        };
+        let compiled = Compiled { function, says };
         if self.compiled.len() >= COMPILED_MAX {
             self.compiled.clear();
         }
@@ -367,7 +397,7 @@ impl ScriptEngine {
             host,
             table: &self.table,
             watch,
-            read_only: read_only || compiled.read_only,
+            read_only: read_only || compiled.says == Says::NoWrites,
             replies: Out::default(),
         };
         let result = self.enter(&mut caller, compiled, args, keys);
@@ -438,6 +468,7 @@ impl ScriptEngine {
         };
         let field = |name: &str| match problem.raw_get::<Value>(name) {
             Ok(Value::Nil) | Err(_) => None,
+            Ok(Value::String(text)) => Some(text.to_string_lossy()),
             Ok(value) => value.to_string().ok(),
         };
         let text = field("err").unwrap_or_else(|| "ERR unknown error".into());
@@ -471,9 +502,9 @@ const HELP: &[&str] = &[
 ];
 
 /// Splits `#!lua flags=...` off the first line; an empty line stays, so that line numbers fit.
-fn shebang(source: &[u8]) -> Result<(&[u8], bool), Error> {
+fn shebang(source: &[u8]) -> Result<(&[u8], Says), Error> {
     if !source.starts_with(b"#!") {
-        return Ok((source, false));
+        return Ok((source, Says::Nothing));
     }
     let end = source.iter().position(|byte| *byte == b'\n');
     let end = end.ok_or(Error::fixed("ERR Invalid script shebang"))?;
@@ -488,7 +519,7 @@ fn shebang(source: &[u8]) -> Result<(&[u8], bool), Error> {
             )));
         }
     }
-    let mut read_only = false;
+    let mut says = Says::Writes;
     for word in words {
         let Some(flags) = word.strip_prefix("flags=") else {
             return Err(Error::text(format!(
@@ -497,7 +528,7 @@ fn shebang(source: &[u8]) -> Result<(&[u8], bool), Error> {
         };
         for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
             match flag {
-                "no-writes" => read_only = true,
+                "no-writes" => says = Says::NoWrites,
                 "allow-oom" | "allow-stale" | "no-cluster" | "allow-cross-slot-keys" => {}
                 _ => {
                     return Err(Error::text(format!(
@@ -507,7 +538,7 @@ fn shebang(source: &[u8]) -> Result<(&[u8], bool), Error> {
             }
         }
     }
-    Ok((&source[end..], read_only))
+    Ok((&source[end..], says))
 }
 
 /// What `redis.call` needs for the time of one run.
@@ -544,7 +575,8 @@ impl Caller<'_, '_> {
         if spec.flags & flag::NO_SCRIPT != 0 {
             return refused("ERR This Redis command is not allowed from script");
         }
-        if self.read_only && spec.is_write() {
+        // A message may go on to replicas, so it counts as a write.
+        if self.read_only && (spec.is_write() || spec.name == "PUBLISH") {
             return refused("ERR Write commands are not allowed from read-only scripts.");
         }
         if spec.flags & flag::BLOCKING != 0 && waits(request) {
