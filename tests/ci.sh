@@ -14,7 +14,7 @@ logs=target/ci
 node=target/release/ringkeep
 mkdir -p "$logs"
 
-STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random
+STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare differ
         replica bad_input)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
@@ -36,10 +36,7 @@ do_smoke_rust() {
         serve target/interop/debug/smoke-rust
 }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
-do_random() {
-    python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --seed 1 --out "$logs" &&
-        python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --seed 2 --out "$logs"
-}
+do_differ() { python3 tests/interop/differ.py --node "$node" --threads 2 --seed 1 --out "$logs"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
