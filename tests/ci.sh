@@ -15,7 +15,8 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks compare differ replica bad_input)
+        jobs_celery jobs_bullmq locks compare differ consistency replica
+        bad_input)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -44,6 +45,7 @@ do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node te
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
 do_differ() { python3 tests/interop/differ.py --node "$node" --threads 2 --seed 1 --out "$logs"; }
+do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds 20; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
