@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::engines::{Engine, Places, Running, version_of};
 use crate::error::Error;
-use crate::keys::KeySpace;
-use crate::load::{FillReport, Generator, Load, Measurement, Mix, Target};
+use crate::load::{self, FillReport, Measurement, Target};
 use crate::record::{self, Congestion, Context};
+use crate::spec::{LoadSpec, Mix, Span};
 use crate::stats::{self, Spread};
 
 /// What is compared, and how.
@@ -24,16 +24,8 @@ pub struct Plan {
     pub cells: Vec<Cell>,
     /// Turns of each engine in each cell.
     pub rounds: usize,
-    /// Time measured in a turn.
-    pub span: Duration,
-    /// Connections.
-    pub conns: usize,
-    /// Keys.
-    pub space: KeySpace,
-    /// Bytes of a value.
-    pub size: usize,
-    /// Pipeline of the fill of [`memory`].
-    pub fill_pipeline: u32,
+    /// What the loads have in common; the fill of [`memory`].
+    pub load: LoadSpec,
     /// Whether that fill is out of order.
     pub shuffled: bool,
     /// Core of the engines.
@@ -47,7 +39,7 @@ pub struct Plan {
 }
 
 /// One kind of load.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cell {
     /// Which requests.
     pub mix: Mix,
@@ -61,7 +53,7 @@ impl Cell {
         let (mix, pipeline) = text.rsplit_once('/')?;
         let pipeline = pipeline.parse().ok().filter(|n| (1..=65_536).contains(n))?;
         Some(Cell {
-            mix: Mix::parse(mix)?,
+            mix: mix.parse().ok()?,
             pipeline,
         })
     }
@@ -118,12 +110,8 @@ pub fn loads(plan: &Plan) -> Result<(), Error> {
     let mut running = Vec::new();
     for (engine, program) in found(plan, |_| true)? {
         let version = version_of(&engine, &program);
-        let started =
-            Running::start(&engine, &program, plan.server_cpu, plan.size).and_then(|server| {
-                connect(plan, &server)?
-                    .preload(plan.space, plan.size)
-                    .map(|()| server)
-            });
+        let started = Running::start(&engine, &program, plan.server_cpu, size_of(plan))
+            .and_then(|server| load::preload(&target(plan, &server), &plan.load).map(|()| server));
         match started {
             Ok(server) => {
                 let (name, command) = (server.name.clone(), server.command.clone());
@@ -148,7 +136,7 @@ pub fn loads(plan: &Plan) -> Result<(), Error> {
                 if failed.contains(&server.name) {
                     continue;
                 }
-                match turn(plan, server, *cell) {
+                match turn(plan, server, cell) {
                     Ok(measured) => rows.push(Row {
                         cell: cell.name(),
                         engine: server.name.clone(),
@@ -201,14 +189,13 @@ pub fn memory(plan: &Plan) -> Result<(), Error> {
     for round in 1..=plan.rounds {
         let mut failed = Vec::new();
         for (engine, program) in &engines {
-            let filled =
-                Running::start(engine, program, plan.server_cpu, plan.size).and_then(|server| {
-                    let mut generator = connect(plan, &server)?;
-                    let report =
-                        generator.fill(plan.space, plan.size, plan.fill_pipeline, plan.shuffled)?;
-                    generator.refused()?;
+            let filled = Running::start(engine, program, plan.server_cpu, size_of(plan)).and_then(
+                |server| {
+                    let report = load::fill(&target(plan, &server), &plan.load, plan.shuffled)?;
+                    report.refused()?;
                     Ok((report, server.command.clone()))
-                });
+                },
+            );
             match filled {
                 Ok((report, command)) => {
                     let name = engine.name.clone();
@@ -283,28 +270,30 @@ fn found(plan: &Plan, wanted: impl Fn(&Engine) -> bool) -> Result<Vec<(Engine, P
     }
 }
 
-fn connect(plan: &Plan, server: &Running) -> Result<Generator, Error> {
-    Generator::connect(&Target {
-        host: "127.0.0.1".into(),
-        port: server.port,
-        conns: plan.conns,
-        congestion: Some(CONGESTION.into()),
-        server_pid: Some(server.pid()),
-    })
+fn size_of(plan: &Plan) -> usize {
+    plan.load.size.max() as usize
 }
 
-fn turn(plan: &Plan, server: &Running, cell: Cell) -> Result<Measurement, Error> {
-    let mut generator = connect(plan, server)?;
-    let measured = generator.run(&Load {
-        mix: cell.mix,
+fn target(plan: &Plan, server: &Running) -> Target {
+    Target {
+        host: "127.0.0.1".into(),
+        port: server.port,
+        socket: None,
+        cpus: vec![plan.load_cpu],
+        congestion: Some(CONGESTION.into()),
+        server_pid: Some(server.pid()),
+    }
+}
+
+fn turn(plan: &Plan, server: &Running, cell: &Cell) -> Result<Measurement, Error> {
+    let spec = LoadSpec {
+        mix: cell.mix.clone(),
         pipeline: cell.pipeline,
-        space: plan.space,
-        size: plan.size,
-        warmup: WARMUP,
-        duration: plan.span,
-        rate: None,
-    })?;
-    generator.refused()?;
+        warmup: Span(WARMUP),
+        ..plan.load.clone()
+    };
+    let measured = load::run(&target(plan, server), &spec, &mut |_| ())?;
+    measured.refused()?;
     Ok(measured)
 }
 
@@ -507,7 +496,7 @@ fn memory_table(plan: &Plan, rows: &[FillRow]) -> String {
     };
     let mut text = format!(
         "\n{} keys of {} B with values of {} B, {order}, pipeline {}, {} round(s): median [spread]\n",
-        plan.space.keys, plan.space.len, plan.size, plan.fill_pipeline, plan.rounds
+        plan.load.keys, plan.load.key_size, plan.load.size, plan.load.pipeline, plan.rounds
     );
     let _ = writeln!(
         text,
@@ -629,7 +618,7 @@ mod tests {
                 Some(text)
             );
         }
-        for bad in ["get", "get/0", "get/x", "del/1", "/1"] {
+        for bad in ["get", "get/0", "get/x", "flushall/1", "/1"] {
             assert_eq!(Cell::parse(bad), None, "{bad}");
         }
     }

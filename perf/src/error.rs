@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::resp::Errors;
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub enum Error {
@@ -57,6 +59,29 @@ pub enum Error {
         /// The first of them, cut at 200 bytes.
         first: String,
     },
+    /// Replies were wrong, or messages did not arrive.
+    Wrong {
+        /// Replies that checks found wrong.
+        mismatches: u64,
+        /// Messages that did not arrive.
+        undelivered: u64,
+        /// The first wrong reply.
+        first: String,
+    },
+    /// A load ended before its time.
+    Broken {
+        /// Why.
+        source: Box<Error>,
+        /// Requests answered until then, whatever for.
+        requests: u64,
+        /// Seconds since connecting began.
+        seconds: f64,
+    },
+    /// There is no process with the number given.
+    NoProcess {
+        /// The number.
+        pid: u32,
+    },
     /// Requests were still unanswered after the time allowed.
     Stuck {
         /// How many.
@@ -84,6 +109,20 @@ impl Error {
     /// Wraps a failed system call.
     pub fn os(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Os { doing, source }
+    }
+
+    /// Error replies as an error, if there are any.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]
+    pub fn refused(errors: &Errors) -> Result<(), Error> {
+        match errors.list() {
+            [] => Ok(()),
+            [(first, _), ..] => Err(Error::Refused {
+                count: errors.list().iter().map(|(_, count)| count).sum(),
+                first: first.clone(),
+            }),
+        }
     }
 
     /// Wraps a failed access to a file.
@@ -126,6 +165,27 @@ impl fmt::Display for Error {
             Error::Refused { count, first } => {
                 write!(f, "{count} error replies, the first: {first}")
             }
+            Error::Wrong {
+                mismatches,
+                undelivered,
+                first,
+            } => {
+                let colon = if first.is_empty() { "" } else { ": " };
+                write!(
+                    f,
+                    "{mismatches} wrong replies, {undelivered} messages lost{colon}{first}"
+                )
+            }
+            Error::Broken {
+                source,
+                requests,
+                seconds,
+            } => write!(
+                f,
+                "{source}; broken off {seconds:.2} s after the start with {requests} requests answered, \
+                 nothing is averaged"
+            ),
+            Error::NoProcess { pid } => write!(f, "there is no process {pid}"),
             Error::Stuck { outstanding } => {
                 write!(f, "{outstanding} requests unanswered for ten seconds")
             }

@@ -5,17 +5,23 @@ mod cli;
 mod compare;
 mod engines;
 mod error;
+mod generator;
 mod hist;
 mod keys;
 mod limit;
 mod load;
 mod probe;
+mod progress;
 mod record;
+mod request;
 mod resp;
 mod ring;
+mod spec;
 mod stats;
 mod sys;
+mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,7 +30,8 @@ fn main() -> ExitCode {
     match cli::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("ringkeep-perf: {e}");
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "ringkeep-perf: {e}");
             ExitCode::FAILURE
         }
     }
