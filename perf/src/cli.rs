@@ -1,18 +1,15 @@
 //! The command line: reads it, runs one command, prints what it found.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use lexopt::prelude::*;
 use serde_json::json;
 
-use crate::compare::{self, Cell, Plan};
-use crate::engines::{self, Places};
 use crate::error::Error;
 use crate::load::{self, FillReport, Latency, Measurement, Target};
 use crate::progress::{Bar, tell};
-use crate::spec::{LoadSpec, Mix, Sizes, Span, Verb};
-use crate::{limit, sys};
+use crate::spec::{LoadSpec, Mix, Sizes, Verb};
+use crate::{cluster, compare, limit, report, sys};
 
 /// Reads the command line of the process and does what it says.
 ///
@@ -25,7 +22,9 @@ pub fn main() -> Result<(), Error> {
             Some("limit") => run_limit(parser),
             Some("run") => run_load(parser),
             Some("fill") => run_fill(parser),
-            Some("compare") => run_compare(parser),
+            Some("compare") => compare::main(parser, HELP),
+            Some("report") => report::main(parser, HELP),
+            Some("cluster") => cluster::main(parser, HELP),
             _ => Err(lexopt::Error::UnexpectedArgument(command).into()),
         },
         Some(Long("help") | Short('h')) | None => help(),
@@ -192,102 +191,6 @@ fn cpus(text: &str) -> Result<Vec<usize>, std::num::ParseIntError> {
     text.split(',').map(str::parse).collect()
 }
 
-fn run_compare(mut parser: lexopt::Parser) -> Result<(), Error> {
-    let mut list = None;
-    let mut chosen = None;
-    let mut peers = std::env::var_os("HOME").map_or(PathBuf::new(), |home| {
-        PathBuf::from(home).join(".cache/ringkeep/peers")
-    });
-    let mut is_memory = false;
-    let (mut rounds, mut keys, mut size) = (None, None, None);
-    let mut cells = DEFAULT_CELLS.to_owned();
-    let (mut conns, mut key_size, mut pipeline) = (50, 16, 64);
-    let (mut server_cpu, mut load_cpu, mut shuffled) = (0, 1, false);
-    let mut span_of_turn = Duration::from_secs(1);
-    let mut out = PathBuf::from("perf/record");
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("engines") => chosen = Some(parser.value()?.string()?),
-            Long("file") => list = Some(PathBuf::from(parser.value()?)),
-            Long("peers") => peers = PathBuf::from(parser.value()?),
-            Long("cells") => cells = parser.value()?.string()?,
-            Long("rounds") => rounds = Some(parser.value()?.parse::<usize>()?),
-            Long("seconds") => span_of_turn = parser.value()?.parse::<Span>()?.0,
-            Long("memory") => is_memory = true,
-            Long("shuffle") => shuffled = true,
-            Long("keys") => keys = Some(parser.value()?.parse()?),
-            Long("key-size") => key_size = parser.value()?.parse()?,
-            Long("size") => size = Some(parser.value()?.parse()?),
-            Long("conns") => conns = parser.value()?.parse()?,
-            Long("pipeline") => pipeline = parser.value()?.parse()?,
-            Long("server-cpu") => server_cpu = parser.value()?.parse()?,
-            Long("load-cpu") => load_cpu = parser.value()?.parse()?,
-            Long("out") => out = PathBuf::from(parser.value()?),
-            Long("help") => return help(),
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
-    let load = LoadSpec {
-        conns,
-        pipeline,
-        keys: keys.unwrap_or(if is_memory { 10_000_000 } else { 100_000 }),
-        key_size,
-        size: Sizes::fixed(size.unwrap_or(if is_memory { 16 } else { 64 })),
-        duration: Span(span_of_turn),
-        ..LoadSpec::default()
-    };
-    load.check()?;
-    let rounds = rounds.unwrap_or(if is_memory { 1 } else { 5 });
-    within("--rounds", rounds as u64, 1, 10_000, "between 1 and 10000")?;
-    let text = match &list {
-        Some(path) => std::fs::read_to_string(path).map_err(Error::file(path))?,
-        None => engines::BUILT_IN.to_owned(),
-    };
-    let mut engines = engines::parse(&text)?;
-    if let Some(chosen) = chosen {
-        let names: Vec<&str> = chosen.split(',').collect();
-        if let Some(name) = names
-            .iter()
-            .find(|name| engines.iter().all(|engine| engine.name != **name))
-        {
-            tell!("{name}: not in the engine list, skipped");
-        }
-        engines.retain(|engine| names.contains(&engine.name.as_str()));
-    }
-    let bad_cells = Error::Value {
-        option: "--cells",
-        expected: "a list such as get/1,set/16,get:set=90:10/64",
-    };
-    let plan = Plan {
-        engines,
-        places: Places {
-            this: std::env::current_exe().map_err(Error::os("finding this program"))?,
-            peers,
-            path: std::env::var_os("PATH")
-                .iter()
-                .flat_map(std::env::split_paths)
-                .collect(),
-        },
-        cells: cells
-            .split(',')
-            .map(Cell::parse)
-            .collect::<Option<_>>()
-            .ok_or(bad_cells)?,
-        rounds,
-        load,
-        shuffled,
-        server_cpu,
-        load_cpu,
-        out,
-        flags: std::env::args().skip(1).collect(),
-    };
-    if is_memory {
-        compare::memory(&plan)
-    } else {
-        compare::loads(&plan)
-    }
-}
-
 fn print_measurement(target: &Target, spec: &LoadSpec, m: &Measurement) {
     let kind = match spec.rate {
         Some(rate) => format!("open loop at {rate}/s"),
@@ -421,20 +324,6 @@ fn print_fill(r: &FillReport) {
     }
 }
 
-fn within(
-    option: &'static str,
-    value: u64,
-    low: u64,
-    high: u64,
-    expected: &'static str,
-) -> Result<(), Error> {
-    if (low..=high).contains(&value) {
-        Ok(())
-    } else {
-        Err(Error::Value { option, expected })
-    }
-}
-
 fn help() -> Result<(), Error> {
     tell!("{}", HELP.trim_end());
     Ok(())
@@ -466,16 +355,28 @@ ringkeep-perf fill     inserts every key once; memory per key and the slowest re
   --host --port --socket --cpu --server-pid --conns 50 --cc --json as above
   --keys 10000000  --key-size 16  --size 16  --pipeline 64  --shuffle
 
-ringkeep-perf compare  engines in turns: medians, spread, ratios to the limit
-  --engines limit,ringkeep,kevy,redis-server,valkey-server  (those installed, by default)
-  --peers ~/.cache/ringkeep/peers  --file engines.toml  --out perf/record
-  --cells get/1,set/1,get/16,...   mix/pipeline     --rounds 5  --seconds 1
-  --conns 50  --keys 100000  --key-size 16  --size 64  --server-cpu 0  --load-cpu 1
+ringkeep-perf compare [SCENARIO...]   engines in turns: medians, spread, ratios; all scenarios
+                                      when none is named
+  --list    what there is             --scenarios perf/scenarios   directory of scenario files
+  --engines limit,ringkeep,kevy,...   (those installed)   --file LIST   instead of engines.toml
+  --peers ~/.cache/ringkeep/peers     --out perf/record
+  --rounds N  --seconds T             instead of the scenarios' own
+  --scale F   times as many keys, items and idle connections; --quick is a quarter
+  --server-cpus 0  --load-cpus 1      instead of the first CPUs and the others
+  --cells get/1,set/16   mix/pipeline: these loads instead of scenarios
+              --conns 50  --keys 100000  --key-size 16  --size 64
   --memory    fills fresh engines instead: --keys 10000000  --size 16  --pipeline 64
               --shuffle  --rounds 1; bytes per key and the slowest request
+
+ringkeep-perf cluster  replicas of one primary in turns: full sync, catching up, lag under load
+  --primary kevy  --replicas ringkeep,kevy  --rounds 5  --keys 100000  --frames 300000 (missed writes)
+  --rate 20000 (writes per second)  --seconds 2 (of lag)  --primary-cpu 0  --replica-cpu 1
+  --file --peers --out as above
+
+ringkeep-perf report [RECORD.json...]   a page with charts; of the newest records by default
+  --records perf/record  --out target/report
 ";
 
-const DEFAULT_CELLS: &str = "get/1,set/1,get/16,set/16,get/64,set/64";
 /// What `fill` takes of the options of `run`.
 const FILL_OPTIONS: [&str; 12] = [
     "host",

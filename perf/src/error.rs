@@ -34,8 +34,13 @@ pub enum Error {
         /// How it failed.
         source: io::Error,
     },
-    /// The engine list is not what this program understands.
-    Engines(toml::de::Error),
+    /// A data file is not what this program understands.
+    Data {
+        /// Which one.
+        path: PathBuf,
+        /// Line and reason.
+        reason: String,
+    },
     /// The record could not be written as JSON.
     Record(serde_json::Error),
     /// The server ended a connection.
@@ -77,6 +82,15 @@ pub enum Error {
         /// Seconds since connecting began.
         seconds: f64,
     },
+    /// No request was answered in the time measured.
+    Silent,
+    /// A server holds another number of keys than it was given.
+    Missing {
+        /// What it says it holds.
+        stored: u64,
+        /// What it was given.
+        keys: u64,
+    },
     /// There is no process with the number given.
     NoProcess {
         /// The number.
@@ -87,15 +101,22 @@ pub enum Error {
         /// How many.
         outstanding: u64,
     },
-    /// An engine did not start answering, or died.
+    /// An engine could not be started, or ended by itself.
     Engine {
         /// Its name in the engine list.
         name: String,
-        /// Where its output is.
-        log: PathBuf,
+        /// How that showed.
+        why: String,
+        /// The last lines of its output.
+        log: Vec<String>,
     },
     /// No engine of the list is installed here.
     NoEngines,
+    /// There is no record to report.
+    NoRecord {
+        /// Where none was found.
+        dir: PathBuf,
+    },
     /// Interrupted by a signal.
     Stopped,
 }
@@ -132,6 +153,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Wraps what a data file's reader complains of.
+    pub fn data<E: fmt::Display>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Error {
+        let path = path.into();
+        move |e| Error::Data {
+            path,
+            reason: e.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -151,7 +183,7 @@ impl fmt::Display for Error {
             ),
             Error::Os { doing, source } => write!(f, "{doing}: {source}"),
             Error::File { path, source } => write!(f, "{}: {source}", path.display()),
-            Error::Engines(e) => write!(f, "engine list: {e}"),
+            Error::Data { path, reason } => write!(f, "{}: {}", path.display(), reason.trim_end()),
             Error::Record(e) => write!(f, "record: {e}"),
             Error::Lost {
                 link,
@@ -185,14 +217,21 @@ impl fmt::Display for Error {
                 "{source}; broken off {seconds:.2} s after the start with {requests} requests answered, \
                  nothing is averaged"
             ),
+            Error::Silent => write!(f, "no request was answered in the time measured"),
+            Error::Missing { stored, keys } => {
+                write!(f, "the server holds {stored} keys instead of {keys}")
+            }
             Error::NoProcess { pid } => write!(f, "there is no process {pid}"),
             Error::Stuck { outstanding } => {
                 write!(f, "{outstanding} requests unanswered for ten seconds")
             }
-            Error::Engine { name, log } => {
-                write!(f, "{name} did not come up; see {}", log.display())
+            Error::Engine { name, why, log } => {
+                write!(f, "{name} {why}")?;
+                log.iter()
+                    .try_for_each(|line| write!(f, "\n    {name}: {line}"))
             }
             Error::NoEngines => write!(f, "none of the chosen engines is installed here"),
+            Error::NoRecord { dir } => write!(f, "no record in {}", dir.display()),
             Error::Stopped => write!(f, "interrupted"),
         }
     }

@@ -2,7 +2,10 @@
 //! and the comparison of engines under equal conditions.
 
 mod cli;
+mod client;
+mod cluster;
 mod compare;
+mod drive;
 mod engines;
 mod error;
 mod generator;
@@ -13,11 +16,15 @@ mod load;
 mod probe;
 mod progress;
 mod record;
+mod report;
 mod request;
 mod resp;
 mod ring;
+mod scenario;
 mod spec;
 mod stats;
+mod summary;
+mod svg;
 mod sys;
 mod verify;
 
