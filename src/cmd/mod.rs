@@ -24,7 +24,7 @@ mod strings;
 pub mod testing;
 mod zsets;
 
-pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout};
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
 pub use keys::MEMORY_USAGE;
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};

@@ -116,15 +116,21 @@ pub fn plain_session(ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> 
             None => ctx.out.simple("PONG"),
         },
         "ECHO" => ctx.out.bulk(args.at(1)),
-        "SELECT" => match parse_i64(args.at(1)).map(usize::try_from) {
-            None => ctx.out.error(&Error::NOT_INTEGER),
-            // For what the script does next; its client stays where it is.
-            Some(Ok(db)) if db < ctx.shards.shard(0).database_count() => {
-                ctx.db = db;
-                ctx.out.ok();
+        "SELECT" => {
+            // For the rest of the script: the client's own database comes back behind it.
+            let count = ctx
+                .shards
+                .iter_mut()
+                .next()
+                .map_or(0, |(_, shard)| shard.database_count());
+            match cmd::select(args, count) {
+                Ok(db) => {
+                    ctx.db = db;
+                    ctx.out.ok();
+                }
+                Err(error) => ctx.out.error(&error),
             }
-            Some(_) => ctx.out.error(&Error::fixed("ERR DB index is out of range")),
-        },
+        }
         "TIME" => {
             // The time stands still while a script runs.
             ctx.out.array(2);

@@ -70,13 +70,12 @@ impl State {
                 "ERR AUTH <password> called without any password configured for the default user. Are you \
                  sure your configuration is correct?",
             )),
-            Verb::Select => match parse_i64(args.at(1)) {
-                None => conn.out.error(&Error::NOT_INTEGER),
-                Some(db) if (0..self.shared.settings.databases as i64).contains(&db) => {
-                    conn.db = db as usize;
+            Verb::Select => match cmd::select(args, self.shared.settings.databases) {
+                Ok(db) => {
+                    conn.db = db;
                     conn.out.ok();
                 }
-                Some(_) => conn.out.error(&Error::fixed("ERR DB index is out of range")),
+                Err(error) => conn.out.error(&error),
             },
             Verb::Quit => {
                 conn.out.ok();
