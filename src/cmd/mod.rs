@@ -1,9 +1,11 @@
 //! Commands: one row per command in its family's table, one function that runs it on stores.
 
 mod bitmaps;
+mod book;
 #[cfg(test)]
 mod cover;
 mod ctx;
+mod describe;
 mod expiry;
 mod float80;
 mod geo;
@@ -21,7 +23,9 @@ mod strings;
 pub mod testing;
 mod zsets;
 
+pub use book::{Book, Page, book};
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
+pub use describe::{command, in_category, subcommand};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
-    cmd::{self, Keys, Spec, Verb, flag},
+    cmd::{self, Spec, Verb},
     resp::{Args, Error, Out, OwnedArgs, Proto},
 };
 
@@ -93,7 +93,13 @@ impl State {
                 conn.out.simple("RESET");
             }
             Verb::Client => self.client(conn, args),
-            Verb::Command => command(conn, &self.table, args),
+            Verb::Command => {
+                let mark = conn.out.mark();
+                if let Err(error) = cmd::command(&mut conn.out, &self.table, spec, args) {
+                    conn.out.rewind(mark);
+                    conn.out.error(&error);
+                }
+            }
             Verb::Config => self.config(conn, args),
             Verb::Info => {
                 let text = info::text(&self.shared, self.now, args);
@@ -734,114 +740,4 @@ fn client_filter(args: Args<'_>, from: usize) -> Result<ClientFilter, Error> {
         }
     }
     Ok(filter)
-}
-
-// ---- COMMAND ----
-
-fn command(conn: &mut Conn, table: &cmd::Table, args: Args<'_>) {
-    let Some(sub) = args.get(1).map(<[u8]>::to_ascii_uppercase) else {
-        conn.out.array(cmd::all().count());
-        return cmd::all().for_each(|(group, spec)| describe(&mut conn.out, group, spec));
-    };
-    match (&sub[..], args.len()) {
-        (b"COUNT", 2) => conn.out.len_int(cmd::all().count()),
-        (b"LIST", 2) => {
-            conn.out.array(cmd::all().count());
-            cmd::all().for_each(|(_, spec)| conn.out.bulk_str(&spec.name.to_lowercase()));
-        }
-        (b"INFO", 2) => command(conn, table, args.rest(2)),
-        (b"INFO", _) => {
-            conn.out.array(args.len() - 2);
-            for name in args.rest(2).iter() {
-                match cmd::all().find(|(_, spec)| spec.name.as_bytes().eq_ignore_ascii_case(name)) {
-                    Some((group, spec)) => describe(&mut conn.out, group, spec),
-                    None => conn.out.null_array(),
-                }
-            }
-        }
-        (b"DOCS", _) => {
-            let wanted: Vec<_> = cmd::all()
-                .filter(|(_, spec)| {
-                    args.len() == 2
-                        || args
-                            .rest(2)
-                            .iter()
-                            .any(|name| spec.name.as_bytes().eq_ignore_ascii_case(name))
-                })
-                .collect();
-            conn.out.map(wanted.len());
-            for (group, spec) in wanted {
-                conn.out.bulk_str(&spec.name.to_lowercase());
-                conn.out.map(2);
-                conn.out.bulk_str("summary");
-                conn.out.bulk_str(spec.summary);
-                conn.out.bulk_str("group");
-                conn.out.bulk_str(group);
-            }
-        }
-        (b"GETKEYS", 3..) => {
-            let inner = args.rest(2);
-            let Some(spec) = table.find(inner.at(0)) else {
-                return conn
-                    .out
-                    .error(&Error::fixed("ERR Invalid command specified"));
-            };
-            if !spec.fits(inner.len()) {
-                return conn.out.error(&Error::fixed(
-                    "ERR Invalid number of arguments specified for command",
-                ));
-            }
-            let mut keys = Vec::new();
-            spec.keys.for_each(inner, |at| keys.push(at));
-            if keys.is_empty() {
-                return conn
-                    .out
-                    .error(&Error::fixed("ERR The command has no key arguments"));
-            }
-            conn.out.array(keys.len());
-            keys.iter().for_each(|at| conn.out.bulk(inner.at(*at)));
-        }
-        _ => unknown_subcommand(conn, "command", args),
-    }
-}
-
-/// One command as COMMAND and COMMAND INFO show it.
-fn describe(out: &mut Out, group: &str, spec: &Spec) {
-    let (first, last, step) = spec.keys.info();
-    let mut flags: Vec<&str> = Vec::new();
-    for (bit, name) in [
-        (flag::WRITE, "write"),
-        (flag::READ, "readonly"),
-        (flag::DENY_OOM, "denyoom"),
-        (flag::ADMIN, "admin"),
-        (flag::PUBSUB, "pubsub"),
-        (flag::NO_SCRIPT, "noscript"),
-        (flag::BLOCKING, "blocking"),
-        (flag::LOADING, "loading"),
-        (flag::STALE, "stale"),
-        (flag::FAST, "fast"),
-        (flag::NO_MULTI, "no_multi"),
-        (flag::MOVABLE_KEYS, "movablekeys"),
-    ] {
-        if spec.flags & bit != 0 {
-            flags.push(name);
-        }
-    }
-    if matches!(
-        spec.keys,
-        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
-    ) && !flags.contains(&"movablekeys")
-    {
-        flags.push("movablekeys");
-    }
-    out.array(7);
-    out.bulk_str(&spec.name.to_lowercase());
-    out.int(i64::from(spec.arity));
-    out.set(flags.len());
-    flags.iter().for_each(|name| out.simple(name));
-    out.int(first);
-    out.int(last);
-    out.int(step);
-    out.set(1);
-    out.simple(&format!("@{}", group.replace('-', "")));
 }
