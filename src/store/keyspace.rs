@@ -862,7 +862,7 @@ impl Keyspace {
             None => {
                 let cells = &self.cells;
                 self.table
-                    .insert(hash, entry, |entry| cells.hash(cells.key(entry.cell)));
+                    .insert(hash, entry, |entries, into| cells.hash_all(entries, into));
             }
         }
     }
@@ -984,7 +984,7 @@ impl Keyspace {
         self.unindex(found.entry.cell, found.head);
         let cells = &self.cells;
         self.table
-            .remove(found.at, |entry| cells.hash(cells.key(entry.cell)));
+            .remove(found.at, |entries, into| cells.hash_all(entries, into));
         if found.head.has(LONG_KEY) {
             let cell = self.cells.arena.at(found.entry.cell);
             let long_key = number(&cell[found.head.key_at()..]);
@@ -1000,6 +1000,19 @@ impl Cells {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared_seed);
         hasher.write(key);
         hasher.finish()
+    }
+
+    /// The hashes of many entries' keys.
+    fn hash_all(&self, entries: &[Entry], into: &mut [u64]) {
+        // These reads do not depend on each other, so the processor waits for memory once, not for
+        // every key.
+        let touched = entries
+            .iter()
+            .fold(0, |sum, entry| sum ^ self.arena.at(entry.cell)[0]);
+        std::hint::black_box(touched);
+        for (entry, into) in entries.iter().zip(into) {
+            *into = self.hash(self.key(entry.cell));
+        }
     }
 
     fn key(&self, cell: u64) -> &[u8] {

@@ -12,6 +12,8 @@
 
 use std::fmt;
 
+use arrayvec::ArrayVec;
+
 /// Kind and cell of an entry, as the table keeps them for the keyspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
@@ -164,9 +166,9 @@ impl Table {
         }
     }
 
-    /// Adds an entry that is not there yet. `rehash` gives the hash of an entry, should its stored
+    /// Adds an entry that is not there yet. `rehash` gives the hashes of entries, should their stored
     /// bits not suffice for a split.
-    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: impl Fn(Entry) -> u64) {
+    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: impl Fn(&[Entry], &mut [u64])) {
         loop {
             let (segment, depth) = self.segment_of(hash);
             let slot = tag(hash, depth) | pack(entry);
@@ -188,7 +190,7 @@ impl Table {
     }
 
     /// Removes an entry. Segments that have become nearly empty are merged.
-    pub fn remove(&mut self, at: At, rehash: impl Fn(Entry) -> u64) {
+    pub fn remove(&mut self, at: At, rehash: impl Fn(&[Entry], &mut [u64])) {
         let segment = at.segment as usize;
         let buckets = &mut self.segments[segment];
         let bucket = at.bucket();
@@ -277,7 +279,7 @@ impl Table {
         ((entry & SEGMENT_MASK) as usize, entry >> SEGMENT_BITS)
     }
 
-    fn split(&mut self, segment: usize, rehash: &impl Fn(Entry) -> u64) {
+    fn split(&mut self, segment: usize, rehash: &impl Fn(&[Entry], &mut [u64])) {
         let info = self.infos[segment];
         let depth = u32::from(info.depth);
         // The hash is keyed, so that only a broken hash gets here.
@@ -338,7 +340,7 @@ impl Table {
     }
 
     /// Joins a segment with its other half if together they are small enough to stay so.
-    fn merge(&mut self, segment: usize, rehash: &impl Fn(Entry) -> u64) {
+    fn merge(&mut self, segment: usize, rehash: &impl Fn(&[Entry], &mut [u64])) {
         let info = self.infos[segment];
         let depth = u32::from(info.depth);
         let (other, other_depth) = self.segment_of(info.prefix ^ 1 << (64 - depth));
@@ -454,11 +456,18 @@ fn bring_home(buckets: &mut Segment) {
     }
 }
 
-/// Stores the hash bits that entries at this depth need.
-fn retag(buckets: &mut Segment, depth: u32, rehash: &impl Fn(Entry) -> u64) {
-    for slot in buckets.iter_mut().flat_map(|bucket| &mut bucket.slots) {
-        if *slot != 0 {
-            *slot = (*slot & !TAG_MASK) | tag(rehash(entry(*slot)), depth);
+/// Stores the hash bits that entries at this depth need. Asks for many hashes at once: the keys are
+/// all over the memory, and reading them one after the other would take most of a split's time.
+fn retag(buckets: &mut Segment, depth: u32, rehash: &impl Fn(&[Entry], &mut [u64])) {
+    let mut hashes = [0; RETAG_BUCKETS * SLOTS];
+    for buckets in buckets.chunks_mut(RETAG_BUCKETS) {
+        let slots = || buckets.iter().flat_map(|bucket| bucket.slots);
+        let entries: ArrayVec<Entry, { RETAG_BUCKETS * SLOTS }> =
+            slots().filter(|slot| *slot != 0).map(entry).collect();
+        rehash(&entries, &mut hashes[..entries.len()]);
+        let slots = buckets.iter_mut().flat_map(|bucket| &mut bucket.slots);
+        for (slot, hash) in slots.filter(|slot| **slot != 0).zip(hashes) {
+            *slot = (*slot & !TAG_MASK) | tag(hash, depth);
         }
     }
 }
@@ -509,6 +518,8 @@ fn distance_of(slot: u64) -> usize {
 const BUCKETS: usize = 128;
 const SLOTS: usize = 7;
 const DISTANCE_MAX: usize = 7;
+/// Buckets whose keys are read side by side in [`retag`].
+const RETAG_BUCKETS: usize = 8;
 const CELL_MASK: u64 = (1 << 36) - 1;
 const KIND_SHIFT: u32 = 36;
 const DISTANCE_SHIFT: u32 = 39;
@@ -543,7 +554,11 @@ mod tests {
         let hashes: Vec<u64> = (0..30_000)
             .map(|_| rng.next_u64() >> 23 | 0b101 << 61)
             .collect();
-        let hash = |entry: Entry| hashes[entry.cell as usize];
+        let hash = |entries: &[Entry], into: &mut [u64]| {
+            for (entry, into) in entries.iter().zip(into) {
+                *into = hashes[entry.cell as usize];
+            }
+        };
         let mut table = Table::new();
         for (at, hash_of) in hashes.iter().enumerate() {
             let entry = Entry {
