@@ -41,6 +41,7 @@ fn allocations(pipeline: usize, rounds: usize) -> u64 {
         databases: 1,
         spin_us: 0,
         dir: ".".into(),
+        slots: None,
     };
     let shared = Arc::new(Shared::new(settings, 0, String::new()));
     let mut core = Core::new(reactor, mesh, shared, 7).expect("the Lua state can be made");

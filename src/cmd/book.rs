@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use super::Spec;
-use crate::{
-    base::parse_i64,
-    resp::{Args, Out},
-};
+use crate::{base::parse_i64, resp::Args};
 
 /// One command or subcommand (`client|list`).
 #[derive(Debug, Default)]
@@ -164,18 +161,6 @@ impl Page {
     /// The ACL categories, without `@`.
     pub fn categories(&self) -> impl Iterator<Item = &'static str> {
         self.categories.split_whitespace()
-    }
-
-    /// Writes the reply of the container's HELP.
-    pub fn write_help(&self, out: &mut Out) {
-        out.array(self.help.len() + 3);
-        out.simple(&format!(
-            "{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-            self.name.to_uppercase()
-        ));
-        self.help.iter().for_each(|line| out.simple(line));
-        out.simple("HELP");
-        out.simple("    Prints this help.");
     }
 
     /// May it have keys?

@@ -98,12 +98,22 @@ pub fn command(out: &mut Out, table: &Table, spec: &Spec, args: Args<'_>) -> Res
                 write_set(out, flags.split(','));
             }
         }
-        _ => book
-            .page_of(spec)
-            .into_iter()
-            .for_each(|page| page.write_help(out)),
+        _ => help(out, spec),
     }
     Ok(())
+}
+
+/// HELP of a container.
+pub fn help(out: &mut Out, spec: &Spec) {
+    let lines: &[&str] = book().page_of(spec).map_or(&[], |page| &page.help);
+    out.array(lines.len() + 3);
+    out.simple(&format!(
+        "{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+        spec.name
+    ));
+    lines.iter().for_each(|line| out.simple(line));
+    out.simple("HELP");
+    out.simple("    Prints this help.");
 }
 
 fn list(out: &mut Out, args: Args<'_>) -> Result<(), Error> {

@@ -220,6 +220,27 @@ pub const COMMANDS: &[Spec] = &[
     ),
 ];
 
+/// DEBUG OBJECT, whose container has no keys.
+pub static DEBUG_OBJECT: Spec = Spec::store(
+    "DEBUG",
+    -3,
+    READ,
+    Keys::one(2),
+    "Shows how a key's value is kept",
+    debug_object,
+);
+
+/// There is no address to show, and no clock of uses.
+fn debug_object(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
+    let (key, now) = (args.at(2), ctx.now);
+    let encoding = ctx.keys(key).encoding(key, now).ok_or(Error::NO_SUCH_KEY)?;
+    let bytes = ctx.keys(key).memory(key, now).unwrap_or(0);
+    ctx.out.simple(&format!(
+        "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{bytes} lru:0 lru_seconds_idle:0"
+    ));
+    Ok(())
+}
+
 /// DEL and UNLINK are one command here: what is large is always freed in slices.
 fn delete(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut count = 0;

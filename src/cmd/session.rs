@@ -7,6 +7,7 @@ use super::{Keys, Spec, flag::*, spec::Run};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Verb {
+    Acl,
     Auth,
     BgRewriteAof,
     BgSave,
@@ -49,6 +50,13 @@ const ALWAYS: u32 = LOADING | STALE | FAST;
 
 /// Rows of this family.
 pub const COMMANDS: &[Spec] = &[
+    Spec::session(
+        "ACL",
+        -2,
+        ADMIN | LOADING | STALE | NO_SCRIPT,
+        "Shows who may run commands",
+        Verb::Acl,
+    ),
     Spec::session(
         "AUTH",
         -2,

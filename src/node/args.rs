@@ -40,6 +40,10 @@ pub struct Options {
     pub spin_us: u64,
     /// Primary to follow: host and port.
     pub replica_of: Option<(String, u16)>,
+    /// Password that clients have to show; empty: none.
+    pub password: String,
+    /// Cluster mode: the port of the first shard.
+    pub slots: Option<u16>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
 }
@@ -58,6 +62,8 @@ impl Default for Options {
             dir: ".".into(),
             spin_us: 30,
             replica_of: None,
+            password: String::new(),
+            slots: None,
             level: None,
         }
     }
@@ -81,6 +87,9 @@ usage: ringkeep [options]          serve
   --databases N        databases of SELECT (16)
   --dir PATH           data directory (.)
   --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
+  --requirepass TEXT   password that clients have to show (none)
+  --cluster            cluster mode: slots, and one more port for each shard
+  --cluster-port N     port of the first shard, the others follow (the one after the client port)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
   --help, --version
 ";
@@ -114,6 +123,7 @@ impl std::fmt::Display for UsageError {
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageError> {
     let mut options = Options::default();
     let mut bind = Vec::new();
+    let (mut cluster, mut cluster_port) = (false, None);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (name, mut inline) = match arg.split_once('=') {
@@ -162,6 +172,11 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 });
                 options.replica_of = Some(parsed.ok_or(UsageError::BadValue(name, text))?);
             }
+            "--requirepass" => options.password = value()?,
+            "--cluster" => cluster = true,
+            "--cluster-port" => {
+                cluster_port = Some(number(&name, value()?, 1, 65_535)? as u16);
+            }
             "--ring-level" => {
                 let text = value()?;
                 options.level = Some(match text.as_str() {
@@ -176,6 +191,10 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
     }
     if !bind.is_empty() {
         options.bind = bind;
+    }
+    if cluster {
+        // kevy's ports: a client port of 6004 has its shards on 6005, 6006 and so on.
+        options.slots = Some(cluster_port.unwrap_or(options.port.saturating_add(1)));
     }
     Ok(Command::Serve(Box::new(options)))
 }

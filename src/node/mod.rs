@@ -82,6 +82,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         databases: options.databases,
         spin_us: options.spin_us,
         dir: options.dir.clone(),
+        slots: options.slots,
     };
     let addresses = options
         .bind
@@ -107,7 +108,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         seed,
         std::process::id()
     );
-    let shared = Arc::new(Shared::new(settings, started.as_millis() as u64, run_id));
+    let shared = Shared::new(settings, started.as_millis() as u64, run_id);
+    if let Ok(mut tunables) = shared.tunables.write() {
+        tunables.password = options.password.clone();
+    }
+    let shared = Arc::new(shared);
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
     // hands its waker over; the mailboxes are built from all wakers and handed back.

@@ -59,7 +59,7 @@ pub trait Host {
     fn command(&mut self, ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> bool {
         match spec.run {
             Run::Store(function) => {
-                cmd::run(ctx, function, args);
+                let _ = cmd::run(ctx, function, args);
                 true
             }
             _ => plain_session(ctx, spec, args),

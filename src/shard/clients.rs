@@ -40,6 +40,7 @@ impl State {
         }
         let id = self.shared.next_client();
         let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
+        conn.trusted = self.tunables.password.is_empty();
         self.clients.count += 1;
         if refused {
             self.stats.refused += 1;

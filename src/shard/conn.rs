@@ -153,6 +153,8 @@ pub struct Conn {
     pub no_touch: bool,
     /// CLIENT NO-EVICT.
     pub no_evict: bool,
+    /// Has shown the password, or none was wanted when it came.
+    pub trusted: bool,
     /// MULTI.
     pub multi: Option<Multi>,
     /// WATCH: databases and keys.
@@ -209,6 +211,7 @@ impl Conn {
             reply_mode: ReplyMode::On,
             no_touch: false,
             no_evict: false,
+            trusted: false,
             multi: None,
             watching: Vec::new(),
             tainted: false,

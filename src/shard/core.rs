@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
@@ -321,9 +321,4 @@ fn outgoing_len(outgoing: &uring::Outgoing) -> usize {
 
 fn os_error(errno: i32) -> std::io::Error {
     std::io::Error::from_raw_os_error(errno)
-}
-
-/// Microseconds since `start`, for the slow log.
-pub(crate) fn micros_since(start: Instant) -> u64 {
-    start.elapsed().as_micros() as u64
 }

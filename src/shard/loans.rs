@@ -176,7 +176,7 @@ impl State {
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
-                let slow = self.slow_clock(spec);
+                let start = self.clock(spec);
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
@@ -186,8 +186,8 @@ impl State {
                     &mut out,
                     Some(&mut away),
                 );
-                if let Some(start) = slow {
-                    self.note_slow(conn.as_deref(), args.as_args(), start);
+                if let Some(start) = start {
+                    self.note_time(conn.as_deref(), spec, args.as_args(), start);
                 }
                 if let Some(mut conn) = conn {
                     match block {
@@ -346,12 +346,12 @@ impl State {
         };
         match errand.asker {
             Asker::Conn(..) => {
-                let slow = self.slow_clock(errand.spec);
+                let start = self.clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
                 self.run_here(errand.spec, run, &args, call, &mut out, None);
-                if let Some(start) = slow {
-                    self.note_slow(None, args, start);
+                if let Some(start) = start {
+                    self.note_time(None, errand.spec, args, start);
                 }
             }
             Asker::Link { .. } => {

@@ -1,13 +1,17 @@
 //! One core: its loop, its connections and its shards.
 
+mod access;
 mod blocking;
+mod census;
 mod clients;
 mod conn;
 mod core;
+mod debug;
 mod follow;
 mod frames;
 mod homes;
 mod info;
+mod latency;
 mod load;
 mod loans;
 mod log;

@@ -311,7 +311,7 @@ impl State {
     }
 
     fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
-        let Some(spec) = self.table.find(args.at(0)) else {
+        let Some((place, spec)) = self.table.find_at(args.at(0)) else {
             // A web page may make a browser send requests here; nothing of them may run.
             if ["post", "host:"]
                 .iter()
@@ -322,7 +322,7 @@ impl State {
                 conn.closing = true;
                 return;
             }
-            return self.refuse(conn, &cmd::unknown(*args));
+            return self.refuse(conn, None, &cmd::unknown(*args));
         };
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
@@ -330,26 +330,37 @@ impl State {
                 self.discard(conn);
                 let why = error.as_str().trim_start_matches("ERR ");
                 let text = format!("EXECABORT Transaction discarded because of: {why}");
-                return conn.out.error(&Error::text(text));
+                return self.refuse(conn, Some(spec), &Error::text(text));
             }
-            return self.refuse(conn, &error);
+            return self.refuse(conn, Some(spec), &error);
         }
         conn.last = spec.name;
         if let Some(error) = self.gate(conn, spec) {
-            return self.refuse(conn, &error);
+            return self.refuse(conn, Some(spec), &error);
         }
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
+        self.shared.census[self.me].called(place);
         match spec.run {
-            Run::Session(verb) => self.session(conn, spec, verb, *args),
+            Run::Session(verb) => {
+                let start = self.clock(spec);
+                let before = conn.out.as_bytes().len();
+                self.session(conn, spec, verb, *args);
+                if let Some(start) = start {
+                    self.note_time(Some(conn), spec, *args, start);
+                }
+                let reply = conn.out.as_bytes();
+                self.count_reply(spec, &reply[before.min(reply.len())..]);
+            }
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
             Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, *args),
             Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
     }
 
-    pub(super) fn refuse(&mut self, conn: &mut Conn, error: &Error) {
+    pub(super) fn refuse(&mut self, conn: &mut Conn, spec: Option<&Spec>, error: &Error) {
+        self.count_refused(spec, error);
         if let Some(multi) = &mut conn.multi {
             multi.failed = true;
         }
@@ -358,6 +369,11 @@ impl State {
 
     /// Why a command may not be run now.
     pub(super) fn gate(&self, conn: &Conn, spec: &Spec) -> Option<Error> {
+        if !conn.trusted
+            && let Some(error) = self.who_are_you(spec)
+        {
+            return Some(error);
+        }
         if self.shared.following.load(Relaxed) && spec.is_write() {
             return Some(READ_ONLY);
         }
@@ -389,10 +405,16 @@ impl State {
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: &Args<'_>) {
+    pub(super) fn store_request(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        run: Work,
+        args: &Args<'_>,
+    ) {
         match self.homes.place(spec, *args) {
             Place::Here => {
-                let slow = self.slow_clock(spec);
+                let start = self.clock(spec);
                 let db = conn.db;
                 let may_block = !conn.ended;
                 let block = self.run_here(
@@ -403,8 +425,8 @@ impl State {
                     &mut conn.out,
                     None,
                 );
-                if let Some(start) = slow {
-                    self.note_slow(Some(conn), *args, start);
+                if let Some(start) = start {
+                    self.note_time(Some(conn), spec, *args, start);
                 }
                 if let Some(block) = block {
                     self.start_block(conn, spec, *args, block, None);
@@ -451,21 +473,29 @@ impl State {
         };
         match work {
             Work::Store(run) => {
-                cmd::run(&mut ctx, run, *args);
+                let failed = cmd::run(&mut ctx, run, *args);
                 let (dirty, block) = (ctx.dirty, ctx.block.take());
                 if dirty > 0 && spec.is_write() {
                     self.freeing = true;
                     self.tell(spec, *args, call.db, away);
+                }
+                if let Err(error) = failed
+                    && !call.from_primary
+                {
+                    self.count_failed(spec, error.as_str());
                 }
                 block
             }
             Work::Script => {
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
                 let mut host = ScriptHost::new(&self.subs, read_only);
-                let mark = ctx.out.mark();
+                let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
+                }
+                if !call.from_primary {
+                    self.count_reply(spec, &out.as_bytes()[before..]);
                 }
                 let (changed, published) = host.into_parts();
                 self.after_script(changed, published, away);

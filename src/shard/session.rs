@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
+    census::Totals,
     conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
     info,
     message::{ClientFilter, Message, Question},
@@ -18,6 +19,11 @@ use crate::{
 const NO_PERSISTENCE: Error =
     Error::fixed("ERR this version of ringkeep keeps its data in memory only and cannot save it");
 const NO_CLUSTER: Error = Error::fixed("ERR This instance has cluster support disabled");
+const HELLO_FIRST: Error = Error::fixed(
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+     <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+     the same time",
+);
 const NO_PROTO: Error = Error::fixed("NOPROTO unsupported protocol version");
 
 /// Answers of all cores on their way to one connection.
@@ -27,8 +33,18 @@ pub(super) struct Gather {
     waiting: usize,
     count: i64,
     text: Vec<u8>,
-    /// The answer is the number, not the text.
-    counts: bool,
+    form: Form,
+}
+
+/// What the answers of all cores become.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// The sum of their numbers.
+    Count,
+    /// Their texts.
+    Text,
+    /// OK.
+    Done,
 }
 
 /// The error for a subcommand that does not exist.
@@ -51,6 +67,8 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::Config => self.config(conn, spec, args, false),
+            Verb::Debug => self.debug(conn, spec, args, false),
             _ => self.session(conn, spec, verb, args),
         }
     }
@@ -66,17 +84,17 @@ impl State {
             Verb::Ping => ping(conn, args),
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
-            Verb::Auth => conn.out.error(&Error::fixed(
-                "ERR AUTH <password> called without any password configured for the default user. Are you \
-                 sure your configuration is correct?",
-            )),
+            Verb::Auth => self.auth(conn, args),
+            Verb::Acl => self.acl(conn, spec, args),
             Verb::Select => match parse_i64(args.at(1)) {
                 None => conn.out.error(&Error::NOT_INTEGER),
                 Some(db) if (0..self.shared.settings.databases as i64).contains(&db) => {
                     conn.db = db as usize;
                     conn.out.ok();
                 }
-                Some(_) => conn.out.error(&Error::fixed("ERR DB index is out of range")),
+                Some(_) => conn
+                    .out
+                    .error(&Error::fixed("ERR DB index is out of range")),
             },
             Verb::Quit => {
                 conn.out.ok();
@@ -86,6 +104,7 @@ impl State {
                 self.discard(conn);
                 self.unsubscribe_all(conn);
                 conn.set_proto(Proto::Two);
+                conn.trusted = self.tunables.password.is_empty();
                 conn.db = 0;
                 conn.name.clear();
                 conn.reply_mode = ReplyMode::On;
@@ -100,9 +119,15 @@ impl State {
                     conn.out.error(&error);
                 }
             }
-            Verb::Config => self.config(conn, args),
+            Verb::Config => self.config(conn, spec, args, true),
             Verb::Info => {
-                let text = info::text(&self.shared, self.now, args);
+                let facts = info::Facts {
+                    shared: &self.shared,
+                    table: &self.table,
+                    now: self.now,
+                    totals: Totals::since_reset(&self.shared),
+                };
+                let text = info::text(&facts, args);
                 conn.out.verbatim(&text);
             }
             Verb::Shutdown => {
@@ -123,7 +148,9 @@ impl State {
             }
             Verb::Multi => {
                 if conn.multi.is_some() {
-                    return conn.out.error(&Error::fixed("ERR MULTI calls can not be nested"));
+                    return conn
+                        .out
+                        .error(&Error::fixed("ERR MULTI calls can not be nested"));
                 }
                 conn.multi = Some(Default::default());
                 conn.out.ok();
@@ -138,7 +165,9 @@ impl State {
             }
             Verb::Watch => {
                 if conn.multi.is_some() {
-                    return conn.out.error(&Error::fixed("ERR WATCH inside MULTI is not allowed"));
+                    return conn
+                        .out
+                        .error(&Error::fixed("ERR WATCH inside MULTI is not allowed"));
                 }
                 self.watch(conn, args);
             }
@@ -156,11 +185,13 @@ impl State {
             Verb::PubSub => self.pubsub(conn, args),
             Verb::Save | Verb::BgSave | Verb::BgRewriteAof => conn.out.error(&NO_PERSISTENCE),
             Verb::LastSave => conn.out.int((self.shared.started / 1000) as i64),
-            Verb::Debug => self.debug(conn, args),
-            Verb::SlowLog => self.slow_log(conn, args),
-            Verb::Latency => latency(conn, args),
+            Verb::Debug => self.debug(conn, spec, args, true),
+            Verb::SlowLog => self.slow_log(conn, spec, args),
+            Verb::Latency => self.latency(conn, spec, args),
             Verb::Cluster => self.cluster(conn, args),
-            Verb::Lolwut => conn.out.verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
+            Verb::Lolwut => conn
+                .out
+                .verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
 
@@ -180,7 +211,7 @@ impl State {
             };
             at = 2;
         }
-        let mut name = None;
+        let (mut name, mut shown) = (None, None);
         while at < args.len() {
             let option = args.at(at);
             if option.eq_ignore_ascii_case(b"setname") && at + 1 < args.len() {
@@ -190,7 +221,7 @@ impl State {
                 name = Some(args.at(at + 1).to_vec());
                 at += 2;
             } else if option.eq_ignore_ascii_case(b"auth") && at + 2 < args.len() {
-                // Nobody has a password, so every user may come in as the default one does.
+                shown = Some((args.at(at + 1), args.at(at + 2)));
                 at += 3;
             } else {
                 return conn.out.error(&Error::text(format!(
@@ -198,6 +229,14 @@ impl State {
                     String::from_utf8_lossy(option)
                 )));
             }
+        }
+        if let Some((user, password)) = shown
+            && let Err(error) = self.admit(conn, user, password)
+        {
+            return conn.out.error(&error);
+        }
+        if !conn.trusted && !self.tunables.password.is_empty() {
+            return conn.out.error(&HELLO_FIRST);
         }
         if let Some(name) = name {
             conn.name = name;
@@ -262,7 +301,7 @@ impl State {
                 conn.out.verbatim(&line);
             }
             (b"LIST", _) => match client_filter(args, 2) {
-                Ok(filter) => self.ask_all(conn, Question::ClientList(filter), false),
+                Ok(filter) => self.ask_all(conn, Question::ClientList(filter), Form::Text),
                 Err(error) => conn.out.error(&error),
             },
             (b"KILL", 3) => {
@@ -271,13 +310,13 @@ impl State {
                     addr,
                     ..Default::default()
                 };
-                self.ask_all(conn, Question::ClientKill(filter), true);
+                self.ask_all(conn, Question::ClientKill(filter), Form::Count);
             }
             (b"KILL", 4..) => match client_filter(args, 2) {
                 Ok(mut filter) => {
                     let skip_me = !has_skip_me_no(args);
                     filter.except = skip_me.then_some(conn.id);
-                    self.ask_all(conn, Question::ClientKill(filter), true);
+                    self.ask_all(conn, Question::ClientKill(filter), Form::Count);
                 }
                 Err(error) => conn.out.error(&error),
             },
@@ -355,11 +394,11 @@ impl State {
     }
 
     /// Asks every core, this one included, and answers the connection when all have answered.
-    fn ask_all(&mut self, conn: &mut Conn, question: Question, counts: bool) {
+    pub(super) fn ask_all(&mut self, conn: &mut Conn, question: Question, form: Form) {
         let (count, text) = self.answer_question(&question, Some(conn));
         let others = self.mesh.cores() - 1;
         if others == 0 {
-            return write_answer(&mut conn.out, counts, count, &text);
+            return write_answer(&mut conn.out, form, count, &text);
         }
         let gather = self.next_gather;
         self.next_gather += 1;
@@ -372,7 +411,7 @@ impl State {
                 waiting: others,
                 count,
                 text,
-                counts,
+                form,
             },
         );
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
@@ -391,6 +430,7 @@ impl State {
         let mut text = Vec::new();
         let mut count = 0;
         match question {
+            Question::Settle => self.take_tunables(),
             Question::ClientList(filter) => {
                 let others = self.conns().filter(|conn| matches(filter, conn));
                 for line in others.map(|conn| self.client_line(conn)) {
@@ -437,7 +477,7 @@ impl State {
         };
         if let Some(mut conn) = self.take_conn(gather.conn) {
             let mut out = Out::new(conn.out.proto);
-            write_answer(&mut out, gather.counts, gather.count, &gather.text);
+            write_answer(&mut out, gather.form, gather.count, &gather.text);
             conn.fill_slot(gather.slot, out);
             self.wake(&mut conn);
             self.put_conn(conn);
@@ -532,7 +572,11 @@ impl State {
         self.hold_blocked(conn, blocked);
     }
 
-    fn config(&mut self, conn: &mut Conn, args: Args<'_>) {
+    /// CONFIG. `waits`: its reply may wait for the other cores.
+    fn config(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>, waits: bool) {
+        if let Err(error) = cmd::subcommand(spec, args) {
+            return conn.out.error(&error);
+        }
         let sub = args.at(1).to_ascii_uppercase();
         match (&sub[..], args.len()) {
             (b"GET", 3..) => {
@@ -553,12 +597,18 @@ impl State {
             }
             (b"SET", 4..) if args.len().is_multiple_of(2) => {
                 match info::set_parameters(&self.shared, args.rest(2)) {
-                    Ok(()) => conn.out.ok(),
+                    // Whoever is told OK may rely on every core acting on it. Inside EXEC that takes
+                    // until their next beat.
+                    Ok(()) if waits => self.ask_all(conn, Question::Settle, Form::Done),
+                    Ok(()) => {
+                        self.take_tunables();
+                        conn.out.ok();
+                    }
                     Err(error) => conn.out.error(&error),
                 }
             }
             (b"RESETSTAT", 2) => {
-                self.stats.commands = 0;
+                Totals::reset(&self.shared);
                 conn.out.ok();
             }
             (b"REWRITE", 2) => {
@@ -566,27 +616,15 @@ impl State {
                     "ERR The server is running without a config file",
                 ));
             }
-            (b"GET" | b"SET", _) => {
-                let sub = String::from_utf8_lossy(&sub).to_lowercase();
-                conn.out.error(&Error::arity(&format!("config|{sub}")));
-            }
-            _ => unknown_subcommand(conn, "config", args),
+            (b"SET", _) => conn.out.error(&Error::arity("config|set")),
+            _ => cmd::help(&mut conn.out, spec),
         }
     }
 
-    fn debug(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let sub = args.at(1).to_ascii_uppercase();
-        match (&sub[..], args.len()) {
-            // Tests of client libraries switch these; both are how the node always is.
-            (b"SET-ACTIVE-EXPIRE" | b"JMAP", _) => conn.out.ok(),
-            (b"SLEEP", _) => conn.out.error(&Error::fixed(
-                "ERR DEBUG SLEEP is not available: it would stop a core",
-            )),
-            _ => unknown_subcommand(conn, "debug", args),
+    fn slow_log(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
+        if let Err(error) = cmd::subcommand(spec, args) {
+            return conn.out.error(&error);
         }
-    }
-
-    fn slow_log(&mut self, conn: &mut Conn, args: Args<'_>) {
         let sub = args.at(1).to_ascii_uppercase();
         match (&sub[..], args.len()) {
             (b"LEN", 2) => {
@@ -602,12 +640,11 @@ impl State {
                     None => 10,
                     Some(Some(-1)) => usize::MAX,
                     Some(Some(count @ 0..)) => count as usize,
-                    Some(Some(_)) => {
+                    Some(_) => {
                         return conn.out.error(&Error::fixed(
                             "ERR count should be greater than or equal to -1",
                         ));
                     }
-                    Some(None) => return conn.out.error(&Error::NOT_INTEGER),
                 };
                 let guard = lock(&self.shared.slow);
                 let shown = guard.1.iter().take(count);
@@ -625,7 +662,7 @@ impl State {
                     conn.out.bulk(&entry.name);
                 }
             }
-            _ => unknown_subcommand(conn, "slowlog", args),
+            _ => cmd::help(&mut conn.out, spec),
         }
     }
 
@@ -653,20 +690,11 @@ fn ping(conn: &mut Conn, args: Args<'_>) {
     }
 }
 
-fn latency(conn: &mut Conn, args: Args<'_>) {
-    let sub = args.at(1).to_ascii_uppercase();
-    match (&sub[..], args.len()) {
-        (b"LATEST" | b"HISTORY", _) => conn.out.array(0),
-        (b"RESET", _) => conn.out.int(0),
-        _ => unknown_subcommand(conn, "latency", args),
-    }
-}
-
-fn write_answer(out: &mut Out, counts: bool, count: i64, text: &[u8]) {
-    if counts {
-        out.int(count);
-    } else {
-        out.verbatim(&String::from_utf8_lossy(text));
+fn write_answer(out: &mut Out, form: Form, count: i64, text: &[u8]) {
+    match form {
+        Form::Count => out.int(count),
+        Form::Text => out.verbatim(&String::from_utf8_lossy(text)),
+        Form::Done => out.ok(),
     }
 }
 

@@ -1,6 +1,10 @@
 //! Everything of a core but its ring, and what its turns still have to do.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 
 use uring::SocketId;
 
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::Table,
+    cmd::{Table, flag},
     mesh::Mesh,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
@@ -53,6 +57,10 @@ pub(super) struct State {
     pub published: Vec<Message>,
     pub table: Table,
     pub tunables: Tunables,
+    /// Commands with one of these flags are not timed.
+    pub untimed: u32,
+    /// Fast commands that are still to be timed in this beat.
+    pub samples: u32,
     /// Sockets to close at the end of the turn.
     pub dropped: Vec<SocketId>,
     /// Frames that other cores applied.
@@ -78,6 +86,8 @@ pub(super) struct State {
     /// The node holds more than `maxmemory`.
     pub over_memory: bool,
     pub last_log: Ms,
+    /// Core 0: the last beats with the sums of commands, bytes in and bytes out.
+    pub beats: VecDeque<(Ms, u64, u64, u64)>,
 }
 
 impl State {
@@ -107,6 +117,8 @@ impl State {
             stats: Stats::default(),
             table: Table::build(),
             tunables: Tunables::default(),
+            untimed: flag::FAST | flag::QUICK,
+            samples: 0,
             tunables_version: 0,
             limits: ParseLimits::default(),
             dropped: Vec::new(),
@@ -125,6 +137,7 @@ impl State {
             more_due: false,
             over_memory: false,
             last_log: 0,
+            beats: VecDeque::new(),
             shared,
         })
     }
