@@ -25,7 +25,7 @@ mod zsets;
 
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
 pub use describe::{command, help, in_category, subcommand};
-pub use keys::DEBUG_OBJECT;
+pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};
 

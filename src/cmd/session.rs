@@ -8,6 +8,7 @@ use super::{Keys, Spec, flag::*, spec::Run};
 #[allow(missing_docs)]
 pub enum Verb {
     Acl,
+    Asking,
     Auth,
     BgRewriteAof,
     BgSave,
@@ -31,6 +32,8 @@ pub enum Verb {
     PubSub,
     PUnsubscribe,
     Quit,
+    ReadOnly,
+    ReadWrite,
     ReplicaOf,
     Reset,
     Role,
@@ -56,6 +59,13 @@ pub const COMMANDS: &[Spec] = &[
         ADMIN | LOADING | STALE | NO_SCRIPT,
         "Shows who may run commands",
         Verb::Acl,
+    ),
+    Spec::session(
+        "ASKING",
+        1,
+        FAST,
+        "Says that a cluster client was sent here for one request",
+        Verb::Asking,
     ),
     Spec::session(
         "AUTH",
@@ -205,6 +215,20 @@ pub const COMMANDS: &[Spec] = &[
         ALWAYS | NO_SCRIPT,
         "Closes the connection",
         Verb::Quit,
+    ),
+    Spec::session(
+        "READONLY",
+        1,
+        ALWAYS,
+        "Lets a cluster client read from replicas",
+        Verb::ReadOnly,
+    ),
+    Spec::session(
+        "READWRITE",
+        1,
+        ALWAYS,
+        "Ends what READONLY began",
+        Verb::ReadWrite,
     ),
     Spec::session(
         "REPLICAOF",

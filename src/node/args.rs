@@ -1,5 +1,7 @@
 //! What the command line says.
 
+use std::net::IpAddr;
+
 use uring::Level;
 
 /// What to do.
@@ -42,6 +44,8 @@ pub struct Options {
     pub replica_of: Option<(String, u16)>,
     /// Password that clients have to show; empty: none.
     pub password: String,
+    /// Address that cluster clients are sent to; the first one to listen on if absent.
+    pub announce: Option<IpAddr>,
     /// Cluster mode: the port of the first shard.
     pub slots: Option<u16>,
     /// Use no more of io_uring than this level.
@@ -63,6 +67,7 @@ impl Default for Options {
             spin_us: 30,
             replica_of: None,
             password: String::new(),
+            announce: None,
             slots: None,
             level: None,
         }
@@ -90,6 +95,8 @@ usage: ringkeep [options]          serve
   --requirepass TEXT   password that clients have to show (none)
   --cluster            cluster mode: slots, and one more port for each shard
   --cluster-port N     port of the first shard, the others follow (the one after the client port)
+  --cluster-announce-ip ADDR
+                       where cluster clients are sent (the first address to listen on)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
   --help, --version
 ";
@@ -176,6 +183,11 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "--cluster" => cluster = true,
             "--cluster-port" => {
                 cluster_port = Some(number(&name, value()?, 1, 65_535)? as u16);
+            }
+            "--cluster-announce-ip" => {
+                let text = value()?;
+                let address = text.parse();
+                options.announce = Some(address.map_err(|_| UsageError::BadValue(name, text))?);
             }
             "--ring-level" => {
                 let text = value()?;

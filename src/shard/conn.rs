@@ -155,6 +155,8 @@ pub struct Conn {
     pub no_evict: bool,
     /// Has shown the password, or none was wanted when it came.
     pub trusted: bool,
+    /// Came to the port of this shard.
+    pub port_shard: Option<usize>,
     /// MULTI.
     pub multi: Option<Multi>,
     /// WATCH: databases and keys.
@@ -212,6 +214,7 @@ impl Conn {
             no_touch: false,
             no_evict: false,
             trusted: false,
+            port_shard: None,
             multi: None,
             watching: Vec::new(),
             tainted: false,

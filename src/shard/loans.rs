@@ -15,7 +15,7 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Shard, Spec},
+    cmd::{Keys, Shard, Spec},
     resp::{Args, Out, OwnedArgs},
 };
 
@@ -177,6 +177,10 @@ impl State {
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
                 let start = self.clock(spec);
+                // Whoever works on all keys with fewer shards in hand came to the port of one of them.
+                if let (Keys::All, [shard]) = (spec.keys, &need[..]) {
+                    self.homes.shards.narrow(Some(*shard));
+                }
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
@@ -186,6 +190,7 @@ impl State {
                     &mut out,
                     Some(&mut away),
                 );
+                self.homes.shards.narrow(None);
                 if let Some(start) = start {
                     self.note_time(conn.as_deref(), spec, args.as_args(), start);
                 }

@@ -4,6 +4,7 @@ mod access;
 mod blocking;
 mod census;
 mod clients;
+mod cluster;
 mod conn;
 mod core;
 mod debug;

@@ -338,6 +338,11 @@ impl State {
         if let Some(error) = self.gate(conn, spec) {
             return self.refuse(conn, Some(spec), &error);
         }
+        if let Some(shard) = conn.port_shard
+            && let Some(error) = self.misplaced(shard, spec, *args)
+        {
+            return self.refuse(conn, Some(spec), &error);
+        }
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
@@ -412,6 +417,9 @@ impl State {
         run: Work,
         args: &Args<'_>,
     ) {
+        if let Some(shard) = self.narrowed(conn, spec) {
+            return self.collect_for(conn, spec, run, *args, vec![shard]);
+        }
         match self.homes.place(spec, *args) {
             Place::Here => {
                 let start = self.clock(spec);

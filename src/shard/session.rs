@@ -18,7 +18,6 @@ use crate::{
 
 const NO_PERSISTENCE: Error =
     Error::fixed("ERR this version of ringkeep keeps its data in memory only and cannot save it");
-const NO_CLUSTER: Error = Error::fixed("ERR This instance has cluster support disabled");
 const HELLO_FIRST: Error = Error::fixed(
     "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
      <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
@@ -69,6 +68,7 @@ impl State {
             Verb::Wait => conn.out.int(0),
             Verb::Config => self.config(conn, spec, args, false),
             Verb::Debug => self.debug(conn, spec, args, false),
+            Verb::Cluster => self.cluster(conn, spec, args, false),
             _ => self.session(conn, spec, verb, args),
         }
     }
@@ -88,6 +88,10 @@ impl State {
             Verb::Acl => self.acl(conn, spec, args),
             Verb::Select => match parse_i64(args.at(1)) {
                 None => conn.out.error(&Error::NOT_INTEGER),
+                Some(db) if self.may_select(db).is_err() => {
+                    let refused = self.may_select(db).err();
+                    refused.iter().for_each(|error| conn.out.error(error));
+                }
                 Some(db) if (0..self.shared.settings.databases as i64).contains(&db) => {
                     conn.db = db as usize;
                     conn.out.ok();
@@ -188,7 +192,8 @@ impl State {
             Verb::Debug => self.debug(conn, spec, args, true),
             Verb::SlowLog => self.slow_log(conn, spec, args),
             Verb::Latency => self.latency(conn, spec, args),
-            Verb::Cluster => self.cluster(conn, args),
+            Verb::Cluster => self.cluster(conn, spec, args, true),
+            Verb::ReadOnly | Verb::ReadWrite | Verb::Asking => self.cluster_mode(conn),
             Verb::Lolwut => conn
                 .out
                 .verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
@@ -252,7 +257,11 @@ impl State {
         conn.out.bulk_str("id");
         conn.out.int(conn.id as i64);
         conn.out.bulk_str("mode");
-        conn.out.bulk_str("standalone");
+        conn.out.bulk_str(if self.has_slots() {
+            "cluster"
+        } else {
+            "standalone"
+        });
         conn.out.bulk_str("role");
         conn.out.bulk_str(if self.shared.following.load(Relaxed) {
             "replica"
@@ -663,15 +672,6 @@ impl State {
                 }
             }
             _ => cmd::help(&mut conn.out, spec),
-        }
-    }
-
-    fn cluster(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let sub = args.at(1).to_ascii_uppercase();
-        match (&sub[..], args.len()) {
-            (b"KEYSLOT", 3) => conn.out.int(i64::from(crate::route::slot(args.at(2)))),
-            (b"MYID", 2) => conn.out.bulk_str(&self.shared.run_id),
-            _ => conn.out.error(&NO_CLUSTER),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Settings {
     pub spin_us: u64,
     /// Data directory.
     pub dir: String,
+    /// Address that cluster clients are sent to.
+    pub announce: String,
     /// Cluster mode: the port of the first shard. The others follow it.
     pub slots: Option<u16>,
 }

@@ -107,7 +107,7 @@ impl State {
         let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
         Ok(Self {
             me,
-            homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
+            homes: Homes::new(me, settings, seed),
             subs: Subscriptions::new(cores),
             scripts,
             published: Vec::new(),

@@ -120,7 +120,9 @@ impl State {
                 (_, Some(run))
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
                 {
+                    self.homes.shards.narrow(self.narrowed(conn, spec));
                     self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
+                    self.homes.shards.narrow(None);
                 }
                 (Run::Session(verb), _) => {
                     // The reply goes where EXEC's replies go.
