@@ -15,7 +15,7 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random
-        replica bad_input)
+        introspect cluster replica bad_input)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -40,6 +40,8 @@ do_random() {
     python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --seed 1 --out "$logs" &&
         python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --seed 2 --out "$logs"
 }
+do_introspect() { python3 tests/interop/introspect.py --node "$node"; }
+do_cluster() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/cluster.py --node "$node"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 

@@ -84,7 +84,7 @@ struct Tally {
 
 /// See the module page.
 pub struct Census {
-    calls: Box<[AtomicU64; cmd::PLACES]>,
+    calls: [AtomicU64; cmd::PLACES],
     tallies: Vec<Tally>,
     errors: Mutex<BTreeMap<String, u64>>,
 }
@@ -92,7 +92,7 @@ pub struct Census {
 impl Default for Census {
     fn default() -> Self {
         Self {
-            calls: Box::new([const { AtomicU64::new(0) }; cmd::PLACES]),
+            calls: [const { AtomicU64::new(0) }; cmd::PLACES],
             tallies: (0..cmd::PLACES).map(|_| Tally::default()).collect(),
             errors: Mutex::default(),
         }
@@ -360,7 +360,7 @@ impl State {
     ) {
         let taken = start.elapsed();
         if let Some(place) = self.table.place(spec) {
-            self.census().timed(place, taken.as_nanos() as u64);
+            self.census.timed(place, taken.as_nanos() as u64);
         }
         let fast = spec.flags & (flag::FAST | flag::QUICK) != 0;
         if fast && !self.times_all() {
@@ -406,32 +406,28 @@ impl State {
         entries.truncate(self.tunables.slow_len);
     }
 
-    fn census(&self) -> &Census {
-        &self.shared.census[self.me]
-    }
-
     /// Counts a command that runs inside EXEC.
     pub(super) fn count_call(&self, spec: &Spec) {
         if let Some(place) = self.table.place(spec) {
-            self.census().called(place);
+            self.census.called(place);
         }
     }
 
     /// Counts a command that was refused before it ran; without one, a request that is no command.
     #[cold]
     pub(super) fn count_refused(&self, spec: Option<&Spec>, error: &Error) {
-        self.census().error(error.as_str());
+        self.census.error(error.as_str());
         if let Some(place) = spec.and_then(|spec| self.table.place(spec)) {
-            add(&self.census().tallies[place].rejected, 1);
+            add(&self.census.tallies[place].rejected, 1);
         }
     }
 
     /// Counts a command that answered an error.
     #[cold]
     pub(super) fn count_failed(&self, spec: &Spec, error: &str) {
-        self.census().error(error);
+        self.census.error(error);
         if let Some(place) = self.table.place(spec) {
-            add(&self.census().tallies[place].failed, 1);
+            add(&self.census.tallies[place].failed, 1);
         }
     }
 

@@ -346,7 +346,7 @@ impl State {
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
-        self.shared.census[self.me].called(place);
+        self.census.called(place);
         match spec.run {
             Run::Session(verb) => {
                 let start = self.clock(spec);

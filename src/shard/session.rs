@@ -19,7 +19,7 @@ use crate::{
 const NO_PERSISTENCE: Error =
     Error::fixed("ERR this version of ringkeep keeps its data in memory only and cannot save it");
 const HELLO_FIRST: Error = Error::fixed(
-    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
      <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
      the same time",
 );

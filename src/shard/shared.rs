@@ -1,7 +1,7 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
 use std::sync::{
-    Mutex, OnceLock, RwLock,
+    Arc, Mutex, OnceLock, RwLock,
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
@@ -188,7 +188,7 @@ pub struct Shared {
     /// Counters per core.
     pub stats: Vec<CoreStats>,
     /// What each core counts of its commands.
-    pub census: Vec<Census>,
+    pub census: Vec<Arc<Census>>,
     /// What CONFIG RESETSTAT found: counts are shown from there on.
     pub reset: Mutex<Totals>,
     /// How fast counters grew of late, per second.
@@ -224,7 +224,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             signals: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
-            census: (0..settings.cores).map(|_| Census::default()).collect(),
+            census: (0..settings.cores).map(|_| Arc::default()).collect(),
             reset: Mutex::default(),
             rate: Mutex::default(),
             latency: Mutex::default(),

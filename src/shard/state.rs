@@ -10,6 +10,7 @@ use uring::SocketId;
 
 use super::{
     blocking::Waits,
+    census::Census,
     clients::Clients,
     homes::Homes,
     loans::Loans,
@@ -56,6 +57,7 @@ pub(super) struct State {
     /// Messages that scripts published in this turn.
     pub published: Vec<Message>,
     pub table: Table,
+    pub census: Arc<Census>,
     pub tunables: Tunables,
     /// Commands with one of these flags are not timed.
     pub untimed: u32,
@@ -116,6 +118,7 @@ impl State {
             rng: Rng::seeded(seed ^ me as u64),
             stats: Stats::default(),
             table: Table::build(),
+            census: shared.census[me].clone(),
             tunables: Tunables::default(),
             untimed: flag::FAST | flag::QUICK,
             samples: 0,

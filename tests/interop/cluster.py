@@ -45,6 +45,14 @@ EXISTS {}x
 CLUSTER COUNTKEYSINSLOT 7638
 """
 
+# By port behind the client port: what kevy answers in another way than Redis, which is followed here.
+UNLIKE_KEVY = {
+    (1, "MGET {a}1 {a}2"): "kevy serves keys of another shard if there are several",
+    (1, "DEL a b c"): "kevy lets DEL span slots",
+    (2, "DEL a b c"): "kevy lets DEL span slots",
+    (2, "CLUSTER COUNTKEYSINSLOT 7638"): "kevy counts only on the slot's own port; every port here knows",
+}
+
 IOREDIS = """
 const Redis = require('ioredis');
 const [host, port] = process.argv[1].split(':');
@@ -160,8 +168,8 @@ def through_redis_py(node):
             r.set("py:%d" % i, i)
         same(tag + "get", [r.get("py:%d" % i) for i in range(200)], [str(i) for i in range(200)])
         same(tag + "mget over slots", r.mget_nonatomic(["py:1", "py:2", "none"]), ["1", "2", None])
-        same(tag + "dbsize adds up", r.dbsize(), 200)
-        same(tag + "keys", len(r.keys("py:*")), 200)
+        same(tag + "dbsize adds up", r.dbsize(target_nodes="primaries"), 200)
+        same(tag + "keys", len(r.keys("py:*", target_nodes="primaries")), 200)
         same(tag + "scan_iter", sorted(r.scan_iter("py:*", count=13)), sorted("py:%d" % i for i in range(200)))
         pipe = r.pipeline()
         for i in range(50):
@@ -171,7 +179,7 @@ def through_redis_py(node):
         same(tag + "countkeysinslot", r.cluster_countkeysinslot(slot), 1)
         same(tag + "eval", r.eval("return redis.call('get', KEYS[1])", 1, "py:7"), "7")
         r.flushall()
-        same(tag + "flushall", r.dbsize(), 0)
+        same(tag + "flushall", r.dbsize(target_nodes="primaries"), 0)
         r.close()
 
 
@@ -213,8 +221,8 @@ def beside_kevy(scratch, binary, kevy):
     theirs = node_server(scratch, kevy, port=free_base(8), threads=2, args=["--cluster"], name="kevy")
 
     def moved_home(reply, port):
-        """Both servers' ports as if the client port were 0."""
-        text = repr(reply)
+        """Both servers' ports as if the client port were 0; kevy ends lines as if they were replies."""
+        text = repr(reply).replace("\\r\\n", "\\n").replace("\r\n", "\n")
         for offset in (1, 2):
             text = text.replace(str(port + offset), "+%d" % offset)
         return text
@@ -222,8 +230,8 @@ def beside_kevy(scratch, binary, kevy):
     for offset in range(3):
         with Conn(("127.0.0.1", ours.port + offset)) as a, Conn(("127.0.0.1", theirs.port + offset)) as b:
             for line in BESIDE_KEVY.strip().splitlines():
-                if line.startswith("CLUSTER COUNT") and offset == 2:
-                    continue  # kevy counts only on the slot's own port; every port here knows.
+                if (offset, line) in UNLIKE_KEVY:
+                    continue
                 got, want = (
                     moved_home(c.call(*line.split()), s.port) for c, s in ((a, ours), (b, theirs))
                 )

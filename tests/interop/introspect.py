@@ -227,6 +227,194 @@ def commands(node, server):
         same(line, plain(node.call(*args)), plain(server.call(*args)))
 
 
+# What dashboards read of INFO.
+FIELDS = """
+server: redis_version redis_mode os arch_bits multiplexing_api process_id run_id tcp_port server_time_usec
+    uptime_in_seconds uptime_in_days hz configured_hz lru_clock executable config_file io_threads_active
+clients: connected_clients maxclients blocked_clients
+memory: used_memory used_memory_human used_memory_rss maxmemory maxmemory_policy mem_allocator
+persistence: loading async_loading rdb_bgsave_in_progress rdb_last_save_time aof_enabled
+    aof_rewrite_in_progress aof_rewrite_scheduled
+stats: total_connections_received total_commands_processed instantaneous_ops_per_sec total_net_input_bytes
+    total_net_output_bytes instantaneous_input_kbps instantaneous_output_kbps rejected_connections
+    expired_keys evicted_keys latest_fork_usec total_forks total_error_replies
+replication: role connected_slaves master_failover_state master_replid master_replid2 master_repl_offset
+    second_repl_offset repl_backlog_active repl_backlog_size repl_backlog_first_byte_offset
+    repl_backlog_histlen
+cpu: used_cpu_sys used_cpu_user used_cpu_sys_children used_cpu_user_children
+cluster: cluster_enabled
+"""
+
+
+def titles(conn, *sections):
+    text = conn.call("INFO", *sections).value.decode()
+    return [line[2:].strip() for line in text.splitlines() if line.startswith("# ")]
+
+
+def information(node, server):
+    for part in FIELDS.strip().replace("\n    ", " ").splitlines():
+        section, names = part.split(": ")
+        ours, theirs = node.info(section), server.info(section)
+        missing = [name for name in names.split() if name not in ours]
+        same("INFO %s has what dashboards read" % section, missing, [])
+        unknown = [name for name in names.split() if name not in theirs]
+        same("redis-server has it in INFO %s too" % section, unknown, [])
+    for conn in (node, server):
+        # So that no section is empty by chance.
+        conn.call("NOSUCH")
+        conn.call("SET", "k", "v")
+    for args in ((), ("default",), ("all",), ("everything",), ("server", "CPU"), ("nosuch",), ("nosuch", "stats")):
+        same("INFO %s" % " ".join(args), titles(node, *args), titles(server, *args))
+
+
+def stats_of(conn, name):
+    line = conn.info("commandstats").get("cmdstat_" + name, "")
+    return {k: float(v) for k, v in (pair.split("=") for pair in line.split(",") if pair)}
+
+
+def counting(node):
+    node.ask("CONFIG", "RESETSTAT")
+    for _ in range(5):
+        node.call("SET", "text", "v")
+    for _ in range(3):
+        node.call("LPUSH", "text", "v")
+    node.call("LPUSH", "text")
+    node.call("NOSUCH")
+    node.ask("EVAL", "return 1", 0)
+    node.ask("MULTI")
+    node.ask("GET", "text")
+    node.call("INCR", "text")
+    node.call("EXEC")
+    got = {name: stats_of(node, name) for name in ("set", "lpush", "get", "incr", "exec", "multi", "eval")}
+    calls = {name: int(stats.get("calls", 0)) for name, stats in got.items()}
+    want = {"set": 5, "lpush": 3, "get": 1, "incr": 1, "exec": 1, "multi": 1, "eval": 1}
+    same("calls are counted, those in EXEC when they run", calls, want)
+    same("failed calls", (got["lpush"]["failed_calls"], got["incr"]["failed_calls"]), (3, 1))
+    same("rejected calls", got["lpush"]["rejected_calls"], 1)
+    errors = {k: v for k, v in node.info("errorstats").items() if k != "txt"}
+    same("errors by kind", errors, {"errorstat_ERR": "count=3", "errorstat_WRONGTYPE": "count=3"})
+    same("all errors", node.info("stats")["total_error_replies"], "6")
+    count.check("latencystats", "latency_percentiles_usec_eval" in node.info("latencystats"))
+    node.ask("CONFIG", "SET", "slowlog-log-slower-than", "0")
+    node.ask("CONFIG", "RESETSTAT")
+    for _ in range(200):
+        node.ask("GET", "text")
+    curve = dict(node.ask("LATENCY", "HISTOGRAM", "get", "nosuch"))[b"get"]
+    curve = dict(curve)
+    same("LATENCY HISTOGRAM counts every call", curve[b"calls"], 200)
+    counts = [number for _, number in curve[b"histogram_usec"]]
+    count.check("its curve rises to that", counts == sorted(counts) and counts[-1] == 200, repr(counts))
+    node.ask("CONFIG", "SET", "slowlog-log-slower-than", "10000")
+    node.ask("CONFIG", "RESETSTAT")
+    same("RESETSTAT", stats_of(node, "get"), {})
+
+
+def slow(node, server):
+    for conn in (node, server):
+        conn.ask("CONFIG", "SET", "slowlog-log-slower-than", "0")
+        conn.ask("SLOWLOG", "RESET")
+        conn.ask("CLIENT", "SETNAME", "me")
+        conn.ask("SET", "key", "x" * 200)
+        conn.ask("RPUSH", "list", *range(50))
+        conn.call("AUTH", "wrong")
+        conn.call("HELLO", "3", "AUTH", "nobody", "wrong")
+    # Where a command ran for another core, the client is not known.
+    ours, theirs = ([e[3] for e in conn.ask("SLOWLOG", "GET", "5")] for conn in (node, server))
+    same("SLOWLOG shortens and hides the same", ours, theirs)
+    same("SLOWLOG GET -1 is all", len(node.ask("SLOWLOG", "GET", "-1")), node.ask("SLOWLOG", "LEN") - 1)
+    node.ask("CONFIG", "SET", "slowlog-max-len", "2")
+    node.ask("PING")
+    same("SLOWLOG LEN", node.ask("SLOWLOG", "LEN"), 2)
+    for conn in (node, server):
+        conn.ask("CONFIG", "SET", "slowlog-log-slower-than", "10000", "slowlog-max-len", "128")
+
+
+def latencies(node, server):
+    for conn in (node, server):
+        conn.ask("LATENCY", "RESET")
+    same("no events", node.ask("LATENCY", "LATEST"), [])
+    node.ask("CONFIG", "SET", "latency-monitor-threshold", "10")
+    node.ask("DEBUG", "SLEEP", "0.03")
+    event = node.ask("LATENCY", "LATEST")[0]
+    count.check("an event", event[0] == b"command" and 30 <= event[2] == event[3], repr(event))
+    same("its history", node.ask("LATENCY", "HISTORY", "command"), [event[1:3]])
+    graph = node.ask("LATENCY", "GRAPH", "command")
+    count.check("its graph", graph.startswith(b"txt:command - high %d ms, low %d ms" % (event[2], event[2])), repr(graph))
+    count.check("the doctor", b"command: 1 times" in node.ask("LATENCY", "DOCTOR"))
+    for line in ("LATENCY GRAPH nosuch", "LATENCY HISTORY nosuch", "LATENCY RESET nosuch"):
+        same(line, plain(node.call(*line.split())), plain(server.call(*line.split())))
+    same("LATENCY RESET counts", node.ask("LATENCY", "RESET", "command", "nosuch"), 1)
+    node.ask("CONFIG", "SET", "latency-monitor-threshold", "0")
+
+
+def access(addr, node, server):
+    for line in (
+        "ACL WHOAMI",
+        "ACL USERS",
+        "ACL LIST",
+        "ACL GETUSER default",
+        "ACL GETUSER nosuch",
+        "ACL CAT",
+        "ACL CAT nosuch",
+        "ACL CAT transaction",
+        "ACL LOG RESET",
+        "ACL LOG",
+        "ACL LOG x",
+        "ACL DRYRUN default GET a",
+        "ACL DRYRUN default GET",
+        "ACL DRYRUN default nosuch",
+        "ACL DRYRUN nosuch GET a",
+        "ACL GENPASS 0",
+        "ACL GENPASS x",
+        "ACL NOSUCH",
+        "AUTH x",
+        "AUTH default x",
+        "AUTH nosuch x",
+        "AUTH a b c",
+        "HELLO 3 AUTH nosuch x",
+        "CONFIG SET requirepass secret",
+        "ACL LIST",
+        "ACL GETUSER default",
+        "GET k",
+        "RESET",
+        "GET k",
+        "MULTI",
+        "NOSUCH",
+        "GET",
+        "HELLO 3",
+        "HELLO 3 AUTH default wrong",
+        "AUTH wrong",
+        "AUTH nosuch secret",
+        "AUTH default wrong",
+        "AUTH secret",
+        "GET k",
+        "RESET",
+        "AUTH default secret",
+        "GET k",
+        "CONFIG SET maxclients 5 nosuch 1",
+        "CONFIG SET maxclients 5 maxclients 6",
+        "CONFIG SET port",
+        "CONFIG GET requirepass slowlog-max-len",
+        "CONFIG SET latency-monitor-threshold x",
+        "CONFIG REWRITE",
+    ):
+        args = line.split()
+        ours, theirs = (plain(conn.call(*args)) for conn in (node, server))
+        if isinstance(ours, tuple) and "CAT" in args:
+            ours, theirs = (set(names) for names in (ours, theirs))
+        same(line, ours, theirs)
+    same("ACL GENPASS 5 is two digits", len(node.ask("ACL", "GENPASS", "5")), 2)
+    count.check("ACL SETUSER is refused", node.call("ACL", "SETUSER", "x").is_error)
+    # Whichever core takes them, new connections must show the password as soon as CONFIG SET has answered.
+    fresh = [Conn(addr) for _ in range(16)]
+    errors = {conn.call("GET", "k").value for conn in fresh}
+    same("new connections of every core", errors, {b"NOAUTH Authentication required."})
+    for conn in fresh:
+        conn.close()
+    for conn in (node, server):
+        conn.ask("CONFIG", "SET", "requirepass", "")
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--node", required=True)
@@ -239,6 +427,11 @@ def main():
             for conn in (a, b):
                 conn.call("HELLO", "3")
             commands(a, b)
+            information(a, b)
+            counting(a)
+            slow(a, b)
+            latencies(a, b)
+            access(node.addr, a, b)
         count.check("the node still runs", node.alive())
     count.close()
 
