@@ -23,9 +23,9 @@ mod strings;
 pub mod testing;
 mod zsets;
 
-pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout};
 pub use describe::{command, help, in_category, subcommand};
-pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT};
+pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag};
 
@@ -58,6 +58,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static Spec)> {
 ///
 /// # Errors
 /// The error that was written.
+#[inline(always)]
 pub fn run(
     ctx: &mut Ctx<'_>,
     run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,

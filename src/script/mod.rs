@@ -94,6 +94,11 @@ pub fn plain_session(ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> 
             ctx.out.bulk_int((ctx.now / 1000) as i64);
             ctx.out.bulk_int((ctx.now % 1000 * 1000) as i64);
         }
+        "MEMORY" => {
+            if let Run::Store(function) = cmd::MEMORY_USAGE.run {
+                let _ = cmd::run(ctx, function, args);
+            }
+        }
         _ => return false,
     }
     true

@@ -54,7 +54,6 @@ impl State {
     }
 
     /// Where a request that came to the port of a shard must go instead, if it may not run there.
-    #[cold]
     pub(super) fn misplaced(&self, shard: usize, spec: &Spec, args: Args<'_>) -> Option<Error> {
         let keys = match (spec.keys, spec.run) {
             // A script's keys are those it says it has.
@@ -74,6 +73,11 @@ impl State {
         let right = slot_shard(slot, self.homes.shards.count());
         let (host, port) = self.address(right);
         (right != shard).then(|| Error::text(format!("MOVED {slot} {host}:{port}")))
+    }
+
+    /// Is this a command on keys of the shard to whose port it came?
+    pub(super) fn is_at_its_port(&self, shard: usize, spec: &Spec, args: Args<'_>) -> bool {
+        !matches!(spec.keys, Keys::All) && self.misplaced(shard, spec, args).is_none()
     }
 
     /// The shard that a command on all keys is narrowed to: on the port of a shard it sees the keys that

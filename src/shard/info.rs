@@ -10,6 +10,7 @@ use crate::{
     base::{Ms, parse_i64, parse_u64},
     cmd::Table,
     resp::{Args, Error},
+    store::Policy,
 };
 
 /// The Redis version whose behaviour clients may expect.
@@ -82,10 +83,10 @@ pub(super) fn text(facts: &Facts<'_>, args: Args<'_>) -> String {
     text
 }
 
-struct Lines<'a>(&'a mut String);
+pub(super) struct Lines<'a>(&'a mut String);
 
 impl Lines<'_> {
-    fn put(&mut self, name: &str, value: impl std::fmt::Display) {
+    pub(super) fn put(&mut self, name: &str, value: impl std::fmt::Display) {
         self.0.push_str(&format!("{name}:{value}\r\n"));
     }
 }
@@ -161,22 +162,7 @@ fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {
 }
 
 fn memory(facts: &Facts<'_>, lines: &mut Lines<'_>) {
-    let shared = facts.shared;
-    let resident = uring::sys::resident_bytes().unwrap_or(0);
-    lines.put("used_memory", resident);
-    lines.put("used_memory_dataset", shared.used_bytes());
-    lines.put(
-        "used_memory_human",
-        format!("{:.2}M", resident as f64 / (1 << 20) as f64),
-    );
-    lines.put("used_memory_rss", resident);
-    let limit = shared
-        .tunables
-        .read()
-        .map_or(0, |tunables| tunables.memory_max);
-    lines.put("maxmemory", limit);
-    lines.put("maxmemory_policy", "noeviction");
-    lines.put("mem_allocator", "mimalloc");
+    super::memory::info(facts.shared, lines);
 }
 
 fn persistence(facts: &Facts<'_>, lines: &mut Lines<'_>) {
@@ -209,7 +195,8 @@ fn stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("instantaneous_output_kbps", kilobytes(rate.bytes_out));
     lines.put("rejected_connections", count("refused"));
     lines.put("expired_keys", count("expired"));
-    lines.put("evicted_keys", 0);
+    lines.put("evicted_keys", count("evicted"));
+    lines.put("evicted_clients", 0);
     lines.put("latest_fork_usec", 0);
     lines.put("total_forks", 0);
     lines.put(
@@ -391,7 +378,11 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("appendonly", "no".into()),
         ("save", String::new()),
         ("maxmemory", tunables.memory_max.to_string()),
-        ("maxmemory-policy", "noeviction".into()),
+        ("maxmemory-policy", tunables.policy.name().into()),
+        ("maxmemory-samples", tunables.memory_samples.to_string()),
+        ("replica-ignore-maxmemory", "yes".into()),
+        ("lfu-log-factor", tunables.lfu_log_factor.to_string()),
+        ("lfu-decay-time", tunables.lfu_decay_minutes.to_string()),
         ("maxclients", tunables.conns_max.to_string()),
         ("timeout", tunables.timeout_secs.to_string()),
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
@@ -457,14 +448,34 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         let number = || {
             parse_u64(value).ok_or_else(|| failed("argument couldn't be parsed into an integer"))
         };
+        let between = |least: u32| {
+            let number = parse_i64(value)
+                .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
+            match u32::try_from(number) {
+                Ok(number) if number >= least && number <= i32::MAX as u32 => Ok(number),
+                _ => Err(failed(&format!(
+                    "argument must be between {least} and 2147483647 inclusive"
+                ))),
+            }
+        };
         match name.as_str() {
             "maxclients" => changed.conns_max = number()?.max(1) as usize,
             "maxmemory" => {
                 changed.memory_max =
                     memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
             }
-            "maxmemory-policy" if value.eq_ignore_ascii_case(b"noeviction") => {}
-            "maxmemory-policy" => return Err(failed("only noeviction is supported")),
+            "maxmemory-policy" => {
+                changed.policy = Policy::named(value).ok_or_else(|| {
+                    let names: Vec<&str> = Policy::ALL.iter().map(|(name, _)| *name).collect();
+                    let names = names.join(", ");
+                    failed(&format!(
+                        "argument(s) must be one of the following: {names}"
+                    ))
+                })?;
+            }
+            "maxmemory-samples" => changed.memory_samples = between(1)? as usize,
+            "lfu-log-factor" => changed.lfu_log_factor = between(0)?,
+            "lfu-decay-time" => changed.lfu_decay_minutes = between(0)?,
             "timeout" => changed.timeout_secs = number()?,
             "proto-max-bulk-len" => {
                 let len = number()?;

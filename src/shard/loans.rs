@@ -8,6 +8,7 @@ use uring::SocketId;
 use super::{
     blocking::Hear,
     conn::{Conn, Hold},
+    evict::OUT_OF_MEMORY,
     homes::{Listener, Want},
     load::Load,
     message::{After, Asker, CoreId, Errand, Message, Waiting},
@@ -15,7 +16,7 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Keys, Shard, Spec},
+    cmd::{Keys, Shard, Spec, flag},
     resp::{Args, Out, OwnedArgs},
 };
 
@@ -354,7 +355,13 @@ impl State {
                 let start = self.clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
-                self.run_here(errand.spec, run, &args, call, &mut out, None);
+                let grows = errand.spec.flags & flag::DENY_OOM != 0;
+                if self.memory.limit > 0 && grows && !self.make_room() {
+                    self.count_refused(Some(errand.spec), &OUT_OF_MEMORY);
+                    out.error(&OUT_OF_MEMORY);
+                } else {
+                    self.run_here(errand.spec, run, &args, call, &mut out, None);
+                }
                 if let Some(start) = start {
                     self.note_time(None, errand.spec, args, start);
                 }

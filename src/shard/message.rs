@@ -70,8 +70,6 @@ pub enum After {
 /// A question to every core.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// Take the parameters that CONFIG SET changed.
-    Settle,
     /// Lines of CLIENT LIST.
     ClientList(ClientFilter),
     /// Close connections; how many were closed.

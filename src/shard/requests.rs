@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Spec, flag},
-    resp::{Args, Error, Mark, Out, Parser, Step, peek_argument},
+    resp::{Args, Error, Mark, Out, Parser, Span, Step, peek_argument},
     store::Hashed,
 };
 
@@ -34,8 +34,6 @@ const INPUT_STEP: usize = 1 << 20;
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
-const OUT_OF_MEMORY: Error =
-    Error::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 
 /// What a command does once its shards are here.
 #[derive(Clone, Copy)]
@@ -137,15 +135,20 @@ impl State {
     fn run_buffer(&mut self, conn: &mut Conn, parser: &mut Parser, bytes: &[u8]) -> usize {
         let mut from = 0;
         conn.need = 0;
-        let mut group = std::mem::take(&mut self.group);
         'buffer: loop {
-            group.clear();
+            let mut group = Group::default();
             let mut parsed = from;
             let mut last = None;
-            while group.len() < GROUP_LEN {
+            while !group.ends.is_full() {
+                let first = parser.spans().len();
+                if let Some(end) = parser.next_plain(bytes, parsed) {
+                    group.push(first, parser.spans().len(), end);
+                    parsed = end;
+                    continue;
+                }
                 match parser.next(bytes, parsed, &self.limits) {
                     Ok(Step::Request { first, count, end }) => {
-                        group.push((first, count, end));
+                        group.push(first, first + count, end);
                         parsed = end;
                     }
                     Ok(Step::Empty { end }) => parsed = end,
@@ -155,29 +158,24 @@ impl State {
                     }
                 }
             }
-            // Put together ahead of their use: what was just written cannot be read back at once.
-            let requests: ArrayVec<(Args<'_>, usize), GROUP_LEN> = group
-                .iter()
-                .map(|(first, count, end)| {
-                    (
-                        Args::new(bytes, &parser.spans()[*first..first + count]),
-                        *end,
-                    )
-                })
-                .collect();
-            if requests.len() >= FETCH_AHEAD_MIN {
-                self.fetch_ahead(conn.db, &requests);
+            let spans = parser.spans();
+            if group.ends.len() >= FETCH_AHEAD_MIN {
+                self.fetch_ahead(conn.db, bytes, spans, &group.firsts);
             }
-            for (args, end) in &requests {
-                self.request(conn, args);
-                from = *end;
+            let mut may_short_cut = self.may_short_cut(conn);
+            for at in 0..group.ends.len() {
+                let (first, last) = (group.firsts[at] as usize, group.lasts[at] as usize);
+                let args = Args::new(bytes, &spans[first..last]);
+                if !(may_short_cut && self.short_cut(conn, args)) {
+                    self.request(conn, &Args::new(bytes, &spans[first..last]));
+                    may_short_cut = self.may_short_cut(conn);
+                }
                 if !conn.is_free() || conn.closing {
-                    drop(requests);
+                    from = group.ends[at] as usize;
                     parser.clear();
                     break 'buffer;
                 }
             }
-            drop(requests);
             from = parsed;
             match last {
                 None => parser.clear(),
@@ -208,16 +206,19 @@ impl State {
                 Some(Ok(Step::Request { .. } | Step::Empty { .. })) => {}
             }
         }
-        self.group = group;
         from
     }
 
     /// Has the processor fetch the memory of each request's first key, so that it comes side by side
     /// instead of one piece after the other: first the table's lines, then the entries.
-    fn fetch_ahead(&mut self, db: usize, requests: &[(Args<'_>, usize)]) {
+    fn fetch_ahead(&mut self, db: usize, bytes: &[u8], spans: &[Span], firsts: &[u32]) {
         let mut found: ArrayVec<_, GROUP_LEN> = ArrayVec::new();
-        for (args, _) in requests {
-            found.extend(args.get(1).and_then(|key| self.fetch_line(db, key)));
+        for first in firsts {
+            // The span behind a lone name is the next request's; fetching for that one does no harm.
+            if let Some(span) = spans.get(*first as usize + 1) {
+                let key = Args::new(bytes, std::slice::from_ref(span)).at(0);
+                found.extend(self.fetch_line(db, key));
+            }
         }
         for (shard, hashed) in found {
             self.fetch_entry(shard, db, hashed);
@@ -247,7 +248,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_line(&mut self, db: usize, key: &[u8]) -> Option<(usize, Hashed)> {
         let shard = self.homes.shards.shard_of(key);
         if !self.homes.shards.has(shard) {
@@ -262,13 +263,71 @@ impl State {
         Some((shard, hashed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_entry(&mut self, shard: usize, db: usize, key: Hashed) {
         if let Some(entry) = self.homes.shards.keyspace(shard, db).entry_bytes(key) {
             for at in FETCH_AT {
                 entry.get(at).into_iter().for_each(sys::prefetch);
             }
         }
+    }
+
+    /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
+    fn may_short_cut(&self, conn: &Conn) -> bool {
+        conn.is_plain() && conn.trusted && !self.shared.loading.load(Relaxed)
+    }
+
+    /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
+    /// requests, without the questions whose answers [`may_short_cut`](Self::may_short_cut) knows.
+    #[inline(always)]
+    fn short_cut(&mut self, conn: &mut Conn, args: Args<'_>) -> bool {
+        let Some((place, spec)) = self.command(args.at(0)) else {
+            return false;
+        };
+        let Run::Store(run) = spec.run else {
+            return false;
+        };
+        if spec.flags & flag::BLOCKING != 0
+            || !spec.fits(args.len())
+            || !self.homes.is_surely_here(spec, &args)
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
+            || (spec.is_write() && self.shared.following.load(Relaxed))
+            || conn
+                .port_shard
+                .is_some_and(|shard| !self.is_at_its_port(shard, spec, args))
+        {
+            return false;
+        }
+        self.stats.commands += 1;
+        conn.last = spec.name;
+        self.census.called(place);
+        let start = self.clock(spec);
+        let call = Call::of(conn.db, false);
+        self.run_here(spec, Work::Store(run), &args, call, &mut conn.out, None);
+        if let Some(start) = start {
+            self.note_time(Some(conn), spec, args, start);
+        }
+        if conn.is_full() {
+            conn.hold = Hold::SlowReader;
+        }
+        if !self.waits.heard.is_empty() {
+            self.hear_after(conn);
+        }
+        true
+    }
+
+    /// Finds a command. Clients mostly repeat the last one.
+    #[inline]
+    fn command(&mut self, name: &[u8]) -> Option<(usize, &'static Spec)> {
+        let short = short_name(name);
+        if short != 0 && short == self.last_name {
+            return self.last_command;
+        }
+        let found = self.table.find_at(name);
+        if short != 0 {
+            (self.last_name, self.last_command) = (short, found);
+        }
+        found
     }
 
     /// Runs one request, or arranges for it to be run; its reply takes its place in order.
@@ -283,7 +342,13 @@ impl State {
         conn.end_reply(behind);
         if conn.is_full() && conn.is_free() {
             conn.hold = Hold::SlowReader;
-        } else if self.mesh.is_congested() && conn.is_free() {
+        }
+        self.hear_after(conn);
+    }
+
+    /// Tells those who wait for what a request of this connection changed.
+    fn hear_after(&mut self, conn: &mut Conn) {
+        if self.mesh.is_congested() && conn.is_free() {
             conn.hold = Hold::Mail;
             self.clients.stalled.push(conn.socket);
         }
@@ -311,7 +376,7 @@ impl State {
     }
 
     fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
-        let Some((place, spec)) = self.table.find_at(args.at(0)) else {
+        let Some((place, spec)) = self.command(args.at(0)) else {
             // A web page may make a browser send requests here; nothing of them may run.
             if ["post", "host:"]
                 .iter()
@@ -342,6 +407,9 @@ impl State {
             && let Some(error) = self.misplaced(shard, spec, *args)
         {
             return self.refuse(conn, Some(spec), &error);
+        }
+        if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
+            return self.refuse_for_memory(conn, spec);
         }
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
@@ -384,9 +452,6 @@ impl State {
         }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
-        }
-        if self.over_memory && spec.flags & flag::DENY_OOM != 0 {
-            return Some(OUT_OF_MEMORY);
         }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
@@ -458,7 +523,7 @@ impl State {
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
     /// Listeners of borrowed shards are told by their owner: those go to `away`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run_here(
         &mut self,
         spec: &'static Spec,
@@ -468,6 +533,9 @@ impl State {
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
+        if matches!(work, Work::Script) {
+            self.make_room_for_script(call.from_primary);
+        }
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
             db: call.db,
@@ -495,8 +563,9 @@ impl State {
                 block
             }
             Work::Script => {
+                let is_full = self.memory.script_is_refused;
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
-                let mut host = ScriptHost::new(&self.subs, read_only);
+                let mut host = ScriptHost::new(&self.subs, read_only, is_full);
                 let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
@@ -584,4 +653,42 @@ impl State {
         }
         self.note_heard(heard);
     }
+}
+
+/// Requests of one buffer, as places in it: those of their spans, and where each ends. Apart from each
+/// other, because two small numbers that were just written cannot at once be read as one large one.
+#[derive(Default)]
+struct Group {
+    firsts: ArrayVec<u32, GROUP_LEN>,
+    lasts: ArrayVec<u32, GROUP_LEN>,
+    ends: ArrayVec<u32, GROUP_LEN>,
+}
+
+impl Group {
+    #[inline]
+    fn push(&mut self, first: usize, last: usize, end: usize) {
+        self.firsts.push(first as u32);
+        self.lasts.push(last as u32);
+        self.ends.push(end as u32);
+    }
+}
+
+/// A name of three to seven bytes as one number; 0 for all others.
+#[inline]
+fn short_name(name: &[u8]) -> u64 {
+    let word = |at: usize| {
+        u64::from(u32::from_le_bytes([
+            name[at],
+            name[at + 1],
+            name[at + 2],
+            name[at + 3],
+        ]))
+    };
+    let len = name.len();
+    let low = match len {
+        3 => u64::from(name[0]) | u64::from(name[1]) << 8 | u64::from(name[2]) << 16,
+        4..=7 => word(0) | (word(len - 4) >> (8 * (8 - len))) << 32,
+        _ => return 0,
+    };
+    low | (len as u64) << 56
 }

@@ -42,8 +42,6 @@ pub(super) enum Form {
     Count,
     /// Their texts.
     Text,
-    /// OK.
-    Done,
 }
 
 /// The error for a subcommand that does not exist.
@@ -66,7 +64,6 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
-            Verb::Config => self.config(conn, spec, args, false),
             Verb::Debug => self.debug(conn, spec, args, false),
             Verb::Cluster => self.cluster(conn, spec, args, false),
             _ => self.session(conn, spec, verb, args),
@@ -123,8 +120,10 @@ impl State {
                     conn.out.error(&error);
                 }
             }
-            Verb::Config => self.config(conn, spec, args, true),
+            Verb::Config => self.config(conn, spec, args),
             Verb::Info => {
+                // What this core last told may be a beat old.
+                self.publish();
                 let facts = info::Facts {
                     shared: &self.shared,
                     table: &self.table,
@@ -194,6 +193,7 @@ impl State {
             Verb::Latency => self.latency(conn, spec, args),
             Verb::Cluster => self.cluster(conn, spec, args, true),
             Verb::ReadOnly | Verb::ReadWrite | Verb::Asking => self.cluster_mode(conn),
+            Verb::Memory => self.memory_command(conn, args),
             Verb::Lolwut => conn
                 .out
                 .verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
@@ -439,7 +439,6 @@ impl State {
         let mut text = Vec::new();
         let mut count = 0;
         match question {
-            Question::Settle => self.take_tunables(),
             Question::ClientList(filter) => {
                 let others = self.conns().filter(|conn| matches(filter, conn));
                 for line in others.map(|conn| self.client_line(conn)) {
@@ -581,8 +580,7 @@ impl State {
         self.hold_blocked(conn, blocked);
     }
 
-    /// CONFIG. `waits`: its reply may wait for the other cores.
-    fn config(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>, waits: bool) {
+    fn config(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
         if let Err(error) = cmd::subcommand(spec, args) {
             return conn.out.error(&error);
         }
@@ -606,11 +604,9 @@ impl State {
             }
             (b"SET", 4..) if args.len().is_multiple_of(2) => {
                 match info::set_parameters(&self.shared, args.rest(2)) {
-                    // Whoever is told OK may rely on every core acting on it. Inside EXEC that takes
-                    // until their next beat.
-                    Ok(()) if waits => self.ask_all(conn, Question::Settle, Form::Done),
                     Ok(()) => {
-                        self.take_tunables();
+                        // Here they hold at once, elsewhere from the next turn on.
+                        self.begin_memory();
                         conn.out.ok();
                     }
                     Err(error) => conn.out.error(&error),
@@ -694,7 +690,6 @@ fn write_answer(out: &mut Out, form: Form, count: i64, text: &[u8]) {
     match form {
         Form::Count => out.int(count),
         Form::Text => out.verbatim(&String::from_utf8_lossy(text)),
-        Form::Done => out.ok(),
     }
 }
 

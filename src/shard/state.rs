@@ -12,17 +12,17 @@ use super::{
     blocking::Waits,
     census::Census,
     clients::Clients,
+    evict::Memory,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
     pubsub::Subscriptions,
-    requests::GROUP_LEN,
     session::Gather,
     shared::{Shared, Tunables},
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::{Table, flag},
+    cmd::{Spec, Table, flag},
     mesh::Mesh,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
@@ -40,6 +40,7 @@ pub(super) struct Stats {
     pub bytes_out: u64,
     pub turns: u64,
     pub expired: u64,
+    pub evicted: u64,
     pub protocol_errors: u64,
 }
 
@@ -77,7 +78,9 @@ pub(super) struct State {
     pub parser: Parser,
     /// Where replies go that nobody reads.
     pub scratch: Out,
-    pub group: Vec<(usize, usize, usize)>,
+    /// The command found last, with its name as a number.
+    pub last_name: u64,
+    pub last_command: Option<(usize, &'static Spec)>,
     pub gathers: HashMap<u64, Gather>,
     pub next_gather: u64,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
@@ -85,8 +88,7 @@ pub(super) struct State {
     pub freeing: bool,
     /// More keys are due than one turn may remove.
     pub more_due: bool,
-    /// The node holds more than `maxmemory`.
-    pub over_memory: bool,
+    pub memory: Memory,
     pub last_log: Ms,
     /// Core 0: the last beats with the sums of commands, bytes in and bytes out.
     pub beats: VecDeque<(Ms, u64, u64, u64)>,
@@ -132,13 +134,14 @@ impl State {
             waits: Waits::default(),
             parser: Parser::default(),
             scratch: Out::default(),
-            group: Vec::with_capacity(GROUP_LEN),
+            last_name: 0,
+            last_command: None,
             gathers: HashMap::new(),
             next_gather: 0,
             follow_request: None,
             freeing: false,
             more_due: false,
-            over_memory: false,
+            memory: Memory::default(),
             last_log: 0,
             beats: VecDeque::new(),
             shared,
@@ -149,6 +152,7 @@ impl State {
     pub(super) fn has_work(&self) -> bool {
         self.freeing
             || self.more_due
+            || self.memory.has_work()
             || self.loans.load.is_some()
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()

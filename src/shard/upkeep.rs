@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     message::Message,
-    shared::{CoreStats, DbSize, Rate, lock},
+    shared::{CoreStats, Rate, lock},
     state::State,
 };
 use crate::base::Ms;
@@ -27,6 +27,9 @@ impl State {
         }
         if self.more_due {
             self.expire(self.now);
+        }
+        if self.memory.limit > 0 || self.memory.has_work() {
+            self.memory_background();
         }
         if let Some((mut held, mut load)) = self.loans.load.take() {
             worked = true;
@@ -98,23 +101,11 @@ impl State {
                 self.put_conn(conn);
             }
         }
-        self.take_tunables();
+        self.track_uses();
         self.set_untimed();
         self.publish();
-    }
-
-    /// Takes the parameters that CONFIG SET changed.
-    pub(super) fn take_tunables(&mut self) {
-        let version = self.shared.tunables_version.load(Relaxed);
-        if version != self.tunables_version {
-            self.tunables_version = version;
-            self.tunables = self
-                .shared
-                .tunables
-                .read()
-                .map(|tunables| tunables.clone())
-                .unwrap_or_default();
-            self.limits.bulk_len_max = self.tunables.bulk_len_max;
+        if self.me == 0 {
+            self.note_rate();
         }
     }
 
@@ -151,7 +142,7 @@ impl State {
         self.hear_all();
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let stats = &self.shared.stats[self.me];
         stats.commands.store(self.stats.commands, Relaxed);
         stats.accepted.store(self.stats.accepted, Relaxed);
@@ -166,29 +157,7 @@ impl State {
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);
-        if self.me == 0 {
-            self.note_rate();
-        }
-        let mut used = 0;
-        for shard in self.homes.own() {
-            if self.homes.shards.has(shard) {
-                let mut sizes = vec![DbSize::default(); self.shared.settings.databases];
-                for (db, keys) in self.homes.shards.shard(shard).databases() {
-                    used += keys.used_bytes();
-                    sizes[db] = DbSize {
-                        keys: keys.len(),
-                        expiring: keys.expiring(),
-                    };
-                }
-                *lock(&self.shared.sizes[shard]) = sizes;
-            }
-        }
-        // While a shard is lent its size is unknown; the last sum then stands.
-        if self.homes.own().all(|shard| self.homes.shards.has(shard)) {
-            self.shared.stats[self.me].used.store(used, Relaxed);
-        }
-        let limit = self.tunables.memory_max;
-        self.over_memory = limit > 0 && self.shared.used_bytes() > limit;
+        self.publish_memory();
     }
 
     /// Notes how fast the counters of all cores grew over the last second or so.

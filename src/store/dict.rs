@@ -510,7 +510,7 @@ impl<E: Keyed> Table<E> {
 
     /// Heap bytes held, from a sample of the elements.
     pub fn heap_bytes(&self) -> usize {
-        let sample = self.len.min(64);
+        let sample = self.len.min(16);
         let sampled: usize = self.iter().take(sample).map(Keyed::heap_bytes).sum();
         let elements = match sample {
             0 => 0,
