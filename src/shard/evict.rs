@@ -287,7 +287,7 @@ impl State {
     /// Refuses a command for want of memory.
     pub(super) fn refuse_for_memory(&mut self, conn: &mut Conn, spec: &Spec) {
         if spec.name != "EXEC" {
-            return self.refuse(conn, &OUT_OF_MEMORY);
+            return self.refuse(conn, Some(spec), &OUT_OF_MEMORY);
         }
         self.discard(conn);
         conn.out.error(&Error::text(format!(
