@@ -283,7 +283,10 @@ impl State {
 
     /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
     fn may_short_cut(&self, conn: &Conn) -> bool {
-        conn.is_plain() && !self.over_memory && !self.shared.loading.load(Relaxed)
+        conn.is_plain()
+            && !self.over_memory
+            && !self.scripts_busy
+            && !self.shared.loading.load(Relaxed)
     }
 
     /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
