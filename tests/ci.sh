@@ -15,7 +15,7 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random
-        replica bad_input)
+        replica bad_input evict)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -41,6 +41,7 @@ do_random() {
         python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --seed 2 --out "$logs"
 }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
+do_evict() { python3 tests/interop/evict_quality.py --node "$node" --short; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi

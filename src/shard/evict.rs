@@ -243,16 +243,23 @@ impl State {
         if self.excess() == 0 {
             return true;
         }
-        if self.memory.policy == Policy::NoEviction {
-            return false;
-        }
         self.evict_some(EVICTED_PER_COMMAND);
-        self.excess() == 0 || self.memory.own.evictable + self.memory.others.evictable > 0
+        !self.is_out_of_room()
+    }
+
+    /// Is the node above its limit, and nothing may go?
+    fn is_out_of_room(&self) -> bool {
+        self.excess() > 0 && self.memory.own.evictable + self.memory.others.evictable == 0
     }
 
     /// Makes room for a script, which is told by its first write that there is none.
-    pub(super) fn make_room_for_script(&mut self, from_primary: bool) {
-        self.memory.script_is_refused = self.memory.limit > 0 && !from_primary && !self.make_room();
+    /// Between the commands of a transaction nothing is evicted.
+    pub(super) fn make_room_for_script(&mut self, from_primary: bool, may_evict: bool) {
+        self.memory.script_is_refused = match self.memory.limit > 0 && !from_primary {
+            false => false,
+            true if may_evict => !self.make_room(),
+            true => self.is_out_of_room(),
+        };
     }
 
     /// May a client's command run, as far as memory goes? Keys may be evicted for it.

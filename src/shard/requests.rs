@@ -443,7 +443,7 @@ impl State {
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
         if matches!(work, Work::Script) {
-            self.make_room_for_script(call.from_primary);
+            self.make_room_for_script(call.from_primary, away.is_none());
         }
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,

@@ -43,7 +43,6 @@ KNOWN = [
     ),
     ("stream-read", r"^XREAD STREAMS x y 0", 0, "Redis 7.2 and later name the command in the text"),
     ("*", r"^CONFIG GET nosuchthing", 3, "empty map or empty array: clients read both"),
-    ("conn", r"^CONFIG (SET|GET) maxmemory-policy", 0, "nothing is evicted yet: only noeviction can be set"),
     ("pubsub", r"^1<", 0, "messages for several patterns of one client come in no order"),
     ("wrongtype", r"^SSCAN", 0, "the members of a set come in no order"),
     ("conn", r"^DEBUG SLEEP", 0, "DEBUG is a matter of the server's own; redis-server has it switched off"),
