@@ -52,6 +52,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static Spec)> {
 
 /// Runs a store command whose shards are all here. What the command wrote before failing is taken
 /// back and the error is written instead.
+#[inline(always)]
 pub fn run(
     ctx: &mut Ctx<'_>,
     run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,

@@ -245,6 +245,14 @@ impl Conn {
         matches!(self.hold, Hold::Free)
     }
 
+    /// Is each reply to be sent at once, and are no commands queued or forbidden?
+    pub fn is_plain(&self) -> bool {
+        self.slots.is_empty()
+            && self.reply_mode == ReplyMode::On
+            && self.multi.is_none()
+            && !self.is_subscribed()
+    }
+
     /// Does the connection listen to channels?
     pub fn is_subscribed(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty()

@@ -13,7 +13,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    blocking::Hear,
     conn::Conn,
     shared::{DbSize, lock},
     state::State,
@@ -279,15 +278,7 @@ impl State {
         }
         let has_room = self.make_room();
         // A transaction that watches an evicted key must know before it runs.
-        while let Some(hear) = self.waits.heard.pop_front() {
-            match hear {
-                Hear::One(listener) if listener.core == self.me && listener.conn == conn.socket => {
-                    conn.hear_taint(listener.want);
-                }
-                Hear::One(listener) => self.hear(listener),
-                Hear::Round(round) => self.go_round(round),
-            }
-        }
+        self.hear_beside(conn);
         has_room
     }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Spec, flag},
-    resp::{Args, Error, Mark, Out, Parser, Step, peek_argument},
+    resp::{Args, Error, Mark, Out, Parser, Span, Step, peek_argument},
     store::Hashed,
 };
 
@@ -135,15 +135,20 @@ impl State {
     fn run_buffer(&mut self, conn: &mut Conn, parser: &mut Parser, bytes: &[u8]) -> usize {
         let mut from = 0;
         conn.need = 0;
-        let mut group = std::mem::take(&mut self.group);
         'buffer: loop {
-            group.clear();
+            let mut group = Group::default();
             let mut parsed = from;
             let mut last = None;
-            while group.len() < GROUP_LEN {
+            while !group.ends.is_full() {
+                let first = parser.spans().len();
+                if let Some(end) = parser.next_plain(bytes, parsed) {
+                    group.push(first, parser.spans().len(), end);
+                    parsed = end;
+                    continue;
+                }
                 match parser.next(bytes, parsed, &self.limits) {
                     Ok(Step::Request { first, count, end }) => {
-                        group.push((first, count, end));
+                        group.push(first, first + count, end);
                         parsed = end;
                     }
                     Ok(Step::Empty { end }) => parsed = end,
@@ -153,29 +158,24 @@ impl State {
                     }
                 }
             }
-            // Put together ahead of their use: what was just written cannot be read back at once.
-            let requests: ArrayVec<(Args<'_>, usize), GROUP_LEN> = group
-                .iter()
-                .map(|(first, count, end)| {
-                    (
-                        Args::new(bytes, &parser.spans()[*first..first + count]),
-                        *end,
-                    )
-                })
-                .collect();
-            if requests.len() >= FETCH_AHEAD_MIN {
-                self.fetch_ahead(conn.db, &requests);
+            let spans = parser.spans();
+            if group.ends.len() >= FETCH_AHEAD_MIN {
+                self.fetch_ahead(conn.db, bytes, spans, &group.firsts);
             }
-            for (args, end) in &requests {
-                self.request(conn, args);
-                from = *end;
+            let mut may_short_cut = self.may_short_cut(conn);
+            for at in 0..group.ends.len() {
+                let (first, last) = (group.firsts[at] as usize, group.lasts[at] as usize);
+                let args = Args::new(bytes, &spans[first..last]);
+                if !(may_short_cut && self.short_cut(conn, args)) {
+                    self.request(conn, &Args::new(bytes, &spans[first..last]));
+                    may_short_cut = self.may_short_cut(conn);
+                }
                 if !conn.is_free() || conn.closing {
-                    drop(requests);
+                    from = group.ends[at] as usize;
                     parser.clear();
                     break 'buffer;
                 }
             }
-            drop(requests);
             from = parsed;
             match last {
                 None => parser.clear(),
@@ -206,16 +206,19 @@ impl State {
                 Some(Ok(Step::Request { .. } | Step::Empty { .. })) => {}
             }
         }
-        self.group = group;
         from
     }
 
     /// Has the processor fetch the memory of each request's first key, so that it comes side by side
     /// instead of one piece after the other: first the table's lines, then the entries.
-    fn fetch_ahead(&mut self, db: usize, requests: &[(Args<'_>, usize)]) {
+    fn fetch_ahead(&mut self, db: usize, bytes: &[u8], spans: &[Span], firsts: &[u32]) {
         let mut found: ArrayVec<_, GROUP_LEN> = ArrayVec::new();
-        for (args, _) in requests {
-            found.extend(args.get(1).and_then(|key| self.fetch_line(db, key)));
+        for first in firsts {
+            // The span behind a lone name is the next request's; fetching for that one does no harm.
+            if let Some(span) = spans.get(*first as usize + 1) {
+                let key = Args::new(bytes, std::slice::from_ref(span)).at(0);
+                found.extend(self.fetch_line(db, key));
+            }
         }
         for (shard, hashed) in found {
             self.fetch_entry(shard, db, hashed);
@@ -245,7 +248,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_line(&mut self, db: usize, key: &[u8]) -> Option<(usize, Hashed)> {
         let shard = self.homes.shards.shard_of(key);
         if !self.homes.shards.has(shard) {
@@ -260,13 +263,67 @@ impl State {
         Some((shard, hashed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_entry(&mut self, shard: usize, db: usize, key: Hashed) {
         if let Some(entry) = self.homes.shards.keyspace(shard, db).entry_bytes(key) {
             for at in FETCH_AT {
                 entry.get(at).into_iter().for_each(sys::prefetch);
             }
         }
+    }
+
+    /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
+    fn may_short_cut(&self, conn: &Conn) -> bool {
+        conn.is_plain() && !self.shared.loading.load(Relaxed)
+    }
+
+    /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
+    /// requests, without the questions whose answers [`may_short_cut`](Self::may_short_cut) knows.
+    #[inline(always)]
+    fn short_cut(&mut self, conn: &mut Conn, args: Args<'_>) -> bool {
+        let Some(spec) = self.command(args.at(0)) else {
+            return false;
+        };
+        let Run::Store(run) = spec.run else {
+            return false;
+        };
+        if spec.flags & flag::BLOCKING != 0
+            || !spec.fits(args.len())
+            || !self.homes.is_surely_here(spec, &args)
+            || (spec.is_write() && self.shared.following.load(Relaxed))
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
+        {
+            return false;
+        }
+        self.stats.commands += 1;
+        conn.last = spec.name;
+        let slow = self.slow_clock(spec);
+        let call = Call::of(conn.db, false);
+        self.run_here(spec, Work::Store(run), &args, call, &mut conn.out, None);
+        if let Some(start) = slow {
+            self.note_slow(Some(conn), args, start);
+        }
+        if conn.is_full() {
+            conn.hold = Hold::SlowReader;
+        }
+        if !self.waits.heard.is_empty() {
+            self.hear_after(conn);
+        }
+        true
+    }
+
+    /// Finds a command. Clients mostly repeat the last one.
+    #[inline]
+    fn command(&mut self, name: &[u8]) -> Option<&'static Spec> {
+        let short = short_name(name);
+        if short != 0 && short == self.last_name {
+            return self.last_command;
+        }
+        let spec = self.table.find(name);
+        if short != 0 {
+            (self.last_name, self.last_command) = (short, spec);
+        }
+        spec
     }
 
     /// Runs one request, or arranges for it to be run; its reply takes its place in order.
@@ -281,10 +338,21 @@ impl State {
         conn.end_reply(behind);
         if conn.is_full() && conn.is_free() {
             conn.hold = Hold::SlowReader;
-        } else if self.mesh.is_congested() && conn.is_free() {
+        }
+        self.hear_after(conn);
+    }
+
+    /// Tells those who wait for what a request of this connection changed.
+    fn hear_after(&mut self, conn: &mut Conn) {
+        if self.mesh.is_congested() && conn.is_free() {
             conn.hold = Hold::Mail;
             self.clients.stalled.push(conn.socket);
         }
+        self.hear_beside(conn);
+    }
+
+    /// Tells everybody who is to hear of a change while this connection is worked on.
+    pub(super) fn hear_beside(&mut self, conn: &mut Conn) {
         while let Some(hear) = self.waits.heard.pop_front() {
             match hear {
                 Hear::One(listener) if listener.core == self.me && listener.conn == conn.socket => {
@@ -309,7 +377,7 @@ impl State {
     }
 
     fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
-        let Some(spec) = self.table.find(args.at(0)) else {
+        let Some(spec) = self.command(args.at(0)) else {
             // A web page may make a browser send requests here; nothing of them may run.
             if ["post", "host:"]
                 .iter()
@@ -432,7 +500,7 @@ impl State {
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
     /// Listeners of borrowed shards are told by their owner: those go to `away`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run_here(
         &mut self,
         spec: &'static Spec,
@@ -554,4 +622,42 @@ impl State {
         }
         self.note_heard(heard);
     }
+}
+
+/// Requests of one buffer, as places in it: those of their spans, and where each ends. Apart from each
+/// other, because two small numbers that were just written cannot at once be read as one large one.
+#[derive(Default)]
+struct Group {
+    firsts: ArrayVec<u32, GROUP_LEN>,
+    lasts: ArrayVec<u32, GROUP_LEN>,
+    ends: ArrayVec<u32, GROUP_LEN>,
+}
+
+impl Group {
+    #[inline]
+    fn push(&mut self, first: usize, last: usize, end: usize) {
+        self.firsts.push(first as u32);
+        self.lasts.push(last as u32);
+        self.ends.push(end as u32);
+    }
+}
+
+/// A name of three to seven bytes as one number; 0 for all others.
+#[inline]
+fn short_name(name: &[u8]) -> u64 {
+    let word = |at: usize| {
+        u64::from(u32::from_le_bytes([
+            name[at],
+            name[at + 1],
+            name[at + 2],
+            name[at + 3],
+        ]))
+    };
+    let len = name.len();
+    let low = match len {
+        3 => u64::from(name[0]) | u64::from(name[1]) << 8 | u64::from(name[2]) << 16,
+        4..=7 => word(0) | (word(len - 4) >> (8 * (8 - len))) << 32,
+        _ => return 0,
+    };
+    low | (len as u64) << 56
 }

@@ -51,6 +51,7 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::Memory => self.memory_command(conn, args, true),
             _ => self.session(conn, spec, verb, args),
         }
     }
@@ -156,7 +157,7 @@ impl State {
             Verb::SlowLog => self.slow_log(conn, args),
             Verb::Latency => latency(conn, args),
             Verb::Cluster => self.cluster(conn, args),
-            Verb::Memory => self.memory_command(conn, args),
+            Verb::Memory => self.memory_command(conn, args, false),
             Verb::Lolwut => conn.out.verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }

@@ -12,13 +12,12 @@ use super::{
     loans::Loans,
     message::{Asker, CoreId, Message},
     pubsub::Subscriptions,
-    requests::GROUP_LEN,
     session::Gather,
     shared::{Shared, Tunables},
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::Table,
+    cmd::{Spec, Table},
     mesh::Mesh,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
@@ -69,7 +68,9 @@ pub(super) struct State {
     pub parser: Parser,
     /// Where replies go that nobody reads.
     pub scratch: Out,
-    pub group: Vec<(usize, usize, usize)>,
+    /// The command found last, with its name as a number.
+    pub last_name: u64,
+    pub last_command: Option<&'static Spec>,
     pub gathers: HashMap<u64, Gather>,
     pub next_gather: u64,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
@@ -118,7 +119,8 @@ impl State {
             waits: Waits::default(),
             parser: Parser::default(),
             scratch: Out::default(),
-            group: Vec::with_capacity(GROUP_LEN),
+            last_name: 0,
+            last_command: None,
             gathers: HashMap::new(),
             next_gather: 0,
             follow_request: None,

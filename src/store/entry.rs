@@ -20,63 +20,97 @@ pub(super) const DEADLINE: u32 = 1;
 pub(super) const FIELDS: u32 = 2;
 /// The key is kept elsewhere.
 pub(super) const LONG_KEY: u32 = 4;
+const _: () = assert!(DEADLINE == 1 && FIELDS == 2);
 /// Bytes before the key without deadlines.
 pub(super) const HEAD: usize = 8;
 /// Bytes that a deadline adds.
 pub(super) const TIMER: usize = 12;
 
-/// An entry's fixed part.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
-    pub flags: u32,
-    pub clock: u32,
-    pub key_len: usize,
-    pub value_len: usize,
+/// An entry's fixed part, as it stands in the cell: one word, so that it is passed around in a register.
+#[derive(Clone, Copy)]
+pub(super) struct Head(u64);
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Head")
+            .field("flags", &self.flags())
+            .field("clock", &self.clock())
+            .field("key_len", &self.key_len())
+            .field("value_len", &self.value_len())
+            .finish()
+    }
 }
 
 impl Head {
     #[inline]
+    pub fn new(flags: u32, clock: u32, key_len: usize, value_len: usize) -> Self {
+        debug_assert!(key_len <= 0xffff && value_len <= 0xffff);
+        Self(
+            u64::from(flags)
+                | u64::from(clock & CLOCK_MASK) << 8
+                | (key_len as u64) << 32
+                | (value_len as u64) << 48,
+        )
+    }
+
+    #[inline]
     pub fn read(cell: &[u8]) -> Self {
         let mut word = [0; HEAD];
         word.copy_from_slice(&cell[..HEAD]);
-        let word = u64::from_le_bytes(word);
-        Self {
-            flags: word as u32 & 0xff,
-            clock: (word >> 8) as u32 & CLOCK_MASK,
-            key_len: (word >> 32) as usize & 0xffff,
-            value_len: (word >> 48) as usize,
-        }
+        Self(u64::from_le_bytes(word))
     }
 
     #[inline]
     pub fn write(self, cell: &mut [u8]) {
-        let word = u64::from(self.flags)
-            | u64::from(self.clock & CLOCK_MASK) << 8
-            | (self.key_len as u64) << 32
-            | (self.value_len as u64) << 48;
-        cell[..HEAD].copy_from_slice(&word.to_le_bytes());
+        cell[..HEAD].copy_from_slice(&self.0.to_le_bytes());
+    }
+
+    #[inline]
+    pub fn flags(self) -> u32 {
+        self.0 as u32 & 0xff
+    }
+
+    #[inline]
+    pub fn clock(self) -> u32 {
+        (self.0 >> 8) as u32 & CLOCK_MASK
+    }
+
+    #[inline]
+    pub fn with_clock(self, clock: u32) -> Self {
+        Self(self.0 & !(u64::from(CLOCK_MASK) << 8) | u64::from(clock & CLOCK_MASK) << 8)
+    }
+
+    #[inline]
+    pub fn key_len(self) -> usize {
+        (self.0 >> 32) as usize & 0xffff
+    }
+
+    #[inline]
+    pub fn value_len(self) -> usize {
+        (self.0 >> 48) as usize
     }
 
     #[inline]
     pub fn has(self, flag: u32) -> bool {
-        self.flags & flag != 0
+        self.flags() & flag != 0
     }
 
     /// Where the key begins.
     #[inline]
     pub fn key_at(self) -> usize {
-        HEAD + TIMER * (self.flags & (DEADLINE | FIELDS)).count_ones() as usize
+        // Counting bits would be a call: not every processor that we run on has an instruction for it.
+        HEAD + TIMER * (self.0 & 1) as usize + TIMER * (self.0 >> 1 & 1) as usize
     }
 
     #[inline]
     pub fn value_at(self) -> usize {
-        self.key_at() + self.key_len
+        self.key_at() + self.key_len()
     }
 
     /// Bytes of the whole entry.
     #[inline]
     pub fn size(self) -> usize {
-        self.value_at() + self.value_len
+        self.value_at() + self.value_len()
     }
 
     /// Where a timer that is there begins.

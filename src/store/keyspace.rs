@@ -20,7 +20,7 @@ use super::{
     expiry::{Due, Expiry, Item},
     graveyard::{Graveyard, Whole},
     slab::Slab,
-    table::{At, Entry, Table},
+    table::{At, Entry, First, Table},
 };
 use crate::{
     base::{Ms, Rng, parse_i64},
@@ -175,11 +175,11 @@ impl Keyspace {
         let found = self.live(key, now)?;
         let frequency = self
             .lfu
-            .map(|lfu| lfu.counter(found.head.clock, self.clock) as u8);
+            .map(|lfu| lfu.counter(found.head.clock(), self.clock) as u8);
         Some(Meta {
             kind: kind_of(found.entry),
-            deadline: found.head.deadline(self.cells.arena.at(found.entry.cell)),
-            idle_secs: idle(found.head.clock, clock_of(now)),
+            deadline: found.head.deadline(self.cells.arena.at(found.entry.cell())),
+            idle_secs: idle(found.head.clock(), clock_of(now)),
             frequency,
         })
     }
@@ -250,7 +250,7 @@ impl Keyspace {
         if self.lfu.is_some()
             && let Some(found) = &mut found
         {
-            found.head.clock = self.touched(found.head.clock);
+            found.head = found.head.with_clock(self.touched(found.head.clock()));
         }
         if let Some(found) = found
             && self.overwrite(found, value, deadline)
@@ -281,9 +281,9 @@ impl Keyspace {
         let mut text = std::mem::take(&mut self.scratch);
         text.clear();
         if let Some(found) = found {
-            deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
-            match found.entry.kind {
-                TEXT => text.extend_from_slice(self.cells.value(found.entry.cell, found.head)),
+            deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
+            match found.entry.kind() {
+                TEXT => text.extend_from_slice(self.cells.value(found.entry.cell(), found.head)),
                 BIG_TEXT => {
                     let result = self.update_big(found, change);
                     self.scratch = text;
@@ -401,10 +401,10 @@ impl Keyspace {
     /// Takes a value and its deadline out.
     pub fn take(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
         let found = self.live(key, now)?;
-        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
-        let value = match found.entry.kind {
+        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
+        let value = match found.entry.kind() {
             TEXT => {
-                let text = self.cells.value(found.entry.cell, found.head);
+                let text = self.cells.value(found.entry.cell(), found.head);
                 Value::String(Bytes::copy_from_slice(text))
             }
             _ => self.release(found),
@@ -416,7 +416,7 @@ impl Keyspace {
     /// Copies a value and its deadline. A large string is shared, a collection is copied as a whole.
     pub fn copy(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
         let found = self.used(key, now)?;
-        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
         let value = match self.value(found) {
             Held::Text(text) => Value::String(Bytes::copy_from_slice(text)),
             Held::Object(value) => value.clone(),
@@ -444,7 +444,9 @@ impl Keyspace {
             Some(due) if found.head.has(DEADLINE) => self.move_timer(found, due),
             None if !found.head.has(DEADLINE) => {}
             _ => {
-                let fields = found.head.fields_due(self.cells.arena.at(found.entry.cell));
+                let fields = found
+                    .head
+                    .fields_due(self.cells.arena.at(found.entry.cell()));
                 self.reshape(found, deadline, fields);
             }
         }
@@ -481,7 +483,7 @@ impl Keyspace {
             let Some(entry) = self.table.pick(rng.next_u64(), rng.next_u64()) else {
                 continue;
             };
-            let key = self.cells.key(entry.cell).to_vec();
+            let key = self.cells.key(entry.cell()).to_vec();
             if self.live(&key, now).is_some() {
                 return Some(key);
             }
@@ -492,7 +494,7 @@ impl Keyspace {
             let mut first = None;
             place = self.table.walk(from, |entry| first = first.or(Some(entry)));
             if let Some(entry) = first {
-                let key = self.cells.key(entry.cell).to_vec();
+                let key = self.cells.key(entry.cell()).to_vec();
                 return self.live(&key, now).is_some().then_some(key);
             }
         }
@@ -517,7 +519,7 @@ impl Keyspace {
             let next = self.table.walk(place, |entry| batch.push(entry));
             for entry in &batch {
                 if self.is_due(*entry, now) {
-                    let Some(found) = self.find_cell(entry.cell) else {
+                    let Some(found) = self.find_cell(entry.cell()) else {
                         continue;
                     };
                     if self.drop_due(found, now).is_none() {
@@ -532,7 +534,7 @@ impl Keyspace {
             batch.clear();
             self.table.walk(place, |entry| batch.push(entry));
             for entry in &batch {
-                visit(self.cells.key(entry.cell), kind_of(*entry));
+                visit(self.cells.key(entry.cell()), kind_of(*entry));
             }
             steps += 1;
             match next {
@@ -597,7 +599,7 @@ impl Keyspace {
     #[inline]
     pub fn entry_bytes(&self, key: Hashed) -> Option<&[u8]> {
         let entry = self.table.guess(key.0)?;
-        Some(self.cells.arena.at(entry.cell))
+        Some(self.cells.arena.at(entry.cell()))
     }
 
     /// Bytes of memory in use: by the table, by entries, values and deadlines. Collections count as
@@ -725,12 +727,9 @@ impl Keyspace {
     #[inline(always)]
     fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         let found = self.live(key, now)?;
-        if found.head.clock != self.clock {
-            let head = Head {
-                clock: self.touched(found.head.clock),
-                ..found.head
-            };
-            head.write(self.cells.arena.at_mut(found.entry.cell));
+        if found.head.clock() != self.clock {
+            let head = found.head.with_clock(self.touched(found.head.clock()));
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
             return Some(Found { head, ..found });
         }
         Some(found)
@@ -759,7 +758,7 @@ impl Keyspace {
     fn clock_over(&self, old: Head) -> u32 {
         match self.lfu {
             None => self.clock,
-            Some(_) => old.clock,
+            Some(_) => old.clock(),
         }
     }
 
@@ -769,7 +768,7 @@ impl Keyspace {
         self.settle();
         self.clock = self.clock_at(now);
         let found = self.find(self.cells.hash(key), key)?;
-        if found.head.flags & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
+        if found.head.flags() & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
             return self.drop_due(found, now);
         }
         Some(found)
@@ -777,7 +776,7 @@ impl Keyspace {
 
     /// Is the key or one of its fields due?
     fn is_due(&self, entry: Entry, now: Ms) -> bool {
-        let cell = self.cells.arena.at(entry.cell);
+        let cell = self.cells.arena.at(entry.cell());
         let head = Head::read(cell);
         head.deadline(cell).is_some_and(|due| due <= now)
             || head.fields_due(cell).is_some_and(|due| due <= now)
@@ -786,10 +785,10 @@ impl Keyspace {
     /// Removes what is due of a key: all of it, or fields. What is left of it.
     #[cold]
     fn drop_due(&mut self, found: Found, now: Ms) -> Option<Found> {
-        let cell = self.cells.arena.at(found.entry.cell);
+        let cell = self.cells.arena.at(found.entry.cell());
         let deadline = found.head.deadline(cell);
         if deadline.is_none_or(|due| due > now) {
-            let object = number(self.cells.value(found.entry.cell, found.head));
+            let object = number(self.cells.value(found.entry.cell(), found.head));
             let value = self.objects.at_mut(object);
             let before = heap_of(value);
             each_collection!(value, _text => (), inner => inner.expire(now));
@@ -804,7 +803,7 @@ impl Keyspace {
             }
         }
         if let Some(log) = &mut self.expired {
-            log.push(self.cells.key(found.entry.cell).into());
+            log.push(self.cells.key(found.entry.cell()).into());
         }
         self.bury(found);
         None
@@ -812,33 +811,44 @@ impl Keyspace {
 
     #[inline(always)]
     fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
-        let (at, entry) = self.table.find(hash, |entry| {
-            let cell = self.cells.arena.at(entry.cell);
-            let head = Head::read(cell);
-            let stored = &cell[head.key_at()..head.value_at()];
-            if head.has(LONG_KEY) {
-                key.len() > KEY_MAX && **self.cells.long_keys.at(number(stored)) == *key
-            } else {
-                stored == key
+        // In words of their own: a whole result of two origins would go through memory.
+        let likely = match self.table.first(hash) {
+            First::Nothing => return None,
+            First::Likely(at, entry) => {
+                (self.cells.head_if(entry, key)).map(|head| (at, entry, head))
             }
-        })?;
-        // Read again instead of carried out of the search: the line is near now.
-        let head = Head::read(self.cells.arena.at(entry.cell));
+            First::Elsewhere => None,
+        };
+        let (at, entry, head) = match likely {
+            Some(words) => words,
+            None => {
+                let at = self.find_further(hash, key)?;
+                let entry = self.table.entry_at(at);
+                (at, entry, Head::read(self.cells.arena.at(entry.cell())))
+            }
+        };
         Some(Found { at, entry, head })
+    }
+
+    /// The whole search, for the few keys that the first look does not find.
+    #[inline(never)]
+    fn find_further(&self, hash: u64, key: &[u8]) -> Option<At> {
+        let is = |entry| self.cells.head_if(entry, key).is_some();
+        Some(self.table.find(hash, is)?.0)
     }
 
     /// Finds the key that a cell holds.
     fn find_cell(&self, cell: u64) -> Option<Found> {
         let hash = self.cells.hash(self.cells.key(cell));
-        let (at, entry) = self.table.find(hash, |entry| entry.cell == cell)?;
+        let (at, entry) = self.table.find(hash, |entry| entry.cell() == cell)?;
         let head = Head::read(self.cells.arena.at(cell));
         Some(Found { at, entry, head })
     }
 
     #[inline]
     fn value(&self, found: Found) -> Held<'_> {
-        let stored = self.cells.value(found.entry.cell, found.head);
-        if found.entry.kind == TEXT {
+        let stored = self.cells.value(found.entry.cell(), found.head);
+        if found.entry.kind() == TEXT {
             Held::Text(stored)
         } else {
             Held::Object(self.objects.at(number(stored)))
@@ -846,12 +856,12 @@ impl Keyspace {
     }
 
     fn borrow_mut<T: InValue>(&mut self, found: Found) -> Result<&mut T, WrongType> {
-        if found.entry.kind != code_of(T::KIND) {
+        if found.entry.kind() != code_of(T::KIND) {
             return Err(WrongType);
         }
-        let object = number(self.cells.value(found.entry.cell, found.head));
+        let object = number(self.cells.value(found.entry.cell(), found.head));
         if T::KIND == Kind::Hash || object < self.heap.end {
-            self.unsettled = Some(found.entry.cell);
+            self.unsettled = Some(found.entry.cell());
             if object < self.heap.end {
                 self.heap.before = heap_of(self.objects.at(object));
             }
@@ -888,19 +898,24 @@ impl Keyspace {
     /// Writes a small string over another of the same size class, if that is all there is to do.
     #[inline]
     fn overwrite(&mut self, found: Found, value: &[u8], deadline: Option<Ms>) -> bool {
-        let head = Head {
-            clock: self.clock_over(found.head),
-            value_len: value.len(),
-            ..found.head
-        };
-        if found.entry.kind != TEXT
+        let old = found.head;
+        if value.len() > CELL_MAX {
+            return false;
+        }
+        let head = Head::new(
+            old.flags(),
+            self.clock_over(old),
+            old.key_len(),
+            value.len(),
+        );
+        if found.entry.kind() != TEXT
             || deadline.is_some() != head.has(DEADLINE)
-            || HEAD + TIMER + head.key_len + value.len() > CELL_MAX
+            || HEAD + TIMER + head.key_len() + value.len() > CELL_MAX
             || !Arena::same_class(found.head.size(), head.size())
         {
             return false;
         }
-        let cell = self.cells.arena.at_mut(found.entry.cell);
+        let cell = self.cells.arena.at_mut(found.entry.cell());
         head.write(cell);
         cell[head.value_at()..head.size()].copy_from_slice(value);
         if let Some(due) = deadline {
@@ -911,7 +926,7 @@ impl Keyspace {
 
     /// Changes a large string. Its memory is used again unless a reply still holds it.
     fn update_big<R>(&mut self, found: Found, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let object = number(self.cells.value(found.entry.cell, found.head));
+        let object = number(self.cells.value(found.entry.cell(), found.head));
         let slot = self.objects.at_mut(object);
         let mut text = match slot {
             Value::String(text) => Vec::from(std::mem::take(text)),
@@ -920,10 +935,10 @@ impl Keyspace {
         self.text_bytes -= text.len();
         let result = change(&mut text);
         self.text_bytes += text.len();
-        let key = self.cells.key(found.entry.cell);
+        let key = self.cells.key(found.entry.cell());
         if fits_inline(key, &text) {
             let key = key.to_vec();
-            let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+            let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
             // The emptied object counts nothing when it is released.
             self.text_bytes -= text.len();
             let hash = self.cells.hash(&key);
@@ -945,13 +960,13 @@ impl Keyspace {
     ) {
         let mut long_key = None;
         if let Some(found) = found {
-            self.unindex(found.entry.cell, found.head);
-            if found.entry.kind != TEXT {
+            self.unindex(found.entry.cell(), found.head);
+            if found.entry.kind() != TEXT {
                 let value = self.release(found);
                 self.graveyard.bury(value);
             }
             if found.head.has(LONG_KEY) {
-                let cell = self.cells.arena.at(found.entry.cell);
+                let cell = self.cells.arena.at(found.entry.cell());
                 long_key = Some(number(&cell[found.head.key_at()..]));
             }
         }
@@ -999,17 +1014,13 @@ impl Keyspace {
         if fields.is_some() {
             flags |= FIELDS;
         }
-        let head = Head {
-            flags,
-            clock: found.map_or(self.clock, |found| self.clock_over(found.head)),
-            key_len: stored_key.len(),
-            value_len: value.len(),
-        };
+        let clock = found.map_or(self.clock, |found| self.clock_over(found.head));
+        let head = Head::new(flags, clock, stored_key.len(), value.len());
 
         let cell = match found {
-            Some(found) if Arena::same_class(found.head.size(), head.size()) => found.entry.cell,
+            Some(found) if Arena::same_class(found.head.size(), head.size()) => found.entry.cell(),
             Some(found) => {
-                self.cells.arena.free(found.entry.cell);
+                self.cells.arena.free(found.entry.cell());
                 self.cells.arena.take(head.size())
             }
             None => self.cells.arena.take(head.size()),
@@ -1019,7 +1030,7 @@ impl Keyspace {
         bytes[head.key_at()..head.value_at()].copy_from_slice(stored_key);
         bytes[head.value_at()..head.size()].copy_from_slice(value);
         self.index(cell, head, deadline, fields);
-        let entry = Entry { kind, cell };
+        let entry = Entry::new(kind, cell);
         match found {
             Some(found) => self.table.set(found.at, entry),
             None => {
@@ -1033,22 +1044,22 @@ impl Keyspace {
     /// Gives an entry other timers; its cell may become another one.
     fn reshape(&mut self, found: Found, deadline: Option<Ms>, fields: Option<Ms>) -> Found {
         let old = found.head;
-        self.unindex(found.entry.cell, old);
-        let mut flags = old.flags & !(DEADLINE | FIELDS);
+        self.unindex(found.entry.cell(), old);
+        let mut flags = old.flags() & !(DEADLINE | FIELDS);
         if deadline.is_some() {
             flags |= DEADLINE;
         }
         if fields.is_some() {
             flags |= FIELDS;
         }
-        let head = Head { flags, ..old };
+        let head = Head::new(flags, old.clock(), old.key_len(), old.value_len());
         let mut rest = std::mem::take(&mut self.scratch);
         rest.clear();
-        rest.extend_from_slice(&self.cells.arena.at(found.entry.cell)[old.key_at()..old.size()]);
+        rest.extend_from_slice(&self.cells.arena.at(found.entry.cell())[old.key_at()..old.size()]);
         let cell = if Arena::same_class(old.size(), head.size()) {
-            found.entry.cell
+            found.entry.cell()
         } else {
-            self.cells.arena.free(found.entry.cell);
+            self.cells.arena.free(found.entry.cell());
             self.cells.arena.take(head.size())
         };
         let bytes = self.cells.arena.at_mut(cell);
@@ -1056,10 +1067,7 @@ impl Keyspace {
         bytes[head.key_at()..head.size()].copy_from_slice(&rest);
         self.scratch = rest;
         self.index(cell, head, deadline, fields);
-        let entry = Entry {
-            cell,
-            ..found.entry
-        };
+        let entry = Entry::new(found.entry.kind(), cell);
         self.table.set(found.at, entry);
         Found {
             entry,
@@ -1070,7 +1078,7 @@ impl Keyspace {
 
     /// Changes the deadline of a key that has one.
     fn move_timer(&mut self, found: Found, due: Ms) {
-        let cell = found.entry.cell;
+        let cell = found.entry.cell();
         let item = Item {
             cell,
             fields: false,
@@ -1125,7 +1133,7 @@ impl Keyspace {
 
     /// Removes a key and its value.
     fn bury(&mut self, found: Found) {
-        if found.entry.kind != TEXT {
+        if found.entry.kind() != TEXT {
             let value = self.release(found);
             self.graveyard.bury(value);
         }
@@ -1134,7 +1142,7 @@ impl Keyspace {
 
     /// Takes the object of an entry, which must not be used afterwards.
     fn release(&mut self, found: Found) -> Value {
-        let object = number(self.cells.value(found.entry.cell, found.head));
+        let object = number(self.cells.value(found.entry.cell(), found.head));
         let value = self.objects.remove(object);
         if let Value::String(text) = &value {
             self.text_bytes -= text.len();
@@ -1148,16 +1156,16 @@ impl Keyspace {
 
     /// Removes a key whose object, if it had one, was taken.
     fn drop_entry(&mut self, found: Found) {
-        self.unindex(found.entry.cell, found.head);
+        self.unindex(found.entry.cell(), found.head);
         let cells = &self.cells;
         self.table
             .remove(found.at, |entries, into| cells.hash_all(entries, into));
         if found.head.has(LONG_KEY) {
-            let cell = self.cells.arena.at(found.entry.cell);
+            let cell = self.cells.arena.at(found.entry.cell());
             let long_key = number(&cell[found.head.key_at()..]);
             self.text_bytes -= self.cells.long_keys.remove(long_key).len();
         }
-        self.cells.arena.free(found.entry.cell);
+        self.cells.arena.free(found.entry.cell());
     }
 }
 
@@ -1175,11 +1183,25 @@ impl Cells {
         // every key.
         let touched = entries
             .iter()
-            .fold(0, |sum, entry| sum ^ self.arena.at(entry.cell)[0]);
+            .fold(0, |sum, entry| sum ^ self.arena.at(entry.cell())[0]);
         std::hint::black_box(touched);
         for (entry, into) in entries.iter().zip(into) {
-            *into = self.hash(self.key(entry.cell));
+            *into = self.hash(self.key(entry.cell()));
         }
+    }
+
+    /// The entry's head if this is its key.
+    #[inline(always)]
+    fn head_if(&self, entry: Entry, key: &[u8]) -> Option<Head> {
+        let cell = self.arena.at(entry.cell());
+        let head = Head::read(cell);
+        let stored = &cell[head.key_at()..head.value_at()];
+        let is_it = if head.has(LONG_KEY) {
+            key.len() > KEY_MAX && **self.long_keys.at(number(stored)) == *key
+        } else {
+            is_same(stored, key)
+        };
+        is_it.then_some(head)
     }
 
     fn key(&self, cell: u64) -> &[u8] {
@@ -1212,6 +1234,30 @@ enum Content<'a> {
     Object(Value),
 }
 
+/// Equality of keys: short ones, where a call into a library's comparison costs more than comparing.
+#[inline(always)]
+fn is_same(stored: &[u8], key: &[u8]) -> bool {
+    let len = stored.len();
+    if len != key.len() {
+        return false;
+    }
+    if !(8..=32).contains(&len) {
+        return stored == key;
+    }
+    let word = |bytes: &[u8], at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(word)
+    };
+    let mut differing = word(stored, len - 8) ^ word(key, len - 8);
+    let mut at = 0;
+    while at + 8 < len {
+        differing |= word(stored, at) ^ word(key, at);
+        at += 8;
+    }
+    differing == 0
+}
+
 /// Bytes of a collection outside of its object; large strings are counted by themselves.
 #[inline]
 fn heap_of(value: &Value) -> usize {
@@ -1236,7 +1282,7 @@ fn encoding_of(text: &[u8]) -> &'static str {
 
 #[inline]
 fn kind_of(entry: Entry) -> Kind {
-    match entry.kind {
+    match entry.kind() {
         TEXT | BIG_TEXT => Kind::String,
         3 => Kind::Hash,
         4 => Kind::List,

@@ -6,7 +6,6 @@ use crate::{
     store::{
         entry::{DEADLINE, Lfu, clock_of, idle},
         evict::{Candidate, EvictionPool, Policy},
-        table::Entry,
     },
 };
 
@@ -62,8 +61,8 @@ impl Keyspace {
             .sample(rng.next_u64(), rng.next_u64(), looks, |entry| {
                 batch.push(entry)
             });
-        for Entry { cell, .. } in &batch {
-            self.offer(*cell, sampling, pool, rng, now);
+        for entry in &batch {
+            self.offer(entry.cell(), sampling, pool, rng, now);
         }
         self.batch = batch;
     }
@@ -82,18 +81,18 @@ impl Keyspace {
         // The cell's memory may be gone: only what the table still names may be read.
         let slot = self
             .table
-            .find(candidate.hash, |entry| entry.cell == candidate.cell);
+            .find(candidate.hash, |entry| entry.cell() == candidate.cell);
         let Some((at, entry)) = slot else {
             return false;
         };
-        let head = Head::read(self.cells.arena.at(entry.cell));
+        let head = Head::read(self.cells.arena.at(entry.cell()));
         if policy.is_volatile() && !head.has(DEADLINE) {
             return false;
         }
-        if !policy.is_random() && self.score(entry.cell, policy, now) < candidate.score {
+        if !policy.is_random() && self.score(entry.cell(), policy, now) < candidate.score {
             return false;
         }
-        visit(self.cells.key(entry.cell));
+        visit(self.cells.key(entry.cell()));
         self.bury(Found { at, entry, head });
         true
     }
@@ -138,12 +137,12 @@ impl Keyspace {
                 let Some(lfu) = self.lfu else {
                     return 0;
                 };
-                let counter = lfu.counter(head.clock, self.clock);
+                let counter = lfu.counter(head.clock(), self.clock);
                 // Of those used equally often, the one that was not used for longest.
                 u64::from(u8::MAX as u32 - counter) << 16
-                    | u64::from(Lfu::age(head.clock, self.clock))
+                    | u64::from(Lfu::age(head.clock(), self.clock))
             }
-            _ => u64::MAX - (now / 1000).saturating_sub(idle(head.clock, clock_of(now))),
+            _ => u64::MAX - (now / 1000).saturating_sub(idle(head.clock(), clock_of(now))),
         }
     }
 }
@@ -403,7 +402,7 @@ mod tests {
         let mut place = Some(0);
         while let Some(from) = place {
             place = space.table.walk(from, |entry| {
-                cells.insert(entry.cell);
+                cells.insert(entry.cell());
             });
         }
         for at in 0..space.objects.end() {
