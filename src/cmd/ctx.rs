@@ -268,6 +268,21 @@ pub fn parse_timeout(text: &[u8]) -> Result<Ms, Error> {
     Ok(millis as Ms)
 }
 
+/// The database that SELECT names, of `count`.
+///
+/// # Errors
+/// The reply of Redis, for which these numbers have 32 bits.
+pub fn select(args: Args<'_>, count: usize) -> Result<usize, Error> {
+    let index = int(args, 1)?;
+    if i32::try_from(index).is_err() {
+        return Err(Error::NOT_32_BITS);
+    }
+    match usize::try_from(index) {
+        Ok(index) if index < count => Ok(index),
+        _ => Err(Error::fixed("ERR DB index is out of range")),
+    }
+}
+
 /// An integer argument.
 ///
 /// # Errors

@@ -304,7 +304,7 @@ fn copy(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             replace = true;
         } else if args[at].eq_ignore_ascii_case(b"db") && at + 1 < args.len() {
             at += 1;
-            db = database(ctx, from, int(args, at)?)?;
+            db = database(ctx, from, db_number(args, at)?)?;
         } else {
             return Err(Error::SYNTAX);
         }
@@ -327,7 +327,7 @@ fn copy(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 
 fn move_key(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (key, now) = (args.at(1), ctx.now);
-    let db = database(ctx, key, int(args, 2)?)?;
+    let db = database(ctx, key, db_number(args, 2)?)?;
     if db == ctx.db {
         return Err(SAME_OBJECTS);
     }
@@ -345,8 +345,8 @@ fn move_key(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 
 fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let index = |at: usize, error: Error| {
-        let index = parse_i64(args.at(at)).ok_or(error)?;
-        i32::try_from(index).map_err(|_| DB_RANGE)
+        let index = parse_i64(args.at(at)).and_then(|index| i32::try_from(index).ok());
+        index.ok_or(error)
     };
     let first = index(1, Error::fixed("ERR invalid first DB index"))?;
     let second = index(2, Error::fixed("ERR invalid second DB index"))?;
@@ -616,6 +616,15 @@ fn memory(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// A database number, checked; `key` names a shard that is here.
+/// The number of a database: 32 bits on the wire.
+fn db_number(args: Args<'_>, at: usize) -> Result<i64, Error> {
+    let index = int(args, at)?;
+    match i32::try_from(index) {
+        Ok(_) => Ok(index),
+        Err(_) => Err(Error::NOT_32_BITS),
+    }
+}
+
 fn database(ctx: &mut Ctx<'_>, key: &[u8], index: i64) -> Result<usize, Error> {
     let index = i32::try_from(index).map_err(|_| Error::NOT_INTEGER)?;
     let at = ctx.shards.shard_of(key);

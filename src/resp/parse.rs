@@ -380,8 +380,9 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c | 0)
 }
 
-/// Splits a line with quoted words: `"…"` with escapes, `'…'` without (but for `\'`).
-fn unquote(line: &[u8]) -> Option<OwnedArgs> {
+/// Splits a line with quoted words: `"…"` with escapes, `'…'` without (but for `\'`). `None` if the quotes
+/// do not fit.
+pub fn unquote(line: &[u8]) -> Option<OwnedArgs> {
     let mut args = OwnedArgs::default();
     let mut at = 0;
     loop {

@@ -135,7 +135,7 @@ impl Homes {
         }
         let mut one = None;
         let mut several = false;
-        if let Keys::All = spec.keys {
+        if spec.keys.needs_all(args) {
             return self.place_of_all((0..self.homes.len()).collect());
         }
         spec.keys.for_each(args, |at| {
@@ -164,7 +164,7 @@ impl Homes {
     ) -> Vec<usize> {
         let mut need: Vec<usize> = Vec::new();
         for (spec, args) in commands {
-            if let Keys::All = spec.keys {
+            if spec.keys.needs_all(args) {
                 return (0..self.homes.len()).collect();
             }
             spec.keys

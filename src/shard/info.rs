@@ -288,6 +288,14 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
+        (
+            "busy-reply-threshold",
+            shared.scripts.running().busy_ms().to_string(),
+        ),
+        (
+            "lua-time-limit",
+            shared.scripts.running().busy_ms().to_string(),
+        ),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -306,6 +314,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
+    let mut busy_ms = None;
     let known = parameters(shared);
     for at in (0..pairs.len()).step_by(2) {
         let name = String::from_utf8_lossy(pairs.at(at)).to_lowercase();
@@ -360,6 +369,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.slow_us = parse_i64(value)
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
+            "busy-reply-threshold" | "lua-time-limit" => busy_ms = Some(number()?),
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}
@@ -373,6 +383,9 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 )));
             }
         }
+    }
+    if let Some(busy_ms) = busy_ms {
+        shared.scripts.running().set_busy_ms(busy_ms);
     }
     if let Ok(mut tunables) = shared.tunables.write() {
         *tunables = changed;

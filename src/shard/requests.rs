@@ -9,6 +9,7 @@ use uring::{SocketId, sys};
 use super::{
     blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
+    evict::OUT_OF_MEMORY,
     homes::Place,
     message::{After, Message, Waiting},
     scripts::{Changed, ScriptHost},
@@ -30,6 +31,13 @@ const FETCH_AT: [usize; 3] = [0, 64, 88];
 const FETCH_KEYS_MIN: usize = 8192;
 /// Growth of the buffer of an unfinished request per step, so that a header alone reserves little.
 const INPUT_STEP: usize = 1 << 20;
+
+/// What clients may send while a script of another core runs for too long; SCRIPT and FUNCTION look at
+/// their subcommands themselves.
+const WHILE_BUSY: [&str; 12] = [
+    "SCRIPT", "FUNCTION", "SHUTDOWN", "MULTI", "DISCARD", "WATCH", "UNWATCH", "HELLO", "AUTH",
+    "RESET", "QUIT", "REPLCONF",
+];
 
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
@@ -274,7 +282,7 @@ impl State {
 
     /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
     fn may_short_cut(&self, conn: &Conn) -> bool {
-        conn.is_plain() && !self.shared.loading.load(Relaxed)
+        conn.is_plain() && !self.scripts_busy && !self.shared.loading.load(Relaxed)
     }
 
     /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
@@ -393,15 +401,15 @@ impl State {
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
             if spec.name == "EXEC" {
-                self.discard(conn);
-                let why = error.as_str().trim_start_matches("ERR ");
-                let text = format!("EXECABORT Transaction discarded because of: {why}");
-                return conn.out.error(&Error::text(text));
+                return self.abort_exec(conn, &error);
             }
             return self.refuse(conn, &error);
         }
         conn.last = spec.name;
         if let Some(error) = self.gate(conn, spec) {
+            if spec.name == "EXEC" {
+                return self.abort_exec(conn, &error);
+            }
             return self.refuse(conn, &error);
         }
         if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
@@ -413,9 +421,17 @@ impl State {
         match spec.run {
             Run::Session(verb) => self.session(conn, spec, verb, *args),
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
-            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, *args),
+            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, spec, *args),
             Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
+    }
+
+    /// EXEC cannot be run, so its transaction is over.
+    fn abort_exec(&mut self, conn: &mut Conn, error: &Error) {
+        self.discard(conn);
+        let why = error.as_str().trim_start_matches("ERR ");
+        let text = format!("EXECABORT Transaction discarded because of: {why}");
+        conn.out.error(&Error::text(text));
     }
 
     pub(super) fn refuse(&mut self, conn: &mut Conn, error: &Error) {
@@ -450,6 +466,28 @@ impl State {
                     spec.name.to_lowercase()
                 )));
             }
+        }
+        if self.scripts_busy && !WHILE_BUSY.contains(&spec.name) {
+            return self.shared.scripts.running().busy();
+        }
+        None
+    }
+
+    /// Why a subcommand of SCRIPT or FUNCTION may not be run now; [`gate`](State::gate) lets both pass.
+    fn gate_of_scripts(&mut self, spec: &Spec, args: Args<'_>) -> Option<Error> {
+        let sub = args.at(1).to_ascii_uppercase();
+        let is_function = spec.name == "FUNCTION";
+        let grows = is_function && matches!(&sub[..], b"LOAD" | b"RESTORE");
+        let writes = grows || is_function && matches!(&sub[..], b"DELETE" | b"FLUSH");
+        if writes && self.shared.following.load(Relaxed) {
+            return Some(READ_ONLY);
+        }
+        if grows && self.memory.limit > 0 && !self.make_room() {
+            return Some(OUT_OF_MEMORY);
+        }
+        let allowed = sub == b"KILL" || is_function && sub == b"STATS";
+        if self.scripts_busy && !allowed {
+            return self.shared.scripts.running().busy();
         }
         None
     }
@@ -539,7 +577,7 @@ impl State {
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
                 let mut host = ScriptHost::new(&self.subs, read_only, is_full);
                 let mark = ctx.out.mark();
-                if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
+                if let Err(error) = self.scripts.run(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
@@ -579,10 +617,19 @@ impl State {
         }
     }
 
-    /// SCRIPT.
-    pub(super) fn keep_script(&mut self, conn: &mut Conn, args: Args<'_>) {
+    /// SCRIPT and FUNCTION.
+    pub(super) fn keep_script(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
+        if let Some(error) = self.gate_of_scripts(spec, args) {
+            return self.refuse(conn, &error);
+        }
         let mark = conn.out.mark();
-        if let Err(error) = self.scripts.script(&mut conn.out, args) {
+        let result = if spec.name == "FUNCTION" {
+            let mut host = ScriptHost::new(&self.subs, false, false);
+            self.scripts.function(&mut conn.out, &mut host, args)
+        } else {
+            self.scripts.script(&mut conn.out, args)
+        };
+        if let Err(error) = result {
             conn.out.rewind(mark);
             conn.out.error(&error);
         }

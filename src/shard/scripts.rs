@@ -9,8 +9,6 @@ use crate::{
 
 /// Lua memory of one core.
 pub(super) const MEMORY: usize = 256 << 20;
-/// How long a script may run.
-pub(super) const RUN_MS: u64 = 5000;
 
 /// A command of a script that changed something.
 pub(super) struct Changed {
@@ -76,6 +74,14 @@ impl Host for ScriptHost<'_> {
             _ => return plain_session(ctx, spec, args),
         }
         true
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn is_over_memory(&self) -> bool {
+        self.is_full
     }
 
     fn log(&mut self, level: u8, text: &str) {

@@ -71,13 +71,12 @@ impl State {
                 "ERR AUTH <password> called without any password configured for the default user. Are you \
                  sure your configuration is correct?",
             )),
-            Verb::Select => match parse_i64(args.at(1)) {
-                None => conn.out.error(&Error::NOT_INTEGER),
-                Some(db) if (0..self.shared.settings.databases as i64).contains(&db) => {
-                    conn.db = db as usize;
+            Verb::Select => match cmd::select(args, self.shared.settings.databases) {
+                Ok(db) => {
+                    conn.db = db;
                     conn.out.ok();
                 }
-                Some(_) => conn.out.error(&Error::fixed("ERR DB index is out of range")),
+                Err(error) => conn.out.error(&error),
             },
             Verb::Quit => {
                 conn.out.ok();
@@ -837,7 +836,7 @@ fn describe(out: &mut Out, group: &str, spec: &Spec) {
     }
     if matches!(
         spec.keys,
-        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
+        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. } | Keys::Sort
     ) && !flags.contains(&"movablekeys")
     {
         flags.push("movablekeys");

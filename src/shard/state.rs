@@ -50,6 +50,8 @@ pub(super) struct State {
     pub stats: Stats,
     pub subs: Subscriptions,
     pub scripts: ScriptEngine,
+    /// A script of another core runs for too long. Read once per turn.
+    pub scripts_busy: bool,
     /// Messages that scripts published in this turn.
     pub published: Vec<Message>,
     pub table: Table,
@@ -92,16 +94,21 @@ impl State {
         let settings = &shared.settings;
         let start = Instant::now();
         let limits = script::Limits {
-            run_ms: super::scripts::RUN_MS,
+            alone: cores == 1,
             memory: super::scripts::MEMORY,
         };
-        let clock = Box::new(move || start.elapsed().as_millis() as Ms);
+        let stopping = shared.clone();
+        let clock = Box::new(move || {
+            let is_running = !stopping.is_stopping();
+            is_running.then(|| start.elapsed().as_millis() as Ms)
+        });
         let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
         Ok(Self {
             me,
             homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
             subs: Subscriptions::new(cores),
             scripts,
+            scripts_busy: false,
             published: Vec::new(),
             mesh,
             now: 0,

@@ -40,9 +40,9 @@ pub enum Str<'a> {
     Shared(&'a Bytes),
 }
 
-impl Str<'_> {
+impl<'a> Str<'a> {
     /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &'a [u8] {
         match self {
             Str::Inline(bytes) => bytes,
             Str::Shared(bytes) => bytes,
@@ -246,12 +246,13 @@ impl Keyspace {
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
         self.settle();
         let hash = self.cells.hash(key);
-        let mut found = self.find(hash, key);
-        if self.lfu.is_some()
-            && let Some(found) = &mut found
-        {
-            found.head = found.head.with_clock(self.touched(found.head.clock()));
-        }
+        let found = match self.find(hash, key) {
+            Some(found) if self.lfu.is_some() => {
+                let head = found.head.with_clock(self.touched(found.head.clock()));
+                Some(Found { head, ..found })
+            }
+            found => found,
+        };
         if let Some(found) = found
             && self.overwrite(found, value, deadline)
         {
@@ -451,6 +452,28 @@ impl Keyspace {
             }
         }
         true
+    }
+
+    /// Makes a key look as if it was last used so many seconds ago; without effect where uses are counted.
+    pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
+        if self.lfu.is_none() {
+            let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
+            self.set_clock(key, clock, now);
+        }
+    }
+
+    /// Makes a key look as if it was used so often; without effect where uses are not counted.
+    pub fn set_frequency(&mut self, key: &[u8], frequency: u8, now: Ms) {
+        if self.lfu.is_some() {
+            self.set_clock(key, Lfu::clock_with(frequency, now), now);
+        }
+    }
+
+    fn set_clock(&mut self, key: &[u8], clock: u32, now: Ms) {
+        if let Some(found) = self.live(key, now) {
+            let head = found.head.with_clock(clock);
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
+        }
     }
 
     /// Removes every key. The memory is given back in slices.
@@ -898,16 +921,12 @@ impl Keyspace {
     /// Writes a small string over another of the same size class, if that is all there is to do.
     #[inline]
     fn overwrite(&mut self, found: Found, value: &[u8], deadline: Option<Ms>) -> bool {
-        let old = found.head;
         if value.len() > CELL_MAX {
             return false;
         }
-        let head = Head::new(
-            old.flags(),
-            self.clock_over(old),
-            old.key_len(),
-            value.len(),
-        );
+        let old = found.head;
+        let clock = self.clock_over(old);
+        let head = Head::new(old.flags(), clock, old.key_len(), value.len());
         if found.entry.kind() != TEXT
             || deadline.is_some() != head.has(DEADLINE)
             || HEAD + TIMER + head.key_len() + value.len() > CELL_MAX
@@ -1234,6 +1253,12 @@ enum Content<'a> {
     Object(Value),
 }
 
+/// Bytes of a collection outside of its object; large strings are counted by themselves.
+#[inline]
+fn heap_of(value: &Value) -> usize {
+    each_collection!(value, _text => 0, inner => inner.heap_bytes())
+}
+
 /// Equality of keys: short ones, where a call into a library's comparison costs more than comparing.
 #[inline(always)]
 fn is_same(stored: &[u8], key: &[u8]) -> bool {
@@ -1256,12 +1281,6 @@ fn is_same(stored: &[u8], key: &[u8]) -> bool {
         at += 8;
     }
     differing == 0
-}
-
-/// Bytes of a collection outside of its object; large strings are counted by themselves.
-#[inline]
-fn heap_of(value: &Value) -> usize {
-    each_collection!(value, _text => 0, inner => inner.heap_bytes())
 }
 
 fn fits_inline(key: &[u8], value: &[u8]) -> bool {

@@ -17,7 +17,7 @@ mod table;
 mod value;
 mod zset;
 
-pub use dict::Dict;
+pub use dict::{Dict, seed_collections};
 pub use entry::Lfu;
 pub use evict::{Candidate, EvictionPool, Policy};
 pub use hash::Hash;

@@ -8,4 +8,5 @@ mod life;
 mod memory;
 mod node;
 mod pubsub;
+mod scripts;
 mod session;
