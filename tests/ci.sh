@@ -15,7 +15,7 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks compare dump differ introspect cluster consistency replica bad_input)
+        jobs_celery jobs_bullmq locks compare dump differ introspect cluster consistency replica bad_input evict)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -49,6 +49,7 @@ do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds
 do_introspect() { python3 tests/interop/introspect.py --node "$node"; }
 do_cluster() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/cluster.py --node "$node"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
+do_evict() { python3 tests/interop/evict_quality.py --node "$node" --short; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi

@@ -67,7 +67,9 @@ impl Shard {
     fn make_database(&mut self, at: usize) {
         let seed = self.seed ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut keys = Box::new(Keyspace::new(seed));
-        keys.track(self.tracking.lfu, self.tracked);
+        if self.tracked > 0 {
+            keys.track(self.tracking.lfu, self.tracked);
+        }
         keys.count_collections(self.tracking.collections);
         self.databases[at] = Some(keys);
     }

@@ -117,6 +117,9 @@ fn restore(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         if let Some(secs) = options.idle_secs {
             keys.set_idle(key, secs, now);
         }
+        if let Some(frequency) = options.frequency {
+            keys.set_frequency(key, frequency, now);
+        }
         ctx.changed();
     }
     ctx.out.ok();
@@ -139,31 +142,29 @@ struct Options {
     replace: bool,
     absolute: bool,
     idle_secs: Option<u64>,
+    frequency: Option<u8>,
 }
 
 impl Options {
     fn parse(args: Args<'_>) -> Result<Self, Error> {
         let mut options = Options::default();
-        let (mut has_freq, mut at) = (false, 4);
+        let mut at = 4;
         while let Some(word) = args.get(at) {
             let has_operand = at + 1 < args.len();
             match word.to_ascii_lowercase().as_slice() {
                 b"replace" => options.replace = true,
                 b"absttl" => options.absolute = true,
-                b"idletime" if has_operand && !has_freq => {
+                b"idletime" if has_operand && options.frequency.is_none() => {
                     let idle = u64::try_from(int(args, at + 1)?)
                         .map_err(|_| Error::fixed("ERR Invalid IDLETIME value, must be >= 0"))?;
                     options.idle_secs = Some(idle);
                     at += 1;
                 }
-                // Checked and without effect: how often a key is used is not counted.
                 b"freq" if has_operand && options.idle_secs.is_none() => {
-                    if !(0..=255).contains(&int(args, at + 1)?) {
-                        return Err(Error::fixed(
-                            "ERR Invalid FREQ value, must be >= 0 and <= 255",
-                        ));
-                    }
-                    has_freq = true;
+                    let frequency = u8::try_from(int(args, at + 1)?).map_err(|_| {
+                        Error::fixed("ERR Invalid FREQ value, must be >= 0 and <= 255")
+                    })?;
+                    options.frequency = Some(frequency);
                     at += 1;
                 }
                 _ => return Err(Error::SYNTAX),

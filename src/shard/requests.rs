@@ -298,8 +298,8 @@ impl State {
         if spec.flags & flag::BLOCKING != 0
             || !spec.fits(args.len())
             || !self.homes.is_surely_here(spec, &args)
-            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || (spec.is_write() && self.shared.following.load(Relaxed))
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn
                 .port_shard
                 .is_some_and(|shard| !self.is_at_its_port(shard, spec, args))
@@ -360,6 +360,11 @@ impl State {
             conn.hold = Hold::Mail;
             self.clients.stalled.push(conn.socket);
         }
+        self.hear_beside(conn);
+    }
+
+    /// Tells everybody who is to hear of a change while this connection is worked on.
+    pub(super) fn hear_beside(&mut self, conn: &mut Conn) {
         while let Some(hear) = self.waits.heard.pop_front() {
             match hear {
                 Hear::One(listener) if listener.core == self.me && listener.conn == conn.socket => {
@@ -572,7 +577,7 @@ impl State {
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
         if matches!(work, Work::Script) {
-            self.make_room_for_script(call.from_primary);
+            self.make_room_for_script(call.from_primary, away.is_none());
         }
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,

@@ -66,6 +66,7 @@ impl State {
             Verb::Wait => conn.out.int(0),
             Verb::Debug => self.debug(conn, spec, args, false),
             Verb::Cluster => self.cluster(conn, spec, args, false),
+            Verb::Memory => self.memory_command(conn, args, true),
             _ => self.session(conn, spec, verb, args),
         }
     }
@@ -188,7 +189,7 @@ impl State {
             Verb::Latency => self.latency(conn, spec, args),
             Verb::Cluster => self.cluster(conn, spec, args, true),
             Verb::ReadOnly | Verb::ReadWrite | Verb::Asking => self.cluster_mode(conn),
-            Verb::Memory => self.memory_command(conn, args),
+            Verb::Memory => self.memory_command(conn, args, false),
             Verb::Lolwut => conn
                 .out
                 .verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),

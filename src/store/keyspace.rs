@@ -454,10 +454,23 @@ impl Keyspace {
         true
     }
 
-    /// Makes a key look as if it was last used so many seconds ago.
+    /// Makes a key look as if it was last used so many seconds ago; without effect where uses are counted.
     pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
-        if let Some(found) = self.live(key, now) {
+        if self.lfu.is_none() {
             let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
+            self.set_clock(key, clock, now);
+        }
+    }
+
+    /// Makes a key look as if it was used so often; without effect where uses are not counted.
+    pub fn set_frequency(&mut self, key: &[u8], frequency: u8, now: Ms) {
+        if self.lfu.is_some() {
+            self.set_clock(key, Lfu::clock_with(frequency, now), now);
+        }
+    }
+
+    fn set_clock(&mut self, key: &[u8], clock: u32, now: Ms) {
+        if let Some(found) = self.live(key, now) {
             let head = found.head.with_clock(clock);
             head.write(self.cells.arena.at_mut(found.entry.cell()));
         }

@@ -47,7 +47,6 @@ KNOWN = [
         0,
         "the encoding of a string follows from its bytes, not from how it came to be",
     ),
-    ("conn", r"^CONFIG (SET|GET) maxmemory-policy", 0, "nothing is evicted yet: only noeviction can be set"),
     ("pubsub", r"^1<", 0, "messages for several patterns of one client come in no order"),
     ("wrongtype", r"^SSCAN", 0, "the members of a set come in no order"),
     ("conn", r"^DEBUG SLEEP", 0, "DEBUG is a matter of the server's own; redis-server has it switched off"),
