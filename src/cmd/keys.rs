@@ -7,6 +7,16 @@ use crate::{
     store::Kind,
 };
 
+/// The part of MEMORY that works on stores: USAGE, HELP, and the errors.
+pub static MEMORY_USAGE: Spec = Spec::store(
+    "MEMORY",
+    -2,
+    READ,
+    Keys::one(2),
+    "Returns the memory that a key takes",
+    memory,
+);
+
 /// Rows of this family.
 pub const COMMANDS: &[Spec] = &[
     Spec::store(
@@ -81,14 +91,6 @@ pub const COMMANDS: &[Spec] = &[
         Keys::All,
         "Returns all key names that match a pattern",
         keys,
-    ),
-    Spec::store(
-        "MEMORY",
-        -2,
-        READ,
-        Keys::one(2),
-        "Returns the memory that a key takes",
-        memory,
     ),
     Spec::store(
         "MOVE",
@@ -560,13 +562,11 @@ fn object(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             let encoding = ctx.keys(key).encoding(key, now).unwrap_or_default();
             ctx.out.bulk_str(encoding);
         }
-        b"freq" => {
-            return Err(Error::fixed(
-                "ERR An LFU maxmemory policy is not selected, access frequency not tracked. \
-                 Please note that when switching between policies at runtime LRU and LFU data \
-                 will take some time to adjust.",
-            ));
-        }
+        b"freq" => match meta.frequency {
+            Some(frequency) => ctx.out.int(frequency.into()),
+            None => return Err(NO_FREQUENCY),
+        },
+        b"idletime" if meta.frequency.is_some() => return Err(NO_IDLE_TIME),
         b"idletime" => ctx.out.int(meta.idle_secs as i64),
         _ => {
             // Small integers are shared objects elsewhere, and clients see this number for them.
@@ -589,6 +589,10 @@ fn memory(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             Ok(())
         }
         b"help" => Err(Error::arity("memory|help")),
+        b"doctor" => Err(Error::arity("memory|doctor")),
+        b"malloc-stats" => Err(Error::arity("memory|malloc-stats")),
+        b"purge" => Err(Error::arity("memory|purge")),
+        b"stats" => Err(Error::arity("memory|stats")),
         b"usage" if args.len() < 3 => Err(Error::arity("memory|usage")),
         b"usage" => {
             // The estimate looks at no elements, so that SAMPLES is read and has no effect.
@@ -644,6 +648,14 @@ fn help(ctx: &mut Ctx<'_>, lines: &[&str]) {
     }
 }
 
+const NO_FREQUENCY: Error = Error::fixed(
+    "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
+     switching between policies at runtime LRU and LFU data will take some time to adjust.",
+);
+const NO_IDLE_TIME: Error = Error::fixed(
+    "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching \
+     between policies at runtime LRU and LFU data will take some time to adjust.",
+);
 const SAME_OBJECTS: Error = Error::fixed("ERR source and destination objects are the same");
 const DB_RANGE: Error = Error::fixed("ERR DB index is out of range");
 /// Cursors of keyspaces have this many bits.
@@ -667,6 +679,14 @@ const OBJECT_HELP: &[&str] = &[
 ];
 const MEMORY_HELP: &[&str] = &[
     "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "DOCTOR",
+    "    Return memory problems reports.",
+    "MALLOC-STATS",
+    "    Return internal statistics report from the memory allocator.",
+    "PURGE",
+    "    Attempt to purge dirty pages for reclamation by the allocator.",
+    "STATS",
+    "    Return information about the memory usage of the server.",
     "USAGE <key> [SAMPLES <count>]",
     "    Return memory in bytes used by <key> and its value. Nested values are",
     "    sampled up to <count> times (default: 5, 0 means sample all).",

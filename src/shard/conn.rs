@@ -245,6 +245,14 @@ impl Conn {
         matches!(self.hold, Hold::Free)
     }
 
+    /// Is each reply to be sent at once, and are no commands queued or forbidden?
+    pub fn is_plain(&self) -> bool {
+        self.slots.is_empty()
+            && self.reply_mode == ReplyMode::On
+            && self.multi.is_none()
+            && !self.is_subscribed()
+    }
+
     /// Does the connection listen to channels?
     pub fn is_subscribed(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty()
@@ -339,6 +347,19 @@ impl Conn {
     /// Everything owed, in bytes, replies behind missing ones left out.
     pub fn owed(&self) -> usize {
         self.out.len() + self.pieces_len
+    }
+
+    /// Bytes of memory that the connection holds, roughly.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.input.capacity()
+            + self.spare.capacity()
+            + self.owed()
+            + self.behind_len
+            + self.multi.as_ref().map_or(0, |multi| {
+                let args = multi.queued.iter().map(|(_, args)| args.as_args());
+                args.flat_map(|args| args.iter().map(<[u8]>::len)).sum()
+            })
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?

@@ -8,11 +8,8 @@ use std::{
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{
-    conn::Conn,
-    follow::Follower,
-    message::Message,
-    requests::{GROUP_LEN, State},
-    shared::Shared,
+    conn::Conn, follow::Follower, message::Message, requests::GROUP_LEN, shared::Shared,
+    state::State,
 };
 use crate::{base::Ms, mesh::Mesh, script::EngineError};
 
@@ -135,6 +132,8 @@ impl<R: Reactor> Core<R> {
     fn begin_turn(&mut self) -> bool {
         self.state.now = wall_clock();
         self.state.stats.turns += 1;
+        self.state.begin_memory();
+        self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
         let mut worked = false;
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {

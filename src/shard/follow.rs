@@ -14,11 +14,12 @@ use std::{
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
 use super::{
+    frames::Applied,
     load::{Load, Placement},
     log,
     message::Asker,
-    requests::{Applied, State},
     shared::{FollowView, LinkView, Shared, lock},
+    state::State,
 };
 use crate::{
     base::Ms,

@@ -1,18 +1,27 @@
 //! One core: its loop, its connections and its shards.
 
+mod blocking;
+mod clients;
 mod conn;
 mod core;
+mod evict;
 mod follow;
+mod frames;
 mod homes;
 mod info;
 mod load;
+mod loans;
 mod log;
+mod memory;
 mod message;
 mod pubsub;
 mod requests;
 mod scripts;
 mod session;
 mod shared;
+mod state;
+mod transactions;
+mod upkeep;
 
 pub use self::core::Core;
 pub use log::log;

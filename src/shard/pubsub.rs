@@ -7,7 +7,7 @@ use uring::SocketId;
 use super::{
     conn::Conn,
     message::{CoreId, Message},
-    requests::State,
+    state::State,
 };
 use crate::{
     base::glob_match,

@@ -1,16 +1,14 @@
 //! What scripts of this core may call, and what became of it.
 
-use super::{message::Message, pubsub::Subscriptions, requests::READ_ONLY};
+use super::{evict::OUT_OF_MEMORY, message::Message, pubsub::Subscriptions, requests::READ_ONLY};
 use crate::{
-    cmd::{self, Ctx, Run, Spec},
+    cmd::{self, Ctx, Run, Spec, flag},
     resp::{Args, OwnedArgs},
     script::{Host, plain_session},
 };
 
 /// Lua memory of one core.
 pub(super) const MEMORY: usize = 256 << 20;
-/// How long a script may run.
-pub(super) const RUN_MS: u64 = 5000;
 
 /// A command of a script that changed something.
 pub(super) struct Changed {
@@ -24,15 +22,18 @@ pub(super) struct ScriptHost<'a> {
     subs: &'a Subscriptions,
     /// This node follows a primary, and the script comes from a client.
     read_only: bool,
+    /// Memory was short when the script began.
+    is_full: bool,
     changed: Vec<Changed>,
     published: Vec<Message>,
 }
 
 impl<'a> ScriptHost<'a> {
-    pub(super) fn new(subs: &'a Subscriptions, read_only: bool) -> Self {
+    pub(super) fn new(subs: &'a Subscriptions, read_only: bool, is_full: bool) -> Self {
         Self {
             subs,
             read_only,
+            is_full,
             changed: Vec::new(),
             published: Vec::new(),
         }
@@ -48,6 +49,12 @@ impl Host for ScriptHost<'_> {
     fn command(&mut self, ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> bool {
         match spec.run {
             Run::Store(_) if self.read_only && spec.is_write() => ctx.out.error(&READ_ONLY),
+            // A script that has begun to write may go on: half of its work done would be worse.
+            Run::Store(_)
+                if self.is_full && spec.flags & flag::DENY_OOM != 0 && self.changed.is_empty() =>
+            {
+                ctx.out.error(&OUT_OF_MEMORY);
+            }
             Run::Store(function) => {
                 let before = ctx.dirty;
                 cmd::run(ctx, function, args);
@@ -67,6 +74,14 @@ impl Host for ScriptHost<'_> {
             _ => return plain_session(ctx, spec, args),
         }
         true
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn is_over_memory(&self) -> bool {
+        self.is_full
     }
 
     fn log(&mut self, level: u8, text: &str) {

@@ -6,8 +6,8 @@ use super::{
     conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
     info,
     message::{ClientFilter, Message, Question},
-    requests::State,
     shared::{FollowView, lock},
+    state::State,
 };
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
@@ -95,6 +95,8 @@ impl State {
             Verb::Command => command(conn, &self.table, args),
             Verb::Config => self.config(conn, args),
             Verb::Info => {
+                // What this core last told may be a beat old.
+                self.publish();
                 let text = info::text(&self.shared, self.now, args);
                 conn.out.verbatim(&text);
             }
@@ -156,6 +158,7 @@ impl State {
             Verb::SlowLog => self.slow_log(conn, args),
             Verb::Latency => latency(conn, args),
             Verb::Cluster => self.cluster(conn, args),
+            Verb::Memory => self.memory_command(conn, args),
             Verb::Lolwut => conn.out.verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
@@ -549,7 +552,11 @@ impl State {
             }
             (b"SET", 4..) if args.len().is_multiple_of(2) => {
                 match info::set_parameters(&self.shared, args.rest(2)) {
-                    Ok(()) => conn.out.ok(),
+                    Ok(()) => {
+                        // Here they hold at once, elsewhere from the next turn on.
+                        self.begin_memory();
+                        conn.out.ok();
+                    }
                     Err(error) => conn.out.error(&error),
                 }
             }
@@ -855,7 +862,7 @@ fn describe(out: &mut Out, group: &str, spec: &Spec) {
     }
     if matches!(
         spec.keys,
-        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
+        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. } | Keys::Sort
     ) && !flags.contains(&"movablekeys")
     {
         flags.push("movablekeys");

@@ -1,0 +1,304 @@
+//! Who waits for a key: blocked commands, their time-outs, and the order in which they are served.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use super::{
+    conn::{Blocked, Conn, GiveUp, Hold},
+    homes::{Listener, Place, Want},
+    loans::Job,
+    message::{After, CoreId, Message},
+    requests::{Call, Work},
+    state::State,
+};
+use crate::{
+    base::Ms,
+    cmd::{self, Block, Spec},
+    resp::{Args, Out, OwnedArgs},
+};
+
+/// Who is to hear of a change.
+pub(super) enum Hear {
+    /// This one.
+    One(Listener),
+    /// Those of this round, one after the other.
+    Round(u64),
+}
+
+/// What waits for keys, and who is yet to hear of changed ones.
+#[derive(Default)]
+pub(super) struct Waits {
+    /// When blocked connections give up, by the index of their socket.
+    pub deadlines: BTreeSet<(Ms, u32)>,
+    pub heard: VecDeque<Hear>,
+    /// Blocked clients of several cores that want the same keys, by the number of their round.
+    rounds: HashMap<u64, VecDeque<Listener>>,
+    next_round: u64,
+}
+
+impl State {
+    /// A command found nothing to do: the connection waits for one of its keys.
+    pub(super) fn start_block(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+        block: Block,
+        slot: Option<u64>,
+    ) -> bool {
+        let args = block.again.unwrap_or_else(|| OwnedArgs::copy(args.iter()));
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Retry,
+        };
+        let owned = args.as_args();
+        spec.keys.for_each(owned, |at| {
+            let shard = self.homes.shards.shard_of(owned.at(at));
+            if self.homes.owner(shard) == self.me {
+                self.homes.listen(shard, conn.db, owned.at(at), listener);
+            }
+        });
+        let slot = slot.unwrap_or_else(|| conn.open_slot());
+        self.hold_blocked(
+            conn,
+            Blocked {
+                spec,
+                args,
+                db: conn.db,
+                deadline: block.deadline,
+                on_timeout: GiveUp::Null(block.on_timeout),
+                slot,
+                trying: false,
+                again: false,
+            },
+        );
+        true
+    }
+
+    pub(super) fn hold_blocked(&mut self, conn: &mut Conn, blocked: Blocked) {
+        if let Some(deadline) = blocked.deadline {
+            self.waits.deadlines.insert((deadline, conn.socket.index));
+        }
+        self.stats.blocked += 1;
+        conn.hold = Hold::Blocked(Box::new(blocked));
+    }
+
+    /// Has the owners of a blocked command's borrowed shards register it.
+    pub(super) fn listen_away(&mut self, conn: &Conn, away: &mut Vec<(usize, After)>) {
+        let Hold::Blocked(blocked) = &conn.hold else {
+            return;
+        };
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Retry,
+        };
+        let args = blocked.args.as_args();
+        blocked.spec.keys.for_each(args, |at| {
+            let shard = self.homes.shards.shard_of(args.at(at));
+            if self.homes.owner(shard) != self.me {
+                away.push((
+                    shard,
+                    After::Listen(blocked.db, args.at(at).to_vec(), listener),
+                ));
+            }
+        });
+    }
+
+    /// Forgets that a connection is blocked; what it was blocked on.
+    pub(super) fn leave_block(&mut self, conn: &mut Conn) -> Option<Box<Blocked>> {
+        let Hold::Blocked(_) = conn.hold else {
+            return None;
+        };
+        let Hold::Blocked(blocked) = std::mem::take(&mut conn.hold) else {
+            return None;
+        };
+        if let Some(deadline) = blocked.deadline {
+            self.waits.deadlines.remove(&(deadline, conn.socket.index));
+        }
+        self.stats.blocked -= 1;
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Retry,
+        };
+        let args = blocked.args.as_args();
+        blocked.spec.keys.for_each(args, |at| {
+            let shard = self.homes.shards.shard_of(args.at(at));
+            let owner = self.homes.owner(shard);
+            if owner == self.me {
+                self.homes
+                    .unlisten(shard, blocked.db, args.at(at), listener);
+            } else {
+                self.mesh.send(
+                    owner,
+                    Message::Unlisten(shard, blocked.db, args.at(at).to_vec(), listener),
+                );
+            }
+        });
+        Some(blocked)
+    }
+
+    /// Tries a blocked command again; false if that goes on until its shards have been collected.
+    fn retry(&mut self, conn: &mut Conn, round: Option<(CoreId, u64)>) -> bool {
+        let Hold::Blocked(blocked) = &mut conn.hold else {
+            return true;
+        };
+        if blocked.trying {
+            blocked.again = true;
+            return true;
+        }
+        let (spec, db) = (blocked.spec, blocked.db);
+        let Some(run) = Work::of(spec) else {
+            return true;
+        };
+        let need = self.homes.shards_of([(spec, blocked.args.as_args())]);
+        if let Place::Collect(need) = self.homes.place_of_all(need) {
+            blocked.trying = true;
+            let (conn, slot) = (conn.socket, blocked.slot);
+            self.collect(need, Job::Retry { conn, slot, round });
+            return false;
+        }
+        let args = blocked.args.clone();
+        let mut out = Out::new(conn.out.proto);
+        let call = Call::of(db, true);
+        let block = self.run_here(spec, run, &args.as_args(), call, &mut out, None);
+        if block.is_none() && !stays_blocked(spec, &out) {
+            self.unblock(conn, out);
+        }
+        true
+    }
+
+    pub(super) fn retry_collected(
+        &mut self,
+        conn: &mut Conn,
+        slot: u64,
+        away: &mut Vec<(usize, After)>,
+    ) -> Option<Out> {
+        // Its time may have run out meanwhile, and what it is blocked on now needs other shards.
+        let Hold::Blocked(blocked) = &mut conn.hold else {
+            return None;
+        };
+        if blocked.slot != slot {
+            return None;
+        }
+        blocked.trying = false;
+        let (spec, db, args) = (blocked.spec, blocked.db, blocked.args.clone());
+        let run = Work::of(spec)?;
+        let mut out = Out::new(conn.out.proto);
+        let block = self.run_here(
+            spec,
+            run,
+            &args.as_args(),
+            Call::of(db, true),
+            &mut out,
+            Some(away),
+        );
+        (block.is_none() && !stays_blocked(spec, &out)).then_some(out)
+    }
+
+    /// Answers a blocked command; the connection's next requests may run.
+    pub(super) fn unblock(&mut self, conn: &mut Conn, reply: Out) {
+        let Some(blocked) = self.leave_block(conn) else {
+            return;
+        };
+        conn.fill_slot(blocked.slot, reply);
+        self.wake(conn);
+    }
+
+    pub(super) fn give_up(&mut self, conn: &mut Conn) {
+        let Hold::Blocked(blocked) = &conn.hold else {
+            return;
+        };
+        let mut out = Out::new(conn.out.proto);
+        match blocked.on_timeout {
+            GiveUp::Null(cmd::OnTimeout::Null) => out.null(),
+            GiveUp::Null(cmd::OnTimeout::NullArray) => out.null_array(),
+            GiveUp::Count(count) => out.int(count),
+        }
+        self.unblock(conn, out);
+    }
+
+    /// Notes who is to hear of a change, in the order they came. Blocked clients are served in that
+    /// order too: where one of another core is among them, those behind it wait until it has tried.
+    pub(super) fn note_heard(&mut self, heard: Vec<Listener>) {
+        let is_round = heard.len() > 1
+            && heard
+                .iter()
+                .any(|listener| listener.want == Want::Retry && listener.core != self.me);
+        if !is_round {
+            return self.waits.heard.extend(heard.into_iter().map(Hear::One));
+        }
+        let mut round = VecDeque::new();
+        for listener in heard {
+            match listener.want {
+                Want::Retry => round.push_back(listener),
+                Want::Taint(_) => self.waits.heard.push_back(Hear::One(listener)),
+            }
+        }
+        self.waits.rounds.insert(self.waits.next_round, round);
+        self.waits
+            .heard
+            .push_back(Hear::Round(self.waits.next_round));
+        self.waits.next_round += 1;
+    }
+
+    pub(super) fn hear_all(&mut self) {
+        while let Some(hear) = self.waits.heard.pop_front() {
+            match hear {
+                Hear::One(listener) => self.hear(listener),
+                Hear::Round(round) => self.go_round(round),
+            }
+        }
+    }
+
+    /// Lets the next clients of a round try, up to one of another core, which says when it has tried.
+    pub(super) fn go_round(&mut self, id: u64) {
+        while let Some(listener) = self.waits.rounds.get_mut(&id).and_then(VecDeque::pop_front) {
+            if listener.core != self.me {
+                return self
+                    .mesh
+                    .send(listener.core, Message::Heard(listener, Some(id)));
+            }
+            self.hear(listener);
+        }
+        self.waits.rounds.remove(&id);
+    }
+
+    /// Somebody's key changed: tries the blocked command again, or voids the transaction.
+    pub(super) fn hear(&mut self, listener: Listener) {
+        if listener.core != self.me {
+            return self
+                .mesh
+                .send(listener.core, Message::Heard(listener, None));
+        }
+        self.hear_here(listener, None);
+    }
+
+    /// The same for a connection of this core. Whoever goes round is told once it has tried.
+    pub(super) fn hear_here(&mut self, listener: Listener, round: Option<(CoreId, u64)>) {
+        let mut tried = true;
+        if let Some(mut conn) = self.take_conn(listener.conn) {
+            match listener.want {
+                Want::Taint(_) => conn.hear_taint(listener.want),
+                Want::Retry => tried = self.retry(&mut conn, round),
+            }
+            self.put_conn(conn);
+        }
+        if tried {
+            self.end_try(round);
+        }
+    }
+
+    pub(super) fn end_try(&mut self, round: Option<(CoreId, u64)>) {
+        if let Some((core, id)) = round {
+            self.mesh.send(core, Message::Tried(id));
+        }
+    }
+}
+
+/// A client that waits for elements of a list or sorted set goes on waiting when the key comes to
+/// hold something else; one that reads for a group is told.
+fn stays_blocked(spec: &Spec, reply: &Out) -> bool {
+    reply.as_bytes().starts_with(b"-WRONGTYPE") && spec.name != "XREADGROUP"
+}

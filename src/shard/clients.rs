@@ -1,0 +1,151 @@
+//! The connections of a core: who is there, who has something to send, who may go on.
+
+use std::{collections::VecDeque, net::SocketAddr, sync::atomic::Ordering::Relaxed};
+
+use uring::SocketId;
+
+use super::{
+    conn::{Conn, Hold},
+    state::State,
+};
+use crate::resp::{Error, Out};
+
+/// The connections of this core. The one that is worked on is not in its place.
+#[derive(Default)]
+pub(super) struct Clients {
+    /// By the index of their socket.
+    pub places: Vec<Option<Box<Conn>>>,
+    /// What they held at the last beat.
+    pub bytes: usize,
+    /// Those in their places and the one that is worked on.
+    pub count: usize,
+    /// Connections with something to send.
+    pub listed: Vec<u32>,
+    /// Connections whose next requests may run. They run at the end of the turn: a queue of them may be
+    /// longer than the stack is deep.
+    pub woken: VecDeque<SocketId>,
+    /// Connections that are held because other cores cannot follow.
+    pub stalled: Vec<SocketId>,
+}
+
+impl State {
+    /// Takes in a new connection; false if there are too many. It is then told so and closed.
+    pub(super) fn accept(&mut self, socket: SocketId, peer: Option<SocketAddr>) -> bool {
+        let others = self
+            .shared
+            .clients()
+            .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
+        let refused = others + self.clients.count >= self.tunables.conns_max;
+        let index = socket.index as usize;
+        if self.clients.places.len() <= index {
+            self.clients.places.resize_with(index + 1, || None);
+        }
+        let id = self.shared.next_client();
+        let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
+        self.clients.count += 1;
+        if refused {
+            self.stats.refused += 1;
+            conn.receiving = false;
+            conn.closing = true;
+            conn.out
+                .error(&Error::fixed("ERR max number of clients reached"));
+            self.list(&mut conn);
+        } else {
+            self.stats.accepted += 1;
+        }
+        self.clients.places[index] = Some(conn);
+        !refused
+    }
+
+    pub(super) fn take_conn(&mut self, socket: SocketId) -> Option<Box<Conn>> {
+        let place = self.clients.places.get_mut(socket.index as usize)?;
+        if place.as_ref()?.socket != socket {
+            return None;
+        }
+        place.take()
+    }
+
+    pub(super) fn take_conn_at(&mut self, index: u32) -> Option<Box<Conn>> {
+        self.clients.places.get_mut(index as usize)?.take()
+    }
+
+    /// Puts a connection back after work on it; it is freed if that ended it.
+    pub(super) fn put_conn(&mut self, conn: Box<Conn>) {
+        if conn.is_gone() {
+            return;
+        }
+        let index = conn.socket.index as usize;
+        self.clients.places[index] = Some(conn);
+    }
+
+    pub(super) fn conns(&self) -> impl Iterator<Item = &Conn> {
+        self.clients.places.iter().flatten().map(|conn| &**conn)
+    }
+
+    /// Notes that a connection may have something to send.
+    #[inline]
+    pub(super) fn list(&mut self, conn: &mut Conn) {
+        if !conn.listed {
+            conn.listed = true;
+            self.clients.listed.push(conn.socket.index);
+        }
+    }
+
+    pub(super) fn next_listed(&mut self) -> Option<u32> {
+        self.clients.listed.pop()
+    }
+
+    /// A connection that had to wait may go on with its requests, at the end of this turn.
+    pub(super) fn wake(&mut self, conn: &mut Conn) {
+        conn.hold = Hold::Free;
+        self.clients.woken.push_back(conn.socket);
+        self.list(conn);
+    }
+
+    /// Wakes a connection that was held because too much was owed, if that is over.
+    pub(super) fn relieve(&mut self, conn: &mut Conn) {
+        if matches!(conn.hold, Hold::SlowReader) && conn.has_room() {
+            self.wake(conn);
+        }
+    }
+
+    pub(super) fn resume(&mut self, conn: &mut Conn) {
+        if !conn.input.is_empty() {
+            self.run_kept(conn);
+        }
+        if conn.ended && conn.is_free() {
+            conn.closing = true;
+        }
+        self.list(conn);
+    }
+
+    /// The peer finished sending, or the connection failed.
+    pub(super) fn on_end(&mut self, conn: &mut Conn, finished: bool) {
+        conn.ended = true;
+        if !finished {
+            return self.drop_conn(conn);
+        }
+        // Whoever sends nothing more and waits may be gone altogether, and is never told; what it is owed
+        // for earlier requests is still sent.
+        if let Some(blocked) = self.leave_block(conn) {
+            conn.fill_slot(blocked.slot, Out::new(conn.out.proto));
+        }
+        self.unsubscribe_all(conn);
+        // Requests that came before the end are still answered.
+        conn.closing = conn.is_free();
+        self.list(conn);
+    }
+
+    /// Ends a connection at once: nothing more is sent, what it waited for is forgotten.
+    pub(super) fn drop_conn(&mut self, conn: &mut Conn) {
+        if conn.is_gone() {
+            return;
+        }
+        self.leave_block(conn);
+        self.unwatch(conn);
+        self.unsubscribe_all(conn);
+        self.dropped.push(conn.socket);
+        self.clients.count -= 1;
+        conn.mark_gone();
+    }
+}

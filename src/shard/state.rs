@@ -1,0 +1,192 @@
+//! Everything of a core but its ring, and what its turns still have to do.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use uring::SocketId;
+
+use super::{
+    blocking::Waits,
+    clients::Clients,
+    evict::Memory,
+    homes::Homes,
+    loans::Loans,
+    message::{Asker, CoreId, Message},
+    pubsub::Subscriptions,
+    session::Gather,
+    shared::{Shared, Tunables},
+};
+use crate::{
+    base::{Ms, Rng},
+    cmd::{Spec, Table},
+    mesh::Mesh,
+    resp::{Out, ParseLimits, Parser},
+    script::{self, EngineError, ScriptEngine},
+};
+
+/// Counters of this core, copied to [`Shared`] once per tick.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub(super) struct Stats {
+    pub commands: u64,
+    pub accepted: u64,
+    pub refused: u64,
+    pub blocked: usize,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub turns: u64,
+    pub expired: u64,
+    pub evicted: u64,
+    pub protocol_errors: u64,
+}
+
+/// Everything of a core but its ring.
+pub(super) struct State {
+    pub me: CoreId,
+    pub mesh: Mesh<Message>,
+    pub shared: Arc<Shared>,
+    pub homes: Homes,
+    pub now: Ms,
+    pub rng: Rng,
+    pub stats: Stats,
+    pub subs: Subscriptions,
+    pub scripts: ScriptEngine,
+    /// A script of another core runs for too long. Read once per turn.
+    pub scripts_busy: bool,
+    /// Messages that scripts published in this turn.
+    pub published: Vec<Message>,
+    pub table: Table,
+    pub tunables: Tunables,
+    /// Sockets to close at the end of the turn.
+    pub dropped: Vec<SocketId>,
+    /// Frames that other cores applied.
+    pub applied: Vec<Asker>,
+    /// Loads that are done, with their stream and session.
+    pub loaded: Vec<(usize, u64, bool)>,
+    pub tunables_version: u64,
+    pub limits: ParseLimits,
+    pub clients: Clients,
+    pub loans: Loans,
+    pub waits: Waits,
+    pub parser: Parser,
+    /// Where replies go that nobody reads.
+    pub scratch: Out,
+    /// The command found last, with its name as a number.
+    pub last_name: u64,
+    pub last_command: Option<&'static Spec>,
+    pub gathers: HashMap<u64, Gather>,
+    pub next_gather: u64,
+    /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
+    pub follow_request: Option<Option<(String, u16)>>,
+    pub freeing: bool,
+    /// More keys are due than one turn may remove.
+    pub more_due: bool,
+    pub memory: Memory,
+    pub last_log: Ms,
+}
+
+impl State {
+    pub(super) fn new(
+        mesh: Mesh<Message>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Result<Self, EngineError> {
+        let (me, cores) = (mesh.me(), mesh.cores());
+        let settings = &shared.settings;
+        let start = Instant::now();
+        let limits = script::Limits {
+            alone: cores == 1,
+            memory: super::scripts::MEMORY,
+        };
+        let stopping = shared.clone();
+        let clock = Box::new(move || {
+            let is_running = !stopping.is_stopping();
+            is_running.then(|| start.elapsed().as_millis() as Ms)
+        });
+        let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
+        Ok(Self {
+            me,
+            homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
+            subs: Subscriptions::new(cores),
+            scripts,
+            scripts_busy: false,
+            published: Vec::new(),
+            mesh,
+            now: 0,
+            rng: Rng::seeded(seed ^ me as u64),
+            stats: Stats::default(),
+            table: Table::build(),
+            tunables: Tunables::default(),
+            tunables_version: 0,
+            limits: ParseLimits::default(),
+            dropped: Vec::new(),
+            applied: Vec::new(),
+            loaded: Vec::new(),
+            clients: Clients::default(),
+            loans: Loans::default(),
+            waits: Waits::default(),
+            parser: Parser::default(),
+            scratch: Out::default(),
+            last_name: 0,
+            last_command: None,
+            gathers: HashMap::new(),
+            next_gather: 0,
+            follow_request: None,
+            freeing: false,
+            more_due: false,
+            memory: Memory::default(),
+            last_log: 0,
+            shared,
+        })
+    }
+
+    /// Must the core not sleep?
+    pub(super) fn has_work(&self) -> bool {
+        self.freeing
+            || self.more_due
+            || self.memory.has_work()
+            || self.loans.load.is_some()
+            || !self.clients.listed.is_empty()
+            || !self.loans.ready.is_empty()
+            || !self.clients.woken.is_empty()
+            || !self.clients.stalled.is_empty()
+            || self.mesh.has_unsent()
+    }
+
+    /// Runs what became possible during the turn: complete collections, and requests of connections that
+    /// had to wait. True if there was any.
+    pub(super) fn go_on(&mut self) -> bool {
+        if !self.mesh.is_congested() {
+            for socket in std::mem::take(&mut self.clients.stalled) {
+                if let Some(mut conn) = self.take_conn(socket) {
+                    self.wake(&mut conn);
+                    self.put_conn(conn);
+                }
+            }
+        }
+        let worked = !self.loans.ready.is_empty() || !self.clients.woken.is_empty();
+        self.run_ready();
+        // Those woken meanwhile have their turn in the next round of the loop.
+        for _ in 0..self.clients.woken.len() {
+            let Some(mut conn) = self
+                .clients
+                .woken
+                .pop_front()
+                .and_then(|socket| self.take_conn(socket))
+            else {
+                continue;
+            };
+            if conn.is_free() {
+                self.resume(&mut conn);
+            }
+            self.put_conn(conn);
+        }
+        self.run_ready();
+        worked
+    }
+
+    pub(super) fn run_ready(&mut self) {
+        while let Some(collection) = self.loans.ready.pop_front() {
+            self.run_collected(collection);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! MULTI, EXEC and WATCH.
+
+use super::{
+    conn::{Conn, Hold},
+    homes::{Listener, Place, Want},
+    loans::Job,
+    message::{After, Message},
+    requests::{Call, Work},
+    state::State,
+};
+use crate::{
+    cmd::{self, Keys, Run, Spec, flag},
+    resp::{Args, Error, Out, OwnedArgs},
+};
+
+const EXEC_ABORT: Error =
+    Error::fixed("EXECABORT Transaction discarded because of previous errors.");
+
+impl State {
+    pub(super) fn runs_in_multi(&self, spec: &Spec) -> bool {
+        matches!(
+            spec.name,
+            "EXEC" | "DISCARD" | "MULTI" | "WATCH" | "RESET" | "QUIT"
+        )
+    }
+
+    pub(super) fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
+        // The answers of other cores come too late for EXEC.
+        let asks_all = matches!(spec.run, Run::Session(cmd::Verb::Client))
+            && args.get(1).is_some_and(|sub| {
+                sub.eq_ignore_ascii_case(b"list") || sub.eq_ignore_ascii_case(b"kill")
+            });
+        if spec.flags & flag::NO_MULTI != 0 || asks_all {
+            return self.refuse(
+                conn,
+                &Error::fixed("ERR Command not allowed inside a transaction"),
+            );
+        }
+        if let Some(multi) = &mut conn.multi {
+            multi.queued.push((spec, OwnedArgs::copy(args.iter())));
+        }
+        conn.out.simple("QUEUED");
+    }
+
+    /// EXEC.
+    pub(super) fn exec(&mut self, conn: &mut Conn) {
+        let Some(multi) = &conn.multi else {
+            return conn.out.error(&Error::fixed("ERR EXEC without MULTI"));
+        };
+        if multi.failed {
+            self.discard(conn);
+            return conn.out.error(&EXEC_ABORT);
+        }
+        if conn.tainted {
+            self.discard(conn);
+            return conn.out.null_array();
+        }
+        let commands = multi
+            .queued
+            .iter()
+            .map(|(spec, args)| (*spec, args.as_args()));
+        let need = self.homes.shards_of(commands);
+        // A watched key may be on another core, whose word that it changed may be on its way: holding
+        // its shard makes sure that the word has come.
+        let mut need = need;
+        need.extend(
+            conn.watching
+                .iter()
+                .map(|(_, key)| self.homes.shards.shard_of(key)),
+        );
+        need.sort_unstable();
+        need.dedup();
+        match self.homes.place_of_all(need) {
+            Place::Collect(need) => {
+                let slot = conn.open_slot();
+                conn.hold = Hold::Loan;
+                self.collect(
+                    need,
+                    Job::Exec {
+                        conn: conn.socket,
+                        slot,
+                    },
+                );
+            }
+            _ => {
+                let fresh = Out::new(conn.out.proto);
+                let mut out = std::mem::replace(&mut conn.out, fresh);
+                self.exec_queued(conn, &mut out, &mut Vec::new());
+                conn.out = out;
+            }
+        }
+    }
+
+    /// Runs the queued commands; all their shards are here.
+    pub(super) fn exec_queued(
+        &mut self,
+        conn: &mut Conn,
+        out: &mut Out,
+        away: &mut Vec<(usize, After)>,
+    ) {
+        let tainted = conn.tainted || self.has_expired(&conn.watching);
+        let multi = conn.multi.take().unwrap_or_default();
+        self.unwatch(conn);
+        if tainted {
+            return out.null_array();
+        }
+        out.array(multi.queued.len());
+        for (spec, args) in multi.queued {
+            let args = args.as_args();
+            if let Some(error) = self.gate(conn, spec) {
+                out.error(&error);
+                continue;
+            }
+            match (spec.run, Work::of(spec)) {
+                (_, Some(run))
+                    if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
+                {
+                    self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
+                }
+                (Run::Session(verb), _) => {
+                    // The reply goes where EXEC's replies go.
+                    let mut outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
+                    self.session_in_exec(conn, spec, verb, args);
+                    std::mem::swap(&mut outer, &mut conn.out);
+                    // HELLO may have changed it.
+                    out.proto = outer.proto;
+                    out.append(&mut outer);
+                }
+                _ => {
+                    let outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
+                    self.keep_script(conn, spec, args);
+                    out.append(&mut std::mem::replace(&mut conn.out, outer));
+                }
+            }
+        }
+        conn.set_proto(out.proto);
+    }
+
+    /// Has one of some keys, whose shards are here, come due without anybody having looked?
+    fn has_expired(&mut self, watched: &[(usize, Vec<u8>)]) -> bool {
+        let now = self.now;
+        watched.iter().any(|(db, key)| {
+            let keys = self.homes.shards.of(*db, key);
+            keys.note_expired(true);
+            keys.meta(key, now);
+            let expired = !keys.take_expired().is_empty();
+            keys.note_expired(false);
+            expired
+        })
+    }
+
+    pub(super) fn discard(&mut self, conn: &mut Conn) {
+        conn.multi = None;
+        self.unwatch(conn);
+    }
+
+    /// WATCH.
+    pub(super) fn watch(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Taint(conn.watch_round),
+        };
+        for key in args.rest(1).iter() {
+            conn.watching.push((conn.db, key.to_vec()));
+            let shard = self.homes.shards.shard_of(key);
+            let owner = self.homes.owner(shard);
+            if owner == self.me {
+                self.homes.listen(shard, conn.db, key, listener);
+            } else {
+                self.mesh.send(
+                    owner,
+                    Message::Listen(shard, conn.db, key.to_vec(), listener, None),
+                );
+            }
+        }
+        // No answer of the other cores is needed before the next request: mailboxes keep their order,
+        // and EXEC holds the shards of watched keys, so it hears of every change before it runs.
+        conn.out.ok();
+    }
+
+    pub(super) fn unwatch(&mut self, conn: &mut Conn) {
+        conn.tainted = false;
+        let listener = Listener {
+            core: self.me,
+            conn: conn.socket,
+            want: Want::Taint(conn.watch_round),
+        };
+        conn.watch_round += 1;
+        for (db, key) in std::mem::take(&mut conn.watching) {
+            let shard = self.homes.shards.shard_of(&key);
+            let owner = self.homes.owner(shard);
+            if owner == self.me {
+                self.homes.unlisten(shard, db, &key, listener);
+            } else {
+                self.mesh
+                    .send(owner, Message::Unlisten(shard, db, key, listener));
+            }
+        }
+    }
+}
