@@ -49,7 +49,8 @@ impl Caller<'_, '_> {
         if spec.flags & flag::NO_SCRIPT != 0 {
             return refused("ERR This Redis command is not allowed from script");
         }
-        if self.read_only && spec.is_write() {
+        // A message may go on to replicas, so it counts as a write.
+        if self.read_only && (spec.is_write() || spec.name == "PUBLISH") {
             return refused("ERR Write commands are not allowed from read-only scripts.");
         }
         let grows = self.refuse_growth && spec.flags & flag::DENY_OOM != 0;

@@ -130,6 +130,9 @@ impl State {
                 conn.out.verbatim(&text);
             }
             Verb::Shutdown => {
+                if let Err(error) = shutdown_options(args) {
+                    return conn.out.error(&error);
+                }
                 super::log(&format!("client {}: SHUTDOWN", conn.peer_text()));
                 self.shared.stop.store(true, Relaxed);
                 conn.closing = true;
@@ -759,4 +762,28 @@ fn client_filter(args: Args<'_>, from: usize) -> Result<ClientFilter, Error> {
         }
     }
     Ok(filter)
+}
+
+/// SHUTDOWN's words: a slip of the pen must not end the node, nor a wish to save that it cannot meet.
+fn shutdown_options(args: Args<'_>) -> Result<(), Error> {
+    let (mut save, mut no_save, mut abort, mut force) = (false, false, false, false);
+    for word in args.rest(1).iter() {
+        match &word.to_ascii_lowercase()[..] {
+            b"save" => save = true,
+            b"nosave" => no_save = true,
+            b"abort" => abort = true,
+            b"force" => force = true,
+            b"now" => {}
+            _ => return Err(Error::SYNTAX),
+        }
+    }
+    if (abort && args.len() > 2) || (save && no_save) {
+        Err(Error::SYNTAX)
+    } else if abort {
+        Err(Error::fixed("ERR No shutdown in progress."))
+    } else if save && !force {
+        Err(Error::fixed("ERR Errors trying to SHUTDOWN. Check logs."))
+    } else {
+        Ok(())
+    }
 }

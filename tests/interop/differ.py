@@ -696,6 +696,11 @@ def refused(w):
     if b"LEX" in verb or b"BYLEX" in [x.upper() for x in w]:
         # Ranges by member are only defined where all scores are equal.
         return len(w) > 2 and not (w[1][:1] == b"y" and (verb != b"ZRANGESTORE" or w[2][:1] == b"y"))
+    if verb in (b"SORT", b"SORT_RO"):
+        # A pattern without a star sorts by nothing, and texts by which to sort may be equal or missing: what is
+        # equal comes in any order.
+        alpha = b"ALPHA" in [x.upper() for x in w]
+        return any(x.upper() == b"BY" and (alpha or b"*" not in y) for x, y in zip(w, w[1:]))
     if verb in (b"ZRANK", b"ZREVRANK"):
         return len(w) > 3  # Redis 7.2 and later know one more word
     if verb == b"ZADD" and len(w) > 2 and w[1][:1] == b"y":
