@@ -140,7 +140,7 @@ CALLS = [
 # The reply of the command is not the script's.
 AROUND = [
     b"redis.call(unpack(ARGV)) return redis.call('EXISTS', 's0', 'l0', 'h0', 'z0')",
-    b"local r = redis.pcall(unpack(ARGV)) if type(r) == 'table' and r.err then return r.err end return type(r)",
+    b"local r = redis.pcall(unpack(ARGV)) if type(r) == 'table' and r.err then return {err = r.err} end return type(r)",
     b"redis.call(unpack(ARGV)) error({err = 'MINE after'})",
     b"local r = redis.call(unpack(ARGV)) return {type(r), #ARGV}",
 ]

@@ -168,22 +168,14 @@ BY_HAND = [
     ("list-plain", b"\x01" + length(3) + text(b"a") + b"\xc0\x07" + text(b"b" * 100), 5),
     ("list-ziplist", b"\x0a" + text(ziplist(MIXED)), 5),
     ("list-quicklist", b"\x0e" + length(2) + text(ziplist(MIXED)) + text(ziplist([1, b"end"])), 7),
-    (
-        "list-quicklist2",
-        b"\x12" + length(2) + b"\x01" + text(b"big") + b"\x02" + text(listpack(MIXED[:8])),
-        10,
-    ),
+    ("list-quicklist2", b"\x12" + length(2) + b"\x01" + text(b"big") + b"\x02" + text(listpack(MIXED[:8])), 10),
     ("set-plain", b"\x02" + length(3) + text(b"a") + b"\xc0\x07" + text(b"b" * 100), 5),
     ("set-intset16", b"\x0b" + text(intset(2, [-5, 0, 300])), 5),
     ("set-intset32", b"\x0b" + text(intset(4, [-5, 0, 70000])), 5),
     ("set-intset64", b"\x0b" + text(intset(8, [-(2**40), 0, 2**50])), 5),
     ("set-listpack", b"\x14" + text(listpack([b"a", 1, b"b" * 70])), 11),
     ("zset-plain", b"\x03" + zset_texts(["1", "-2.5", "inf", "-inf", "1e+22", "0.1"]), 5),
-    (
-        "zset-2",
-        b"\x05" + length(2) + text(b"a") + struct.pack("<d", 1.5) + text(b"b") + struct.pack("<d", -0.1),
-        8,
-    ),
+    ("zset-2", b"\x05" + length(2) + text(b"a") + struct.pack("<d", 1.5) + text(b"b") + struct.pack("<d", -0.1), 8),
     ("zset-ziplist", b"\x0c" + text(ziplist([b"low", -3, b"mid", b"1.5", b"high", b"inf"])), 5),
     ("zset-listpack", b"\x11" + text(listpack([b"low", b"-inf", b"mid", b"1.5", b"high", 9])), 10),
     ("hash-plain", b"\x04" + length(2) + text(b"f") + text(b"v") + text(b"g") + b"\xc0\x05", 5),
@@ -250,10 +242,7 @@ VALUES = [
     ),
     (
         "stream",
-        [
-            ["XADD", "KEY", "%d-%d" % (at // 3 + 1, at % 3), "f", str(at), "g", "v" * (at % 90)]
-            for at in range(400)
-        ]
+        [["XADD", "KEY", "%d-%d" % (at // 3 + 1, at % 3), "f", str(at), "g", "v" * (at % 90)] for at in range(400)]
         + [["XADD", "KEY", "900-1", "other", "1"], ["XDEL", "KEY", "3-1", "900-1"]],
     ),
     ("stream-empty", [["XADD", "KEY", "5-5", "f", "v"], ["XTRIM", "KEY", "MAXLEN", "0"]]),
@@ -350,9 +339,7 @@ def commands(count, a, b):
                         count.fail(name, "%s: %s" % (line[0], reply.value))
             of_a, of_b = a.call("DUMP", key).value, b.call("DUMP", key).value
             if config == "yes" and key in SAME:
-                count.check(
-                    name + " same bytes", of_a == of_b, "\n  redis %r\n  node  %r" % (of_a[:300], of_b[:300])
-                )
+                count.check(name + " same bytes", of_a == of_b, "\n  redis %r\n  node  %r" % (of_a[:300], of_b[:300]))
             for conn, whose, payload in ((a, "redis", of_b), (b, "node", of_a), (b, "itself", of_b)):
                 reply = conn.call("RESTORE", key + ":2", "0", payload, "REPLACE")
                 told = "%s: %s restores it" % (name, whose)
@@ -361,10 +348,7 @@ def commands(count, a, b):
                     continue
                 want, got = view(conn, key), view(conn, key + ":2")
                 count.check(told, want == got, "\n  want %.600r\n  got  %.600r" % (want, got))
-                both = (
-                    conn.call("OBJECT", "ENCODING", key).raw,
-                    conn.call("OBJECT", "ENCODING", key + ":2").raw,
-                )
+                both = conn.call("OBJECT", "ENCODING", key).raw, conn.call("OBJECT", "ENCODING", key + ":2").raw
                 count.check(told + " in the same encoding", both[0] == both[1], repr(both))
             payloads.append(of_a)
     return payloads
@@ -444,9 +428,7 @@ def damaged(count, b, payloads, opts):
             if again.is_error:
                 count.fail("damaged payload %d of seed %d dumped again" % (at, opts.seed), again.value)
             b.call("DEL", "damaged:2")
-    count.check(
-        "%d damaged payloads, %d of them refused" % (opts.damage, refused), refused > opts.damage // 4
-    )
+    count.check("%d damaged payloads, %d of them refused" % (opts.damage, refused), refused > opts.damage // 4)
 
 
 if __name__ == "__main__":
