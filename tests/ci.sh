@@ -14,7 +14,7 @@ logs=target/ci
 node=target/release/ringkeep
 mkdir -p "$logs"
 
-STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare random
+STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare sessions random
         replica bad_input)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
@@ -36,6 +36,7 @@ do_smoke_rust() {
         serve target/interop/debug/smoke-rust
 }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
+do_sessions() { python3 tests/interop/sessions.py --node "$node" --threads 2; }
 do_random() {
     python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --seed 1 --out "$logs" &&
         python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --seed 2 --out "$logs"

@@ -23,7 +23,7 @@ mod zsets;
 
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
 pub use session::Verb;
-pub use spec::{Keys, Run, Spec, flag};
+pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
 
 use crate::resp::{Args, Error};
 

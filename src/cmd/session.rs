@@ -45,6 +45,56 @@ pub enum Verb {
     Watch,
 }
 
+impl Verb {
+    /// The subcommands of a command that has some, as `command|subcommand` in small letters, with their
+    /// arity. Empty for all others.
+    pub fn subcommands(self) -> &'static [(&'static str, i16)] {
+        match self {
+            Verb::Client => CLIENT,
+            Verb::PubSub => PUBSUB_SUBCOMMANDS,
+            Verb::SlowLog => SLOWLOG,
+            _ => &[],
+        }
+    }
+}
+
+const CLIENT: &[(&str, i16)] = &[
+    ("client|caching", 3),
+    ("client|getname", 2),
+    ("client|getredir", 2),
+    ("client|help", 2),
+    ("client|id", 2),
+    ("client|info", 2),
+    ("client|kill", -3),
+    ("client|list", -2),
+    ("client|no-evict", 3),
+    ("client|no-touch", 3),
+    ("client|pause", -3),
+    ("client|reply", 3),
+    ("client|setinfo", 4),
+    ("client|setname", 3),
+    ("client|tracking", -3),
+    ("client|trackinginfo", 2),
+    ("client|unblock", -3),
+    ("client|unpause", 2),
+];
+
+const PUBSUB_SUBCOMMANDS: &[(&str, i16)] = &[
+    ("pubsub|channels", -2),
+    ("pubsub|help", 2),
+    ("pubsub|numpat", 2),
+    ("pubsub|numsub", -2),
+    ("pubsub|shardchannels", -2),
+    ("pubsub|shardnumsub", -2),
+];
+
+const SLOWLOG: &[(&str, i16)] = &[
+    ("slowlog|get", -2),
+    ("slowlog|help", 2),
+    ("slowlog|len", 2),
+    ("slowlog|reset", 2),
+];
+
 const ALWAYS: u32 = LOADING | STALE | FAST;
 
 /// Rows of this family.

@@ -13,8 +13,10 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{self, Block, Spec},
-    resp::{Args, Out, OwnedArgs},
+    resp::{Args, Error, Out, OwnedArgs},
 };
+
+const UNBLOCKED: Error = Error::fixed("UNBLOCKED client unblocked via CLIENT UNBLOCK");
 
 /// Who is to hear of a change.
 pub(super) enum Hear {
@@ -204,6 +206,22 @@ impl State {
         };
         conn.fill_slot(blocked.slot, reply);
         self.wake(conn);
+    }
+
+    /// CLIENT UNBLOCK: answers a blocked command as if its time were up, or with an error; false if the
+    /// connection does not block.
+    pub(super) fn unblock_early(&mut self, conn: &mut Conn, with_error: bool) -> bool {
+        if !matches!(conn.hold, Hold::Blocked(_)) {
+            return false;
+        }
+        if with_error {
+            let mut out = Out::new(conn.out.proto);
+            out.error(&UNBLOCKED);
+            self.unblock(conn, out);
+        } else {
+            self.give_up(conn);
+        }
+        true
     }
 
     pub(super) fn give_up(&mut self, conn: &mut Conn) {

@@ -24,11 +24,18 @@ pub(super) struct Clients {
     pub woken: VecDeque<SocketId>,
     /// Connections that are held because other cores cannot follow.
     pub stalled: Vec<SocketId>,
+    /// Connections that CLIENT PAUSE holds.
+    pub paused: Vec<SocketId>,
 }
 
 impl State {
     /// Takes in a new connection; false if there are too many. It is then told so and closed.
-    pub(super) fn accept(&mut self, socket: SocketId, peer: Option<SocketAddr>) -> bool {
+    pub(super) fn accept(
+        &mut self,
+        socket: SocketId,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> bool {
         let others = self
             .shared
             .clients()
@@ -40,6 +47,7 @@ impl State {
         }
         let id = self.shared.next_client();
         let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
+        conn.local = local;
         self.clients.count += 1;
         if refused {
             self.stats.refused += 1;

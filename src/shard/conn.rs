@@ -43,6 +43,8 @@ pub enum Hold {
     Blocked(Box<Blocked>),
     /// Too many messages to other cores wait.
     Mail,
+    /// CLIENT PAUSE: the next request has not begun.
+    Paused,
     /// The client does not read its replies, or too many of them are missing.
     SlowReader,
 }
@@ -86,6 +88,13 @@ pub struct Multi {
     pub failed: bool,
 }
 
+impl Multi {
+    /// Bytes of the queued commands.
+    pub fn bytes_len(&self) -> usize {
+        self.queued.iter().map(|(_, args)| args.bytes_len()).sum()
+    }
+}
+
 /// CLIENT REPLY.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReplyMode {
@@ -107,6 +116,8 @@ pub struct Conn {
     pub id: u64,
     /// The other end; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// This end; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
     /// Replies not yet handed to the ring.
     pub out: Out,
     /// Where replies go while older ones are missing.
@@ -185,6 +196,7 @@ impl Conn {
             socket,
             id,
             peer,
+            local: None,
             out: Out::default(),
             side: Out::default(),
             slots: VecDeque::new(),
@@ -243,6 +255,11 @@ impl Conn {
     /// Is the next request free to run?
     pub fn is_free(&self) -> bool {
         matches!(self.hold, Hold::Free)
+    }
+
+    /// Does CLIENT PAUSE hold the next request?
+    pub fn is_paused(&self) -> bool {
+        matches!(self.hold, Hold::Paused)
     }
 
     /// Does the connection listen to channels?
@@ -339,6 +356,11 @@ impl Conn {
     /// Everything owed, in bytes, replies behind missing ones left out.
     pub fn owed(&self) -> usize {
         self.out.len() + self.pieces_len
+    }
+
+    /// Large replies on their way, in pieces.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?

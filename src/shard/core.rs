@@ -203,7 +203,8 @@ impl<R: Reactor> Core<R> {
                 socket,
                 peer,
             } => {
-                if self.state.accept(socket, peer) {
+                let local = self.reactor.local_addr(socket);
+                if self.state.accept(socket, peer, local) {
                     self.reactor.start_receiving(socket);
                 }
             }

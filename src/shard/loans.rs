@@ -454,10 +454,10 @@ impl State {
                 self.deliver(None, &channel, &message);
             }
             Message::Ask(gather, question) => {
-                let (count, text) = self.answer_question(&question, None);
-                self.mesh.send(from, Message::Answer(gather, count, text));
+                let answer = self.answer_question(&question, None);
+                self.mesh.send(from, Message::Answer(gather, answer));
             }
-            Message::Answer(gather, count, text) => self.on_answer(gather, count, &text),
+            Message::Answer(gather, answer) => self.on_answer(gather, answer),
             Message::Follow(_) => {}
         }
         self.run_ready();

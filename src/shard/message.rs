@@ -4,6 +4,7 @@ use uring::SocketId;
 
 pub use crate::mesh::CoreId;
 use crate::{
+    base::Ms,
     cmd::{Shard, Spec},
     resp::{Out, OwnedArgs, Proto},
 };
@@ -74,6 +75,21 @@ pub enum Question {
     ClientList(ClientFilter),
     /// Close connections; how many were closed.
     ClientKill(ClientFilter),
+    /// Hold requests (all, or those that may write) until this time.
+    Pause(Ms, bool),
+    /// Let them run again.
+    Unpause,
+    /// Answer the blocked command of this client as if its time were up, or with an error.
+    Unblock(u64, bool),
+}
+
+/// One core's part of an answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// A number, to be added to the others'.
+    pub count: i64,
+    /// Lines with the number that orders them.
+    pub lines: Vec<(u64, String)>,
 }
 
 /// Which connections CLIENT LIST and CLIENT KILL mean. Absent conditions hold for all.
@@ -85,10 +101,22 @@ pub struct ClientFilter {
     pub addr: Option<String>,
     /// Bound to this local address.
     pub local: Option<String>,
-    /// `normal` or `pubsub`.
-    pub class: Option<String>,
+    /// Of this kind.
+    pub class: Option<Class>,
+    /// Accepted so many seconds ago or earlier.
+    pub age_secs: Option<u64>,
     /// All but this id.
     pub except: Option<u64>,
+}
+
+/// The kinds of clients that Redis tells apart. The last two are nobody here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Class {
+    Normal,
+    PubSub,
+    Replica,
+    Primary,
 }
 
 /// What cores say to each other.
@@ -125,8 +153,8 @@ pub enum Message {
     Published(Vec<u8>, Vec<u8>),
     /// Answer this.
     Ask(u64, Question),
-    /// The answer: a number and a text.
-    Answer(u64, i64, Vec<u8>),
+    /// The answer.
+    Answer(u64, Answer),
     /// Core 0 is to follow this primary, or nobody.
     Follow(Option<(String, u16)>),
 }

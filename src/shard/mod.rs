@@ -1,6 +1,7 @@
 //! One core: its loop, its connections and its shards.
 
 mod blocking;
+mod client;
 mod clients;
 mod conn;
 mod core;
@@ -12,6 +13,7 @@ mod load;
 mod loans;
 mod log;
 mod message;
+mod oddities;
 mod pubsub;
 mod requests;
 mod scripts;

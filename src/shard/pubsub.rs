@@ -15,6 +15,20 @@ use crate::{
     resp::{Args, Out},
 };
 
+const HELP: &[&str] = &[
+    "CHANNELS [<pattern>]",
+    "    Return the currently active channels matching a <pattern> (default: '*').",
+    "NUMPAT",
+    "    Return number of subscriptions to patterns.",
+    "NUMSUB [<channel> ...]",
+    "    Return the number of subscribers for the specified channels, excluding",
+    "    pattern subscriptions(default: no channels).",
+    "SHARDCHANNELS [<pattern>]",
+    "    Return the currently active shard level channels matching a <pattern> (default: '*').",
+    "SHARDNUMSUB [<shardchannel> ...]",
+    "    Return the number of subscribers for the specified shard level channel(s)",
+];
+
 /// The subscriptions of the node as one core knows them. Other cores announce their counts, so
 /// PUBLISH can answer at once with the number of receivers.
 #[derive(Debug)]
@@ -303,8 +317,9 @@ impl State {
                     conn.out.len_int(known.map_or(0, Topic::len));
                 }
             }
+            (b"HELP", _) => conn.out.help("PUBSUB", HELP),
             (b"NUMPAT", 2) => conn.out.len_int(self.subs.patterns.len()),
-            _ => super::session::unknown_subcommand(conn, "pubsub", args),
+            _ => super::session::wrong_form(conn, "PUBSUB", args),
         }
     }
 }

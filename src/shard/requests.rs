@@ -170,12 +170,15 @@ impl State {
             }
             for (args, end) in &requests {
                 self.request(conn, args);
-                from = *end;
                 if !conn.is_free() || conn.closing {
+                    if !conn.is_paused() {
+                        from = *end;
+                    }
                     drop(requests);
                     parser.clear();
                     break 'buffer;
                 }
+                from = *end;
             }
             drop(requests);
             from = parsed;
@@ -183,6 +186,9 @@ impl State {
                 None => parser.clear(),
                 Some(Ok(Step::Unquoted { args, end })) => {
                     self.request(conn, &args.as_args());
+                    if conn.is_paused() {
+                        break;
+                    }
                     from = end;
                     if !conn.is_free() || conn.closing {
                         break;
@@ -277,7 +283,7 @@ impl State {
         let behind = conn.begin_reply();
         let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
         self.dispatch(conn, args);
-        if mode != ReplyMode::On {
+        if mode != ReplyMode::On && !conn.is_paused() {
             Self::silence(conn, mode, mark, slot);
         }
         conn.end_reply(behind);
@@ -338,6 +344,15 @@ impl State {
         if let Some(error) = self.gate(conn, spec) {
             return self.refuse(conn, &error);
         }
+        if self.odd != 0 {
+            return self.carry_out_oddly(conn, spec, args);
+        }
+        self.carry_out(conn, spec, args);
+    }
+
+    /// Queues or runs a request that nothing speaks against.
+    #[inline]
+    pub(super) fn carry_out(&mut self, conn: &mut Conn, spec: &'static Spec, args: &Args<'_>) {
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }

@@ -1,18 +1,19 @@
 //! Everything of a core but its ring, and what its turns still have to do.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use uring::SocketId;
 
 use super::{
     blocking::Waits,
+    client::Gathers,
     clients::Clients,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
+    oddities::Pause,
     pubsub::Subscriptions,
     requests::GROUP_LEN,
-    session::Gather,
     shared::{Shared, Tunables},
 };
 use crate::{
@@ -68,8 +69,10 @@ pub(super) struct State {
     /// Where replies go that nobody reads.
     pub scratch: Out,
     pub group: Vec<(usize, usize, usize)>,
-    pub gathers: HashMap<u64, Gather>,
-    pub next_gather: u64,
+    pub gathers: Gathers,
+    /// Why requests take the long way: see [`odd`].
+    pub odd: u8,
+    pub pause: Option<Pause>,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     pub freeing: bool,
@@ -118,8 +121,9 @@ impl State {
             parser: Parser::default(),
             scratch: Out::default(),
             group: Vec::with_capacity(GROUP_LEN),
-            gathers: HashMap::new(),
-            next_gather: 0,
+            gathers: Gathers::default(),
+            odd: 0,
+            pause: None,
             follow_request: None,
             freeing: false,
             more_due: false,

@@ -9,7 +9,7 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{self, Keys, Run, Spec, flag},
+    cmd::{Keys, Run, Spec, flag},
     resp::{Args, Error, Out, OwnedArgs},
 };
 
@@ -25,11 +25,15 @@ impl State {
     }
 
     pub(super) fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
+        let full = match spec.subcommand(args) {
+            Ok(full) => full.unwrap_or_default(),
+            Err(error) => return self.refuse(conn, &error),
+        };
         // The answers of other cores come too late for EXEC.
-        let asks_all = matches!(spec.run, Run::Session(cmd::Verb::Client))
-            && args.get(1).is_some_and(|sub| {
-                sub.eq_ignore_ascii_case(b"list") || sub.eq_ignore_ascii_case(b"kill")
-            });
+        let asks_all = matches!(
+            full,
+            "client|kill" | "client|list" | "client|pause" | "client|unblock" | "client|unpause"
+        );
         if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,

@@ -75,6 +75,7 @@ impl State {
                 self.put_conn(conn);
             }
         }
+        self.end_pause(now);
         self.expire(now);
         let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         for index in 0..self.clients.places.len() {
@@ -119,6 +120,9 @@ impl State {
     /// Removes some keys that are due; the next turn goes on if more are.
     fn expire(&mut self, now: Ms) {
         self.more_due = false;
+        if self.pause.is_some() {
+            return;
+        }
         // A replica of a primary that sends no DEL for expired keys must do this by its own clock too.
         for shard in self.homes.own() {
             if !self.homes.shards.has(shard) {

@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""What clients say about themselves and to each other: CLIENT and its kin, told to redis-server and to the
+node in the same words, with every reply and every message compared byte for byte.
+
+    sessions.py --node BINARY           (or --a HOST:PORT --b HOST:PORT: redis-server and the node)
+    --threads N                         cores of the node (default 2)
+    --only NAME                         only scenarios whose name starts so
+
+A scenario speaks over named connections. Where redis-server is older than what the node follows, a check
+is said in words (`only_node`) instead.
+"""
+
+import argparse
+import re
+import time
+
+from wire import Broken, Closed, Conn, Count, Scratch, addr_of, encode, node_server, redis_server, wait_until
+
+
+class Talk:
+    """The named connections of one scenario to one server, and what came back."""
+
+    def __init__(self, addr, is_node):
+        self.addr, self.is_node = addr, is_node
+        self.conns, self.ids, self.said = {}, {}, []
+        self.wrong = []
+
+    def conn(self, name):
+        if name not in self.conns:
+            self.conns[name] = Conn(self.addr, 5.0)
+            ident = self.conns[name].call("CLIENT", "ID").value
+            self.ids[name] = ident
+        return self.conns[name]
+
+    def id(self, name):
+        self.conn(name)
+        return self.ids[name]
+
+    def note(self, label, raw):
+        self.said.append("%s -> %r" % (label, raw))
+
+    def name_ids(self, raw):
+        """Ids, ports and times differ from server to server: their owner's name stands in for them."""
+        for name, ident in self.ids.items():
+            raw = re.sub(rb"(?<=:)%d(?=\r\n)" % ident, b"<%s>" % name.encode(), raw)
+            raw = re.sub(rb"(?<=id=)%d(?= )" % ident, b"<%s>" % name.encode(), raw)
+            port = self.conns[name].sock.getsockname()[1]
+            raw = raw.replace(b"127.0.0.1:%d" % port, b"<%s>" % name.encode())
+        return re.sub(rb"\d{10}\.\d{6}", b"<time>", raw)
+
+    def call(self, name, *args):
+        """Sends a request and notes its reply."""
+        reply = self.conn(name).call(*args)
+        names = {str(ident): "<%s>" % of for of, ident in self.ids.items()}
+        for of, conn in self.conns.items():
+            names["127.0.0.1:%d" % conn.sock.getsockname()[1]] = "<%s>" % of
+        words = " ".join(names.get(str(arg), str(arg)) for arg in args)
+        self.note("%s %s" % (name, words), self.name_ids(reply.raw))
+        return reply
+
+    def send(self, name, *args):
+        self.conn(name).send(*args)
+
+    def read(self, name):
+        """Notes the next thing that comes to a connection."""
+        try:
+            reply = self.conn(name).read()
+            self.note("%s reads" % name, self.name_ids(reply.raw))
+            return reply
+        except Closed as e:
+            self.note("%s reads" % name, b"<closed>" if "silent" not in str(e) else b"<nothing>")
+            return None
+
+    def reads(self, name, count):
+        """The next things that come, in whatever order."""
+        got = sorted(self.name_ids(self.conn(name).read().raw) for _ in range(count))
+        self.note("%s reads" % name, got)
+
+    def quiet(self, name):
+        """Nothing but the answer to this has come."""
+        self.call(name, "ECHO", "quiet")
+
+    def only_node(self, label, want, got):
+        """A check of the node alone, for what redis-server does not know yet."""
+        if self.is_node and want != got:
+            self.wrong.append("%s: %r instead of %r" % (label, got, want))
+
+    def until(self, what, check):
+        wait_until(what, 5, check)
+
+    def close(self, *names):
+        for name in names or list(self.conns):
+            self.conns.pop(name).close()
+
+
+def fields_of(line):
+    return dict(field.split("=", 1) for field in line.decode().split())
+
+
+# ---- CLIENT ----
+
+
+def client_errors(t):
+    for words in [
+        "CLIENT GETNAME x", "CLIENT ID 1", "CLIENT NOPE", "CLIENT SETNAME", "CLIENT REPLY nope", "CLIENT REPLY",
+        "CLIENT NO-EVICT", "CLIENT NO-EVICT maybe", "CLIENT NO-EVICT on", "CLIENT NO-EVICT off",
+        "CLIENT KILL", "CLIENT KILL a b", "CLIENT KILL ID 0", "CLIENT KILL ID x", "CLIENT KILL TYPE nope",
+        "CLIENT KILL USER nobody", "CLIENT KILL SKIPME maybe", "CLIENT KILL ADDR", "CLIENT KILL ID 999999",
+        "CLIENT KILL 1.2.3.4:5", "CLIENT KILL ADDR 1.2.3.4:5 LADDR 1.2.3.4:6", "CLIENT KILL ID 1 2",
+        "CLIENT KILL TYPE master", "CLIENT KILL TYPE replica", "CLIENT KILL TYPE slave",
+        "CLIENT LIST TYPE", "CLIENT LIST TYPE nope", "CLIENT LIST ID", "CLIENT LIST ID x", "CLIENT LIST NOPE",
+        "CLIENT LIST TYPE master", "CLIENT LIST TYPE replica", "CLIENT LIST ID 999999", "CLIENT LIST ID 0 -4",
+        "CLIENT LIST TYPE normal x",
+        "CLIENT PAUSE", "CLIENT PAUSE x", "CLIENT PAUSE -1", "CLIENT PAUSE 1 nope", "CLIENT PAUSE 1 write x",
+        "CLIENT UNPAUSE x", "CLIENT UNPAUSE",
+        "CLIENT UNBLOCK", "CLIENT UNBLOCK x", "CLIENT UNBLOCK 999999", "CLIENT UNBLOCK 1 nope",
+        "CLIENT UNBLOCK 1 error x", "CLIENT UNBLOCK -5 TIMEOUT",
+        "CLIENT GETREDIR", "CLIENT GETREDIR x", "CLIENT CACHING", "CLIENT TRACKINGINFO x", "CLIENT TRACKING",
+        "SLOWLOG NOPE", "SLOWLOG LEN 1", "SLOWLOG GET 1 2", "PUBSUB NOPE", "PUBSUB NUMPAT 1", "PUBSUB CHANNELS a b",
+    ]:
+        t.call("one", *words.split())
+    t.call("one", "CLIENT", "SETNAME", "a b")
+    t.call("one", "CLIENT", "SETNAME", "ok")
+    t.call("one", "CLIENT", "GETNAME")
+    t.call("one", "CLIENT", "SETNAME", "")
+    t.call("one", "CLIENT", "GETNAME")
+    t.call("one", "MULTI")
+    t.call("one", "CLIENT", "NOPE")
+    t.call("one", "EXEC")
+    t.call("one", "MULTI")
+    t.call("one", "CLIENT", "ID", "x")
+    t.call("one", "EXEC")
+
+
+def client_help(t):
+    help = [line.decode() for line in t.conn("one").ask("CLIENT", "HELP")]
+    newer = {
+        "    * ID <client-id>", "      Kill connections by client id.", "    * MAXAGE <maxage>",
+        "      Kill connections older than the specified age.", "SETINFO <option> <value>",
+        "    Set client meta attr. Options are:", "    * LIB-NAME: the client lib name.",
+        "    * LIB-VER: the client lib version.", "NO-TOUCH (ON|OFF)",
+        "    Will not touch LRU/LFU stats when this mode is on.",
+    }
+    t.call("one", "SLOWLOG", "HELP")
+    t.call("one", "PUBSUB", "HELP")
+    t.note("CLIENT HELP", [line for line in help if line not in newer])
+    t.only_node("lines of newer servers", len(newer), len([line for line in help if line in newer]))
+
+
+def client_list(t):
+    for name in ["one", "two", "three"]:
+        t.call(name, "CLIENT", "SETNAME", name)
+    t.call("two", "SELECT", "3")
+    t.call("two", "MULTI")
+    t.call("two", "SET", "a", "b")
+    t.call("three", "SUBSCRIBE", "x", "y")
+    lines = t.conn("one").ask("CLIENT", "LIST").splitlines()
+    seen = ["name", "flags", "db", "sub", "psub", "ssub", "multi", "events", "cmd", "user", "redir", "resp"]
+    for line in lines:
+        fields = fields_of(line)
+        if fields["name"]:
+            t.note("line", [(name, fields[name]) for name in seen])
+            own = "127.0.0.1:%d" % t.conns[fields["name"]].sock.getsockname()[1]
+            t.note("addr", [fields["addr"] == own, fields["laddr"] == "127.0.0.1:%d" % t.addr[1]])
+    ids = [int(fields_of(line)["id"]) for line in lines]
+    t.note("sorted", ids == sorted(ids))
+    names = list(fields_of(lines[0]))
+    t.note("fields", [name for name in names if name not in ("lib-name", "lib-ver")])
+    t.only_node("fields of newer servers", ["lib-name", "lib-ver"], names[-2:])
+    some = t.conn("one").ask("CLIENT", "LIST", "ID", t.id("three"), t.id("one"), 999999, t.id("three"))
+    t.note("in the order asked for", [fields_of(line)["name"] for line in some.splitlines()])
+    for kind in ["normal", "pubsub"]:
+        some = t.conn("one").ask("CLIENT", "LIST", "TYPE", kind).splitlines()
+        t.note(kind, [fields_of(line)["name"] for line in some if fields_of(line)["name"]])
+    t.note("INFO", fields_of(t.conn("one").ask("CLIENT", "INFO"))["cmd"])
+
+
+def client_names_of_libraries(t):
+    if not t.is_node:
+        return
+    c = t.conn("one")
+    texts = {
+        ("LIB-NAME", "mine"): b"+OK\r\n",
+        ("lib-ver", "1.2"): b"+OK\r\n",
+        ("LIB-NAME", "a b"): b"-ERR LIB-NAME cannot contain spaces, newlines or special characters.\r\n",
+        ("nope", "x"): b"-ERR Unrecognized option 'nope'\r\n",
+    }
+    for (option, value), want in texts.items():
+        t.only_node(option, want, c.call("CLIENT", "SETINFO", option, value).raw)
+    fields = fields_of(c.ask("CLIENT", "INFO"))
+    t.only_node("library", ("mine", "1.2"), (fields["lib-name"], fields["lib-ver"]))
+    c.call("RESET")
+    t.only_node("kept by RESET", "mine", fields_of(c.ask("CLIENT", "INFO"))["lib-name"])
+    t.only_node("NO-TOUCH", b"+OK\r\n", c.call("CLIENT", "NO-TOUCH", "on").raw)
+    t.only_node("its letter", "T", fields_of(c.ask("CLIENT", "INFO"))["flags"])
+
+
+def client_kill(t):
+    for name in ["one", "two", "three", "four", "five"]:
+        t.conn(name)
+    port = t.conns["two"].sock.getsockname()[1]
+    t.call("one", "CLIENT", "KILL", "127.0.0.1:%d" % port)
+    t.read("two")
+    t.call("one", "CLIENT", "KILL", "127.0.0.1:%d" % port)
+    t.call("one", "CLIENT", "KILL", "ID", t.id("three"), "SKIPME", "yes")
+    t.read("three")
+    t.call("four", "SUBSCRIBE", "x")
+    t.call("one", "CLIENT", "KILL", "TYPE", "pubsub")
+    t.read("four")
+    t.call("one", "CLIENT", "KILL", "ID", t.id("one"))
+    t.call("one", "CLIENT", "KILL", "ID", t.id("one"), "SKIPME", "no", "USER", "default")
+    t.read("one")
+    t.quiet("five")
+    port = t.conns["five"].sock.getsockname()[1]
+    t.call("five", "CLIENT", "KILL", "127.0.0.1:%d" % port)
+    t.read("five")
+    t.conn("six")
+    t.only_node("MAXAGE", 0, t.conn("six").call("CLIENT", "KILL", "MAXAGE", 1000).value)
+    t.only_node("MAXAGE", b"-ERR maxage should be greater than 0\r\n",
+                t.conn("six").call("CLIENT", "KILL", "MAXAGE", 0).raw)
+
+
+def client_unblock(t):
+    t.call("one", "DEL", "list", "zset")
+    for reason in [[], ["TIMEOUT"], ["ERROR"]]:
+        for words in ["BLPOP list 0", "BRPOPLPUSH list other 0", "BZPOPMIN zset 0", "XREAD BLOCK 0 STREAMS st $",
+                      "BLMPOP 0 1 list LEFT", "WAIT 3 0"]:
+            t.send("two", *words.split())
+            t.until("it blocks", lambda: b"flags=b" in t.conn("one").ask("CLIENT", "LIST", "ID", t.id("two")))
+            t.call("one", "CLIENT", "UNBLOCK", t.id("two"), *reason)
+            t.read("two")
+            t.call("one", "CLIENT", "UNBLOCK", t.id("two"), *reason)
+    t.call("one", "RPUSH", "list", "a")
+    t.call("two", "LPOP", "list")
+
+
+def client_pause(t):
+    t.call("one", "CLIENT", "PAUSE", "100000", "WRITE")
+    t.call("two", "GET", "a")
+    t.send("two", "SET", "a", "1")
+    t.send("three", "MULTI")
+    t.read("three")
+    t.send("three", "GET", "a")
+    t.read("three")
+    t.send("three", "EVAL", "return redis.call('get', KEYS[1])", "1", "a")
+    t.send("four", "PUBLISH", "x", "y")
+    # Requests in one piece: what is behind the held one waits too.
+    t.conn("five").send_raw(encode(["PING"]) + encode(["INCR", "n"]) + b"PING inline\r\nINCR n\r\n")
+    t.read("five")
+    blocked = lambda name: b"flags=b" in t.conn("one").ask("CLIENT", "LIST", "ID", t.id(name)).replace(b"=xb", b"=b")
+    for name in ["two", "three", "four", "five"]:
+        t.until("%s is held" % name, lambda: blocked(name))
+    t.call("one", "CLIENT", "UNPAUSE")
+    for name in ["two", "three", "four", "five", "five", "five"]:
+        t.read(name)
+    t.call("three", "EXEC")
+    # The longer and the stricter of two pauses holds.
+    t.call("one", "CLIENT", "PAUSE", "300")
+    begun = time.monotonic()
+    t.send("two", "GET", "a")
+    t.read("two")
+    t.note("held", time.monotonic() - begun > 0.2)
+    t.quiet("one")
+
+
+def client_reply(t):
+    t.send("one", "CLIENT", "REPLY", "OFF")
+    t.send("one", "SET", "a", "1")
+    t.send("one", "CLIENT", "REPLY", "SKIP")
+    t.call("one", "CLIENT", "REPLY", "ON")
+    t.send("one", "CLIENT", "REPLY", "SKIP")
+    t.send("one", "SET", "a", "2")
+    t.call("one", "GET", "a")
+
+
+SCENARIOS = [
+    client_errors,
+    client_help,
+    client_list,
+    client_names_of_libraries,
+    client_kill,
+    client_unblock,
+    client_pause,
+    client_reply,
+]
+
+
+def play(scenario, addr, is_node):
+    with Conn(addr) as c:
+        c.call("FLUSHALL")
+    talk = Talk(addr, is_node)
+    try:
+        scenario(talk)
+    except (Closed, Broken, OSError, RuntimeError, TimeoutError) as e:
+        talk.note("it ended", "%s: %s" % (type(e).__name__, e))
+        talk.wrong.append("%s: %s" % (type(e).__name__, e))
+    talk.close()
+    with Conn(addr) as c:
+        wait_until("clients have gone", 5, lambda: int(c.info("clients")["connected_clients"]) <= 1)
+    return talk
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--node")
+    ap.add_argument("--a")
+    ap.add_argument("--b")
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--only", default="")
+    opts = ap.parse_args()
+    count = Count()
+    with Scratch() as scratch:
+        a = addr_of(opts.a) if opts.a else redis_server(scratch).addr
+        b = addr_of(opts.b) if opts.b else node_server(scratch, opts.node, threads=opts.threads).addr
+        for scenario in SCENARIOS:
+            if not scenario.__name__.startswith(opts.only):
+                continue
+            theirs, ours = play(scenario, a, False), play(scenario, b, True)
+            why = list(ours.wrong)
+            for at in range(max(len(theirs.said), len(ours.said))):
+                want = theirs.said[at] if at < len(theirs.said) else "<nothing>"
+                got = ours.said[at] if at < len(ours.said) else "<nothing>"
+                if want != got:
+                    why.append("\n    redis %s\n    node  %s" % (want, got))
+            count.check(scenario.__name__, not why, "; ".join(why))
+    count.close()
+
+
+if __name__ == "__main__":
+    main()
