@@ -392,18 +392,15 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, only: Option<usize>) -> Result<(), E
     if !plain {
         return Err(Error::SYNTAX);
     }
-    let mut changed = false;
     for (_, shard) in ctx.shards.iter_mut() {
         for (db, keys) in shard.databases() {
-            if only.is_none_or(|only| only == db) && !keys.is_empty() {
+            if only.is_none_or(|only| only == db) {
                 keys.clear();
-                changed = true;
             }
         }
     }
-    if changed {
-        ctx.changed();
-    }
+    // Also where nothing was: clients that track are told all the same.
+    ctx.changed();
     ctx.out.ok();
     Ok(())
 }

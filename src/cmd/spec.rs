@@ -269,6 +269,23 @@ impl Spec {
         Ok(Some(full))
     }
 
+    /// Calls `visit` with the place of every key that the command may change: not with those that it only
+    /// reads from.
+    pub fn written(&self, args: Args<'_>, mut visit: impl FnMut(usize)) {
+        let only = match self.name {
+            "BITOP" | "COPY" => 2..3,
+            "GEOSEARCHSTORE" | "PFMERGE" | "SDIFFSTORE" | "SINTERSTORE" | "SUNIONSTORE"
+            | "ZDIFFSTORE" | "ZINTERSTORE" | "ZRANGESTORE" | "ZUNIONSTORE" => 1..2,
+            "GEORADIUS" | "GEORADIUSBYMEMBER" | "SORT" => 2..usize::MAX,
+            _ => 0..usize::MAX,
+        };
+        self.keys.for_each(args, |at| {
+            if only.contains(&at) {
+                visit(at);
+            }
+        });
+    }
+
     /// Does it change data?
     pub fn is_write(&self) -> bool {
         self.flags & flag::WRITE != 0

@@ -57,7 +57,8 @@ impl State {
         spec.keys.for_each(owned, |at| {
             let shard = self.homes.shards.shard_of(owned.at(at));
             if self.homes.owner(shard) == self.me {
-                self.homes.listen(shard, conn.db, owned.at(at), listener);
+                self.homes
+                    .listen(shard, conn.db, owned.at(at), listener, self.now);
             }
         });
         let slot = slot.unwrap_or_else(|| conn.open_slot());
@@ -129,7 +130,8 @@ impl State {
             let shard = self.homes.shards.shard_of(args.at(at));
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes
+                let _ = self
+                    .homes
                     .unlisten(shard, blocked.db, args.at(at), listener);
             } else {
                 self.mesh.send(
@@ -164,7 +166,10 @@ impl State {
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
         let call = Call::of(db, true);
+        let before = self.acting;
+        self.acting = self.acting_of(conn);
         let block = self.run_here(spec, run, &args.as_args(), call, &mut out, None);
+        self.acting = before;
         if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);
         }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use super::{
     conn::{Conn, Hold, ReplyMode},
-    message::{Answer, Class, ClientFilter, Message, Question},
+    message::{Answer, Class, ClientAt, ClientFilter, Message, Question},
     session::{check_name, wrong_form},
     state::State,
+    tracking::{Mode, Options, set_caching, tracking_info},
 };
 use crate::{
     base::{parse_i64, parse_u64},
@@ -18,6 +19,14 @@ use crate::{
 pub(super) struct Gathers {
     open: HashMap<u64, Gather>,
     next: u64,
+}
+
+impl Gathers {
+    /// A number for a question that is about to be asked.
+    pub(super) fn next_question(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
 }
 
 /// Answers of all cores on their way to one connection.
@@ -37,6 +46,8 @@ enum Form {
     Ok,
     /// OK, or an error if nobody was meant.
     OkOrNobody,
+    /// What became of CLIENT TRACKING with these options.
+    Track(Box<Options>),
     /// The lines in the order of their numbers.
     Lines,
     /// The lines with these numbers, in this order.
@@ -50,7 +61,13 @@ impl State {
         let done = match &sub[..] {
             b"GETNAME" if conn.name.is_empty() => return conn.out.null(),
             b"GETNAME" => return conn.out.bulk(&conn.name),
-            b"GETREDIR" => return conn.out.int(-1),
+            b"GETREDIR" => {
+                let id = conn
+                    .tracking
+                    .as_ref()
+                    .map(|tracking| tracking.redirect_id());
+                return conn.out.int(id.map_or(-1, |id| id as i64));
+            }
             b"HELP" => return conn.out.help("CLIENT", HELP),
             b"ID" => return conn.out.int(conn.id as i64),
             b"INFO" => {
@@ -74,6 +91,9 @@ impl State {
                 conn.name = args.at(2).to_vec();
                 conn.out.ok();
             }),
+            b"CACHING" => set_caching(conn, args),
+            b"TRACKING" => self.client_tracking(conn, args),
+            b"TRACKINGINFO" => return tracking_info(conn),
             b"UNBLOCK" if args.len() <= 4 => self.client_unblock(conn, args),
             b"UNPAUSE" => {
                 self.ask_all(conn, Question::Unpause, Form::Ok);
@@ -146,6 +166,17 @@ impl State {
         Ok(())
     }
 
+    fn client_tracking(&mut self, conn: &mut Conn, args: Args<'_>) -> Result<(), Error> {
+        let options = Options::read(args)?;
+        if let Some(id) = options.redirect {
+            self.ask_all(conn, Question::Find(id), Form::Track(Box::new(options)));
+            return Ok(());
+        }
+        self.set_tracking(conn, options, None)?;
+        conn.out.ok();
+        Ok(())
+    }
+
     fn client_unblock(&mut self, conn: &mut Conn, args: Args<'_>) -> Result<(), Error> {
         let with_error = match args.get(3).map(<[u8]>::to_ascii_lowercase).as_deref() {
             None | Some(b"timeout") => false,
@@ -178,7 +209,7 @@ impl State {
         format!(
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 \
              multi={} qbuf={} qbuf-free={} argv-mem=0 multi-mem={multi_len} rbs=0 rbp=0 obl={block_len} \
-             oll={} omem={} tot-mem={total} events={} cmd={} user=default redir=-1 resp={} lib-name={} \
+             oll={} omem={} tot-mem={total} events={} cmd={} user=default redir={} resp={} lib-name={} \
              lib-ver={}\n",
             conn.id,
             address(conn.peer),
@@ -204,6 +235,9 @@ impl State {
             } else {
                 conn.last.to_lowercase()
             },
+            conn.tracking
+                .as_ref()
+                .map_or(-1, |tracking| tracking.redirect_id() as i64),
             if conn.out.proto == Proto::Three { 3 } else { 2 },
             String::from_utf8_lossy(&conn.lib_name),
             String::from_utf8_lossy(&conn.lib_version),
@@ -215,21 +249,36 @@ impl State {
         let sum = self.answer_question(&question, Some(conn));
         let others = self.mesh.cores() - 1;
         if others == 0 {
-            return write_answer(&mut conn.out, &form, sum);
+            let fresh = Out::new(conn.out.proto);
+            let mut out = std::mem::replace(&mut conn.out, fresh);
+            self.write_answer(conn, &mut out, form, sum);
+            conn.out = out;
+            return;
         }
-        let id = self.gathers.next;
-        self.gathers.next += 1;
+        let id = self.gathers.next_question();
+        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+            self.mesh.send(core, Message::Ask(id, question.clone()));
+        }
+        self.gather(conn, id, others, sum, form);
+    }
+
+    /// Answers the connection with OK when a question was answered so many times.
+    pub(super) fn gather_ok(&mut self, conn: &mut Conn, question: u64, waiting: usize) {
+        if waiting == 0 {
+            return conn.out.ok();
+        }
+        self.gather(conn, question, waiting, Answer::default(), Form::Ok);
+    }
+
+    fn gather(&mut self, conn: &mut Conn, id: u64, waiting: usize, sum: Answer, form: Form) {
         let gather = Gather {
             conn: conn.socket,
             slot: conn.open_slot(),
-            waiting: others,
+            waiting,
             sum,
             form,
         };
         self.gathers.open.insert(id, gather);
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Ask(id, question.clone()));
-        }
         conn.hold = Hold::Gather;
     }
 
@@ -270,6 +319,12 @@ impl State {
             }
             Question::Pause(until, all) => self.start_pause(*until, *all),
             Question::Unpause => self.end_pause(u64::MAX),
+            Question::Find(id) => {
+                let all = self.conns().chain(current.as_deref());
+                let socket = all.filter(|conn| conn.id == *id).map(|conn| conn.socket);
+                let core = self.me;
+                answer.found = socket.map(|conn| ClientAt { core, conn }).next();
+            }
             Question::Unblock(id, with_error) => {
                 let socket = self
                     .conns()
@@ -290,6 +345,7 @@ impl State {
         };
         gather.sum.count += answer.count;
         gather.sum.lines.extend(answer.lines);
+        gather.sum.found = gather.sum.found.or(answer.found);
         gather.waiting -= 1;
         if gather.waiting > 0 {
             return;
@@ -299,10 +355,20 @@ impl State {
         };
         if let Some(mut conn) = self.take_conn(gather.conn) {
             let mut out = Out::new(conn.out.proto);
-            write_answer(&mut out, &gather.form, gather.sum);
+            self.write_answer(&mut conn, &mut out, gather.form, gather.sum);
             conn.fill_slot(gather.slot, out);
             self.wake(&mut conn);
             self.put_conn(conn);
+        }
+    }
+
+    fn write_answer(&mut self, conn: &mut Conn, out: &mut Out, form: Form, sum: Answer) {
+        match form {
+            Form::Track(options) => match self.set_tracking(conn, *options, sum.found) {
+                Ok(()) => out.ok(),
+                Err(error) => out.error(&error),
+            },
+            form => write_answer(out, form, sum),
         }
     }
 
@@ -338,10 +404,17 @@ impl State {
 
 /// The letters of CLIENT LIST's `flags`.
 fn flags(conn: &Conn) -> String {
+    let tracking = conn.tracking.as_deref();
     let letters = [
         (conn.is_subscribed(), 'P'),
         (conn.multi.is_some(), 'x'),
         (matches!(conn.hold, Hold::Blocked(_) | Hold::Paused), 'b'),
+        (tracking.is_some(), 't'),
+        (tracking.is_some_and(|tracking| tracking.broken), 'R'),
+        (
+            tracking.is_some_and(|tracking| tracking.mode == Mode::Broadcast),
+            'B',
+        ),
         (conn.tainted, 'd'),
         (conn.closing, 'c'),
         (conn.peer.is_none(), 'U'),
@@ -453,13 +526,16 @@ fn kill_filter(args: Args<'_>, me: u64) -> Result<ClientFilter, Error> {
     Ok(filter)
 }
 
-fn write_answer(out: &mut Out, form: &Form, mut sum: Answer) {
-    let all = |lines: &[(u64, String)]| lines.iter().map(|(_, line)| &line[..]).collect::<String>();
+fn write_answer(out: &mut Out, form: Form, mut sum: Answer) {
+    let all = |lines: &[(u64, String)]| {
+        let lines = lines.iter().map(|(_, line)| &line[..]);
+        lines.collect::<String>()
+    };
     match form {
         Form::Count => out.int(sum.count),
-        Form::Ok => out.ok(),
         Form::OkOrNobody if sum.count == 0 => out.error(&Error::fixed("ERR No such client")),
-        Form::OkOrNobody => out.ok(),
+        // Tracking has begun by now.
+        Form::Ok | Form::OkOrNobody | Form::Track(_) => out.ok(),
         Form::Lines => {
             sum.lines.sort_unstable();
             out.verbatim(&all(&sum.lines));

@@ -150,6 +150,7 @@ impl State {
         self.leave_block(conn);
         self.unwatch(conn);
         self.unsubscribe_all(conn);
+        self.end_tracking(conn);
         self.dropped.push(conn.socket);
         self.clients.count -= 1;
         conn.mark_gone();

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use uring::{GATHER_MAX, Outgoing, SocketId};
 
-use super::homes::Want;
+use super::{homes::Want, tracking::Tracking};
 use crate::{
     base::Ms,
     cmd::{OnTimeout, Spec},
@@ -166,6 +166,8 @@ pub struct Conn {
     pub no_evict: bool,
     /// MULTI.
     pub multi: Option<Multi>,
+    /// CLIENT TRACKING.
+    pub tracking: Option<Box<Tracking>>,
     /// WATCH: databases and keys.
     pub watching: Vec<(usize, Vec<u8>)>,
     /// A watched key changed.
@@ -222,6 +224,7 @@ impl Conn {
             no_touch: false,
             no_evict: false,
             multi: None,
+            tracking: None,
             watching: Vec::new(),
             tainted: false,
             watch_round: 0,
@@ -336,6 +339,18 @@ impl Conn {
     /// Suppresses the replies of all slots from this one on.
     pub fn mute_from(&mut self, slot: u64) {
         self.muted.extend(slot..self.next_slot());
+    }
+
+    /// Writes a message behind everything that is owed, replies included that are still missing. Not while
+    /// a reply is being written.
+    pub fn tell(&mut self, write: impl FnOnce(&mut Out)) {
+        if self.slots.is_empty() {
+            return write(&mut self.out);
+        }
+        let mut message = Out::new(self.out.proto);
+        write(&mut message);
+        self.behind_len += message.len();
+        self.slots.push_back(Some(message));
     }
 
     fn move_ready(&mut self) {
@@ -469,6 +484,19 @@ mod tests {
         conn.fill_slot(first, reply);
         assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
         assert!(!conn.is_waiting());
+    }
+
+    #[test]
+    fn a_message_waits_for_the_replies_before_it() {
+        let mut conn = conn();
+        let first = conn.open_slot();
+        conn.tell(|out| out.int(2));
+        assert!(conn.out.is_empty());
+        let mut reply = Out::default();
+        reply.int(1);
+        conn.fill_slot(first, reply);
+        conn.tell(|out| out.int(3));
+        assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
     }
 
     #[test]

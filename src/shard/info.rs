@@ -1,8 +1,8 @@
 //! What the node says about itself: INFO, CONFIG.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::shared::{FollowView, Shared, lock};
+use super::shared::{CoreStats, FollowView, Shared, lock};
 use crate::{
     base::{Ms, parse_i64, parse_u64},
     resp::{Args, Error},
@@ -112,6 +112,10 @@ fn clients(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
             .sum::<usize>(),
     );
     lines.put(
+        "tracking_clients",
+        shared.sum(|stats| stats.trackers.load(Relaxed) as u64),
+    );
+    lines.put(
         "pubsub_clients",
         shared
             .stats
@@ -175,6 +179,15 @@ fn stats(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
         shared.sum(|stats| stats.expired.load(Relaxed)),
     );
     lines.put("evicted_keys", 0);
+    let sum =
+        |size: fn(&CoreStats) -> &AtomicUsize| shared.sum(|stats| size(stats).load(Relaxed) as u64);
+    lines.put("tracking_total_keys", sum(|stats| &stats.tracked_keys));
+    lines.put("tracking_total_items", sum(|stats| &stats.tracked_items));
+    // Every core knows all prefixes.
+    lines.put(
+        "tracking_total_prefixes",
+        shared.stats[0].tracked_prefixes.load(Relaxed),
+    );
     lines.put(
         "protocol_errors",
         shared.sum(|stats| stats.protocol_errors.load(Relaxed)),
@@ -293,6 +306,10 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
+        (
+            "tracking-table-max-keys",
+            tunables.tracking_keys_max.to_string(),
+        ),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -346,6 +363,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
+            "tracking-table-max-keys" => changed.tracking_keys_max = number()? as usize,
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}
             "appendonly" if value.eq_ignore_ascii_case(b"no") => {}

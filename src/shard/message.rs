@@ -9,7 +9,19 @@ use crate::{
     resp::{Out, OwnedArgs, Proto},
 };
 
-use super::homes::Listener;
+use super::{
+    homes::{Listener, Sweep},
+    tracking::{Invalid, News},
+};
+
+/// A connection of the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientAt {
+    /// Its core.
+    pub core: CoreId,
+    /// Its connection there.
+    pub conn: SocketId,
+}
 
 /// Who asked for a command to be run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +56,8 @@ pub struct Errand {
     pub spec: &'static Spec,
     /// Its arguments.
     pub args: OwnedArgs,
+    /// The client keeps what it reads: see [`tracking`](super::tracking).
+    pub remembers: bool,
 }
 
 /// What waits for a shard that is away.
@@ -53,17 +67,20 @@ pub enum Waiting {
     Errand(Box<Errand>),
     /// A loan, for a collection of that core.
     Loan(CoreId, u64),
-    /// A listener to register, with database and key.
-    Listen(usize, Vec<u8>, Listener, Option<(CoreId, Asker)>),
+    /// A listener to register, with database and key; who wants to know when it is, and the number of its
+    /// question.
+    Listen(usize, Vec<u8>, Listener, Option<(CoreId, u64)>),
 }
 
 /// What the owner of a returned shard has to do.
 #[derive(Debug)]
 pub enum After {
-    /// Tell the listeners of a key.
-    Changed(usize, Vec<u8>),
-    /// Tell all listeners.
-    AllChanged,
+    /// Tell the listeners of a key, and who keeps it; with the client that changed it, if known.
+    Changed(usize, Vec<u8>, Option<ClientAt>),
+    /// Remember that a client keeps a key.
+    Remember(Vec<u8>, ClientAt),
+    /// Tell all listeners whom that concerns.
+    AllChanged(Sweep),
     /// Register a listener for a key.
     Listen(usize, Vec<u8>, Listener),
 }
@@ -81,6 +98,8 @@ pub enum Question {
     Unpause,
     /// Answer the blocked command of this client as if its time were up, or with an error.
     Unblock(u64, bool),
+    /// Find the client with this id.
+    Find(u64),
 }
 
 /// One core's part of an answer.
@@ -90,6 +109,8 @@ pub struct Answer {
     pub count: i64,
     /// Lines with the number that orders them.
     pub lines: Vec<(u64, String)>,
+    /// Where the wanted client lives.
+    pub found: Option<ClientAt>,
 }
 
 /// Which connections CLIENT LIST and CLIENT KILL mean. Absent conditions hold for all.
@@ -132,8 +153,8 @@ pub enum Message {
     Lent(usize, u64, Box<Shard>),
     /// Thank you.
     Returned(usize, Box<Shard>, Vec<After>),
-    /// Register a listener; confirm to the asker.
-    Listen(usize, usize, Vec<u8>, Listener, Option<Asker>),
+    /// Register a listener for a key of a shard and database; answer the question with this number.
+    Listen(usize, usize, Vec<u8>, Listener, u64),
     /// Remove a listener from a key.
     Unlisten(usize, usize, Vec<u8>, Listener),
     /// Tell a connection of yours what it listened for; with a number, say when it has tried.
@@ -155,6 +176,25 @@ pub enum Message {
     Ask(u64, Question),
     /// The answer.
     Answer(u64, Answer),
+    /// News for a client that tracks.
+    News(Box<News>),
+    /// News for the first client, to be told to the second one, which is yours.
+    Redirected(ClientAt, SocketId, Invalid),
+    /// Whom your client redirects to is gone.
+    RedirectBroken(SocketId),
+    /// The data set was emptied: clients that track are to forget everything.
+    Flushed,
+    /// A connection of ours wants to hear of keys with these prefixes, or no longer.
+    Prefixes {
+        /// The connection.
+        conn: SocketId,
+        /// The prefixes.
+        prefixes: Vec<Vec<u8>>,
+        /// It is not told of its own changes.
+        no_loop: bool,
+        /// It wants to.
+        on: bool,
+    },
     /// Core 0 is to follow this primary, or nobody.
     Follow(Option<(String, u16)>),
 }

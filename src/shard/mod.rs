@@ -20,6 +20,7 @@ mod scripts;
 mod session;
 mod shared;
 mod state;
+mod tracking;
 mod transactions;
 mod upkeep;
 

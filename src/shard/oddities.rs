@@ -3,18 +3,22 @@
 
 use super::{
     conn::{Conn, Hold},
+    message::{After, ClientAt},
+    requests::{Call, Work},
     state::State,
 };
 use crate::{
     base::Ms,
-    cmd::{Keys, Run, Spec, Verb, flag},
-    resp::Args,
+    cmd::{Block, Keys, Run, Spec, Verb, flag},
+    resp::{Args, Out},
 };
 
 /// Reasons for which requests take the long way.
 pub(super) mod odd {
     /// CLIENT PAUSE.
     pub(crate) const PAUSED: u8 = 1;
+    /// A client of this core tracks, or one of any core keeps keys of this core.
+    pub(crate) const TRACKED: u8 = 1 << 1;
 }
 
 /// CLIENT PAUSE.
@@ -23,6 +27,14 @@ pub(super) struct Pause {
     until: Ms,
     /// Requests that only read are held too.
     all: bool,
+}
+
+/// For whom a command runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acting {
+    pub client: ClientAt,
+    /// The client keeps what it reads.
+    pub remembers: bool,
 }
 
 impl State {
@@ -42,7 +54,78 @@ impl State {
             conn.hold = Hold::Paused;
             return self.clients.paused.push(conn.socket);
         }
+        self.acting = self.acting_of(conn);
         self.carry_out(conn, spec, args);
+        self.acting = None;
+        if let Some(tracking) = &mut conn.tracking
+            && conn.multi.is_none()
+            && !conn.last.starts_with("client|")
+        {
+            tracking.caching = false;
+        }
+    }
+
+    /// A connection of this core as the one for which a command runs.
+    pub(super) fn acting_of(&self, conn: &Conn) -> Option<Acting> {
+        let client = ClientAt {
+            core: self.me,
+            conn: conn.socket,
+        };
+        (self.odd != 0).then(|| Acting {
+            client,
+            remembers: conn
+                .tracking
+                .as_ref()
+                .is_some_and(|tracking| tracking.remembers()),
+        })
+    }
+
+    /// The next command runs for a client of any core.
+    pub(super) fn act_for(&mut self, client: ClientAt, remembers: bool) {
+        if remembers {
+            // Its keys are about to be kept, so that this core has to look from now on.
+            self.odd |= odd::TRACKED;
+        }
+        self.acting = (self.odd != 0).then_some(Acting { client, remembers });
+    }
+
+    /// Does what [`run_work`](State::run_work) does, and what the oddities of this core ask for.
+    #[cold]
+    pub(super) fn run_here_oddly(
+        &mut self,
+        spec: &'static Spec,
+        work: Work,
+        args: &Args<'_>,
+        call: Call,
+        out: &mut Out,
+        mut away: Option<&mut Vec<(usize, After)>>,
+    ) -> Option<Block> {
+        let block = self.run_work(spec, work, args, call, out, away.as_deref_mut());
+        if spec.flags & flag::READ != 0 && matches!(work, Work::Store(_)) {
+            self.remember(spec, *args, away);
+        }
+        block
+    }
+
+    /// Remembers that the client for which a command ran keeps the keys of the command.
+    pub(super) fn remember(
+        &mut self,
+        spec: &'static Spec,
+        args: Args<'_>,
+        mut away: Option<&mut Vec<(usize, After)>>,
+    ) {
+        let Some(acting) = self.acting.filter(|acting| acting.remembers) else {
+            return;
+        };
+        spec.keys.for_each(args, |at| {
+            let key = args.at(at);
+            let shard = self.homes.shards.shard_of(key);
+            if self.homes.owner(shard) == self.me {
+                self.remember_key(key, acting.client);
+            } else if let Some(away) = &mut away {
+                away.push((shard, After::Remember(key.to_vec(), acting.client)));
+            }
+        });
     }
 
     /// CLIENT PAUSE, as every core hears of it.

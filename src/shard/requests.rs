@@ -9,9 +9,9 @@ use uring::{SocketId, sys};
 use super::{
     blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
-    homes::Place,
+    homes::{Place, Sweep},
     message::{After, Message, Waiting},
-    scripts::{Changed, ScriptHost},
+    scripts::{Done, ScriptHost},
     state::State,
 };
 use crate::{
@@ -303,6 +303,9 @@ impl State {
                 Hear::Round(round) => self.go_round(round),
             }
         }
+        if self.odd != 0 {
+            self.deliver_news(Some(conn));
+        }
     }
 
     /// CLIENT REPLY OFF or SKIP: takes the reply of the last request back.
@@ -453,6 +456,22 @@ impl State {
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
+        if self.odd != 0 {
+            return self.run_here_oddly(spec, work, args, call, out, away);
+        }
+        self.run_work(spec, work, args, call, out, away)
+    }
+
+    #[inline]
+    pub(super) fn run_work(
+        &mut self,
+        spec: &'static Spec,
+        work: Work,
+        args: &Args<'_>,
+        call: Call,
+        out: &mut Out,
+        away: Option<&mut Vec<(usize, After)>>,
+    ) -> Option<Block> {
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
             db: call.db,
@@ -476,37 +495,31 @@ impl State {
             }
             Work::Script => {
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
-                let mut host = ScriptHost::new(&self.subs, read_only);
+                let remembers = self.acting.is_some_and(|acting| acting.remembers);
+                let mut host = ScriptHost::new(&self.subs, read_only, remembers);
                 let mark = ctx.out.mark();
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
-                let (changed, published) = host.into_parts();
-                self.after_script(changed, published, away);
+                self.after_script(host.into_done(), away);
                 None
             }
         }
     }
 
     /// Tells of what a script changed and published.
-    fn after_script(
-        &mut self,
-        changed: Vec<Changed>,
-        published: Vec<Message>,
-        away: Option<&mut Vec<(usize, After)>>,
-    ) {
+    fn after_script(&mut self, done: Done, away: Option<&mut Vec<(usize, After)>>) {
         let mut away = away;
-        self.freeing |= !changed.is_empty();
-        for change in changed {
-            self.tell(
-                change.spec,
-                change.args.as_args(),
-                change.db,
-                away.as_deref_mut(),
-            );
+        self.freeing |= !done.changed.is_empty();
+        for call in done.read {
+            self.remember(call.spec, call.args.as_args(), away.as_deref_mut());
         }
-        for message in published {
+        for call in done.changed {
+            let args = call.args.as_args();
+            self.tell(call.spec, args, call.db, away.as_deref_mut());
+        }
+        for message in done.published {
             if let Message::Published(channel, text) = &message {
                 for core in self.subs.cores_of(channel) {
                     self.mesh
@@ -535,27 +548,38 @@ impl State {
         db: usize,
         away: Option<&mut Vec<(usize, After)>>,
     ) {
-        if away.is_none() && !self.homes.has_listeners() {
+        // Without borrowed shards only those can want to know who are noted here.
+        if away.is_none() && !self.homes.has_listeners() && !matches!(spec.keys, Keys::All) {
             return;
         }
         let mut heard = Vec::new();
         let mut away = away;
+        let by = self.acting.map(|acting| acting.client);
         if let Keys::All = spec.keys {
+            let sweep = match spec.name {
+                "FLUSHALL" => Sweep::Emptied(None),
+                "FLUSHDB" => Sweep::Emptied(Some(db)),
+                _ => Sweep::Any,
+            };
+            if sweep != Sweep::Any {
+                self.flushed();
+            }
             for shard in 0..self.homes.shards.count() {
                 if self.homes.owner(shard) == self.me {
-                    self.homes.all_changed(shard, &mut heard);
+                    self.homes.all_changed(shard, sweep, &mut heard);
                 } else if let Some(away) = &mut away {
-                    away.push((shard, After::AllChanged));
+                    away.push((shard, After::AllChanged(sweep)));
                 }
             }
         } else {
-            spec.keys.for_each(args, |at| {
+            spec.written(args, |at| {
                 let key = args.at(at);
                 let shard = self.homes.shards.shard_of(key);
                 if self.homes.owner(shard) == self.me {
                     self.homes.changed(shard, db, key, &mut heard);
+                    self.invalidate(key, by);
                 } else if let Some(away) = &mut away {
-                    away.push((shard, After::Changed(db, key.to_vec())));
+                    away.push((shard, After::Changed(db, key.to_vec(), by)));
                 }
             });
         }

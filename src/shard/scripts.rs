@@ -2,7 +2,7 @@
 
 use super::{message::Message, pubsub::Subscriptions, requests::READ_ONLY};
 use crate::{
-    cmd::{self, Ctx, Run, Spec},
+    cmd::{self, Ctx, Run, Spec, flag},
     resp::{Args, OwnedArgs},
     script::{Host, plain_session},
 };
@@ -12,11 +12,22 @@ pub(super) const MEMORY: usize = 256 << 20;
 /// How long a script may run.
 pub(super) const RUN_MS: u64 = 5000;
 
-/// A command of a script that changed something.
-pub(super) struct Changed {
+/// A command that a script called.
+pub(super) struct Called {
     pub spec: &'static Spec,
     pub args: OwnedArgs,
     pub db: usize,
+}
+
+/// What a script did that others want to know.
+#[derive(Default)]
+pub(super) struct Done {
+    /// Commands that changed something.
+    pub changed: Vec<Called>,
+    /// Commands whose keys the client keeps.
+    pub read: Vec<Called>,
+    /// Messages to deliver.
+    pub published: Vec<Message>,
 }
 
 /// Runs the commands that one script calls.
@@ -24,23 +35,24 @@ pub(super) struct ScriptHost<'a> {
     subs: &'a Subscriptions,
     /// This node follows a primary, and the script comes from a client.
     read_only: bool,
-    changed: Vec<Changed>,
-    published: Vec<Message>,
+    /// The client keeps what the script reads.
+    remembers: bool,
+    done: Done,
 }
 
 impl<'a> ScriptHost<'a> {
-    pub(super) fn new(subs: &'a Subscriptions, read_only: bool) -> Self {
+    pub(super) fn new(subs: &'a Subscriptions, read_only: bool, remembers: bool) -> Self {
         Self {
             subs,
             read_only,
-            changed: Vec::new(),
-            published: Vec::new(),
+            remembers,
+            done: Done::default(),
         }
     }
 
-    /// The commands that changed something, and the messages to deliver.
-    pub(super) fn into_parts(self) -> (Vec<Changed>, Vec<Message>) {
-        (self.changed, self.published)
+    /// What the script did.
+    pub(super) fn into_done(self) -> Done {
+        self.done
     }
 }
 
@@ -51,17 +63,21 @@ impl Host for ScriptHost<'_> {
             Run::Store(function) => {
                 let before = ctx.dirty;
                 cmd::run(ctx, function, args);
+                let called = || Called {
+                    spec,
+                    args: OwnedArgs::copy(args.iter()),
+                    db: ctx.db,
+                };
                 if ctx.dirty > before && spec.is_write() {
-                    self.changed.push(Changed {
-                        spec,
-                        args: OwnedArgs::copy(args.iter()),
-                        db: ctx.db,
-                    });
+                    self.done.changed.push(called());
+                } else if self.remembers && spec.flags & flag::READ != 0 {
+                    self.done.read.push(called());
                 }
             }
             _ if spec.name == "PUBLISH" => {
                 ctx.out.len_int(self.subs.receivers(args.at(1)));
-                self.published
+                self.done
+                    .published
                     .push(Message::Published(args.at(1).to_vec(), args.at(2).to_vec()));
             }
             _ => return plain_session(ctx, spec, args),

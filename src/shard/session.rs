@@ -96,6 +96,7 @@ impl State {
             Verb::Reset => {
                 self.discard(conn);
                 self.unsubscribe_all(conn);
+                self.end_tracking(conn);
                 conn.set_proto(Proto::Two);
                 conn.db = 0;
                 conn.name.clear();
@@ -338,7 +339,10 @@ impl State {
             }
             (b"SET", 4..) if args.len().is_multiple_of(2) => {
                 match info::set_parameters(&self.shared, args.rest(2)) {
-                    Ok(()) => conn.out.ok(),
+                    Ok(()) => {
+                        self.heed_tunables();
+                        conn.out.ok();
+                    }
                     Err(error) => conn.out.error(&error),
                 }
             }

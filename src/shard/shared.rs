@@ -43,6 +43,8 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
+    /// Keys that the node remembers for clients that track; 0: no limit.
+    pub tracking_keys_max: usize,
 }
 
 impl Default for Tunables {
@@ -54,6 +56,7 @@ impl Default for Tunables {
             memory_max: 0,
             slow_us: 10_000,
             slow_len: 128,
+            tracking_keys_max: 1_000_000,
         }
     }
 }
@@ -70,6 +73,10 @@ pub struct CoreStats {
     pub used: AtomicUsize,
     pub blocked: AtomicUsize,
     pub subscribed: AtomicUsize,
+    pub trackers: AtomicUsize,
+    pub tracked_keys: AtomicUsize,
+    pub tracked_items: AtomicUsize,
+    pub tracked_prefixes: AtomicUsize,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     pub turns: AtomicU64,

@@ -11,10 +11,11 @@ use super::{
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
-    oddities::Pause,
+    oddities::{Acting, Pause},
     pubsub::Subscriptions,
     requests::GROUP_LEN,
     shared::{Shared, Tunables},
+    tracking::Tracked,
 };
 use crate::{
     base::{Ms, Rng},
@@ -73,6 +74,9 @@ pub(super) struct State {
     /// Why requests take the long way: see [`odd`].
     pub odd: u8,
     pub pause: Option<Pause>,
+    pub tracked: Tracked,
+    /// For whom a command runs, while that matters to anybody.
+    pub acting: Option<Acting>,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     pub freeing: bool,
@@ -124,6 +128,8 @@ impl State {
             gathers: Gathers::default(),
             odd: 0,
             pause: None,
+            tracked: Tracked::default(),
+            acting: None,
             follow_request: None,
             freeing: false,
             more_due: false,

@@ -33,7 +33,7 @@ impl State {
         let asks_all = matches!(
             full,
             "client|kill" | "client|list" | "client|pause" | "client|unblock" | "client|unpause"
-        );
+        ) || (full == "client|tracking" && args.len() > 4);
         if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,
@@ -138,6 +138,9 @@ impl State {
             }
         }
         conn.set_proto(out.proto);
+        if let Some(tracking) = &mut conn.tracking {
+            tracking.caching = false;
+        }
     }
 
     /// Has one of some keys, whose shards are here, come due without anybody having looked?
@@ -165,22 +168,23 @@ impl State {
             conn: conn.socket,
             want: Want::Taint(conn.watch_round),
         };
+        let question = self.gathers.next_question();
+        let mut asked = 0;
         for key in args.rest(1).iter() {
             conn.watching.push((conn.db, key.to_vec()));
             let shard = self.homes.shards.shard_of(key);
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes.listen(shard, conn.db, key, listener);
+                self.homes.listen(shard, conn.db, key, listener, self.now);
             } else {
-                self.mesh.send(
-                    owner,
-                    Message::Listen(shard, conn.db, key.to_vec(), listener, None),
-                );
+                let message = Message::Listen(shard, conn.db, key.to_vec(), listener, question);
+                self.mesh.send(owner, message);
+                asked += 1;
             }
         }
-        // No answer of the other cores is needed before the next request: mailboxes keep their order,
-        // and EXEC holds the shards of watched keys, so it hears of every change before it runs.
-        conn.out.ok();
+        // Whoever has seen the reply may rely on hearing of what anybody does from then on, and what
+        // others ask of the owner may overtake this.
+        self.gather_ok(conn, question, asked);
     }
 
     pub(super) fn unwatch(&mut self, conn: &mut Conn) {
@@ -195,7 +199,8 @@ impl State {
             let shard = self.homes.shards.shard_of(&key);
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes.unlisten(shard, db, &key, listener);
+                // Nobody waits for it: a listener of this core is never waiting.
+                let _ = self.homes.unlisten(shard, db, &key, listener);
             } else {
                 self.mesh
                     .send(owner, Message::Unlisten(shard, db, key, listener));

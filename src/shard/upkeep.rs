@@ -24,6 +24,10 @@ impl State {
     /// A bounded piece of what has no client waiting; true if something was done.
     pub(super) fn background(&mut self) -> bool {
         let mut worked = false;
+        if self.odd != 0 {
+            self.broadcast_invalid();
+            self.deliver_news(None);
+        }
         for message in std::mem::take(&mut self.published) {
             if let Message::Published(channel, text) = message {
                 self.deliver(None, &channel, &text);
@@ -103,18 +107,28 @@ impl State {
                 self.put_conn(conn);
             }
         }
-        let version = self.shared.tunables_version.load(Relaxed);
-        if version != self.tunables_version {
-            self.tunables_version = version;
-            self.tunables = self
-                .shared
-                .tunables
-                .read()
-                .map(|tunables| tunables.clone())
-                .unwrap_or_default();
-            self.limits.bulk_len_max = self.tunables.bulk_len_max;
-        }
+        self.heed_tunables();
         self.publish();
+    }
+
+    /// Takes over what CONFIG SET changed.
+    #[inline]
+    pub(super) fn heed_tunables(&mut self) {
+        if self.shared.tunables_version.load(Relaxed) != self.tunables_version {
+            self.take_tunables();
+        }
+    }
+
+    #[cold]
+    fn take_tunables(&mut self) {
+        self.tunables_version = self.shared.tunables_version.load(Relaxed);
+        self.tunables = self
+            .shared
+            .tunables
+            .read()
+            .map(|tunables| tunables.clone())
+            .unwrap_or_default();
+        self.limits.bulk_len_max = self.tunables.bulk_len_max;
     }
 
     /// Removes some keys that are due; the next turn goes on if more are.
@@ -144,6 +158,7 @@ impl State {
             let mut heard = Vec::new();
             for (db, key) in expired {
                 self.homes.changed(shard, db, &key, &mut heard);
+                self.invalidate(&key, None);
             }
             self.note_heard(heard);
         }
@@ -158,6 +173,11 @@ impl State {
         stats.clients.store(self.clients.count, Relaxed);
         stats.blocked.store(self.stats.blocked, Relaxed);
         stats.subscribed.store(self.subs.local_len(), Relaxed);
+        stats.trackers.store(self.tracked.clients, Relaxed);
+        let [keys, items, prefixes] = self.tracked.sizes();
+        stats.tracked_keys.store(keys, Relaxed);
+        stats.tracked_items.store(items, Relaxed);
+        stats.tracked_prefixes.store(prefixes, Relaxed);
         stats.bytes_in.store(self.stats.bytes_in, Relaxed);
         stats.bytes_out.store(self.stats.bytes_out, Relaxed);
         stats.turns.store(self.stats.turns, Relaxed);

@@ -17,19 +17,24 @@ import time
 from wire import Broken, Closed, Conn, Count, Scratch, addr_of, encode, node_server, redis_server, wait_until
 
 
+class Ident(int):
+    """The id of a client: told apart from other numbers, because it differs from server to server."""
+
+
 class Talk:
     """The named connections of one scenario to one server, and what came back."""
 
     def __init__(self, addr, is_node):
         self.addr, self.is_node = addr, is_node
-        self.conns, self.ids, self.said = {}, {}, []
+        self.conns, self.ids, self.ports, self.said = {}, {}, {}, []
         self.wrong = []
 
     def conn(self, name):
         if name not in self.conns:
             self.conns[name] = Conn(self.addr, 5.0)
             ident = self.conns[name].call("CLIENT", "ID").value
-            self.ids[name] = ident
+            self.ids[name] = Ident(ident)
+            self.ports[name] = self.conns[name].sock.getsockname()[1]
         return self.conns[name]
 
     def id(self, name):
@@ -44,17 +49,14 @@ class Talk:
         for name, ident in self.ids.items():
             raw = re.sub(rb"(?<=:)%d(?=\r\n)" % ident, b"<%s>" % name.encode(), raw)
             raw = re.sub(rb"(?<=id=)%d(?= )" % ident, b"<%s>" % name.encode(), raw)
-            port = self.conns[name].sock.getsockname()[1]
-            raw = raw.replace(b"127.0.0.1:%d" % port, b"<%s>" % name.encode())
+            raw = raw.replace(b"127.0.0.1:%d" % self.ports[name], b"<%s>" % name.encode())
         return re.sub(rb"\d{10}\.\d{6}", b"<time>", raw)
 
     def call(self, name, *args):
         """Sends a request and notes its reply."""
         reply = self.conn(name).call(*args)
-        names = {str(ident): "<%s>" % of for of, ident in self.ids.items()}
-        for of, conn in self.conns.items():
-            names["127.0.0.1:%d" % conn.sock.getsockname()[1]] = "<%s>" % of
-        words = " ".join(names.get(str(arg), str(arg)) for arg in args)
+        names = {"127.0.0.1:%d" % port: "<%s>" % of for of, port in self.ports.items()}
+        words = " ".join("<id>" if isinstance(arg, Ident) else names.get(arg, str(arg)) for arg in args)
         self.note("%s %s" % (name, words), self.name_ids(reply.raw))
         return reply
 
@@ -160,7 +162,7 @@ def client_list(t):
         fields = fields_of(line)
         if fields["name"]:
             t.note("line", [(name, fields[name]) for name in seen])
-            own = "127.0.0.1:%d" % t.conns[fields["name"]].sock.getsockname()[1]
+            own = "127.0.0.1:%d" % t.ports[fields["name"]]
             t.note("addr", [fields["addr"] == own, fields["laddr"] == "127.0.0.1:%d" % t.addr[1]])
     ids = [int(fields_of(line)["id"]) for line in lines]
     t.note("sorted", ids == sorted(ids))
@@ -198,7 +200,7 @@ def client_names_of_libraries(t):
 def client_kill(t):
     for name in ["one", "two", "three", "four", "five"]:
         t.conn(name)
-    port = t.conns["two"].sock.getsockname()[1]
+    port = t.ports["two"]
     t.call("one", "CLIENT", "KILL", "127.0.0.1:%d" % port)
     t.read("two")
     t.call("one", "CLIENT", "KILL", "127.0.0.1:%d" % port)
@@ -211,7 +213,7 @@ def client_kill(t):
     t.call("one", "CLIENT", "KILL", "ID", t.id("one"), "SKIPME", "no", "USER", "default")
     t.read("one")
     t.quiet("five")
-    port = t.conns["five"].sock.getsockname()[1]
+    port = t.ports["five"]
     t.call("five", "CLIENT", "KILL", "127.0.0.1:%d" % port)
     t.read("five")
     t.conn("six")
@@ -273,7 +275,314 @@ def client_reply(t):
     t.call("one", "GET", "a")
 
 
+# ---- CLIENT TRACKING ----
+
+# Keys enough to live on every core.
+KEYS = ["k%d" % n for n in range(8)]
+
+
+def tracking_errors(t):
+    for words in [
+        "CLIENT CACHING yes", "CLIENT TRACKING nope", "CLIENT TRACKING on nope", "CLIENT TRACKING on REDIRECT",
+        "CLIENT TRACKING on REDIRECT x", "CLIENT TRACKING on REDIRECT 99999", "CLIENT TRACKING on REDIRECT 0",
+        "CLIENT TRACKING on PREFIX", "CLIENT TRACKING on PREFIX a", "CLIENT TRACKING on OPTIN OPTOUT",
+        "CLIENT TRACKING on BCAST OPTIN", "CLIENT TRACKING on BCAST OPTOUT", "CLIENT TRACKINGINFO",
+        "CLIENT TRACKING on BCAST PREFIX a PREFIX ab", "CLIENT TRACKING on BCAST PREFIX ab PREFIX c PREFIX a",
+        "CLIENT TRACKING on", "CLIENT TRACKINGINFO", "CLIENT GETREDIR", "CLIENT CACHING yes", "CLIENT CACHING no",
+        "CLIENT CACHING nope", "CLIENT TRACKING on BCAST", "CLIENT TRACKING on NOLOOP", "CLIENT TRACKINGINFO",
+        "CLIENT TRACKING off", "CLIENT TRACKINGINFO", "CLIENT TRACKING on OPTIN", "CLIENT TRACKING on OPTOUT",
+        "CLIENT CACHING no", "CLIENT CACHING yes", "CLIENT TRACKINGINFO", "CLIENT TRACKINGINFO",
+        "CLIENT TRACKING off x", "CLIENT TRACKING off", "CLIENT TRACKING on OPTOUT", "CLIENT TRACKING on OPTIN",
+        "CLIENT CACHING no", "CLIENT TRACKINGINFO", "CLIENT TRACKING off",
+        "CLIENT TRACKING on BCAST PREFIX foo PREFIX bar", "CLIENT TRACKING on BCAST PREFIX fo",
+        "CLIENT TRACKING on BCAST PREFIX baz NOLOOP", "CLIENT TRACKINGINFO", "CLIENT TRACKING off",
+        "CLIENT TRACKING on BCAST", "CLIENT TRACKINGINFO",
+    ]:
+        t.call("two", *words.split())
+    t.call("two", "CLIENT", "TRACKING", "off")
+    t.call("two", "CLIENT", "TRACKING", "on", "REDIRECT", t.id("one"), "REDIRECT", t.id("one"))
+    t.call("two", "CLIENT", "TRACKING", "on", "REDIRECT", t.id("one"))
+    t.call("two", "CLIENT", "TRACKINGINFO")
+    t.call("two", "CLIENT", "GETREDIR")
+    t.call("two", "MULTI")
+    t.call("two", "CLIENT", "TRACKING", "off")
+    t.call("two", "CLIENT", "TRACKING", "on", "BCAST")
+    t.call("two", "EXEC")
+    t.note("flags", fields_of(t.conn("two").ask("CLIENT", "INFO"))["flags"])
+    t.call("two", "RESET")
+    t.call("two", "CLIENT", "GETREDIR")
+
+
+def three(t, *names):
+    for name in names:
+        t.conn(name).call("HELLO", "3")
+
+
+def tracking_reads(t):
+    three(t, "one", "two")
+    t.call("one", "CLIENT", "TRACKING", "on")
+    for key in KEYS:
+        t.call("two", "SET", key, "1")
+        t.call("one", "GET", key)
+    t.quiet("one")
+    for key in KEYS:
+        t.call("two", "SET", key, "2")
+        t.read("one")
+        t.call("two", "SET", key, "3")
+    t.quiet("one")
+    # Several keys, keys that are not there, keys that come and go.
+    t.call("one", "MGET", *KEYS)
+    t.call("one", "EXISTS", "absent")
+    t.call("one", "LRANGE", "absent", 0, -1)
+    t.call("two", "MSET", *[x for key in KEYS for x in (key, "4")])
+    t.reads("one", len(KEYS))
+    t.call("two", "LPUSH", "absent", "a")
+    t.read("one")
+    t.call("one", "LLEN", "absent")
+    t.call("two", "LPOP", "absent")
+    t.read("one")
+    t.quiet("one")
+    # Sources of a store are read, its destination is written.
+    t.call("two", "SADD", "s1", "a", "b")
+    t.call("one", "SMEMBERS", "s3")
+    t.call("one", "SCARD", "s1")
+    t.call("two", "SINTERSTORE", "s3", "s1", "s1")
+    t.read("one")
+    t.quiet("one")
+    # Its own writes.
+    for key in KEYS:
+        t.call("one", "GET", key)
+        t.call("one", "SET", key, "5")
+        t.read("one")
+    t.quiet("one")
+    t.call("one", "GET", "k1")
+    t.call("one", "CLIENT", "TRACKING", "on", "NOLOOP")
+    t.call("one", "SET", "k1", "6")
+    t.quiet("one")
+    t.call("one", "MGET", *KEYS)
+    t.call("one", "MSET", *[x for key in KEYS for x in (key, "4")])
+    t.quiet("one")
+    # A key of another database is the same key to who keeps it.
+    t.call("one", "GET", "k2")
+    t.call("two", "SELECT", 3)
+    t.call("two", "SET", "k2", "1")
+    t.read("one")
+    t.call("one", "GET", "k2")
+    t.call("one", "CLIENT", "TRACKING", "off")
+    t.call("two", "SET", "k2", "2")
+    t.quiet("one")
+
+
+def tracking_in_transactions_and_scripts(t):
+    three(t, "one", "two")
+    t.call("one", "CLIENT", "TRACKING", "on")
+    t.call("one", "MULTI")
+    for key in KEYS[:4]:
+        t.call("one", "GET", key)
+    t.call("one", "EXEC")
+    t.call("two", "MULTI")
+    for key in KEYS[:4]:
+        t.call("two", "SET", key, 1)
+    t.call("two", "EXEC")
+    t.reads("one", 4)
+    t.call("one", "EVAL", "return {redis.call('get', KEYS[1]), redis.call('get', KEYS[2])}", 2, "k0", "k1")
+    t.call("two", "EVAL", "redis.call('set', KEYS[1], 2) redis.call('set', KEYS[2], 2)", 2, "k0", "k1")
+    t.reads("one", 2)
+    t.call("one", "GET", "k3")
+    t.call("one", "MULTI")
+    t.call("one", "SET", "k3", 9)
+    t.call("one", "GET", "k3")
+    t.call("one", "EXEC")
+    t.read("one")
+    t.quiet("one")
+
+
+def tracking_opt(t):
+    three(t, "one", "two")
+    t.call("one", "CLIENT", "TRACKING", "on", "OPTIN")
+    t.call("one", "GET", "k0")
+    t.call("one", "CLIENT", "CACHING", "yes")
+    t.call("one", "GET", "k1")
+    t.call("one", "GET", "k2")
+    for key in KEYS:
+        t.call("two", "SET", key, 1)
+    t.read("one")
+    t.quiet("one")
+    t.call("one", "CLIENT", "CACHING", "yes")
+    t.call("one", "MULTI")
+    t.call("one", "GET", "k3")
+    t.call("one", "GET", "k4")
+    t.call("one", "EXEC")
+    t.call("one", "GET", "k5")
+    for key in KEYS:
+        t.call("two", "SET", key, 1)
+    t.reads("one", 2)
+    t.quiet("one")
+    t.call("one", "CLIENT", "TRACKING", "off")
+    t.call("one", "CLIENT", "TRACKING", "on", "OPTOUT")
+    t.call("one", "GET", "k0")
+    t.call("one", "CLIENT", "CACHING", "no")
+    t.call("one", "GET", "k1")
+    t.call("one", "GET", "k2")
+    for key in KEYS:
+        t.call("two", "SET", key, 1)
+    t.reads("one", 2)
+    t.quiet("one")
+
+
+def tracking_broadcast(t):
+    three(t, "one", "two", "three", "four")
+    t.call("one", "CLIENT", "TRACKING", "on", "BCAST", "PREFIX", "k1", "PREFIX", "k2")
+    t.call("two", "CLIENT", "TRACKING", "on", "BCAST")
+    t.call("three", "CLIENT", "TRACKING", "on", "BCAST", "NOLOOP")
+    for key in KEYS:
+        t.call("four", "SET", key, 1)
+        t.read("two")
+        t.read("three")
+    t.read("one")
+    t.read("one")
+    t.call("three", "SET", "k1", 1)
+    t.read("two")
+    t.read("one")
+    t.quiet("three")
+    t.call("two", "INCR", "k1")
+    t.read("two")
+    t.read("three")
+    t.read("one")
+    t.call("one", "CLIENT", "TRACKING", "off")
+    t.call("four", "DEL", "k1")
+    t.read("two")
+    t.quiet("one")
+    t.call("four", "FLUSHALL")
+    t.read("two")
+    t.read("three")
+    t.read("three")
+    t.close("two")
+    t.call("four", "SET", "k1", 1)
+    t.read("three")
+
+
+def tracking_ends_of_keys(t):
+    three(t, "one", "two")
+    t.call("one", "CLIENT", "TRACKING", "on")
+    for key in KEYS:
+        t.call("two", "SET", key, 1, "PX", 30)
+        t.call("one", "GET", key)
+    t.reads("one", len(KEYS))
+    t.call("two", "SET", "k1", 1)
+    t.call("one", "GET", "k1")
+    t.call("two", "EXPIRE", "k1", -1)
+    t.read("one")
+    t.call("one", "GET", "k1")
+    t.call("two", "FLUSHDB")
+    t.read("one")
+    t.call("two", "FLUSHALL")
+    t.read("one")
+    t.call("one", "FLUSHALL")
+    t.read("one")
+    t.call("two", "EVAL", "redis.call('flushall')", 0)
+    t.read("one")
+    t.quiet("one")
+    t.call("one", "GET", "k1")
+    t.call("two", "RENAME", "k1", "k2")
+    t.call("two", "SET", "k2", 1)
+    t.call("two", "RENAME", "k2", "k1")
+    t.read("one")
+    t.call("one", "GET", "k1")
+    t.call("two", "MOVE", "k1", 5)
+    t.read("one")
+    t.quiet("one")
+
+
+def tracking_redirect(t):
+    for name in ["one", "two", "three", "four"]:
+        t.conn(name)
+    # RESP2: to a connection that listens; not to one that does not.
+    t.call("one", "SUBSCRIBE", "__redis__:invalidate")
+    t.call("two", "CLIENT", "TRACKING", "on", "REDIRECT", t.id("one"))
+    t.call("three", "CLIENT", "TRACKING", "on", "REDIRECT", t.id("four"))
+    t.call("two", "MGET", *KEYS)
+    t.call("three", "MGET", *KEYS)
+    for key in KEYS:
+        t.call("four", "SET", key, 1)
+        t.read("one")
+    t.quiet("four")
+    t.call("four", "FLUSHALL")
+    t.read("one")
+    t.quiet("two")
+    # RESP3: to anybody; and the news that the other one is gone.
+    three(t, "two", "four")
+    t.call("three", "GET", "k1")
+    t.call("five", "SET", "k1", 2)
+    t.read("four")
+    t.close("one")
+    gone = lambda: not t.conn("five").ask("CLIENT", "LIST", "ID", t.ids["one"])
+    t.until("one has gone", gone)
+    t.call("two", "GET", "k3")
+    t.call("four", "SET", "k3", 1)
+    t.read("two")
+    t.note("flags", fields_of(t.conn("two").ask("CLIENT", "INFO"))["flags"])
+    t.call("two", "CLIENT", "TRACKINGINFO")
+    # To itself.
+    t.call("four", "CLIENT", "TRACKING", "on", "REDIRECT", t.id("four"))
+    t.call("four", "GET", "k5")
+    t.call("four", "SET", "k5", 1)
+    t.read("four")
+    t.quiet("four")
+
+
+def tracking_table_is_bounded(t):
+    three(t, "one", "two")
+    t.call("two", "CONFIG", "SET", "tracking-table-max-keys", "20")
+    t.call("one", "CLIENT", "TRACKING", "on")
+    for n in range(200):
+        t.send("one", "GET", "key%d" % n)
+    told = replies = 0
+    while replies < 200 or (t.is_node and told < 180):
+        reply = t.conn("one").read()
+        told += reply.kind == ">"
+        replies += reply.kind != ">"
+    t.until("the table is small", lambda: int(t.conn("two").info("stats")["tracking_total_keys"]) <= 20)
+    t.until("one tracks", lambda: t.conn("two").info("clients")["tracking_clients"] == "1")
+    t.call("two", "CONFIG", "SET", "tracking-table-max-keys", "1000000")
+
+
+# ---- WATCH ----
+
+
+def watch_and_flush(t):
+    """Emptying a database changes only the keys that were in it."""
+    tries = [
+        ("there", "FLUSHDB"), ("there", "FLUSHALL"), ("absent", "FLUSHDB"), ("absent", "FLUSHALL"),
+        ("there", "SELECT 4", "FLUSHDB"), ("there", "SELECT 4", "FLUSHALL"), ("due", "FLUSHALL"),
+        ("source", "SUNIONSTORE to source source"), ("to", "SUNIONSTORE to source source"),
+        ("there", "COPY there there2"), ("there2", "COPY there there2 REPLACE"),
+        ("there", "BITOP NOT there2 there"),
+    ]
+    for key, *words in tries:
+        t.call("two", "SELECT", 0)
+        t.call("two", "MSET", "there", 1, "there2", 2)
+        t.call("two", "SADD", "source", 1)
+        t.call("two", "SET", "due", 1, "PX", 1)
+        time.sleep(0.003)
+        t.call("one", "WATCH", key)
+        for line in words:
+            t.call("two", *line.split())
+        t.call("one", "MULTI")
+        t.call("one", "PING")
+        t.call("one", "EXEC")
+
+
 SCENARIOS = [
+    watch_and_flush,
+    tracking_errors,
+    tracking_reads,
+    tracking_in_transactions_and_scripts,
+    tracking_opt,
+    tracking_broadcast,
+    tracking_ends_of_keys,
+    tracking_redirect,
+    tracking_table_is_bounded,
     client_errors,
     client_help,
     client_list,
