@@ -286,6 +286,11 @@ impl Spec {
         });
     }
 
+    /// Is it this command of the session?
+    pub fn run_is(&self, verb: Verb) -> bool {
+        matches!(self.run, Run::Session(other) if other == verb)
+    }
+
     /// Does it change data?
     pub fn is_write(&self) -> bool {
         self.flags & flag::WRITE != 0

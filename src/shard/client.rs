@@ -207,7 +207,7 @@ impl State {
         let total =
             size_of::<Conn>() + conn.input.capacity() + conn.owed() + multi_len + 64 * tables;
         format!(
-            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 \
+            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} \
              multi={} qbuf={} qbuf-free={} argv-mem=0 multi-mem={multi_len} rbs=0 rbp=0 obl={block_len} \
              oll={} omem={} tot-mem={total} events={} cmd={} user=default redir={} resp={} lib-name={} \
              lib-ver={}\n",
@@ -222,6 +222,7 @@ impl State {
             conn.db,
             conn.channels.len(),
             conn.patterns.len(),
+            conn.shard_channels.len(),
             conn.multi
                 .as_ref()
                 .map_or(-1, |multi| multi.queued.len() as i64),
@@ -406,6 +407,7 @@ impl State {
 fn flags(conn: &Conn) -> String {
     let tracking = conn.tracking.as_deref();
     let letters = [
+        (conn.monitors, 'O'),
         (conn.is_subscribed(), 'P'),
         (conn.multi.is_some(), 'x'),
         (matches!(conn.hold, Hold::Blocked(_) | Hold::Paused), 'b'),

@@ -151,6 +151,7 @@ impl State {
         self.unwatch(conn);
         self.unsubscribe_all(conn);
         self.end_tracking(conn);
+        self.end_monitoring(conn);
         self.dropped.push(conn.socket);
         self.clients.count -= 1;
         conn.mark_gone();

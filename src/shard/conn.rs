@@ -178,6 +178,10 @@ pub struct Conn {
     pub channels: BTreeSet<Vec<u8>>,
     /// PSUBSCRIBE.
     pub patterns: BTreeSet<Vec<u8>>,
+    /// SSUBSCRIBE.
+    pub shard_channels: BTreeSet<Vec<u8>>,
+    /// MONITOR.
+    pub monitors: bool,
     /// Is in the list of connections with something to send.
     pub listed: bool,
     /// When it was accepted.
@@ -230,6 +234,8 @@ impl Conn {
             watch_round: 0,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            shard_channels: BTreeSet::new(),
+            monitors: false,
             listed: false,
             since: now,
             used: now,
@@ -267,7 +273,7 @@ impl Conn {
 
     /// Does the connection listen to channels?
     pub fn is_subscribed(&self) -> bool {
-        !self.channels.is_empty() || !self.patterns.is_empty()
+        !self.channels.is_empty() || !self.patterns.is_empty() || !self.shard_channels.is_empty()
     }
 
     /// A key changed: voids the transaction if the key is one of those watched now.

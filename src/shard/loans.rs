@@ -10,7 +10,7 @@ use super::{
     conn::{Conn, Hold},
     homes::{Listener, Want},
     load::Load,
-    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Waiting},
+    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Topics, Waiting},
     oddities::Acting,
     requests::{Call, Work},
     state::State,
@@ -216,6 +216,7 @@ impl State {
                     self.acting = self.acting_of(&conn);
                     let mut out = Out::new(conn.out.proto);
                     self.exec_queued(&mut conn, &mut out, &mut away);
+                    self.show_queued(&conn, OwnedArgs::copy([b"EXEC".as_slice()]).as_args());
                     conn.fill_slot(slot, out);
                     self.wake(&mut conn);
                     self.put_conn(conn);
@@ -469,13 +470,18 @@ impl State {
                 self.hear_all();
             }
             Message::Subscribed {
-                pattern,
+                kind,
                 channel,
                 count,
-            } => self.subs.note(from, pattern, channel, count),
+            } => self.subs.note(from, kind, channel, count),
             Message::Published(channel, message) => {
-                self.deliver(None, &channel, &message);
+                self.deliver(None, Topics::Channels, &channel, &message);
             }
+            Message::ShardPublished(channel, message) => {
+                self.deliver(None, Topics::Shards, &channel, &message);
+            }
+            Message::Monitored(on) => self.on_monitored(from, on),
+            Message::Line(line) => self.lines.push(line),
             Message::Ask(gather, question) => {
                 let answer = self.answer_question(&question, None);
                 self.mesh.send(from, Message::Answer(gather, answer));

@@ -140,6 +140,17 @@ pub enum Class {
     Primary,
 }
 
+/// The kinds of names that clients listen to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topics {
+    /// SUBSCRIBE.
+    Channels,
+    /// PSUBSCRIBE.
+    Patterns,
+    /// SSUBSCRIBE.
+    Shards,
+}
+
 /// What cores say to each other.
 #[derive(Debug)]
 pub enum Message {
@@ -163,8 +174,8 @@ pub enum Message {
     Tried(u64),
     /// The number of our connections that listen to a channel (or pattern) changed.
     Subscribed {
-        /// It is a pattern.
-        pattern: bool,
+        /// What kind of name it is.
+        kind: Topics,
         /// Its name.
         channel: Vec<u8>,
         /// Now that many.
@@ -172,6 +183,12 @@ pub enum Message {
     },
     /// A message for the channel's listeners.
     Published(Vec<u8>, Vec<u8>),
+    /// The same for a shard channel.
+    ShardPublished(Vec<u8>, Vec<u8>),
+    /// Our core has clients that monitor, or no longer.
+    Monitored(bool),
+    /// A line for your clients that monitor.
+    Line(String),
     /// Answer this.
     Ask(u64, Question),
     /// The answer.

@@ -13,6 +13,7 @@ mod load;
 mod loans;
 mod log;
 mod message;
+mod monitor;
 mod oddities;
 mod pubsub;
 mod requests;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{Block, Keys, Run, Spec, Verb, flag},
-    resp::{Args, Out},
+    resp::{Args, Error, Out},
 };
 
 /// Reasons for which requests take the long way.
@@ -19,6 +19,8 @@ pub(super) mod odd {
     pub(crate) const PAUSED: u8 = 1;
     /// A client of this core tracks, or one of any core keeps keys of this core.
     pub(crate) const TRACKED: u8 = 1 << 1;
+    /// MONITOR, of a client of any core.
+    pub(crate) const MONITORED: u8 = 1 << 2;
 }
 
 /// CLIENT PAUSE.
@@ -46,6 +48,11 @@ impl State {
         spec: &'static Spec,
         args: &Args<'_>,
     ) {
+        let touches_keys = spec.flags & (flag::READ | flag::WRITE) != 0 || may_write(conn, spec);
+        if conn.monitors && touches_keys {
+            let error = Error::fixed("ERR Replica can't interact with the keyspace");
+            return self.refuse(conn, &error);
+        }
         if let Some(pause) = self.pause
             && (pause.all || may_write(conn, spec))
         {
@@ -54,9 +61,21 @@ impl State {
             conn.hold = Hold::Paused;
             return self.clients.paused.push(conn.socket);
         }
+        // What a queue keeps is shown when it runs.
+        let is_shown =
+            self.odd & odd::MONITORED != 0 && (conn.multi.is_none() || self.runs_in_multi(spec));
+        let calls_others = matches!(spec.run, Run::Script);
+        if is_shown && calls_others {
+            self.show(conn, *args);
+        }
         self.acting = self.acting_of(conn);
         self.carry_out(conn, spec, args);
         self.acting = None;
+        // EXEC that waits for shards is shown behind what it runs.
+        let runs_later = spec.run_is(Verb::Exec) && matches!(conn.hold, Hold::Loan);
+        if is_shown && !calls_others && !runs_later {
+            self.show(conn, *args);
+        }
         if let Some(tracking) = &mut conn.tracking
             && conn.multi.is_none()
             && !conn.last.starts_with("client|")

@@ -10,7 +10,8 @@ use super::{
     blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
     homes::{Place, Sweep},
-    message::{After, Message, Waiting},
+    message::{After, Message, Topics, Waiting},
+    oddities::odd,
     scripts::{Done, ScriptHost},
     state::State,
 };
@@ -305,6 +306,7 @@ impl State {
         }
         if self.odd != 0 {
             self.deliver_news(Some(conn));
+            self.deliver_lines(Some(conn));
         }
     }
 
@@ -389,8 +391,10 @@ impl State {
             let allowed = [
                 "SUBSCRIBE",
                 "PSUBSCRIBE",
+                "SSUBSCRIBE",
                 "UNSUBSCRIBE",
                 "PUNSUBSCRIBE",
+                "SUNSUBSCRIBE",
                 "PING",
                 "QUIT",
                 "RESET",
@@ -497,6 +501,7 @@ impl State {
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, read_only, remembers);
+                host.shows_calls = self.odd & odd::MONITORED != 0;
                 let mark = ctx.out.mark();
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
@@ -512,6 +517,9 @@ impl State {
     fn after_script(&mut self, done: Done, away: Option<&mut Vec<(usize, After)>>) {
         let mut away = away;
         self.freeing |= !done.changed.is_empty();
+        for call in done.called {
+            self.feed(call.db, "lua", call.args.as_args());
+        }
         for call in done.read {
             self.remember(call.spec, call.args.as_args(), away.as_deref_mut());
         }
@@ -520,11 +528,20 @@ impl State {
             self.tell(call.spec, args, call.db, away.as_deref_mut());
         }
         for message in done.published {
-            if let Message::Published(channel, text) = &message {
-                for core in self.subs.cores_of(channel) {
-                    self.mesh
-                        .send(core, Message::Published(channel.clone(), text.clone()));
+            match &message {
+                Message::Published(channel, text) => {
+                    for core in self.subs.cores_of(Topics::Channels, channel) {
+                        let copy = Message::Published(channel.clone(), text.clone());
+                        self.mesh.send(core, copy);
+                    }
                 }
+                Message::ShardPublished(channel, text) => {
+                    for core in self.subs.cores_of(Topics::Shards, channel) {
+                        let copy = Message::ShardPublished(channel.clone(), text.clone());
+                        self.mesh.send(core, copy);
+                    }
+                }
+                _ => {}
             }
             // Delivered here at the end of the turn, when every connection is in its place.
             self.published.push(message);

@@ -1,6 +1,10 @@
 //! What scripts of this core may call, and what became of it.
 
-use super::{message::Message, pubsub::Subscriptions, requests::READ_ONLY};
+use super::{
+    message::{Message, Topics},
+    pubsub::Subscriptions,
+    requests::READ_ONLY,
+};
 use crate::{
     cmd::{self, Ctx, Run, Spec, flag},
     resp::{Args, OwnedArgs},
@@ -24,6 +28,8 @@ pub(super) struct Called {
 pub(super) struct Done {
     /// Commands that changed something.
     pub changed: Vec<Called>,
+    /// Every command, if somebody wants to see them.
+    pub called: Vec<Called>,
     /// Commands whose keys the client keeps.
     pub read: Vec<Called>,
     /// Messages to deliver.
@@ -37,6 +43,8 @@ pub(super) struct ScriptHost<'a> {
     read_only: bool,
     /// The client keeps what the script reads.
     remembers: bool,
+    /// Somebody wants to see every call.
+    pub shows_calls: bool,
     done: Done,
 }
 
@@ -46,6 +54,7 @@ impl<'a> ScriptHost<'a> {
             subs,
             read_only,
             remembers,
+            shows_calls: false,
             done: Done::default(),
         }
     }
@@ -58,6 +67,13 @@ impl<'a> ScriptHost<'a> {
 
 impl Host for ScriptHost<'_> {
     fn command(&mut self, ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> bool {
+        if self.shows_calls {
+            self.done.called.push(Called {
+                spec,
+                args: OwnedArgs::copy(args.iter()),
+                db: ctx.db,
+            });
+        }
         match spec.run {
             Run::Store(_) if self.read_only && spec.is_write() => ctx.out.error(&READ_ONLY),
             Run::Store(function) => {
@@ -74,8 +90,16 @@ impl Host for ScriptHost<'_> {
                     self.done.read.push(called());
                 }
             }
+            _ if spec.name == "SPUBLISH" => {
+                let (channel, text) = (args.at(1), args.at(2));
+                ctx.out
+                    .len_int(self.subs.receivers(Topics::Shards, channel));
+                let message = Message::ShardPublished(channel.to_vec(), text.to_vec());
+                self.done.published.push(message);
+            }
             _ if spec.name == "PUBLISH" => {
-                ctx.out.len_int(self.subs.receivers(args.at(1)));
+                ctx.out
+                    .len_int(self.subs.receivers(Topics::Channels, args.at(1)));
                 self.done
                     .published
                     .push(Message::Published(args.at(1).to_vec(), args.at(2).to_vec()));

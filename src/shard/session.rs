@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{
     conn::{Blocked, Conn, GiveUp, ReplyMode},
     info,
-    message::Message,
+    message::{Message, Topics},
     shared::{FollowView, lock},
     state::State,
 };
@@ -58,6 +58,9 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::Monitor => conn.out.error(&Error::fixed(
+                "ERR MONITOR isn't allowed for DENY BLOCKING client",
+            )),
             _ => self.session(conn, spec, verb, args),
         }
     }
@@ -77,6 +80,12 @@ impl State {
             Verb::Ping => ping(conn, args),
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
+            // Nobody has a password, so every one will do for the only user there is.
+            Verb::Auth if args.len() == 3 && args.at(1) == b"default" => conn.out.ok(),
+            Verb::Auth if args.len() == 3 => conn.out.error(&Error::fixed(
+                "WRONGPASS invalid username-password pair or user is disabled.",
+            )),
+            Verb::Auth if args.len() > 3 => conn.out.error(&Error::SYNTAX),
             Verb::Auth => conn.out.error(&Error::fixed(
                 "ERR AUTH <password> called without any password configured for the default user. Are you \
                  sure your configuration is correct?",
@@ -97,6 +106,7 @@ impl State {
                 self.discard(conn);
                 self.unsubscribe_all(conn);
                 self.end_tracking(conn);
+                self.end_monitoring(conn);
                 conn.set_proto(Proto::Two);
                 conn.db = 0;
                 conn.name.clear();
@@ -152,13 +162,23 @@ impl State {
                 self.unwatch(conn);
                 conn.out.ok();
             }
-            Verb::Subscribe | Verb::PSubscribe | Verb::Unsubscribe | Verb::PUnsubscribe => {
-                self.subscribe(conn, verb, args);
-            }
+            Verb::Subscribe
+            | Verb::PSubscribe
+            | Verb::SSubscribe
+            | Verb::Unsubscribe
+            | Verb::PUnsubscribe
+            | Verb::SUnsubscribe => self.subscribe(conn, verb, args),
             Verb::Publish => {
-                let receivers = self.publish_message(conn, args.at(1), args.at(2));
+                let (channel, text) = (args.at(1), args.at(2));
+                let receivers = self.publish_message(conn, Topics::Channels, channel, text);
                 conn.out.len_int(receivers);
             }
+            Verb::SPublish => {
+                let (channel, text) = (args.at(1), args.at(2));
+                let receivers = self.publish_message(conn, Topics::Shards, channel, text);
+                conn.out.len_int(receivers);
+            }
+            Verb::Monitor => self.start_monitoring(conn),
             Verb::PubSub => self.pubsub(conn, args),
             Verb::Save | Verb::BgSave | Verb::BgRewriteAof => conn.out.error(&NO_PERSISTENCE),
             Verb::LastSave => conn.out.int((self.shared.started / 1000) as i64),

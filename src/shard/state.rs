@@ -11,6 +11,7 @@ use super::{
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
+    monitor::Monitors,
     oddities::{Acting, Pause},
     pubsub::Subscriptions,
     requests::GROUP_LEN,
@@ -75,6 +76,9 @@ pub(super) struct State {
     pub odd: u8,
     pub pause: Option<Pause>,
     pub tracked: Tracked,
+    pub monitors: Monitors,
+    /// Lines for clients that monitor.
+    pub lines: Vec<String>,
     /// For whom a command runs, while that matters to anybody.
     pub acting: Option<Acting>,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
@@ -129,6 +133,8 @@ impl State {
             odd: 0,
             pause: None,
             tracked: Tracked::default(),
+            monitors: Monitors::default(),
+            lines: Vec::new(),
             acting: None,
             follow_request: None,
             freeing: false,

@@ -363,7 +363,7 @@ impl State {
 
     /// Works on a connection of this core, be it in its place or the current one. One that reads too
     /// slowly to be told so much is closed.
-    fn with_conn<R>(
+    pub(super) fn with_conn<R>(
         &mut self,
         socket: SocketId,
         current: &mut Option<&mut Conn>,

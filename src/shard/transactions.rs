@@ -115,6 +115,11 @@ impl State {
                 out.error(&error);
                 continue;
             }
+            let slow = self.slow_clock(spec);
+            let is_script = matches!(spec.run, Run::Script);
+            if is_script {
+                self.show_queued(conn, args);
+            }
             match (spec.run, Work::of(spec)) {
                 (_, Some(run))
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
@@ -135,6 +140,12 @@ impl State {
                     self.keep_script(conn, args);
                     out.append(&mut std::mem::replace(&mut conn.out, outer));
                 }
+            }
+            if !is_script {
+                self.show_queued(conn, args);
+            }
+            if let Some(start) = slow {
+                self.note_slow(Some(conn), args, start);
             }
         }
         conn.set_proto(out.proto);

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 use super::{
     conn::Conn,
     core::micros_since,
-    message::Message,
+    message::{Message, Topics},
     shared::{DbSize, SlowEntry, lock},
     state::State,
 };
@@ -27,10 +27,17 @@ impl State {
         if self.odd != 0 {
             self.broadcast_invalid();
             self.deliver_news(None);
+            self.deliver_lines(None);
         }
         for message in std::mem::take(&mut self.published) {
-            if let Message::Published(channel, text) = message {
-                self.deliver(None, &channel, &text);
+            match message {
+                Message::Published(channel, text) => {
+                    self.deliver(None, Topics::Channels, &channel, &text);
+                }
+                Message::ShardPublished(channel, text) => {
+                    self.deliver(None, Topics::Shards, &channel, &text);
+                }
+                _ => {}
             }
         }
         if self.more_due {

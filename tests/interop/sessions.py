@@ -547,6 +547,89 @@ def tracking_table_is_bounded(t):
     t.call("two", "CONFIG", "SET", "tracking-table-max-keys", "1000000")
 
 
+# ---- MONITOR ----
+
+
+def monitor(t):
+    t.call("eye", "MONITOR")
+    for words in [
+        "PING", "AUTH x", "AUTH x y", "HELLO 3", "HELLO 2", "MULTI", "SET a 1", "GET a", "EXEC", "CONFIG GET databases",
+        "CLIENT ID", "LPUSH a 1", "SELECT 3", "GET z", "NOPE", "GET", "CLIENT SETNAME foo", "CLIENT NOPE",
+        "SUBSCRIBE x", "UNSUBSCRIBE", "RESET", "SLOWLOG LEN", "MULTI", "DISCARD", "WATCH a", "PUBLISH a b", "FLUSHALL",
+        "MSET k0 1 k1 1 k2 1 k3 1", "ECHO \\x",
+    ]:
+        if words.startswith("HELLO"):
+            t.conn("one").call(*words.split())
+        else:
+            t.call("one", *words.split())
+    t.call("one", "PING", b"a\n\x01\"b\\\xff\x07\x00\r\t\x08")
+    t.call("one", "EVAL", "redis.call('set', KEYS[1], 1) return redis.call('GET', KEYS[1])", 1, "k")
+    # What the other side shows comes in the order in which it happened.
+    t.call("one", "ECHO", "end")
+    while True:
+        reply = t.read("eye")
+        if reply is None or reply.value.endswith(b'"end"'):
+            break
+    for words in ["GET x", "SET x y", "PUBLISH x y", "EVAL 1 0"]:
+        t.call("eye", *words.split())
+    t.call("eye", "RESET")
+    t.call("one", "PING")
+    t.quiet("eye")
+    t.call("eye", "MULTI")
+    t.call("eye", "MONITOR")
+
+
+def monitor_several(t):
+    for name in ["eye", "ear", "one", "two", "three"]:
+        t.conn(name)
+    t.call("eye", "MONITOR")
+    t.call("ear", "MONITOR")
+    for name in ["one", "two", "three"]:
+        t.call(name, "SET", name, 1)
+        t.read("eye")
+        t.read("ear")
+    t.close("ear")
+    t.call("two", "PING")
+    t.read("eye")
+
+
+# ---- sharded publish and subscribe ----
+
+
+def shard_channels(t):
+    t.call("one", "SSUBSCRIBE", "a", "b", "a")
+    t.call("two", "SSUBSCRIBE", "a")
+    t.call("three", "PSUBSCRIBE", "*")
+    t.call("four", "SPUBLISH", "a", "text")
+    t.read("one")
+    t.read("two")
+    t.call("four", "PUBLISH", "a", "other")
+    t.read("three")
+    for words in [
+        "PUBSUB SHARDCHANNELS", "PUBSUB CHANNELS", "PUBSUB SHARDCHANNELS b*", "PUBSUB SHARDNUMSUB a b c",
+        "PUBSUB SHARDNUMSUB", "PUBSUB NUMSUB a", "SPUBLISH nobody x", "SSUBSCRIBE", "SPUBLISH a",
+    ]:
+        if words == "PUBSUB SHARDCHANNELS":
+            t.note(words, sorted(t.conn("four").ask(*words.split())))
+        else:
+            t.call("four", *words.split())
+    t.call("one", "GET", "x")
+    t.call("one", "PING")
+    t.call("one", "SUNSUBSCRIBE", "nope")
+    t.call("one", "SUNSUBSCRIBE", "b")
+    t.call("one", "SUNSUBSCRIBE")
+    t.call("one", "SUNSUBSCRIBE")
+    t.quiet("one")
+    t.call("four", "EVAL", "return redis.call('spublish', KEYS[1], 'said')", 1, "a")
+    t.read("two")
+    three(t, "four")
+    t.call("four", "SSUBSCRIBE", "x")
+    t.send("four", "SPUBLISH", "x", "mine")
+    t.reads("four", 2)
+    t.call("two", "RESET")
+    t.until("nobody listens", lambda: t.conn("four").ask("PUBSUB", "SHARDNUMSUB", "a") == [b"a", 0])
+
+
 # ---- WATCH ----
 
 
@@ -574,6 +657,9 @@ def watch_and_flush(t):
 
 
 SCENARIOS = [
+    monitor,
+    monitor_several,
+    shard_channels,
     watch_and_flush,
     tracking_errors,
     tracking_reads,
