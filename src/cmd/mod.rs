@@ -4,6 +4,7 @@ mod bitmaps;
 #[cfg(test)]
 mod cover;
 mod ctx;
+pub mod events;
 mod expiry;
 mod float80;
 mod geo;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use super::shared::{CoreStats, FollowView, Shared, lock};
 use crate::{
     base::{Ms, parse_i64, parse_u64},
+    cmd::events,
     resp::{Args, Error},
 };
 
@@ -307,6 +308,10 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
         (
+            "notify-keyspace-events",
+            events::show_classes(tunables.events),
+        ),
+        (
             "tracking-table-max-keys",
             tunables.tracking_keys_max.to_string(),
         ),
@@ -363,6 +368,10 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
+            "notify-keyspace-events" => {
+                let text = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
+                changed.events = events::parse_classes(value).ok_or_else(|| failed(text))?;
+            }
             "tracking-table-max-keys" => changed.tracking_keys_max = number()? as usize,
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}

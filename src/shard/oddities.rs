@@ -3,13 +3,18 @@
 
 use super::{
     conn::{Conn, Hold},
+    homes::Listener,
     message::{After, ClientAt},
     requests::{Call, Work},
     state::State,
 };
 use crate::{
     base::Ms,
-    cmd::{Block, Keys, Run, Spec, Verb, flag},
+    cmd::{
+        Block, Ctx, Keys, Run, Spec, Verb,
+        events::{Before, Event, class},
+        flag,
+    },
     resp::{Args, Error, Out},
 };
 
@@ -21,6 +26,8 @@ pub(super) mod odd {
     pub(crate) const TRACKED: u8 = 1 << 1;
     /// MONITOR, of a client of any core.
     pub(crate) const MONITORED: u8 = 1 << 2;
+    /// Keyspace events are told.
+    pub(crate) const EVENTS: u8 = 1 << 3;
 }
 
 /// CLIENT PAUSE.
@@ -29,6 +36,27 @@ pub(super) struct Pause {
     until: Ms,
     /// Requests that only read are held too.
     all: bool,
+}
+
+/// Why a key went without a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Went {
+    /// Its time came.
+    Expired,
+}
+
+impl Went {
+    pub(super) fn event(self, db: usize, key: &[u8]) -> Event {
+        let (class, name) = match self {
+            Went::Expired => (class::EXPIRED, "expired"),
+        };
+        Event {
+            class,
+            name,
+            db,
+            key: key.to_vec(),
+        }
+    }
 }
 
 /// For whom a command runs.
@@ -119,11 +147,116 @@ impl State {
         out: &mut Out,
         mut away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
-        let block = self.run_work(spec, work, args, call, out, away.as_deref_mut());
+        let wants_events = self.odd & odd::EVENTS != 0 && matches!(work, Work::Store(_));
+        self.note_expired(spec, *args, call.db);
+        let look = wants_events.then(|| {
+            let mut ctx = self.ctx(call.db, out);
+            Before::look(&mut ctx, spec, *args)
+        });
+        let (block, changed) = self.run_work(spec, work, args, call, out, away.as_deref_mut());
+        let events = look.map(|look| {
+            let mut ctx = self.ctx(call.db, out);
+            look.events(&mut ctx, spec, *args, changed)
+        });
+        self.tell_expired(spec, *args, call.db, away.as_deref_mut());
+        self.tell_events(events.unwrap_or_default());
         if spec.flags & flag::READ != 0 && matches!(work, Work::Store(_)) {
             self.remember(spec, *args, away);
         }
         block
+    }
+
+    /// A command's view of the stores, for looks beside the command itself.
+    fn ctx<'a>(&'a mut self, db: usize, out: &'a mut Out) -> Ctx<'a> {
+        Ctx {
+            shards: &mut self.homes.shards,
+            db,
+            out,
+            now: self.now,
+            rng: &mut self.rng,
+            dirty: 0,
+            may_block: false,
+            block: None,
+            from_primary: false,
+        }
+    }
+
+    /// The shards that a command may look into, and that are here.
+    fn shards_looked_into(&self, spec: &Spec, args: Args<'_>) -> Vec<usize> {
+        let mut shards = self.homes.shards_of([(spec, args)]);
+        shards.retain(|shard| self.homes.shards.has(*shard));
+        shards
+    }
+
+    /// From now on notes which keys a command finds due.
+    fn note_expired(&mut self, spec: &Spec, args: Args<'_>, db: usize) {
+        for shard in self.shards_looked_into(spec, args) {
+            self.homes.shards.keyspace(shard, db).note_expired(true);
+        }
+    }
+
+    /// Tells of the keys that a command found due.
+    fn tell_expired(
+        &mut self,
+        spec: &Spec,
+        args: Args<'_>,
+        db: usize,
+        mut away: Option<&mut Vec<(usize, After)>>,
+    ) {
+        let mut heard = Vec::new();
+        for shard in self.shards_looked_into(spec, args) {
+            let keys = self.homes.shards.keyspace(shard, db);
+            let expired = keys.take_expired();
+            keys.note_expired(false);
+            for key in expired {
+                if self.homes.owner(shard) == self.me {
+                    self.key_went(shard, db, &key, Went::Expired, &mut heard);
+                } else if let Some(away) = &mut away {
+                    away.push((shard, After::Changed(db, key.to_vec(), None)));
+                    self.tell_event(Went::Expired.event(db, &key));
+                }
+            }
+        }
+        self.note_heard(heard);
+    }
+
+    /// A key of a shard that lives here went without a command: tells all who want to know. `heard` is
+    /// for [`note_heard`](State::note_heard).
+    pub(super) fn key_went(
+        &mut self,
+        shard: usize,
+        db: usize,
+        key: &[u8],
+        why: Went,
+        heard: &mut Vec<Listener>,
+    ) {
+        self.homes.changed(shard, db, key, heard);
+        self.invalidate(key, None);
+        self.tell_event(why.event(db, key));
+    }
+
+    /// Publishes keyspace events of the classes that are asked for.
+    pub(super) fn tell_events(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.tell_event(event);
+        }
+    }
+
+    pub(super) fn tell_event(&mut self, event: Event) {
+        let asked = self.tunables.events;
+        if asked & event.class == 0 {
+            return;
+        }
+        let Event { name, db, key, .. } = event;
+        if asked & class::KEYSPACE != 0 {
+            let mut channel = format!("__keyspace@{db}__:").into_bytes();
+            channel.extend_from_slice(&key);
+            self.publish_later(channel, name.as_bytes().to_vec());
+        }
+        if asked & class::KEYEVENT != 0 {
+            let channel = format!("__keyevent@{db}__:{name}").into_bytes();
+            self.publish_later(channel, key);
+        }
     }
 
     /// Remembers that the client for which a command ran keeps the keys of the command.

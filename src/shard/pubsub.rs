@@ -216,6 +216,15 @@ impl State {
         }
     }
 
+    /// Publishes what no client said: here at the end of the turn, when every connection is in its place.
+    pub(super) fn publish_later(&mut self, channel: Vec<u8>, message: Vec<u8>) {
+        for core in self.subs.cores_of(Topics::Channels, &channel) {
+            let copy = Message::Published(channel.clone(), message.clone());
+            self.mesh.send(core, copy);
+        }
+        self.published.push(Message::Published(channel, message));
+    }
+
     /// PUBLISH, SPUBLISH: delivers here, passes on to cores with listeners; the number of receivers.
     pub(super) fn publish_message(
         &mut self,

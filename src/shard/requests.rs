@@ -463,9 +463,10 @@ impl State {
         if self.odd != 0 {
             return self.run_here_oddly(spec, work, args, call, out, away);
         }
-        self.run_work(spec, work, args, call, out, away)
+        self.run_work(spec, work, args, call, out, away).0
     }
 
+    /// The second value says whether something was changed.
     #[inline]
     pub(super) fn run_work(
         &mut self,
@@ -475,7 +476,7 @@ impl State {
         call: Call,
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
-    ) -> Option<Block> {
+    ) -> (Option<Block>, bool) {
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
             db: call.db,
@@ -495,20 +496,21 @@ impl State {
                     self.freeing = true;
                     self.tell(spec, *args, call.db, away);
                 }
-                block
+                (block, dirty > 0)
             }
             Work::Script => {
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, read_only, remembers);
                 host.shows_calls = self.odd & odd::MONITORED != 0;
+                host.tells_events = self.odd & odd::EVENTS != 0;
                 let mark = ctx.out.mark();
                 if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
                 self.after_script(host.into_done(), away);
-                None
+                (None, false)
             }
         }
     }
@@ -520,6 +522,7 @@ impl State {
         for call in done.called {
             self.feed(call.db, "lua", call.args.as_args());
         }
+        self.tell_events(done.events);
         for call in done.read {
             self.remember(call.spec, call.args.as_args(), away.as_deref_mut());
         }

@@ -6,7 +6,11 @@ use super::{
     requests::READ_ONLY,
 };
 use crate::{
-    cmd::{self, Ctx, Run, Spec, flag},
+    cmd::{
+        self, Ctx, Run, Spec,
+        events::{Before, Event},
+        flag,
+    },
     resp::{Args, OwnedArgs},
     script::{Host, plain_session},
 };
@@ -30,6 +34,8 @@ pub(super) struct Done {
     pub changed: Vec<Called>,
     /// Every command, if somebody wants to see them.
     pub called: Vec<Called>,
+    /// What happened to keys, if somebody wants to know.
+    pub events: Vec<Event>,
     /// Commands whose keys the client keeps.
     pub read: Vec<Called>,
     /// Messages to deliver.
@@ -45,6 +51,8 @@ pub(super) struct ScriptHost<'a> {
     remembers: bool,
     /// Somebody wants to see every call.
     pub shows_calls: bool,
+    /// Somebody wants to know what happens to keys.
+    pub tells_events: bool,
     done: Done,
 }
 
@@ -55,6 +63,7 @@ impl<'a> ScriptHost<'a> {
             read_only,
             remembers,
             shows_calls: false,
+            tells_events: false,
             done: Done::default(),
         }
     }
@@ -78,7 +87,14 @@ impl Host for ScriptHost<'_> {
             Run::Store(_) if self.read_only && spec.is_write() => ctx.out.error(&READ_ONLY),
             Run::Store(function) => {
                 let before = ctx.dirty;
+                let look = self.tells_events.then(|| Before::look(ctx, spec, args));
                 cmd::run(ctx, function, args);
+                if let Some(look) = look {
+                    let changed = ctx.dirty > before;
+                    self.done
+                        .events
+                        .extend(look.events(ctx, spec, args, changed));
+                }
                 let called = || Called {
                     spec,
                     args: OwnedArgs::copy(args.iter()),

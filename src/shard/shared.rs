@@ -43,6 +43,8 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
+    /// Classes of keyspace events that are told.
+    pub events: u16,
     /// Keys that the node remembers for clients that track; 0: no limit.
     pub tracking_keys_max: usize,
 }
@@ -56,6 +58,7 @@ impl Default for Tunables {
             memory_max: 0,
             slow_us: 10_000,
             slow_len: 128,
+            events: 0,
             tracking_keys_max: 1_000_000,
         }
     }

@@ -5,6 +5,7 @@ use super::{
     homes::{Listener, Place, Want},
     loans::Job,
     message::{After, Message},
+    oddities::Went,
     requests::{Call, Work},
     state::State,
 };
@@ -102,7 +103,7 @@ impl State {
         out: &mut Out,
         away: &mut Vec<(usize, After)>,
     ) {
-        let tainted = conn.tainted || self.has_expired(&conn.watching);
+        let tainted = self.has_expired(&conn.watching, away) || conn.tainted;
         let multi = conn.multi.take().unwrap_or_default();
         self.unwatch(conn);
         if tainted {
@@ -154,17 +155,35 @@ impl State {
         }
     }
 
-    /// Has one of some keys, whose shards are here, come due without anybody having looked?
-    fn has_expired(&mut self, watched: &[(usize, Vec<u8>)]) -> bool {
-        let now = self.now;
-        watched.iter().any(|(db, key)| {
-            let keys = self.homes.shards.of(*db, key);
+    /// Has one of some keys, whose shards are here, come due without anybody having looked? Tells who wants
+    /// to know.
+    fn has_expired(
+        &mut self,
+        watched: &[(usize, Vec<u8>)],
+        away: &mut Vec<(usize, After)>,
+    ) -> bool {
+        let mut heard = Vec::new();
+        let mut has = false;
+        for (db, key) in watched {
+            let shard = self.homes.shards.shard_of(key);
+            let keys = self.homes.shards.keyspace(shard, *db);
             keys.note_expired(true);
-            keys.meta(key, now);
+            keys.meta(key, self.now);
             let expired = !keys.take_expired().is_empty();
             keys.note_expired(false);
-            expired
-        })
+            has |= expired;
+            if !expired {
+                continue;
+            }
+            if self.homes.owner(shard) == self.me {
+                self.key_went(shard, *db, key, Went::Expired, &mut heard);
+            } else {
+                away.push((shard, After::Changed(*db, key.clone(), None)));
+                self.tell_event(Went::Expired.event(*db, key));
+            }
+        }
+        self.note_heard(heard);
+        has
     }
 
     pub(super) fn discard(&mut self, conn: &mut Conn) {

@@ -6,12 +6,13 @@ use super::{
     conn::Conn,
     core::micros_since,
     message::{Message, Topics},
+    oddities::{Went, odd},
     shared::{DbSize, SlowEntry, lock},
     state::State,
 };
 use crate::{
     base::Ms,
-    cmd::{Spec, flag},
+    cmd::{Spec, events::class, flag},
     resp::Args,
 };
 
@@ -136,6 +137,12 @@ impl State {
             .map(|tunables| tunables.clone())
             .unwrap_or_default();
         self.limits.bulk_len_max = self.tunables.bulk_len_max;
+        let channels = class::KEYSPACE | class::KEYEVENT;
+        if self.tunables.events & channels != 0 && self.tunables.events & !channels != 0 {
+            self.odd |= odd::EVENTS;
+        } else {
+            self.odd &= !odd::EVENTS;
+        }
     }
 
     /// Removes some keys that are due; the next turn goes on if more are.
@@ -150,7 +157,7 @@ impl State {
                 continue;
             }
             let mut expired = Vec::new();
-            let listened = self.homes.has_listeners();
+            let listened = self.homes.has_listeners() || self.odd & odd::EVENTS != 0;
             for (db, keys) in self.homes.shards.shard(shard).databases() {
                 let mut count = 0;
                 self.more_due |= keys.expire_due(now, EXPIRE_BUDGET, |key| {
@@ -164,8 +171,7 @@ impl State {
             }
             let mut heard = Vec::new();
             for (db, key) in expired {
-                self.homes.changed(shard, db, &key, &mut heard);
-                self.invalidate(&key, None);
+                self.key_went(shard, db, &key, Went::Expired, &mut heard);
             }
             self.note_heard(heard);
         }

@@ -630,6 +630,235 @@ def shard_channels(t):
     t.until("nobody listens", lambda: t.conn("four").ask("PUBSUB", "SHARDNUMSUB", "a") == [b"a", 0])
 
 
+# ---- keyspace events ----
+
+# Commands that tell of something, or might.
+EVENTFUL = """
+SET a 1
+SET a 1 EX 100
+SET a 1 KEEPTTL
+SET b 1 NX GET
+GET none
+GETSET a 2
+GETDEL a
+GETDEL a
+SETNX a 1
+SETEX a 10 1
+PSETEX a 1000 1
+GETEX a PERSIST
+GETEX a PERSIST
+GETEX a EX 10
+GETEX a EXAT 1
+MSET a 1 b 2
+MSETNX c 1 d 2
+MSETNX c 1 e 2
+INCR a
+DECR a
+INCRBY a 2
+DECRBY a 1
+INCRBYFLOAT a 1.5
+APPEND a x
+SETRANGE a 1 yy
+SETRANGE zz 0 ""
+SETBIT bit 1 1
+BITOP AND dst a b
+BITOP AND dst none none
+BITFIELD bf SET u8 0 1
+BITFIELD bf GET u8 0
+DEL a b none
+UNLINK c none
+SET a 1
+EXPIRE a 100
+EXPIRE a 100 NX
+PEXPIREAT a 99999999999999
+PERSIST a
+PERSIST a
+EXPIRE a -1
+SET a 1
+RENAME a b
+SET a 1
+RENAME a b
+RENAMENX b c
+COPY c d REPLACE
+COPY c newd
+MOVE c 3
+SELECT 3
+MOVE c 0
+SELECT 0
+TYPE none
+EXISTS c none
+TTL none
+STRLEN none
+OBJECT ENCODING none
+LPUSH l a b c
+LPUSHX l a
+LPUSHX nol a
+RPUSH l z
+RPUSHX l z
+LINSERT l BEFORE a q
+LINSERT l BEFORE nope q
+LSET l 0 x
+LREM l 0 nope
+LREM l 0 x
+LTRIM l 0 2
+LPOP l
+RPOP l
+RPOP l
+LPOP l
+LPUSH l a b
+RPOPLPUSH l l2
+LMOVE l l2 LEFT RIGHT
+LMOVE l2 l2 LEFT RIGHT
+LMPOP 1 l2 LEFT COUNT 2
+RPUSH l 1 2
+BLPOP l 1
+BRPOP l 1
+RPUSH l 1 2
+BLMOVE l l3 LEFT LEFT 1
+BRPOPLPUSH l l3 1
+BLMPOP 1 1 l3 RIGHT COUNT 3
+LTRIM none 0 1
+RPUSH l 1
+LTRIM l 5 9
+SADD s a b c
+SADD s a
+SREM s a
+SREM s nope
+SMOVE s s2 b
+SMOVE s s2 nope
+SPOP s
+SADD s a b c
+SPOP s 2
+SPOP s 5
+SADD s a b
+SADD t b c
+SINTERSTORE x s t
+SINTERSTORE x s none
+SUNIONSTORE x s t
+SDIFFSTORE x none s
+SDIFFSTORE nothere none s
+HSET hh a 1 b 2
+HSET hh a 1
+HMSET hh c 3
+HSETNX hh a 1
+HSETNX hh d 1
+HINCRBY hh a 1
+HINCRBYFLOAT hh a 1.5
+HDEL hh a nope
+HDEL hh b c d
+ZADD z 1 a 2 b 3 c
+ZADD z 1 a
+ZADD z 5 a
+ZADD z INCR 1 a
+ZINCRBY z 1 b
+ZREM z a
+ZREM z nope
+ZADD z 1 a 2 b 3 c 4 d 5 e 6 f 7 g
+ZREMRANGEBYSCORE z 1 1
+ZREMRANGEBYRANK z 0 0
+ZREMRANGEBYLEX z - [c
+ZPOPMIN z
+ZPOPMAX z
+BZPOPMIN z 1
+BZPOPMAX z 1
+ZADD z 1 a 2 b 3 c 4 d
+ZMPOP 1 z MIN
+BZMPOP 1 1 z MAX
+ZUNIONSTORE zz2 1 z
+ZINTERSTORE zz2 1 z
+ZDIFFSTORE zz2 1 z
+ZDIFFSTORE zz2 2 z z
+ZRANGESTORE zz2 z 0 -1
+ZRANGESTORE zz2 z 5 9
+ZREMRANGEBYSCORE z -inf +inf
+GEOADD g 13.36 38.11 P 15.08 37.5 C
+GEOSEARCHSTORE g2 g FROMLONLAT 15 37 BYRADIUS 200 km
+GEOSEARCHSTORE g2 g FROMLONLAT 0 0 BYRADIUS 1 km
+GEORADIUS g 15 37 200 km STORE g3
+GEORADIUS g 0 0 1 km STORE g3
+XADD st 1-1 a b
+XADD st MAXLEN 1 2-1 a b
+XGROUP CREATE st grp 0
+XGROUP CREATE newst grp 0 MKSTREAM
+XGROUP CREATECONSUMER st grp al
+XGROUP CREATECONSUMER st grp al
+XREADGROUP GROUP grp bob STREAMS st >
+XCLAIM st grp carl 0 2-1
+XAUTOCLAIM st grp dan 0 0
+XACK st grp 2-1
+XGROUP SETID st grp 0
+XGROUP DELCONSUMER st grp al
+XGROUP DELCONSUMER st grp nope
+XGROUP DESTROY st grp
+XGROUP DESTROY st grp
+XDEL st 2-1
+XDEL st 2-1
+XSETID st 5-1
+XTRIM st MAXLEN 0
+XADD st 6-1 a b
+XTRIM st MAXLEN 0
+FLUSHDB
+SWAPDB 0 1
+"""
+
+
+def events_of(t):
+    """What came to the listener, up to a message that is sent now."""
+    t.conn("two").call("PUBLISH", "__keyend", "")
+    told = []
+    while True:
+        reply = t.conn("ear").read().plain()
+        if reply[2] == b"__keyend":
+            return told
+        told.append(b"%s %s" % (reply[2], reply[3]))
+
+
+def keyspace_events(t):
+    t.call("two", "CONFIG", "SET", "notify-keyspace-events", "KEAmn")
+    t.call("ear", "PSUBSCRIBE", "__key*")
+    for line in EVENTFUL.strip().splitlines():
+        words = [word.strip('"') for word in line.split()]
+        t.conn("one").call(*words)
+        t.note(line, events_of(t))
+    t.conn("one").call("EVAL", "redis.call('set', KEYS[1], 1) redis.call('del', KEYS[1])", 1, "script")
+    t.note("a script", events_of(t))
+    for words in ["MULTI", "SET exec 1", "DEL exec", "EXEC"]:
+        t.conn("one").call(*words.split())
+    t.note("a transaction", events_of(t))
+    t.send("one", "BLPOP", "later", 0)
+    t.until("it blocks", lambda: b"flags=b" in t.conn("two").ask("CLIENT", "LIST", "ID", t.id("one")))
+    t.conn("two").call("RPUSH", "later", "a", "b")
+    t.conn("one").read()
+    told = events_of(t)
+    t.note("a client that waited", [event for event in told if b"keyevent" in event])
+
+
+def keyspace_events_of_time(t):
+    t.call("two", "CONFIG", "SET", "notify-keyspace-events", "Ex")
+    t.call("ear", "PSUBSCRIBE", "__key*")
+    for key in KEYS:
+        t.call("one", "SET", key, 1, "PX", 30)
+    t.reads("ear", len(KEYS))
+    t.call("one", "SET", "found", 1, "PX", 1)
+    time.sleep(0.003)
+    t.call("one", "GET", "found")
+    t.read("ear")
+
+
+def keyspace_event_classes(t):
+    for letters in ["KEA", "AKE", "Kx", "", "g$lshzxetd", "nope", "KEg$", "Ex", "K", "Em", "$g", "KEq"]:
+        t.call("one", "CONFIG", "SET", "notify-keyspace-events", letters)
+        t.note("shown", t.conn("one").ask("CONFIG", "GET", "notify-keyspace-events"))
+    for letters in ["", "K$", "E$", "Kl", "El", "KElg", "A", "KE"]:
+        t.call("one", "CONFIG", "SET", "notify-keyspace-events", letters)
+        t.call("ear", "PSUBSCRIBE", "__key*")
+        t.conn("one").call("SET", "string", 1)
+        t.conn("one").call("RPUSH", "list", 1)
+        t.conn("one").call("DEL", "list")
+        t.note(letters, events_of(t))
+    t.call("one", "CONFIG", "SET", "notify-keyspace-events", "")
+
+
 # ---- WATCH ----
 
 
@@ -657,6 +886,9 @@ def watch_and_flush(t):
 
 
 SCENARIOS = [
+    keyspace_events,
+    keyspace_events_of_time,
+    keyspace_event_classes,
     monitor,
     monitor_several,
     shard_channels,
