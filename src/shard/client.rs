@@ -203,7 +203,7 @@ impl State {
         let address = |at: Option<std::net::SocketAddr>| at.map_or_else(unix, |at| at.to_string());
         let block_len = conn.out.len();
         let tables = conn.watching.len() + conn.channels.len() + conn.patterns.len();
-        let multi_len: usize = conn.multi.iter().map(|multi| multi.bytes_len()).sum();
+        let multi_len = conn.multi.as_ref().map_or(0, |multi| multi.bytes);
         let total =
             size_of::<Conn>() + conn.input.capacity() + conn.owed() + multi_len + 64 * tables;
         format!(
@@ -216,8 +216,8 @@ impl State {
             address(conn.local),
             conn.socket.index,
             String::from_utf8_lossy(&conn.name),
-            self.now.saturating_sub(conn.since) / 1000,
-            self.now.saturating_sub(conn.used) / 1000,
+            self.beat.saturating_sub(conn.since) / 1000,
+            self.beat.saturating_sub(conn.used) / 1000,
             flags(conn),
             conn.db,
             conn.channels.len(),
@@ -398,7 +398,7 @@ impl State {
             })
             && filter
                 .age_secs
-                .is_none_or(|age| self.now.saturating_sub(conn.since) / 1000 >= age)
+                .is_none_or(|age| self.beat.saturating_sub(conn.since) / 1000 >= age)
             && filter.except != Some(conn.id)
     }
 }

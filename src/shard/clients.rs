@@ -46,7 +46,7 @@ impl State {
             self.clients.places.resize_with(index + 1, || None);
         }
         let id = self.shared.next_client();
-        let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
+        let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
         conn.local = local;
         self.clients.count += 1;
         if refused {

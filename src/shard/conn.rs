@@ -84,14 +84,17 @@ pub enum GiveUp {
 pub struct Multi {
     /// In order.
     pub queued: Vec<(&'static Spec, OwnedArgs)>,
+    /// Bytes of all of them.
+    pub bytes: usize,
     /// A command was refused while queueing: EXEC will refuse all.
     pub failed: bool,
 }
 
 impl Multi {
-    /// Bytes of the queued commands.
-    pub fn bytes_len(&self) -> usize {
-        self.queued.iter().map(|(_, args)| args.bytes_len()).sum()
+    /// Queues a command.
+    pub fn push(&mut self, spec: &'static Spec, args: OwnedArgs) {
+        self.bytes += args.bytes_len();
+        self.queued.push((spec, args));
     }
 }
 
@@ -184,7 +187,7 @@ pub struct Conn {
     pub monitors: bool,
     /// Is in the list of connections with something to send.
     pub listed: bool,
-    /// When it was accepted.
+    /// When it was accepted, by the clock that nobody sets; so are the next two.
     pub since: Ms,
     /// When it last sent a request.
     pub used: Ms,

@@ -308,6 +308,10 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
         (
+            "client-query-buffer-limit",
+            tunables.queue_bytes_max.to_string(),
+        ),
+        (
             "notify-keyspace-events",
             events::show_classes(tunables.events),
         ),
@@ -368,6 +372,16 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
+            "client-query-buffer-limit" => {
+                let len =
+                    memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
+                if len < 1 << 20 {
+                    return Err(failed(
+                        "argument must be between 1048576 and 9223372036854775807 inclusive",
+                    ));
+                }
+                changed.queue_bytes_max = len;
+            }
             "notify-keyspace-events" => {
                 let text = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
                 changed.events = events::parse_classes(value).ok_or_else(|| failed(text))?;

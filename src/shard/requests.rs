@@ -90,7 +90,7 @@ impl State {
         if conn.closing {
             return;
         }
-        conn.used = self.now;
+        conn.used = self.beat;
         if !conn.input.is_empty() || !conn.is_free() {
             conn.input.extend_from_slice(bytes);
             if conn.is_free() && conn.input.len() >= conn.need {

@@ -43,6 +43,8 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
+    /// Bytes that a client may have waiting to be run, what MULTI queues included.
+    pub queue_bytes_max: usize,
     /// Classes of keyspace events that are told.
     pub events: u16,
     /// Keys that the node remembers for clients that track; 0: no limit.
@@ -58,6 +60,7 @@ impl Default for Tunables {
             memory_max: 0,
             slow_us: 10_000,
             slow_len: 128,
+            queue_bytes_max: 1 << 30,
             events: 0,
             tracking_keys_max: 1_000_000,
         }

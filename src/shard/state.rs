@@ -48,6 +48,8 @@ pub(super) struct State {
     pub shared: Arc<Shared>,
     pub homes: Homes,
     pub now: Ms,
+    /// The clock that nobody sets, read once per beat: for how long clients are silent.
+    pub beat: Ms,
     pub rng: Rng,
     pub stats: Stats,
     pub subs: Subscriptions,
@@ -114,6 +116,7 @@ impl State {
             published: Vec::new(),
             mesh,
             now: 0,
+            beat: 0,
             rng: Rng::seeded(seed ^ me as u64),
             stats: Stats::default(),
             table: Table::build(),

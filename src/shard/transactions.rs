@@ -42,7 +42,15 @@ impl State {
             );
         }
         if let Some(multi) = &mut conn.multi {
-            multi.queued.push((spec, OwnedArgs::copy(args.iter())));
+            multi.push(spec, OwnedArgs::copy(args.iter()));
+            if multi.bytes + conn.input.len() > self.tunables.queue_bytes_max {
+                self.log_seldom(&format!(
+                    "client {}: queues more than client-query-buffer-limit allows, closed",
+                    conn.peer_text()
+                ));
+                conn.closing = true;
+                return;
+            }
         }
         conn.out.simple("QUEUED");
     }

@@ -89,17 +89,18 @@ impl State {
         }
         self.end_pause(now);
         self.expire(now);
+        let beat = self.beat;
         let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         for index in 0..self.clients.places.len() {
             let Some(conn) = &mut self.clients.places[index] else {
                 continue;
             };
             if conn.owed() == 0 && !conn.sending {
-                conn.progress = now;
+                conn.progress = beat;
             }
-            let stalled = now.saturating_sub(conn.progress) > stall_ms;
+            let stalled = beat.saturating_sub(conn.progress) > stall_ms;
             let idle = idle_ms > 0
-                && now.saturating_sub(conn.used) > idle_ms
+                && beat.saturating_sub(conn.used) > idle_ms
                 && conn.is_free()
                 && !conn.is_subscribed();
             if (stalled || idle)
