@@ -14,8 +14,8 @@ logs=target/ci
 node=target/release/ringkeep
 mkdir -p "$logs"
 
-STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust compare sessions random
-        replica bad_input)
+STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
+        jobs_celery jobs_bullmq locks compare sessions dump differ consistency replica bad_input)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -33,14 +33,20 @@ do_smoke_python() { serve "$RINGKEEP_PEERS/venv/bin/python" tests/interop/smoke_
 do_smoke_node() { NODE_PATH=$RINGKEEP_PEERS/node/node_modules serve node tests/interop/smoke_node.js; }
 do_smoke_rust() {
     cargo build --locked --manifest-path tests/interop/rust/Cargo.toml --target-dir target/interop &&
-        serve target/interop/debug/smoke-rust
+        serve target/interop/debug/smoke-rust && serve target/interop/debug/fred
 }
+do_smoke_hiredis() {
+    cc -O1 -Wall -o "$logs/smoke_hiredis" tests/interop/smoke_hiredis.c -lhiredis &&
+        serve "$logs/smoke_hiredis" && serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/smoke_py.py
+}
+do_jobs_celery() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/jobs.py; }
+do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node tests/interop/jobs.js; }
+do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
 do_sessions() { python3 tests/interop/sessions.py --node "$node" --threads 2; }
-do_random() {
-    python3 tests/interop/compare.py --node "$node" --threads 2 --proto 2 --random 20 --seed 1 --out "$logs" &&
-        python3 tests/interop/compare.py --node "$node" --threads 1 --proto 3 --random 10 --seed 2 --out "$logs"
-}
+do_dump() { python3 tests/interop/dump.py --node "$node"; }
+do_differ() { python3 tests/interop/differ.py --node "$node" --threads 2 --seed 1 --out "$logs"; }
+do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds 20; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 

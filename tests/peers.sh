@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Sets up the programs that the interop tests talk to: real kevy servers of every wire generation,
-# redis-server with redis-cli, redis-py, and the Node clients. Everything is kept outside the
+# redis-server with redis-cli, redis-py, the Node clients, hiredis, and job queues and lock libraries
+# that real applications use (Celery, python-redis-lock, BullMQ, redlock). Everything is kept outside the
 # repository, so it is built once per machine and a second run only reports what is there.
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis python node kevy-1.19.0 kevy-2.0.20 kevy-5.4.0 kevy-7.0.0
+#   tests/peers.sh NAME...    only these: redis python node hiredis workpy worknode kevy-1.19.0 kevy-2.0.20 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
 # every peer asked for is there.
@@ -13,7 +14,7 @@ set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
 KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 1.19.0)
-ALL=(redis python node)
+ALL=(redis python node hiredis workpy worknode)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
 list_only=0
@@ -36,6 +37,9 @@ have() {
         redis) command -v redis-server >/dev/null && command -v redis-cli >/dev/null ;;
         python) "$PEERS/venv/bin/python" -c 'import redis' 2>/dev/null ;;
         node) [ -d "$PEERS/node/node_modules/ioredis" ] && [ -d "$PEERS/node/node_modules/redis" ] ;;
+        hiredis) [ -e /usr/include/hiredis/hiredis.h ] && command -v cc >/dev/null ;;
+        workpy) "$PEERS/workpy/bin/python" -c 'import celery, hiredis, redis, redis_lock' 2>/dev/null ;;
+        worknode) [ -d "$PEERS/worknode/node_modules/bullmq" ] && [ -d "$PEERS/worknode/node_modules/redlock" ] ;;
         kevy-*) [ -x "$PEERS/$1/bin/kevy" ] ;;
         *) return 1 ;;
     esac
@@ -46,20 +50,32 @@ where() {
         redis) echo "$(command -v redis-server) ($(redis-server --version | sed 's/.* v=\([^ ]*\).*/\1/'))" ;;
         python) echo "$PEERS/venv/bin/python ($("$PEERS/venv/bin/pip" freeze 2>/dev/null | grep '^redis='))" ;;
         node) echo "$PEERS/node/node_modules (ioredis, redis)" ;;
+        hiredis) echo "/usr/include/hiredis" ;;
+        workpy) echo "$PEERS/workpy/bin/python (celery, hiredis, python-redis-lock)" ;;
+        worknode) echo "$PEERS/worknode/node_modules (bullmq, redlock)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
     esac
 }
 
-make_redis() {
+# packages LOG NAME...: installs Debian packages.
+packages() {
+    local log=$PEERS/log/$1.log
+    shift
     if [ "$(id -u)" != 0 ]; then
-        say "redis-server is not installed and this is not root: apt-get install redis-server redis-tools"
+        say "not installed, and this is not root: apt-get install $*"
         return 1
     fi
+    { apt-get update && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1
+}
+
+make_hiredis() { packages hiredis libhiredis-dev; }
+
+make_redis() {
     # The package must not start a server of its own on 6379.
     local policy=/usr/sbin/policy-rc.d made=0
     if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; fi
-    { apt-get update && DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends redis-server redis-tools; } >"$PEERS/log/redis.log" 2>&1
+    packages redis redis-server redis-tools
     local rc=$?
     [ $made = 1 ] && rm -f $policy
     return $rc
@@ -70,12 +86,24 @@ make_python() {
         >"$PEERS/log/python.log" 2>&1
 }
 
-make_node() {
+# A virtual environment of its own: redis-py takes another parser where hiredis is installed.
+make_workpy() {
+    { python3 -m venv "$PEERS/workpy" && "$PEERS/workpy/bin/pip" install --quiet \
+        redis hiredis 'celery[redis]' python-redis-lock; } >"$PEERS/log/workpy.log" 2>&1
+}
+
+make_node() { node_modules node ioredis redis; }
+make_worknode() { node_modules worknode ioredis bullmq redlock; }
+
+# node_modules FOLDER PACKAGE...
+node_modules() {
     command -v npm >/dev/null || { say "npm is not installed; the Node clients are left out"; return 1; }
-    mkdir -p "$PEERS/node" && cd "$PEERS/node" || return 1
+    local name=$1
+    shift
+    mkdir -p "$PEERS/$name" && cd "$PEERS/$name" || return 1
     echo '{"name":"ringkeep-peers","private":true}' >package.json
     local rc=0
-    npm install --no-audit --no-fund --silent ioredis redis >"$PEERS/log/node.log" 2>&1 || rc=1
+    npm install --no-audit --no-fund --silent "$@" >"$PEERS/log/$name.log" 2>&1 || rc=1
     cd - >/dev/null || return 1
     return $rc
 }
@@ -114,6 +142,9 @@ for name in "${wanted[@]}"; do
         redis) make_redis ;;
         python) make_python ;;
         node) make_node ;;
+        hiredis) make_hiredis ;;
+        workpy) make_workpy ;;
+        worknode) make_worknode ;;
         kevy-*) make_kevy "${name#kevy-}" ;;
         *) say "unknown peer $name (known: ${ALL[*]})"; missing=1; continue ;;
     esac

@@ -1,16 +1,15 @@
 //! The command line: reads it, runs one command, prints what it found.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use lexopt::prelude::*;
+use serde_json::json;
 
-use crate::compare::{self, Cell, Plan};
-use crate::engines::{self, Places};
 use crate::error::Error;
-use crate::keys::KeySpace;
-use crate::load::{FillReport, Generator, Load, Measurement, Mix, Target};
-use crate::{limit, sys};
+use crate::load::{self, FillReport, Latency, Measurement, Target};
+use crate::progress::{Bar, tell};
+use crate::spec::{LoadSpec, Mix, Sizes, Verb};
+use crate::{cluster, compare, limit, report, sys};
 
 /// Reads the command line of the process and does what it says.
 ///
@@ -23,13 +22,12 @@ pub fn main() -> Result<(), Error> {
             Some("limit") => run_limit(parser),
             Some("run") => run_load(parser),
             Some("fill") => run_fill(parser),
-            Some("compare") => run_compare(parser),
+            Some("compare") => compare::main(parser, HELP),
+            Some("report") => report::main(parser, HELP),
+            Some("cluster") => cluster::main(parser, HELP),
             _ => Err(lexopt::Error::UnexpectedArgument(command).into()),
         },
-        Some(Long("help") | Short('h')) | None => {
-            print!("{HELP}");
-            Ok(())
-        }
+        Some(Long("help") | Short('h')) | None => help(),
         Some(argument) => Err(argument.unexpected().into()),
     }
 }
@@ -53,148 +51,117 @@ fn run_limit(mut parser: lexopt::Parser) -> Result<(), Error> {
             _ => return Err(argument.unexpected().into()),
         }
     }
-    let listening = |port| println!("limit: listening on port {port}");
+    let listening = |port| tell!("limit: listening on port {port}");
     limit::serve(&config, listening, sys::is_stopped)
 }
 
-/// What `run` and `fill` share.
-struct Common {
+/// What `run` and `fill` take besides the load itself.
+struct Place {
     target: Target,
-    cpu: Option<usize>,
-    keys: u64,
-    key_size: usize,
-    size: usize,
-    pipeline: u32,
     json: bool,
 }
 
-impl Common {
-    fn new(keys: u64, size: usize, pipeline: u32) -> Common {
-        Common {
-            target: Target {
-                host: "127.0.0.1".into(),
-                port: 6379,
-                conns: 50,
-                congestion: None,
-                server_pid: None,
-            },
-            cpu: None,
-            keys,
-            key_size: 16,
-            size,
-            pipeline,
+impl Place {
+    fn new() -> Place {
+        let target = Target {
+            host: "127.0.0.1".into(),
+            port: 6379,
+            socket: None,
+            cpus: Vec::new(),
+            congestion: None,
+            server_pid: None,
+        };
+        Place {
+            target,
             json: false,
         }
     }
 
-    /// Takes the value of an option known here; false for any other.
-    fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<bool, Error> {
+    /// Takes the value of an option of its own or of the load.
+    fn take(
+        &mut self,
+        spec: &mut LoadSpec,
+        option: &str,
+        parser: &mut lexopt::Parser,
+    ) -> Result<(), Error> {
+        let target = &mut self.target;
         match option {
-            "host" => self.target.host = parser.value()?.string()?,
-            "port" => self.target.port = parser.value()?.parse()?,
-            "conns" => self.target.conns = parser.value()?.parse()?,
-            "cc" => self.target.congestion = Some(parser.value()?.string()?),
-            "server-pid" => self.target.server_pid = Some(parser.value()?.parse()?),
-            "cpu" => self.cpu = Some(parser.value()?.parse()?),
-            "keys" => self.keys = parser.value()?.parse()?,
-            "key-size" => self.key_size = parser.value()?.parse()?,
-            "size" => self.size = parser.value()?.parse()?,
-            "pipeline" => self.pipeline = parser.value()?.parse()?,
+            "host" => target.host = parser.value()?.string()?,
+            "port" => target.port = parser.value()?.parse()?,
+            "socket" => target.socket = Some(PathBuf::from(parser.value()?)),
+            "cc" => target.congestion = Some(parser.value()?.string()?),
+            "server-pid" => target.server_pid = Some(parser.value()?.parse()?),
+            "cpu" => target.cpus = parser.value()?.parse_with(cpus)?,
             "json" => self.json = true,
-            _ => return Ok(false),
+            _ if LoadSpec::FLAGS.contains(&option) => {
+                spec.set(option, "")?;
+            }
+            _ if !spec.has(option) => {
+                return Err(lexopt::Error::UnexpectedOption(format!("--{option}")).into());
+            }
+            _ => {
+                spec.set(option, &parser.value()?.string()?)?;
+            }
         }
-        Ok(true)
-    }
-
-    fn check(&self) -> Result<KeySpace, Error> {
-        within(
-            "--conns",
-            self.target.conns as u64,
-            1,
-            60_000,
-            "between 1 and 60000",
-        )?;
-        within(
-            "--pipeline",
-            self.pipeline.into(),
-            1,
-            65_536,
-            "between 1 and 65536",
-        )?;
-        within("--size", self.size as u64, 0, 512 << 20, "at most 512 MB")?;
-        KeySpace::new(self.keys, self.key_size)
-    }
-
-    fn connect(&self) -> Result<Generator, Error> {
-        if let Some(id) = self.cpu {
-            core_affinity::set_for_current(core_affinity::CoreId { id });
-        }
-        Generator::connect(&self.target)
+        Ok(())
     }
 }
 
 fn run_load(mut parser: lexopt::Parser) -> Result<(), Error> {
-    let mut common = Common::new(100_000, 64, 1);
-    let (mut mix, mut preload, mut rate) = (Mix::GET, false, None);
-    let (mut duration, mut warmup) = (Duration::from_secs(2), Duration::from_millis(300));
+    let (mut place, mut spec) = (Place::new(), LoadSpec::default());
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("mix") => {
-                let expected = "get, set or get:set=90:10";
-                let bad = Error::Value {
-                    option: "--mix",
-                    expected,
-                };
-                mix = Mix::parse(&parser.value()?.string()?).ok_or(bad)?;
-            }
-            Long("duration") => duration = span("--duration", &parser.value()?.string()?)?,
-            Long("warmup") => warmup = span("--warmup", &parser.value()?.string()?)?,
-            Long("rate") => rate = Some(parser.value()?.parse::<f64>()?),
-            Long("preload") => preload = true,
             Long("help") => return help(),
             Long(option) => {
                 let option = option.to_owned();
-                if !common.take(&option, &mut parser)? {
-                    return Err(lexopt::Error::UnexpectedOption(format!("--{option}")).into());
-                }
+                place.take(&mut spec, &option, &mut parser)?;
             }
             _ => return Err(argument.unexpected().into()),
         }
     }
-    if rate.is_some_and(|rate| !(1.0..=1e9).contains(&rate)) {
-        return Err(Error::Value {
-            option: "--rate",
-            expected: "between 1 and 10^9 requests per second",
-        });
-    }
-    let space = common.check()?;
-    let mut generator = common.connect()?;
-    if preload {
-        generator.preload(space, common.size)?;
-    }
-    let load = Load {
-        mix,
-        pipeline: common.pipeline,
-        space,
-        size: common.size,
-        warmup,
-        duration,
-        rate,
+    let measured = {
+        let mut bar = Bar::new(&spec);
+        load::run(&place.target, &spec, &mut |progress| bar.show(progress))
     };
-    let measured = generator.run(&load)?;
-    if common.json {
-        println!(
+    let measured = match measured {
+        Err(Error::Broken {
+            source,
+            requests,
+            seconds,
+        }) if place.json => {
+            let failed = source.to_string();
+            tell!(
+                "{}",
+                json!({ "failed": failed, "requests": requests, "seconds": seconds })
+            );
+            return Err(Error::Broken {
+                source,
+                requests,
+                seconds,
+            });
+        }
+        other => other?,
+    };
+    if place.json {
+        tell!(
             "{}",
             serde_json::to_string(&measured).map_err(Error::Record)?
         );
     } else {
-        print_measurement(&common, &load, &measured);
+        print_measurement(&place.target, &spec, &measured);
     }
-    generator.refused()
+    measured.refused()
 }
 
 fn run_fill(mut parser: lexopt::Parser) -> Result<(), Error> {
-    let mut common = Common::new(10_000_000, 16, 64);
+    let mut place = Place::new();
+    let mut spec = LoadSpec {
+        mix: Mix::of(Verb::Set),
+        keys: 10_000_000,
+        size: Sizes::fixed(16),
+        pipeline: 64,
+        ..LoadSpec::default()
+    };
     let mut shuffled = false;
     while let Some(argument) = parser.next()? {
         match argument {
@@ -202,182 +169,139 @@ fn run_fill(mut parser: lexopt::Parser) -> Result<(), Error> {
             Long("help") => return help(),
             Long(option) => {
                 let option = option.to_owned();
-                if !common.take(&option, &mut parser)? {
+                if !FILL_OPTIONS.contains(&option.as_str()) {
                     return Err(lexopt::Error::UnexpectedOption(format!("--{option}")).into());
                 }
+                place.take(&mut spec, &option, &mut parser)?;
             }
             _ => return Err(argument.unexpected().into()),
         }
     }
-    let space = common.check()?;
-    let mut generator = common.connect()?;
-    let report = generator.fill(space, common.size, common.pipeline, shuffled)?;
-    if common.json {
-        println!("{}", serde_json::to_string(&report).map_err(Error::Record)?);
+    let report = load::fill(&place.target, &spec, shuffled)?;
+    if place.json {
+        tell!("{}", serde_json::to_string(&report).map_err(Error::Record)?);
     } else {
         print_fill(&report);
     }
-    generator.refused()
+    report.refused()
 }
 
-fn run_compare(mut parser: lexopt::Parser) -> Result<(), Error> {
-    let mut list = None;
-    let mut chosen = None;
-    let mut peers = std::env::var_os("HOME").map_or(PathBuf::new(), |home| {
-        PathBuf::from(home).join(".cache/ringkeep/peers")
-    });
-    let mut is_memory = false;
-    let (mut rounds, mut keys, mut size) = (None, None, None);
-    let mut cells = DEFAULT_CELLS.to_owned();
-    let mut common = Common::new(0, 0, 64);
-    let (mut server_cpu, mut load_cpu, mut shuffled) = (0, 1, false);
-    let mut span_of_turn = Duration::from_secs(1);
-    let mut out = PathBuf::from("perf/record");
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("engines") => chosen = Some(parser.value()?.string()?),
-            Long("file") => list = Some(PathBuf::from(parser.value()?)),
-            Long("peers") => peers = PathBuf::from(parser.value()?),
-            Long("cells") => cells = parser.value()?.string()?,
-            Long("rounds") => rounds = Some(parser.value()?.parse::<usize>()?),
-            Long("seconds") => span_of_turn = span("--seconds", &parser.value()?.string()?)?,
-            Long("memory") => is_memory = true,
-            Long("shuffle") => shuffled = true,
-            Long("keys") => keys = Some(parser.value()?.parse()?),
-            Long("key-size") => common.key_size = parser.value()?.parse()?,
-            Long("size") => size = Some(parser.value()?.parse()?),
-            Long("conns") => common.target.conns = parser.value()?.parse()?,
-            Long("pipeline") => common.pipeline = parser.value()?.parse()?,
-            Long("server-cpu") => server_cpu = parser.value()?.parse()?,
-            Long("load-cpu") => load_cpu = parser.value()?.parse()?,
-            Long("out") => out = PathBuf::from(parser.value()?),
-            Long("help") => return help(),
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
-    common.keys = keys.unwrap_or(if is_memory { 10_000_000 } else { 100_000 });
-    common.size = size.unwrap_or(if is_memory { 16 } else { 64 });
-    let space = common.check()?;
-    let rounds = rounds.unwrap_or(if is_memory { 1 } else { 5 });
-    within("--rounds", rounds as u64, 1, 10_000, "between 1 and 10000")?;
-    let text = match &list {
-        Some(path) => std::fs::read_to_string(path).map_err(Error::file(path))?,
-        None => engines::BUILT_IN.to_owned(),
-    };
-    let mut engines = engines::parse(&text)?;
-    if let Some(chosen) = chosen {
-        let names: Vec<&str> = chosen.split(',').collect();
-        if let Some(name) = names
-            .iter()
-            .find(|name| engines.iter().all(|engine| engine.name != **name))
-        {
-            println!("{name}: not in the engine list, skipped");
-        }
-        engines.retain(|engine| names.contains(&engine.name.as_str()));
-    }
-    let bad_cells = Error::Value {
-        option: "--cells",
-        expected: "a list such as get/1,set/16,get:set=90:10/64",
-    };
-    let plan = Plan {
-        engines,
-        places: Places {
-            this: std::env::current_exe().map_err(Error::os("finding this program"))?,
-            peers,
-            path: std::env::var_os("PATH")
-                .iter()
-                .flat_map(std::env::split_paths)
-                .collect(),
-        },
-        cells: cells
-            .split(',')
-            .map(Cell::parse)
-            .collect::<Option<_>>()
-            .ok_or(bad_cells)?,
-        rounds,
-        span: span_of_turn,
-        conns: common.target.conns,
-        space,
-        size: common.size,
-        fill_pipeline: common.pipeline,
-        shuffled,
-        server_cpu,
-        load_cpu,
-        out,
-        flags: std::env::args().skip(1).collect(),
-    };
-    if is_memory {
-        compare::memory(&plan)
-    } else {
-        compare::loads(&plan)
-    }
+/// Reads `1,2`.
+fn cpus(text: &str) -> Result<Vec<usize>, std::num::ParseIntError> {
+    text.split(',').map(str::parse).collect()
 }
 
-fn print_measurement(common: &Common, load: &Load, m: &Measurement) {
-    let kind = match load.rate {
+fn print_measurement(target: &Target, spec: &LoadSpec, m: &Measurement) {
+    let kind = match spec.rate {
         Some(rate) => format!("open loop at {rate}/s"),
         None => "closed loop".into(),
     };
-    println!(
+    tell!(
         "{:.0} ops/s  ({} requests in {:.2} s; {}, {kind}, {} connections, pipeline {})",
-        m.ops_per_s, m.requests, m.seconds, load.mix, common.target.conns, load.pipeline
+        m.ops_per_s,
+        m.requests,
+        m.seconds,
+        spec.mix,
+        spec.conns,
+        spec.pipeline
     );
-    let l = &m.latency;
-    println!(
-        "latency us: mean {:.1}  p50 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1}",
-        l.mean_us, l.p50_us, l.p99_us, l.p999_us, l.max_us
-    );
-    if let (Some(pid), None) = (common.target.server_pid, m.server_cpu_ns) {
-        println!("server: there is no process {pid}");
+    print_latency("latency", &m.latency);
+    if let Some(delivery) = &m.delivery {
+        print_latency(&format!("delivery of {} messages", m.delivered), delivery);
+    }
+    if let (Some(pid), None) = (target.server_pid, m.server_cpu_ns) {
+        tell!("server: process {pid} cannot be looked at");
     }
     if let (Some(ns), Some(busy)) = (m.server_cpu_ns, m.server_busy) {
-        println!(
-            "server: {ns:.0} ns CPU per request, {:.0} % of a core, {:.1} MB resident, \
-             context switches per request {:.4} voluntary, {:.4} involuntary",
+        let calls = m
+            .system_calls
+            .map_or("unknown".into(), |calls| format!("{calls:.4}"));
+        tell!(
+            "server: {ns:.0} ns CPU per request, {:.0} % of a core, {:.1} MB resident",
             busy * 100.0,
             m.server_resident_bytes.unwrap_or(0) as f64 / 1e6,
+        );
+        tell!(
+            "server per request: context switches {:.4} voluntary, {:.4} involuntary; system calls {calls}",
             m.voluntary_switches.unwrap_or(0.0),
             m.involuntary_switches.unwrap_or(0.0)
         );
     }
-    println!(
-        "generator {:.0} % of a core, others {:.0} %, stolen {:.0} %",
+    tell!(
+        "generator {:.0} % of a core{}, others {:.0} %, stolen {:.0} %",
         m.generator_busy * 100.0,
+        if spec.threads > 1 {
+            " (its busiest thread)"
+        } else {
+            ""
+        },
         m.others_busy * 100.0,
         m.stolen * 100.0
     );
-    if m.generator_busy > 0.95 && load.rate.is_none() {
-        println!(
-            "the generator was the bottleneck: only the server's CPU per request speaks about the server"
+    if m.is_generator_bound() {
+        tell!(
+            "the generator was busy throughout and may be the bottleneck: only the server's CPU per \
+             request speaks about the server"
         );
     }
+    if let (Some(late), true) = (&m.generator_late, m.is_generator_late()) {
+        print_latency(
+            "the generator came late to its own requests, latency is partly its own:",
+            late,
+        );
+    }
+    m.errors_by_text
+        .iter()
+        .for_each(|(text, count)| tell!("{count} times: {text}"));
+    m.mismatches_shown
+        .iter()
+        .for_each(|text| tell!("wrong: {text}"));
     let oddities = [
-        (m.errors, "error replies"),
-        (m.nils, "GETs without a value"),
+        (m.mismatches, "wrong replies"),
+        (m.undelivered.unwrap_or(0), "messages lost"),
+        (m.nils, "values not there"),
         (m.wrong_length, "values of another length"),
         (m.unanswered, "unanswered"),
     ];
     for (count, what) in oddities.iter().filter(|(count, _)| *count > 0) {
-        println!("{count} {what}");
+        tell!("{count} {what}");
+    }
+    if spec.verify && m.mismatches == 0 {
+        tell!("every reply checked");
     }
 }
 
+fn print_latency(what: &str, l: &Latency) {
+    tell!(
+        "{what} us: mean {:.1}  p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  p99.99 {:.1}  max {:.1}",
+        l.mean_us,
+        l.p50_us,
+        l.p90_us,
+        l.p99_us,
+        l.p999_us,
+        l.p9999_us,
+        l.max_us
+    );
+}
+
 fn print_fill(r: &FillReport) {
-    println!(
+    tell!(
         "{} keys in {:.2} s, {:.0} per second",
-        r.keys, r.seconds, r.ops_per_s
+        r.keys,
+        r.seconds,
+        r.ops_per_s
     );
     if let (Some(before), Some(after), Some(per_key)) =
         (r.resident_before, r.resident_after, r.bytes_per_key)
     {
         let (before, after) = (before as f64 / 1e6, after as f64 / 1e6);
-        println!("resident {before:.1} MB before, {after:.1} MB after: {per_key:.1} bytes per key");
+        tell!("resident {before:.1} MB before, {after:.1} MB after: {per_key:.1} bytes per key");
     }
     if let Some(ns) = r.server_cpu_ns {
-        println!("server: {ns:.0} ns CPU per key");
+        tell!("server: {ns:.0} ns CPU per key");
     }
     let l = &r.latency;
-    println!(
+    tell!(
         "latency ms: p50 {:.3}  p99 {:.3}  p99.9 {:.3}  p99.99 {:.3}  slowest {:.3}",
         l.p50_us / 1e3,
         l.p99_us / 1e3,
@@ -390,49 +314,18 @@ fn print_fill(r: &FillReport) {
         .iter()
         .map(|(ms, count)| format!("{count} over {ms} ms"))
         .collect();
-    println!("slow requests: {}", slower.join(", "));
+    tell!("slow requests: {}", slower.join(", "));
     match r.keys_stored {
         Some(stored) if stored != r.keys => {
-            println!("the server holds {stored} keys, not {}", r.keys)
+            tell!("the server holds {stored} keys, not {}", r.keys)
         }
-        Some(stored) => println!("the server holds {stored} keys"),
+        Some(stored) => tell!("the server holds {stored} keys"),
         None => {}
     }
 }
 
-fn within(
-    option: &'static str,
-    value: u64,
-    low: u64,
-    high: u64,
-    expected: &'static str,
-) -> Result<(), Error> {
-    if (low..=high).contains(&value) {
-        Ok(())
-    } else {
-        Err(Error::Value { option, expected })
-    }
-}
-
-/// Reads `2s`, `300ms`, `0.2` (seconds), up to a day.
-fn span(option: &'static str, text: &str) -> Result<Duration, Error> {
-    let (number, unit) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(number), _) => (number, 1e-3),
-        (None, Some(number)) => (number, 1.0),
-        (None, None) => (text, 1.0),
-    };
-    let seconds = number.parse::<f64>().ok().map(|n| n * unit);
-    match seconds.filter(|seconds| (0.0..=86_400.0).contains(seconds)) {
-        Some(seconds) => Ok(Duration::from_secs_f64(seconds)),
-        None => Err(Error::Value {
-            option,
-            expected: "a time such as 2s or 300ms",
-        }),
-    }
-}
-
 fn help() -> Result<(), Error> {
-    print!("{HELP}");
+    tell!("{}", HELP.trim_end());
     Ok(())
 }
 
@@ -441,43 +334,75 @@ ringkeep-perf limit    a RESP responder without a store: the limit of this machi
   --port 7777  --bind 127.0.0.1  --cpu C  --size 64 (bytes answering GET)  --cc cubic
 
 ringkeep-perf run      load on a server
-  --host 127.0.0.1  --port 6379  --cpu C  --server-pid PID  --conns 50  --pipeline 1
-  --mix get|set|get:set=90:10  --keys 100000  --key-size 16  --size 64  --preload
-  --duration 2s  --warmup 300ms  --cc NAME (congestion control of our end)  --json
-  --rate N    open loop, requests per second in all; latency from the scheduled time
+  --host 127.0.0.1  --port 6379  --socket PATH (Unix socket instead)  --proto 2|3
+  --conns 50  --pipeline 1 (requests in flight per connection)
+  --threads 1  --cpu 1,2  generator threads and the cores they are pinned to in turn
+  --mix get:set=90:10     with weights, of get set incr lpush lrange hset hget hgetall zadd zrange
+                          sadd smembers xadd mset mget del publish; lists and streams grow
+  --size 64|16-4096|64:90,4096:10   bytes of a value: one size, a range, or weighted
+  --elements 10 (of a filled list, hash, set)  --width 10 (keys of MSET, MGET)
+  --range 10 (elements of LRANGE, ZRANGE)  --ttl-share 10%  --ttl 1-60s (SETs that expire)
+  --keys 100000  --key-size 16  --zipf 0.99 | --sequential (uniform otherwise)
+  --subscribers 10  --channels 1    connections that listen when the mix publishes
+  --preload               fill all keys first
+  --verify                values tell key and version; every reply is checked (fills first)
+  --duration 2s | --requests N      --warmup 300ms
+  --rate N                open loop, requests per second in all; latency from the scheduled time
+  --server-pid PID        tells CPU, memory, context switches and system calls of the server
+  --cc NAME (congestion control of our end)  --json
 
 ringkeep-perf fill     inserts every key once; memory per key and the slowest request
-  --host --port --cpu --server-pid --conns 50 --cc --json as above
+  --host --port --socket --cpu --server-pid --conns 50 --cc --json as above
   --keys 10000000  --key-size 16  --size 16  --pipeline 64  --shuffle
 
-ringkeep-perf compare  engines in turns: medians, spread, ratios to the limit
-  --engines limit,ringkeep,kevy,redis-server,valkey-server  (those installed, by default)
-  --peers ~/.cache/ringkeep/peers  --file engines.toml  --out perf/record
-  --cells get/1,set/1,get/16,...   mix/pipeline     --rounds 5  --seconds 1
-  --conns 50  --keys 100000  --key-size 16  --size 64  --server-cpu 0  --load-cpu 1
+ringkeep-perf compare [SCENARIO...]   engines in turns: medians, spread, ratios; all scenarios
+                                      when none is named
+  --list    what there is             --scenarios perf/scenarios   directory of scenario files
+  --engines limit,ringkeep,kevy,...   (those installed)   --file LIST   instead of engines.toml
+  --peers ~/.cache/ringkeep/peers     --out perf/record
+  --rounds N  --seconds T             instead of the scenarios' own
+  --scale F   times as many keys, items and idle connections; --quick is a quarter
+  --server-cpus 0  --load-cpus 1      instead of the first CPUs and the others
+  --cells get/1,set/16   mix/pipeline: these loads instead of scenarios
+              --conns 50  --keys 100000  --key-size 16  --size 64
   --memory    fills fresh engines instead: --keys 10000000  --size 16  --pipeline 64
               --shuffle  --rounds 1; bytes per key and the slowest request
+
+ringkeep-perf cluster  replicas of one primary in turns: full sync, catching up, lag under load
+  --primary kevy  --replicas ringkeep,kevy  --rounds 5  --keys 100000  --frames 300000 (missed writes)
+  --rate 20000 (writes per second)  --seconds 2 (of lag)  --primary-cpu 0  --replica-cpu 1
+  --file --peers --out as above
+
+ringkeep-perf report [RECORD.json...]   a page with charts; of the newest records by default
+  --records perf/record  --out target/report
 ";
 
-const DEFAULT_CELLS: &str = "get/1,set/1,get/16,set/16,get/64,set/64";
+/// What `fill` takes of the options of `run`.
+const FILL_OPTIONS: [&str; 12] = [
+    "host",
+    "port",
+    "socket",
+    "cc",
+    "server-pid",
+    "cpu",
+    "json",
+    "conns",
+    "keys",
+    "key-size",
+    "size",
+    "pipeline",
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_read_with_their_unit() {
-        assert_eq!(span("--duration", "2s").ok(), Some(Duration::from_secs(2)));
-        assert_eq!(
-            span("--duration", "300ms").ok(),
-            Some(Duration::from_millis(300))
-        );
-        assert_eq!(
-            span("--duration", "0.5").ok(),
-            Some(Duration::from_millis(500))
-        );
-        for bad in ["", "s", "-1s", "1h", "NaN", "1e99"] {
-            assert!(span("--duration", bad).is_err(), "{bad}");
+    fn every_option_of_a_load_is_in_the_help() {
+        let value = serde_json::to_value(LoadSpec::default()).expect("JSON");
+        for name in value.as_object().expect("an object").keys() {
+            assert!(HELP.contains(&format!("--{name}")), "{name}");
         }
+        assert!(Verb::ALL.iter().all(|verb| HELP.contains(verb.name())));
     }
 }

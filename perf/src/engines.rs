@@ -1,5 +1,7 @@
 //! Finding, starting and stopping the servers of a comparison.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +15,7 @@ use crate::error::Error;
 use crate::sys;
 
 /// One entry of `engines.toml`; that file says what the fields mean.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
     /// Name to choose it by and to report it under.
@@ -26,8 +28,78 @@ pub struct Engine {
     #[serde(default)]
     pub version: Vec<String>,
     /// Whether it keeps what it is given.
-    #[serde(default = "stores")]
+    #[serde(default = "yes")]
     pub stores: bool,
+    /// Whether it is one of those to be measured against.
+    #[serde(default)]
+    pub peer: bool,
+    /// The most cores it can use; any number when none.
+    pub cores_max: Option<usize>,
+    /// Further arguments for each durability it offers.
+    pub durability: BTreeMap<Durability, Vec<String>>,
+    /// How it feeds a replica; none when it cannot.
+    pub primary: Option<Primary>,
+    /// How it follows a primary; none when it cannot.
+    pub replica: Option<Role>,
+}
+
+/// What a server has done before it acknowledges a write.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Nothing is ever written to disk.
+    None,
+    /// Writes reach the disk within about a second.
+    Everysec,
+    /// Writes are on the disk before they are acknowledged.
+    Always,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::None => "none",
+            Durability::Everysec => "everysec",
+            Durability::Always => "always",
+        })
+    }
+}
+
+/// What a role in replication adds to an engine's start.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Role {
+    /// Further arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Text of a file for the placeholder `{config}`.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// What being a primary adds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Primary {
+    /// Further arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Text of a file for the placeholder `{config}`.
+    #[serde(default)]
+    pub config: String,
+    /// What replicas add to the client port.
+    #[serde(default)]
+    pub port_offset: u16,
+}
+
+impl Primary {
+    /// The part of it that starts the server.
+    pub fn role(&self) -> Role {
+        Role {
+            args: self.args.clone(),
+            config: self.config.clone(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -36,14 +108,13 @@ struct EngineList {
     engine: Vec<Engine>,
 }
 
-/// Reads an engine list.
+/// Reads an engine list; `path` is for the message.
 ///
 /// # Errors
-/// [`Error::Engines`] with line and reason.
-pub fn parse(text: &str) -> Result<Vec<Engine>, Error> {
-    toml::from_str::<EngineList>(text)
-        .map(|list| list.engine)
-        .map_err(Error::Engines)
+/// [`Error::Data`] with file, line and reason.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<Engine>, Error> {
+    let list = toml::from_str::<EngineList>(text).map_err(Error::data(path))?;
+    Ok(list.engine)
 }
 
 /// The engine list that comes with this program.
@@ -162,6 +233,21 @@ pub fn version_of(engine: &Engine, program: &Path) -> String {
     text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
+/// How an engine is started.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// Cores it may run on.
+    pub cpus: &'a [usize],
+    /// Threads for commands.
+    pub threads: usize,
+    /// Its promise about writes.
+    pub durability: Durability,
+    /// Bytes of the values it will be asked for.
+    pub size: usize,
+    /// Its part in replication.
+    pub role: Option<&'a Role>,
+}
+
 /// A started engine; stopped, and its directory removed, when dropped.
 pub struct Running {
     /// Its name.
@@ -172,68 +258,81 @@ pub struct Running {
     pub command: String,
     child: Child,
     dir: PathBuf,
+    log: PathBuf,
 }
 
 impl Running {
-    /// Starts an engine on core `cpu` and waits until it answers PING.
+    /// Starts an engine and waits until it answers PING.
     ///
     /// # Errors
-    /// [`Error::Engine`] when it does not answer within ten seconds; its output is kept.
-    pub fn start(
-        engine: &Engine,
-        program: &Path,
-        cpu: usize,
-        size: usize,
-    ) -> Result<Running, Error> {
+    /// [`Error::Engine`] with the end of its output when it does not answer within ten seconds.
+    pub fn start(engine: &Engine, program: &Path, setting: Setting<'_>) -> Result<Running, Error> {
+        let Some(durability) = engine.durability.get(&setting.durability) else {
+            return Err(Error::Engine {
+                name: engine.name.clone(),
+                why: format!("offers no durability \"{}\"", setting.durability),
+                log: Vec::new(),
+            });
+        };
         let port = free_port()?;
-        let dir = std::env::temp_dir().join(format!(
+        let name = format!(
             "ringkeep-perf-{}-{}-{port}",
             std::process::id(),
             engine.name
-        ));
+        );
+        let dir = std::env::temp_dir().join(name);
         let data = dir.join("data");
         fs::create_dir_all(&data).map_err(Error::file(&data))?;
-        let log = dir.join("log");
+        let (log, config) = (dir.join("log"), dir.join("config"));
         let out = File::create(&log).map_err(Error::file(&log))?;
         let err = out.try_clone().map_err(Error::file(&log))?;
-        let args: Vec<String> = engine
-            .args
-            .iter()
-            .map(|arg| {
-                arg.replace("{port}", &port.to_string())
-                    .replace("{dir}", &data.to_string_lossy())
-                    .replace("{size}", &size.to_string())
-            })
-            .collect();
-        // taskset replaces itself, so the child's id is the engine's.
-        let child = Command::new("taskset")
-            .args(["-c", &cpu.to_string()])
-            .arg(program)
+        let fill = |text: &String| {
+            text.replace("{port}", &port.to_string())
+                .replace("{dir}", &data.to_string_lossy())
+                .replace("{config}", &config.to_string_lossy())
+                .replace("{threads}", &setting.threads.to_string())
+                .replace("{size}", &setting.size.to_string())
+        };
+        let mut args: Vec<String> = engine.args.iter().chain(durability).map(fill).collect();
+        if let Some(role) = setting.role {
+            args.extend(role.args.iter().map(fill));
+            fs::write(&config, fill(&role.config)).map_err(Error::file(&config))?;
+        }
+        let mut command = Command::new(program);
+        command
             .args(&args)
             .current_dir(&data)
             .stdin(Stdio::null())
             .stdout(out)
-            .stderr(err)
-            .spawn()
-            .map_err(Error::os("starting an engine under taskset"))?;
+            .stderr(err);
+        sys::tie_to_us(&mut command, setting.cpus);
+        let child = command.spawn().map_err(Error::os("starting an engine"))?;
+        let cpus: Vec<String> = setting.cpus.iter().map(usize::to_string).collect();
         let mut running = Running {
             name: engine.name.clone(),
             port,
-            command: format!("taskset -c {cpu} {} {}", program.display(), quoted(&args)),
+            command: format!(
+                "taskset -c {} {} {}",
+                cpus.join(","),
+                program.display(),
+                quoted(&args)
+            )
+            .replace(&*data.to_string_lossy(), "{dir}")
+            .replace(&*config.to_string_lossy(), "{config}"),
             child,
             dir,
+            log,
         };
         let deadline = Instant::now() + Duration::from_secs(10);
         while !answers_ping(port) {
-            let died = !matches!(running.child.try_wait(), Ok(None));
             if sys::is_stopped() {
                 return Err(Error::Stopped);
             }
-            if died || Instant::now() > deadline {
-                let name = running.name.clone();
-                running.stop();
-                running.dir = PathBuf::new(); // the output stays for whoever reads the message
-                return Err(Error::Engine { name, log });
+            if let Some(error) = running.death() {
+                return Err(error);
+            }
+            if Instant::now() > deadline {
+                return Err(running.failed("did not answer within ten seconds".into()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -243,6 +342,43 @@ impl Running {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// That it has ended by itself, as an error with the end of its output; none while it runs.
+    pub fn death(&mut self) -> Option<Error> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Some(self.failed(format!("ended by itself, {status}"))),
+            _ => None,
+        }
+    }
+
+    /// What to report for a failed measurement: the server's end, if it has ended, before what its
+    /// connections saw of that.
+    pub fn blame(&mut self, error: Error) -> Error {
+        // A connection breaks a moment before its process is gone.
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while !matches!(error, Error::Stopped | Error::Refused { .. }) && Instant::now() < deadline
+        {
+            if let Some(death) = self.death() {
+                return death;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        error
+    }
+
+    fn failed(&self, why: String) -> Error {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        Error::Engine {
+            name: self.name.clone(),
+            why,
+            log: lines[lines.len().saturating_sub(LOG_LINES)..]
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        }
     }
 
     fn stop(&mut self) {
@@ -265,9 +401,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
-        if !self.dir.as_os_str().is_empty() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -282,13 +416,16 @@ fn quoted(args: &[String]) -> String {
     args.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
-/// A port nobody listens on. Another process may take it before the engine does; then starting fails.
+/// A port nobody listens on, low enough for a replication port 10 000 above it. Another process may
+/// take it before the engine does; then starting fails.
 fn free_port() -> Result<u16, Error> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(Error::os("finding a free port"))?;
-    Ok(listener
-        .local_addr()
-        .map_err(Error::os("finding a free port"))?
-        .port())
+    loop {
+        let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = bound.map_err(Error::os("finding a free port"))?.port();
+        if port < 55_000 {
+            return Ok(port);
+        }
+    }
 }
 
 fn answers_ping(port: u16) -> bool {
@@ -304,9 +441,12 @@ fn answers_ping(port: u16) -> bool {
         && byte[0] == b'+'
 }
 
-fn stores() -> bool {
+fn yes() -> bool {
     true
 }
+
+/// Lines of a dead server's output that are reported.
+const LOG_LINES: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -314,7 +454,8 @@ mod tests {
 
     #[test]
     fn the_built_in_list_is_understood_and_names_each_engine_once() {
-        let engines = parse(BUILT_IN).expect("understood");
+        let path = Path::new("engines.toml");
+        let engines = parse(path, BUILT_IN).expect("understood");
         let mut names: Vec<&str> = engines.iter().map(|engine| engine.name.as_str()).collect();
         assert_eq!(names[0], "limit");
         assert!(
@@ -326,7 +467,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert!(parse("[[engine]]\nname = 'x'").is_err());
+        let unknown = "[[engine]]\nname = 'x'\nprogramme = 'y'\n";
+        let said = parse(path, unknown).expect_err("unknown key").to_string();
+        assert!(
+            said.starts_with("engines.toml: ") && said.contains("line 3"),
+            "{said}"
+        );
+        assert!(said.contains("programme"), "{said}");
     }
 
     #[test]

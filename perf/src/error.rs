@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::resp::Errors;
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub enum Error {
@@ -32,8 +34,13 @@ pub enum Error {
         /// How it failed.
         source: io::Error,
     },
-    /// The engine list is not what this program understands.
-    Engines(toml::de::Error),
+    /// A data file is not what this program understands.
+    Data {
+        /// Which one.
+        path: PathBuf,
+        /// Line and reason.
+        reason: String,
+    },
     /// The record could not be written as JSON.
     Record(serde_json::Error),
     /// The server ended a connection.
@@ -57,20 +64,59 @@ pub enum Error {
         /// The first of them, cut at 200 bytes.
         first: String,
     },
+    /// Replies were wrong, or messages did not arrive.
+    Wrong {
+        /// Replies that checks found wrong.
+        mismatches: u64,
+        /// Messages that did not arrive.
+        undelivered: u64,
+        /// The first wrong reply.
+        first: String,
+    },
+    /// A load ended before its time.
+    Broken {
+        /// Why.
+        source: Box<Error>,
+        /// Requests answered until then, whatever for.
+        requests: u64,
+        /// Seconds since connecting began.
+        seconds: f64,
+    },
+    /// No request was answered in the time measured.
+    Silent,
+    /// A server holds another number of keys than it was given.
+    Missing {
+        /// What it says it holds.
+        stored: u64,
+        /// What it was given.
+        keys: u64,
+    },
+    /// There is no process with the number given.
+    NoProcess {
+        /// The number.
+        pid: u32,
+    },
     /// Requests were still unanswered after the time allowed.
     Stuck {
         /// How many.
         outstanding: u64,
     },
-    /// An engine did not start answering, or died.
+    /// An engine could not be started, or ended by itself.
     Engine {
         /// Its name in the engine list.
         name: String,
-        /// Where its output is.
-        log: PathBuf,
+        /// How that showed.
+        why: String,
+        /// The last lines of its output.
+        log: Vec<String>,
     },
     /// No engine of the list is installed here.
     NoEngines,
+    /// There is no record to report.
+    NoRecord {
+        /// Where none was found.
+        dir: PathBuf,
+    },
     /// Interrupted by a signal.
     Stopped,
 }
@@ -86,10 +132,35 @@ impl Error {
         move |source| Error::Os { doing, source }
     }
 
+    /// Error replies as an error, if there are any.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]
+    pub fn refused(errors: &Errors) -> Result<(), Error> {
+        match errors.list() {
+            [] => Ok(()),
+            [(first, _), ..] => Err(Error::Refused {
+                count: errors.list().iter().map(|(_, count)| count).sum(),
+                first: first.clone(),
+            }),
+        }
+    }
+
     /// Wraps a failed access to a file.
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::File { path, source }
+    }
+}
+
+impl Error {
+    /// Wraps what a data file's reader complains of.
+    pub fn data<E: fmt::Display>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Error {
+        let path = path.into();
+        move |e| Error::Data {
+            path,
+            reason: e.to_string(),
+        }
     }
 }
 
@@ -112,7 +183,7 @@ impl fmt::Display for Error {
             ),
             Error::Os { doing, source } => write!(f, "{doing}: {source}"),
             Error::File { path, source } => write!(f, "{}: {source}", path.display()),
-            Error::Engines(e) => write!(f, "engine list: {e}"),
+            Error::Data { path, reason } => write!(f, "{}: {}", path.display(), reason.trim_end()),
             Error::Record(e) => write!(f, "record: {e}"),
             Error::Lost {
                 link,
@@ -126,13 +197,41 @@ impl fmt::Display for Error {
             Error::Refused { count, first } => {
                 write!(f, "{count} error replies, the first: {first}")
             }
+            Error::Wrong {
+                mismatches,
+                undelivered,
+                first,
+            } => {
+                let colon = if first.is_empty() { "" } else { ": " };
+                write!(
+                    f,
+                    "{mismatches} wrong replies, {undelivered} messages lost{colon}{first}"
+                )
+            }
+            Error::Broken {
+                source,
+                requests,
+                seconds,
+            } => write!(
+                f,
+                "{source}; broken off {seconds:.2} s after the start with {requests} requests answered, \
+                 nothing is averaged"
+            ),
+            Error::Silent => write!(f, "no request was answered in the time measured"),
+            Error::Missing { stored, keys } => {
+                write!(f, "the server holds {stored} keys instead of {keys}")
+            }
+            Error::NoProcess { pid } => write!(f, "there is no process {pid}"),
             Error::Stuck { outstanding } => {
                 write!(f, "{outstanding} requests unanswered for ten seconds")
             }
-            Error::Engine { name, log } => {
-                write!(f, "{name} did not come up; see {}", log.display())
+            Error::Engine { name, why, log } => {
+                write!(f, "{name} {why}")?;
+                log.iter()
+                    .try_for_each(|line| write!(f, "\n    {name}: {line}"))
             }
             Error::NoEngines => write!(f, "none of the chosen engines is installed here"),
+            Error::NoRecord { dir } => write!(f, "no record in {}", dir.display()),
             Error::Stopped => write!(f, "interrupted"),
         }
     }

@@ -29,6 +29,21 @@ impl Histogram {
         self.max = self.max.max(ns);
     }
 
+    /// Counts all that `other` counted.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
+        self.sum += other.sum;
+        self.max = self.max.max(other.max);
+    }
+
+    /// How many values were added.
+    pub fn count(&self) -> u64 {
+        self.total
+    }
+
     /// The smallest recorded bound that a share `q` of the values does not exceed; 0 when empty. The
     /// largest value is exact, the others are upper ends of their buckets.
     pub fn quantile(&self, q: f64) -> u64 {
@@ -117,6 +132,26 @@ mod tests {
             );
         }
         assert_eq!(histogram.quantile(1.0), *values.last().expect("not empty"));
+    }
+
+    #[test]
+    fn merged_histograms_equal_one_that_saw_all() {
+        let (mut a, mut b, mut all) = Default::default();
+        for ns in (0..5_000u64).map(|i| i * i) {
+            let half: &mut Histogram = if ns % 3 == 0 { &mut a } else { &mut b };
+            half.add(ns, 2);
+            Histogram::add(&mut all, ns, 2);
+        }
+        a.merge(&b);
+        assert_eq!(
+            (a.count(), a.max(), a.mean()),
+            (all.count(), all.max(), all.mean())
+        );
+        assert!(
+            [0.1, 0.5, 0.99, 0.9999]
+                .iter()
+                .all(|q| a.quantile(*q) == all.quantile(*q))
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The key space, the random numbers that choose from it, and the requests made of them.
+//! The key space and the numbers that choose from it.
 
 use crate::error::Error;
 
@@ -36,83 +36,16 @@ impl KeySpace {
     }
 
     /// Decimal digits that differ between keys, rounded up to a whole pair.
-    fn digits(&self) -> usize {
+    pub fn digits(&self) -> usize {
         ((self.keys - 1).max(1).ilog10() as usize + 2) & !1
     }
 
-    fn zero_key(&self) -> Vec<u8> {
-        let prefix = &b"key:"[..4.min(self.len - self.digits())];
+    /// Key number 0 of the keys that begin with `prefix`, as far as there is room for it.
+    pub fn zero_key(&self, prefix: &[u8; 4]) -> Vec<u8> {
+        let prefix = &prefix[..4.min(self.len - self.digits())];
         let mut key = vec![b'0'; self.len];
         key[..prefix.len()].copy_from_slice(prefix);
         key
-    }
-}
-
-/// What a request does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verb {
-    /// GET key
-    Get,
-    /// SET key value
-    Set,
-}
-
-/// A request whose key is written over in place.
-#[derive(Clone)]
-pub struct Template {
-    bytes: Vec<u8>,
-    /// Where the digits that change begin.
-    digits_at: usize,
-    digits: usize,
-}
-
-impl Template {
-    /// The request for a space and, with SET, a value of `size` bytes.
-    pub fn new(verb: Verb, space: KeySpace, size: usize) -> Template {
-        let key = space.zero_key();
-        let (count, name) = match verb {
-            Verb::Get => (2, "GET"),
-            Verb::Set => (3, "SET"),
-        };
-        let mut bytes = format!("*{count}\r\n$3\r\n{name}\r\n${}\r\n", key.len()).into_bytes();
-        let digits = space.digits();
-        let digits_at = bytes.len() + key.len() - digits;
-        bytes.extend_from_slice(&key);
-        bytes.extend_from_slice(b"\r\n");
-        if verb == Verb::Set {
-            bytes.extend_from_slice(format!("${size}\r\n").as_bytes());
-            bytes.resize(bytes.len() + size, b'x');
-            bytes.extend_from_slice(b"\r\n");
-        }
-        Template {
-            bytes,
-            digits_at,
-            digits,
-        }
-    }
-
-    /// Length of the request.
-    #[allow(clippy::len_without_is_empty)] // a request is never empty
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Appends the request for key number `key`.
-    #[inline]
-    pub fn append(&self, key: u64, out: &mut Vec<u8>) {
-        let at = out.len();
-        out.extend_from_slice(&self.bytes);
-        self.rewrite(key, &mut out[at..]);
-    }
-
-    /// Changes the key of a request that was appended before; `request` starts at its first byte.
-    #[inline]
-    pub fn rewrite(&self, mut key: u64, request: &mut [u8]) {
-        let field = &mut request[self.digits_at..self.digits_at + self.digits];
-        for pair in field.chunks_exact_mut(2).rev() {
-            pair.copy_from_slice(&PAIRS[(key % 100) as usize]);
-            key /= 100;
-        }
     }
 }
 
@@ -136,6 +69,144 @@ impl Random {
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// A uniform number in [0, 1).
+    #[inline]
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// How a load spreads over the keys.
+pub enum Spread {
+    /// Every key as likely as any other.
+    Uniform(u64),
+    /// The lower the number, the likelier.
+    Zipf(Zipf),
+    /// In turn.
+    Sequential {
+        /// The key to come.
+        next: u64,
+        /// How many keys.
+        keys: u64,
+    },
+}
+
+impl Spread {
+    /// The number of the next key.
+    #[inline]
+    pub fn pick(&mut self, random: &mut Random) -> u64 {
+        match self {
+            Spread::Uniform(keys) => random.below(*keys),
+            Spread::Zipf(zipf) => zipf.pick(random),
+            Spread::Sequential { next, keys } => {
+                let key = *next;
+                *next = if key + 1 == *keys { 0 } else { key + 1 };
+                key
+            }
+        }
+    }
+}
+
+/// Zipf's law: number `k` comes with a probability proportional to `1 / (k + 1)^exponent`. Exact and
+/// without a table: rejection-inversion after Hoermann and Derflinger, "Rejection-inversion to generate
+/// variates from monotone discrete distributions", ACM TOMACS 6 (1996).
+pub struct Zipf {
+    keys: f64,
+    exponent: f64,
+    area_of_first: f64,
+    area_of_all: f64,
+    /// Draws this close below their number need no second look.
+    sure: f64,
+}
+
+impl Zipf {
+    /// Over `0..keys`; the exponent is above 0.
+    pub fn new(keys: u64, exponent: f64) -> Zipf {
+        let mut zipf = Zipf {
+            keys: keys as f64,
+            exponent,
+            area_of_first: 0.0,
+            area_of_all: 0.0,
+            sure: 0.0,
+        };
+        zipf.area_of_first = zipf.area(1.5) - 1.0;
+        zipf.area_of_all = zipf.area(zipf.keys + 0.5);
+        zipf.sure = 2.0 - zipf.area_inverse(zipf.area(2.5) - zipf.height(2.0));
+        zipf
+    }
+
+    /// The next number.
+    #[inline]
+    pub fn pick(&self, random: &mut Random) -> u64 {
+        loop {
+            let u = self.area_of_all + random.unit() * (self.area_of_first - self.area_of_all);
+            let x = self.area_inverse(u);
+            let k = (x + 0.5).floor().clamp(1.0, self.keys);
+            if k - x <= self.sure || u >= self.area(k + 0.5) - self.height(k) {
+                return k as u64 - 1;
+            }
+        }
+    }
+
+    fn height(&self, x: f64) -> f64 {
+        (-self.exponent * x.ln()).exp()
+    }
+
+    /// The integral of `height` from 1 to x.
+    fn area(&self, x: f64) -> f64 {
+        let log = x.ln();
+        let t = (1.0 - self.exponent) * log;
+        // expm1(t) / t, by its series where the quotient loses its digits.
+        let ratio = if t.abs() > 1e-8 {
+            t.exp_m1() / t
+        } else {
+            1.0 + t / 2.0 * (1.0 + t / 3.0)
+        };
+        ratio * log
+    }
+
+    fn area_inverse(&self, area: f64) -> f64 {
+        let t = (area * (1.0 - self.exponent)).max(-1.0);
+        // ln1p(t) / t, likewise.
+        let ratio = if t.abs() > 1e-8 {
+            t.ln_1p() / t
+        } else {
+            1.0 - t * (0.5 - t / 3.0)
+        };
+        (ratio * area).exp()
+    }
+}
+
+/// Choices with weights.
+pub struct Weighted<T> {
+    /// Ascending sums of the weights.
+    ends: Vec<u64>,
+    choices: Vec<T>,
+}
+
+impl<T> Weighted<T> {
+    /// Of at least one choice, with weights that are not all 0.
+    pub fn new(parts: impl IntoIterator<Item = (T, u32)>) -> Weighted<T> {
+        let (mut ends, mut choices, mut sum) = (Vec::new(), Vec::new(), 0);
+        for (choice, weight) in parts {
+            sum += u64::from(weight);
+            ends.push(sum);
+            choices.push(choice);
+        }
+        Weighted { ends, choices }
+    }
+
+    /// The next choice.
+    #[inline]
+    pub fn pick(&self, random: &mut Random) -> &T {
+        let [.., sum] = self.ends[..] else {
+            unreachable!("there is a choice");
+        };
+        let draw = random.below(sum);
+        let at = self.ends.iter().position(|end| draw < *end);
+        &self.choices[at.unwrap_or(0)]
     }
 }
 
@@ -171,8 +242,9 @@ impl Shuffle {
     }
 }
 
+/// Scatters 64 bits.
 #[inline]
-fn mix(mut x: u64) -> u64 {
+pub fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -180,52 +252,15 @@ fn mix(mut x: u64) -> u64 {
 
 const KEYS_MAX: u64 = 1_000_000_000_000_000;
 
-const PAIRS: [[u8; 2]; 100] = {
-    let mut pairs = [[0; 2]; 100];
-    let mut i = 0;
-    while i < 100 {
-        pairs[i] = [b'0' + (i / 10) as u8, b'0' + (i % 10) as u8];
-        i += 1;
-    }
-    pairs
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn keys_have_the_length_asked_for_and_the_number_at_the_end() {
-        for (keys, len, number, want) in [
-            (100_000, 16, 42, "key:000000000042"),
-            (10_000_000, 8, 9_999_999, "09999999"),
-            (10_000_000, 10, 1, "ke00000001"),
-            (1, 4, 0, "ke00"),
-            (100, 2, 99, "99"),
-        ] {
-            let space = KeySpace::new(keys, len).expect("fits");
-            let (mut out, template) = (Vec::new(), Template::new(Verb::Get, space, 0));
-            template.append(number, &mut out);
-            assert_eq!(
-                String::from_utf8_lossy(&out),
-                format!("*2\r\n$3\r\nGET\r\n${len}\r\n{want}\r\n")
-            );
-            assert_eq!(out.len(), template.len());
-        }
+    fn a_key_number_must_fit_its_length() {
+        assert!(KeySpace::new(10_000, 4).is_ok());
         assert!(KeySpace::new(10_000, 3).is_err());
         assert!(KeySpace::new(0, 16).is_err());
-    }
-
-    #[test]
-    fn a_rewritten_request_equals_a_fresh_one() {
-        let space = KeySpace::new(1_000_000, 20).expect("fits");
-        let template = Template::new(Verb::Set, space, 3);
-        let (mut old, mut fresh) = (Vec::new(), Vec::new());
-        template.append(999_999, &mut old);
-        template.rewrite(17, &mut old);
-        template.append(17, &mut fresh);
-        assert_eq!(old, fresh);
-        assert!(fresh.ends_with(b"000017\r\n$3\r\nxxx\r\n"));
     }
 
     #[test]
@@ -247,5 +282,60 @@ mod tests {
             seen[random.below(16) as usize] += 1;
         }
         assert!(seen.iter().all(|n| (850..1150).contains(n)), "{seen:?}");
+    }
+    #[test]
+    fn a_zipf_distribution_has_the_shares_it_names() {
+        for (keys, exponent) in [
+            (1000u64, 0.99),
+            (1000, 1.0),
+            (50, 2.5),
+            (100_000, 0.5),
+            (1, 0.99),
+        ] {
+            let (zipf, mut random) = (Zipf::new(keys, exponent), Random::new(7));
+            let mut counts = vec![0u32; keys as usize];
+            const DRAWS: u32 = 400_000;
+            for _ in 0..DRAWS {
+                counts[zipf.pick(&mut random) as usize] += 1;
+            }
+            let weight = |k: usize| ((k + 1) as f64).powf(-exponent);
+            let sum: f64 = (0..keys as usize).map(weight).sum();
+            // The first keys one by one, the rest in groups of doubling width: each group lies within
+            // five deviations of a binomial distribution.
+            let (mut from, mut width) = (0, 1);
+            while from < counts.len() {
+                let to = (from + width).min(counts.len());
+                let share: f64 = (from..to).map(weight).sum::<f64>() / sum;
+                let got: u32 = counts[from..to].iter().sum();
+                let want = share * f64::from(DRAWS);
+                let deviation = (want * (1.0 - share)).sqrt();
+                let off = (f64::from(got) - want).abs();
+                assert!(
+                    off <= 5.0 * deviation + 1e-6,
+                    "{exponent}: {from}..{to} {got} for {want}"
+                );
+                from = to;
+                width = if from < 8 { 1 } else { width * 2 };
+            }
+        }
+    }
+
+    #[test]
+    fn weighted_choices_come_in_their_ratios() {
+        let weighted = Weighted::new([('a', 90), ('b', 9), ('c', 1)]);
+        let (mut random, mut counts) = (Random::new(3), [0i32; 3]);
+        for _ in 0..100_000 {
+            counts[(*weighted.pick(&mut random) as u8 - b'a') as usize] += 1;
+        }
+        for (count, want) in counts.into_iter().zip([90_000, 9_000, 1_000]) {
+            assert!((count - want).abs() < 500, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_begins_again_after_the_last_key() {
+        let (mut spread, mut random) = (Spread::Sequential { next: 1, keys: 3 }, Random::new(1));
+        let picked: Vec<u64> = (0..5).map(|_| spread.pick(&mut random)).collect();
+        assert_eq!(picked, [1, 2, 0, 1, 2]);
     }
 }

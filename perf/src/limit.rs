@@ -1,6 +1,7 @@
 //! The limit: a RESP responder that stores nothing. It reads, counts commands and answers, in the
 //! way a node on this kernel can do best; what it spends per request no node can undercut.
 
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,8 @@ pub fn serve(
         TcpListener::bind((config.bind.as_str(), config.port)).map_err(Error::os("listening"))?;
     sys::tune_listener(&listener).map_err(Error::os("setting listener options"))?;
     if let Err(e) = sys::set_congestion_control(&listener, &config.congestion) {
-        eprintln!(
+        let _ = writeln!(
+            io::stderr(),
             "limit: congestion control stays the system's, {} refused: {e}",
             config.congestion
         );

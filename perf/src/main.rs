@@ -2,20 +2,33 @@
 //! and the comparison of engines under equal conditions.
 
 mod cli;
+mod client;
+mod cluster;
 mod compare;
+mod drive;
 mod engines;
 mod error;
+mod generator;
 mod hist;
 mod keys;
 mod limit;
 mod load;
 mod probe;
+mod progress;
 mod record;
+mod report;
+mod request;
 mod resp;
 mod ring;
+mod scenario;
+mod spec;
 mod stats;
+mod summary;
+mod svg;
 mod sys;
+mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,7 +37,8 @@ fn main() -> ExitCode {
     match cli::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("ringkeep-perf: {e}");
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "ringkeep-perf: {e}");
             ExitCode::FAILURE
         }
     }

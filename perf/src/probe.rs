@@ -1,6 +1,7 @@
 //! What /proc knows: about the server measured, about this process, about the machine.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::time::Instant;
 
 use crate::sys;
@@ -71,6 +72,41 @@ impl Machine {
     }
 }
 
+/// Counts the system calls of a process. While it lives, they all take a little longer.
+pub struct SystemCalls {
+    counters: Vec<File>,
+}
+
+impl SystemCalls {
+    /// Of all threads of a process; None where the kernel does not let us.
+    pub fn count_of(pid: u32) -> Option<SystemCalls> {
+        let number = TRACING.iter().find_map(|dir| {
+            let text =
+                fs::read_to_string(format!("{dir}/events/raw_syscalls/sys_enter/id")).ok()?;
+            text.trim().parse().ok()
+        })?;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let counters: Vec<File> = tasks
+            .flatten()
+            .filter_map(|task| task.file_name().to_str()?.parse().ok())
+            .map(|tid| sys::count_tracepoint(tid, number).ok())
+            .collect::<Option<_>>()?;
+        (!counters.is_empty()).then_some(SystemCalls { counters })
+    }
+
+    /// Calls so far.
+    pub fn read(&self) -> Option<u64> {
+        let counts = self.counters.iter().map(|mut counter| {
+            let mut count = [0; 8];
+            counter.read_exact(&mut count).ok()?;
+            Some(u64::from_ne_bytes(count))
+        });
+        counts.sum()
+    }
+}
+
+const TRACING: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
 /// Sum of the run times the scheduler keeps per thread; up to a tick old for a running thread.
 fn scheduled_ns(pid: u32) -> Option<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
@@ -105,5 +141,16 @@ mod tests {
         assert!(resident_bytes(pid).expect("exists") > 100_000);
         assert!(scheduled_ns(pid).is_some_and(|ns| ns > 0));
         assert!(Machine::read().busy_ns > 0);
+    }
+
+    #[test]
+    fn system_calls_are_counted_where_that_is_permitted() {
+        let Some(calls) = SystemCalls::count_of(std::process::id()) else {
+            return;
+        };
+        let before = calls.read().expect("a count");
+        (0..100).for_each(|_| drop(fs::metadata("/proc/self")));
+        let after = calls.read().expect("a count");
+        assert!(after - before >= 100, "{before} {after}");
     }
 }

@@ -1,6 +1,7 @@
-//! The two RESP readers a measurement needs: one counts commands, one counts replies. Both are exact
-//! in any split of the stream, copy nothing, and have a direct path for what lies complete in the
-//! buffer; only the piece cut by a buffer's end goes byte by byte.
+//! The RESP readers a measurement needs: one counts commands, one counts replies. Both are exact in any
+//! split of the stream, copy nothing, and have a direct path for what lies complete in the buffer; only
+//! the piece cut by a buffer's end goes byte by byte. A third cuts out whole replies for those who look
+//! into them.
 
 /// The stream broke the protocol at this byte; nothing after it can be trusted.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -57,6 +58,11 @@ impl Digits {
             b'\n' if self.ended => Ok(true),
             _ => Err(Malformed(byte)),
         }
+    }
+
+    fn signed(&self) -> i64 {
+        let value = self.value as i64;
+        if self.negative { -value } else { value }
     }
 }
 
@@ -196,24 +202,65 @@ fn header(bytes: &[u8], at: usize, mark: u8) -> Option<(usize, usize)> {
 /// One reply, as far as a measurement cares.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Reply {
-    /// `+...`
+    /// `+...`, and RESP3's numbers and truth values
     Status,
     /// `:...`
     Integer(i64),
-    /// `$-1` or `_`
+    /// `$-1`, `*-1` or `_`
     Nil,
     /// `$n` and n bytes.
     Bulk(u64),
-    /// `-...`; the text of the first one is kept.
+    /// An array, set or map, whatever it holds.
+    Many {
+        /// How many nils there are in it.
+        nils: u64,
+    },
+    /// A message nobody asked for.
+    Push,
+    /// `-...`; see [`Replies::errors`].
     Error,
+}
+
+/// Error replies by their text.
+#[derive(Default, Debug, Clone)]
+pub struct Errors(Vec<(String, u64)>);
+
+impl Errors {
+    /// Counts `times` errors of this text.
+    pub fn add(&mut self, text: &str, times: u64) {
+        let is_full = self.0.len() >= ERROR_KINDS;
+        match self.0.iter_mut().find(|(known, _)| known == text) {
+            Some((_, count)) => *count += times,
+            None if is_full && text != OTHER_ERRORS => self.add(OTHER_ERRORS, times),
+            None => self.0.push((text.to_owned(), times)),
+        }
+    }
+
+    /// Counts all that `other` counted.
+    pub fn merge(&mut self, other: &Errors) {
+        other
+            .0
+            .iter()
+            .for_each(|(text, count)| self.add(text, *count));
+    }
+
+    /// Texts and counts, in the order they came up.
+    pub fn list(&self) -> &[(String, u64)] {
+        &self.0
+    }
 }
 
 /// Counts replies of a pipeline.
 #[derive(Default)]
 pub struct Replies {
     state: ReplyState,
-    first_error: Vec<u8>,
-    keeping: bool,
+    /// Elements of the array being read that are still to come; 0 outside of one.
+    left: u64,
+    is_push: bool,
+    nils: u64,
+    /// The error line read so far.
+    text: Vec<u8>,
+    errors: Errors,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -223,6 +270,8 @@ enum ReplyState {
     Line(Reply),
     Integer(Digits),
     Length(Digits),
+    /// The count of an array begun with this mark.
+    Count(u8, Digits),
     Body {
         len: u64,
         left: u64,
@@ -233,12 +282,12 @@ impl Replies {
     /// Calls `on` for every reply that ends in `bytes`.
     ///
     /// # Errors
-    /// [`Malformed`] also for arrays and RESP3 types, which nothing here asks for.
+    /// [`Malformed`] also for RESP3 types that nothing here asks for.
     pub fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(Reply)) -> Result<(), Malformed> {
         while let Some(&byte) = bytes.first() {
             if let ReplyState::Start = self.state {
                 if bytes.starts_with(b"+OK\r\n") {
-                    on(Reply::Status);
+                    self.end(Reply::Status, &mut on);
                     bytes = &bytes[5..];
                     continue;
                 }
@@ -248,8 +297,13 @@ impl Replies {
                     if &bytes[body + len..body + len + 2] != b"\r\n" {
                         return Err(Malformed(bytes[body + len]));
                     }
-                    on(Reply::Bulk(len as u64));
+                    self.end(Reply::Bulk(len as u64), &mut on);
                     bytes = &bytes[body + len + 2..];
+                    continue;
+                }
+                if let Some((value, end)) = header(bytes, 0, b':') {
+                    self.end(Reply::Integer(value as i64), &mut on);
+                    bytes = &bytes[end..];
                     continue;
                 }
             }
@@ -257,41 +311,50 @@ impl Replies {
             match &mut self.state {
                 ReplyState::Start => {
                     self.state = match byte {
-                        b'+' => ReplyState::Line(Reply::Status),
-                        b'-' => {
-                            self.keeping = self.first_error.is_empty();
-                            ReplyState::Line(Reply::Error)
-                        }
+                        b'+' | b',' | b'#' | b'(' => ReplyState::Line(Reply::Status),
+                        b'-' => ReplyState::Line(Reply::Error),
                         b'_' => ReplyState::Line(Reply::Nil),
                         b':' => ReplyState::Integer(Digits::default()),
                         b'$' => ReplyState::Length(Digits::default()),
+                        b'*' | b'~' | b'%' | b'>' => ReplyState::Count(byte, Digits::default()),
                         _ => return Err(Malformed(byte)),
                     }
                 }
                 ReplyState::Line(reply) => {
+                    let reply = *reply;
                     if byte == b'\n' {
-                        on(*reply);
-                        self.keeping = false;
-                        self.state = ReplyState::Start;
-                    } else if self.keeping && byte != b'\r' && self.first_error.len() < 200 {
-                        self.first_error.push(byte);
+                        if reply == Reply::Error {
+                            self.errors.add(&String::from_utf8_lossy(&self.text), 1);
+                            self.text.clear();
+                        }
+                        self.end(reply, &mut on);
+                    } else if reply == Reply::Error && byte != b'\r' && self.text.len() < 200 {
+                        self.text.push(byte);
                     }
                 }
                 ReplyState::Integer(digits) => {
                     if digits.feed(byte)? {
-                        let value = digits.value as i64;
-                        on(Reply::Integer(if digits.negative { -value } else { value }));
-                        self.state = ReplyState::Start;
+                        let value = digits.signed();
+                        self.end(Reply::Integer(value), &mut on);
                     }
                 }
                 ReplyState::Length(digits) => {
                     if digits.feed(byte)? {
                         if digits.negative {
-                            on(Reply::Nil);
-                            self.state = ReplyState::Start;
+                            self.end(Reply::Nil, &mut on);
                         } else {
                             let (len, left) = (digits.value, digits.value + 2);
                             self.state = ReplyState::Body { len, left };
+                        }
+                    }
+                }
+                ReplyState::Count(mark, digits) => {
+                    if digits.feed(byte)? {
+                        let (mark, count) = (*mark, digits.value);
+                        if digits.negative {
+                            self.end(Reply::Nil, &mut on);
+                        } else {
+                            self.begin(mark, count, &mut on);
                         }
                     }
                 }
@@ -302,8 +365,8 @@ impl Replies {
                         if bytes[taken - 1] != b'\n' {
                             return Err(Malformed(bytes[taken - 1]));
                         }
-                        on(Reply::Bulk(*len));
-                        self.state = ReplyState::Start;
+                        let len = *len;
+                        self.end(Reply::Bulk(len), &mut on);
                     }
                 }
             }
@@ -312,14 +375,190 @@ impl Replies {
         Ok(())
     }
 
-    /// The text of the first error reply, empty if there was none.
-    pub fn first_error(&self) -> String {
-        String::from_utf8_lossy(&self.first_error).into_owned()
+    /// An array of `count` elements begins, maybe within another: as elements are only counted, those
+    /// of the inner one simply come before the rest of the outer one.
+    fn begin(&mut self, mark: u8, count: u64, on: &mut impl FnMut(Reply)) {
+        if self.left == 0 {
+            (self.left, self.is_push, self.nils) = (1, mark == b'>', 0);
+        }
+        self.left += count * if mark == b'%' { 2 } else { 1 };
+        self.end(Reply::Many { nils: 0 }, on);
+    }
+
+    /// One element is over, and with the last one the reply it belongs to.
+    #[inline]
+    fn end(&mut self, reply: Reply, on: &mut impl FnMut(Reply)) {
+        self.state = ReplyState::Start;
+        if self.left == 0 {
+            on(reply);
+            return;
+        }
+        self.nils += u64::from(reply == Reply::Nil);
+        self.left -= 1;
+        if self.left == 0 {
+            let nils = self.nils;
+            on(if self.is_push {
+                Reply::Push
+            } else {
+                Reply::Many { nils }
+            });
+        }
+    }
+
+    /// The error replies so far.
+    pub fn errors(&self) -> &Errors {
+        &self.errors
+    }
+}
+
+/// Cuts a stream into whole replies, for those who look into them.
+#[derive(Default)]
+pub struct Frames {
+    rest: Vec<u8>,
+    /// Below this many bytes the reply at the start of `rest` is certainly not whole.
+    wanted: usize,
+}
+
+impl Frames {
+    /// Calls `on` with every reply that ends in `bytes`.
+    ///
+    /// # Errors
+    /// [`Malformed`]; nothing after it can be trusted.
+    pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), Malformed> {
+        if self.rest.is_empty() {
+            let (taken, wanted) = cut_frames(bytes, &mut on)?;
+            self.rest.extend_from_slice(&bytes[taken..]);
+            self.wanted = wanted;
+            return Ok(());
+        }
+        self.rest.extend_from_slice(bytes);
+        if self.rest.len() >= self.wanted {
+            let (taken, wanted) = cut_frames(&self.rest, &mut on)?;
+            self.rest.drain(..taken);
+            self.wanted = wanted;
+        }
+        Ok(())
+    }
+}
+
+/// Hands out the whole replies at the start of `bytes`; how long they are together, and how long the
+/// piece after them has to become at least.
+fn cut_frames(bytes: &[u8], on: &mut impl FnMut(&[u8])) -> Result<(usize, usize), Malformed> {
+    let mut at = 0;
+    loop {
+        let mut reader = Reader { bytes, at };
+        let mut left = 1u64;
+        while left > 0 {
+            match reader.next()? {
+                Some(Value::Many { count, .. }) => left += count,
+                Some(_) => {}
+                None => return Ok((at, reader.at - at)),
+            }
+            left -= 1;
+        }
+        on(&bytes[at..reader.at]);
+        at = reader.at;
+    }
+}
+
+/// One value of a reply.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Value<'a> {
+    /// `+...` and RESP3's numbers and truth values.
+    Status(&'a [u8]),
+    /// `-...`
+    Error(&'a [u8]),
+    /// `:...`
+    Integer(i64),
+    /// The absence of a value, or of an array.
+    Nil,
+    /// Bytes.
+    Bulk(&'a [u8]),
+    /// The start of an array, set, map or message.
+    Many {
+        /// How many values follow that belong to it; twice the pairs of a map.
+        count: u64,
+        /// Whether it is a message nobody asked for.
+        is_push: bool,
+    },
+}
+
+/// Reads the values of a reply one after the other, arrays flat.
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Of a whole reply, as [`Frames`] cuts it.
+    pub fn new(frame: &'a [u8]) -> Reader<'a> {
+        Reader {
+            bytes: frame,
+            at: 0,
+        }
+    }
+
+    /// The next value; None when the bytes end before it does, and `at` is then where they would have
+    /// to reach at least.
+    ///
+    /// # Errors
+    /// [`Malformed`]
+    pub fn next(&mut self) -> Result<Option<Value<'a>>, Malformed> {
+        let rest = &self.bytes[self.at..];
+        let Some(end) = rest.iter().take(LINE_MAX).position(|byte| *byte == b'\n') else {
+            if rest.len() >= LINE_MAX {
+                return Err(Malformed(rest[0]));
+            }
+            self.at = self.bytes.len() + 1;
+            return Ok(None);
+        };
+        let (mark, line) = match rest[..end] {
+            [mark, ref line @ .., b'\r'] => (mark, line),
+            _ => return Err(Malformed(rest[0])),
+        };
+        let number = || {
+            let text = std::str::from_utf8(line)
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok());
+            text.ok_or(Malformed(mark))
+        };
+        self.at += end + 1;
+        Ok(Some(match mark {
+            b'+' | b',' | b'#' | b'(' => Value::Status(line),
+            b'-' => Value::Error(line),
+            b'_' => Value::Nil,
+            b':' => Value::Integer(number()?),
+            b'$' => {
+                let Ok(len) = usize::try_from(number()?) else {
+                    return Ok(Some(Value::Nil));
+                };
+                let body = self.at;
+                self.at = body.saturating_add(len).saturating_add(2);
+                match self.bytes.get(body..self.at) {
+                    None => return Ok(None),
+                    Some([body @ .., b'\r', b'\n']) => Value::Bulk(body),
+                    Some(_) => return Err(Malformed(mark)),
+                }
+            }
+            b'*' | b'~' | b'%' | b'>' => match u64::try_from(number()?) {
+                Ok(count) => Value::Many {
+                    count: count.saturating_mul(if mark == b'%' { 2 } else { 1 }),
+                    is_push: mark == b'>',
+                },
+                Err(_) => Value::Nil,
+            },
+            _ => return Err(Malformed(mark)),
+        }))
     }
 }
 
 /// No number in a header grows beyond ten times this; a RESP bulk is limited to 512 MB.
 const LENGTH_LIMIT: u64 = 1 << 56;
+/// Longest line of a reply: error texts are short, statuses shorter.
+const LINE_MAX: usize = 64 * 1024;
+/// Different error texts kept apart.
+const ERROR_KINDS: usize = 16;
+const OTHER_ERRORS: &str = "other errors";
 
 #[cfg(test)]
 mod tests {
@@ -378,32 +617,90 @@ mod tests {
         }
     }
 
+    const REPLIES: &[u8] =
+        b"+OK\r\n$4\r\nab\r\n\r\n$-1\r\n:-42\r\n:1234567890123\r\n-ERR no\r\n+PONG\r\n\
+        $0\r\n\r\n_\r\n*-1\r\n*0\r\n*3\r\n$1\r\nx\r\n$-1\r\n:7\r\n\
+        %2\r\n+a\r\n*2\r\n_\r\n*0\r\n+b\r\n,1.5\r\n>2\r\n$1\r\nm\r\n#t\r\n~1\r\n*1\r\n+OK\r\n\
+        -ERR two\r\n-ERR no\r\n";
+
     #[test]
     fn replies_are_told_apart_in_every_split() {
-        let stream = b"+OK\r\n$4\r\nab\r\n\r\n$-1\r\n:-42\r\n-ERR no\r\n+PONG\r\n$0\r\n\r\n_\r\n\
-            +OK\r\n-ERR two\r\n";
         let want = [
             Reply::Status,
             Reply::Bulk(4),
             Reply::Nil,
             Reply::Integer(-42),
+            Reply::Integer(1_234_567_890_123),
             Reply::Error,
             Reply::Status,
             Reply::Bulk(0),
             Reply::Nil,
-            Reply::Status,
+            Reply::Nil,
+            Reply::Many { nils: 0 },
+            Reply::Many { nils: 1 },
+            Reply::Many { nils: 1 },
+            Reply::Push,
+            Reply::Many { nils: 0 },
+            Reply::Error,
             Reply::Error,
         ];
-        for cut in 0..=stream.len() {
+        for cut in 0..=REPLIES.len() {
             let (mut replies, mut got) = (Replies::default(), Vec::new());
-            for piece in [&stream[..cut], &stream[cut..]] {
+            for piece in [&REPLIES[..cut], &REPLIES[cut..]] {
                 replies
                     .feed(piece, |reply| got.push(reply))
                     .expect("well formed");
             }
             assert_eq!(got, want, "cut at {cut}");
-            assert_eq!(replies.first_error(), "ERR no");
+            let errors = [("ERR no".to_owned(), 2), ("ERR two".to_owned(), 1)];
+            assert_eq!(replies.errors().list(), errors);
         }
+    }
+
+    #[test]
+    fn frames_are_the_same_replies_in_every_split() {
+        let mut whole: Vec<Vec<u8>> = Vec::new();
+        Frames::default()
+            .feed(REPLIES, |frame| whole.push(frame.to_vec()))
+            .expect("well formed");
+        assert_eq!(whole.len(), 17);
+        assert_eq!(whole.concat(), REPLIES);
+        for a in 0..=REPLIES.len() {
+            for b in a..=REPLIES.len() {
+                let (mut frames, mut got) = (Frames::default(), Vec::new());
+                for piece in [&REPLIES[..a], &REPLIES[a..b], &REPLIES[b..]] {
+                    frames
+                        .feed(piece, |frame| got.push(frame.to_vec()))
+                        .expect("well formed");
+                }
+                assert_eq!(got, whole, "cut at {a} and {b}");
+            }
+        }
+        let mut reader = Reader::new(&whole[11]);
+        let mut values = Vec::new();
+        while let Some(value) = reader.next().expect("well formed") {
+            values.push(value);
+        }
+        let many = Value::Many {
+            count: 3,
+            is_push: false,
+        };
+        assert_eq!(
+            values,
+            [many, Value::Bulk(b"x"), Value::Nil, Value::Integer(7)]
+        );
+        for bad in [&b"?\r\n"[..], b"$x\r\n", b"$1\r\nxyz", b"\n", b":\r\n"] {
+            assert!(Frames::default().feed(bad, |_| ()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn error_texts_beyond_the_limit_are_counted_together() {
+        let mut errors = Errors::default();
+        (0..100).for_each(|i| errors.add(&format!("MOVED {i}"), 2));
+        assert_eq!(errors.list().len(), ERROR_KINDS + 1);
+        let sum: u64 = errors.list().iter().map(|(_, count)| count).sum();
+        assert_eq!(sum, 200);
     }
 
     #[test]
@@ -417,13 +714,5 @@ mod tests {
                 assert!(done.is_err(), "{bad:?} cut at {cut}");
             }
         }
-    }
-
-    #[test]
-    fn arrays_are_no_reply_to_what_is_asked() {
-        assert_eq!(
-            Replies::default().feed(b"*1\r\n", |_| ()),
-            Err(Malformed(b'*'))
-        );
     }
 }

@@ -1,4 +1,4 @@
-//! One thread's io_uring over TCP connections, for the limit responder and the load generator alike:
+//! One thread's io_uring over stream connections, for the limit responder and the load generator alike:
 //! multishot accept and receive, a ring of provided buffers, deferred task work, at most one send in
 //! flight per connection. This is one of the package's two homes for `unsafe`.
 //!
@@ -10,7 +10,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::mem;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -97,6 +97,7 @@ pub struct Ring {
 }
 
 struct Slot {
+    /// A stream socket of any family: all that is asked of it here is to be shut down and closed.
     stream: TcpStream,
     receiving: bool,
     /// The payload in flight and how much of it the kernel has taken.
@@ -164,8 +165,8 @@ impl Ring {
     ///
     /// # Errors
     /// Those of submitting.
-    pub fn add(&mut self, stream: TcpStream) -> io::Result<Link> {
-        let link = self.insert(stream);
+    pub fn add(&mut self, stream: impl Into<OwnedFd>) -> io::Result<Link> {
+        let link = self.insert(TcpStream::from(stream.into()));
         self.arm_receive(link)?;
         Ok(link)
     }

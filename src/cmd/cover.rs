@@ -359,7 +359,7 @@ fn go(
 /// Runs the command with the shards of its keys alone.
 fn run_alone(shards: &mut Shards, rng: &mut Rng, spec: &Spec, args: &[String], modes: u64) {
     let owned = OwnedArgs::copy(args.iter().map(|arg| arg.as_bytes()));
-    let mut needed = vec![matches!(spec.keys, Keys::All); SHARDS as usize];
+    let mut needed = vec![spec.keys.needs_all(owned.as_args()); SHARDS as usize];
     spec.keys.for_each(owned.as_args(), |at| {
         needed[shards.shard_of(args[at].as_bytes())] = true;
     });

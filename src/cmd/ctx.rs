@@ -4,7 +4,7 @@ use crate::{
     base::{Ms, Rng},
     resp::{Args, Error, Out, OwnedArgs},
     route::Routing,
-    store::{Keyspace, WrongType},
+    store::{Keyspace, Lfu, WrongType},
 };
 
 /// One shard: its databases.
@@ -12,6 +12,18 @@ use crate::{
 pub struct Shard {
     databases: Vec<Option<Box<Keyspace>>>,
     seed: u64,
+    tracking: Tracking,
+    /// The time of the last [`track`](Shard::track).
+    tracked: Ms,
+}
+
+/// What keyspaces keep track of besides the time of the last use of each key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tracking {
+    /// How uses are counted, if they are.
+    pub lfu: Option<Lfu>,
+    /// The memory of collections is counted, not only estimated.
+    pub collections: bool,
 }
 
 impl Shard {
@@ -20,6 +32,20 @@ impl Shard {
         Self {
             databases: (0..databases).map(|_| None).collect(),
             seed,
+            tracking: Tracking::default(),
+            tracked: 0,
+        }
+    }
+
+    /// Has all databases, those included that are made later, keep track of this from now on.
+    pub fn track(&mut self, tracking: Tracking, now: Ms) {
+        self.tracked = now;
+        if tracking != self.tracking {
+            self.tracking = tracking;
+            for (_, keys) in self.databases() {
+                keys.track(tracking.lfu, now);
+                keys.count_collections(tracking.collections);
+            }
         }
     }
 
@@ -38,7 +64,10 @@ impl Shard {
     #[cold]
     fn make_database(&mut self, at: usize) {
         let seed = self.seed ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.databases[at] = Some(Box::new(Keyspace::new(seed)));
+        let mut keys = Box::new(Keyspace::new(seed));
+        keys.track(self.tracking.lfu, self.tracked);
+        keys.count_collections(self.tracking.collections);
+        self.databases[at] = Some(keys);
     }
 
     /// Number of databases.
@@ -241,6 +270,21 @@ pub fn parse_timeout(text: &[u8]) -> Result<Ms, Error> {
         return Err(Error::fixed("ERR timeout is out of range"));
     }
     Ok(millis as Ms)
+}
+
+/// The database that SELECT names, of `count`.
+///
+/// # Errors
+/// The reply of Redis, for which these numbers have 32 bits.
+pub fn select(args: Args<'_>, count: usize) -> Result<usize, Error> {
+    let index = int(args, 1)?;
+    if i32::try_from(index).is_err() {
+        return Err(Error::NOT_32_BITS);
+    }
+    match usize::try_from(index) {
+        Ok(index) if index < count => Ok(index),
+        _ => Err(Error::fixed("ERR DB index is out of range")),
+    }
 }
 
 /// An integer argument.

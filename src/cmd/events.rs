@@ -279,14 +279,16 @@ impl Story<'_> {
             "SET" => self.has_word(&["get"]),
             _ => spec.flags & flag::READ != 0,
         };
-        let sources = match spec.name {
-            "BITOP" => 3,
-            "PFMERGE" | "SDIFFSTORE" | "SINTERSTORE" | "SUNIONSTORE" => 2,
-            _ if reads => 0,
+        let read = match spec.name {
+            "BITOP" => 3..usize::MAX,
+            "PFMERGE" => 1..usize::MAX,
+            "SDIFFSTORE" | "SINTERSTORE" | "SUNIONSTORE" => 2..usize::MAX,
+            "SORT" => 1..2,
+            _ if reads => 0..usize::MAX,
             _ => return,
         };
         for key in self.keys.clone() {
-            if key.at >= sources && key.before.is_none() {
+            if read.contains(&key.at) && key.before.is_none() {
                 self.tell(MISS, "keymiss", key);
             }
         }

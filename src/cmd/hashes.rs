@@ -1,5 +1,7 @@
 //! Commands on hashes.
 
+mod expiring;
+
 use std::collections::BTreeSet;
 
 use super::{
@@ -72,6 +74,22 @@ pub const COMMANDS: &[Spec] = &[
         Keys::one(1),
         "Returns all fields and values of a hash",
         hgetall,
+    ),
+    Spec::store(
+        "HGETDEL",
+        -5,
+        WRITE | FAST,
+        Keys::one(1),
+        "Returns the values of hash fields and removes them",
+        expiring::hgetdel,
+    ),
+    Spec::store(
+        "HGETEX",
+        -5,
+        WRITE | FAST,
+        Keys::one(1),
+        "Returns the values of hash fields and sets or clears their expiry",
+        expiring::hgetex,
     ),
     Spec::store(
         "HINCRBY",
@@ -184,6 +202,14 @@ pub const COMMANDS: &[Spec] = &[
         Keys::one(1),
         "Sets the values of one or more hash fields",
         hset,
+    ),
+    Spec::store(
+        "HSETEX",
+        -6,
+        WRITE | DENY_OOM | FAST,
+        Keys::one(1),
+        "Sets the values of hash fields and their expiry",
+        expiring::hsetex,
     ),
     Spec::store(
         "HSETNX",
@@ -597,29 +623,15 @@ fn expire(
     start: Ms,
 ) -> Result<(), Error> {
     let (key, now) = (args.at(1), ctx.now);
-    let keys = ctx.shards.of(ctx.db, key);
     // A key of another type is the first complaint.
-    keys.get::<Hash>(key, now)?;
-    let number = int(args, 2)?;
-    if number < 0 {
-        return Err(Error::fixed("ERR invalid expire time, must be >= 0"));
-    }
-    // A primary of another make may know later times; its replica has to follow.
-    let max = if ctx.from_primary {
-        i64::MAX
-    } else {
-        DEADLINE_MAX
-    };
-    let deadline = number
-        .checked_mul(unit)
-        .filter(|span| *span <= max - start as i64)
-        .ok_or_else(|| Error::invalid_expire(command))? as Ms
-        + start;
+    ctx.keys(key).get::<Hash>(key, now)?;
+    let deadline = field_deadline(ctx, args, 2, command, unit, start)?;
     let condition = Condition::named(args.at(3));
     let at = if condition.is_some() { 4 } else { 3 };
     let condition = condition.unwrap_or(Condition::Always);
     let bad_count = Error::fixed("ERR Parameter `numFields` should be greater than 0");
     let fields = fields(args, at, bad_count)?;
+    let keys = ctx.shards.of(ctx.db, key);
     ctx.out.array(fields.len());
     let Some(hash) = keys.get_mut::<Hash>(key, now)? else {
         fields.iter().for_each(|_| ctx.out.int(NO_FIELD));
@@ -647,6 +659,32 @@ fn expire(
     }
     ctx.dirty += changes;
     Ok(())
+}
+
+/// Reads a field's deadline: `unit`s of milliseconds after `start`.
+fn field_deadline(
+    ctx: &Ctx<'_>,
+    args: Args<'_>,
+    at: usize,
+    command: &str,
+    unit: i64,
+    start: Ms,
+) -> Result<Ms, Error> {
+    let number = int(args, at)?;
+    if number < 0 {
+        return Err(Error::fixed("ERR invalid expire time, must be >= 0"));
+    }
+    // A primary of another make may know later times; its replica has to follow.
+    let max = if ctx.from_primary {
+        i64::MAX
+    } else {
+        DEADLINE_MAX
+    };
+    let span = number
+        .checked_mul(unit)
+        .filter(|span| *span <= max - start as i64)
+        .ok_or_else(|| Error::invalid_expire(command))?;
+    Ok(span as Ms + start)
 }
 
 /// What the expiry commands answer for a field that is not there.

@@ -7,6 +7,16 @@ use crate::{
     store::Kind,
 };
 
+/// The part of MEMORY that works on stores: USAGE, HELP, and the errors.
+pub static MEMORY_USAGE: Spec = Spec::store(
+    "MEMORY",
+    -2,
+    READ,
+    Keys::one(2),
+    "Returns the memory that a key takes",
+    memory,
+);
+
 /// Rows of this family.
 pub const COMMANDS: &[Spec] = &[
     Spec::store(
@@ -81,14 +91,6 @@ pub const COMMANDS: &[Spec] = &[
         Keys::All,
         "Returns all key names that match a pattern",
         keys,
-    ),
-    Spec::store(
-        "MEMORY",
-        -2,
-        READ,
-        Keys::one(2),
-        "Returns the memory that a key takes",
-        memory,
     ),
     Spec::store(
         "MOVE",
@@ -302,7 +304,7 @@ fn copy(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             replace = true;
         } else if args[at].eq_ignore_ascii_case(b"db") && at + 1 < args.len() {
             at += 1;
-            db = database(ctx, from, int(args, at)?)?;
+            db = database(ctx, from, db_number(args, at)?)?;
         } else {
             return Err(Error::SYNTAX);
         }
@@ -325,7 +327,7 @@ fn copy(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 
 fn move_key(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (key, now) = (args.at(1), ctx.now);
-    let db = database(ctx, key, int(args, 2)?)?;
+    let db = database(ctx, key, db_number(args, 2)?)?;
     if db == ctx.db {
         return Err(SAME_OBJECTS);
     }
@@ -343,8 +345,8 @@ fn move_key(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 
 fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let index = |at: usize, error: Error| {
-        let index = parse_i64(args.at(at)).ok_or(error)?;
-        i32::try_from(index).map_err(|_| DB_RANGE)
+        let index = parse_i64(args.at(at)).and_then(|index| i32::try_from(index).ok());
+        index.ok_or(error)
     };
     let first = index(1, Error::fixed("ERR invalid first DB index"))?;
     let second = index(2, Error::fixed("ERR invalid second DB index"))?;
@@ -557,13 +559,11 @@ fn object(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             let encoding = ctx.keys(key).encoding(key, now).unwrap_or_default();
             ctx.out.bulk_str(encoding);
         }
-        b"freq" => {
-            return Err(Error::fixed(
-                "ERR An LFU maxmemory policy is not selected, access frequency not tracked. \
-                 Please note that when switching between policies at runtime LRU and LFU data \
-                 will take some time to adjust.",
-            ));
-        }
+        b"freq" => match meta.frequency {
+            Some(frequency) => ctx.out.int(frequency.into()),
+            None => return Err(NO_FREQUENCY),
+        },
+        b"idletime" if meta.frequency.is_some() => return Err(NO_IDLE_TIME),
         b"idletime" => ctx.out.int(meta.idle_secs as i64),
         _ => {
             // Small integers are shared objects elsewhere, and clients see this number for them.
@@ -586,6 +586,10 @@ fn memory(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             Ok(())
         }
         b"help" => Err(Error::arity("memory|help")),
+        b"doctor" => Err(Error::arity("memory|doctor")),
+        b"malloc-stats" => Err(Error::arity("memory|malloc-stats")),
+        b"purge" => Err(Error::arity("memory|purge")),
+        b"stats" => Err(Error::arity("memory|stats")),
         b"usage" if args.len() < 3 => Err(Error::arity("memory|usage")),
         b"usage" => {
             // The estimate looks at no elements, so that SAMPLES is read and has no effect.
@@ -609,6 +613,15 @@ fn memory(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// A database number, checked; `key` names a shard that is here.
+/// The number of a database: 32 bits on the wire.
+fn db_number(args: Args<'_>, at: usize) -> Result<i64, Error> {
+    let index = int(args, at)?;
+    match i32::try_from(index) {
+        Ok(_) => Ok(index),
+        Err(_) => Err(Error::NOT_32_BITS),
+    }
+}
+
 fn database(ctx: &mut Ctx<'_>, key: &[u8], index: i64) -> Result<usize, Error> {
     let index = i32::try_from(index).map_err(|_| Error::NOT_INTEGER)?;
     let at = ctx.shards.shard_of(key);
@@ -632,6 +645,14 @@ fn help(ctx: &mut Ctx<'_>, lines: &[&str]) {
     }
 }
 
+const NO_FREQUENCY: Error = Error::fixed(
+    "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
+     switching between policies at runtime LRU and LFU data will take some time to adjust.",
+);
+const NO_IDLE_TIME: Error = Error::fixed(
+    "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching \
+     between policies at runtime LRU and LFU data will take some time to adjust.",
+);
 const SAME_OBJECTS: Error = Error::fixed("ERR source and destination objects are the same");
 const DB_RANGE: Error = Error::fixed("ERR DB index is out of range");
 /// Cursors of keyspaces have this many bits.
@@ -655,6 +676,14 @@ const OBJECT_HELP: &[&str] = &[
 ];
 const MEMORY_HELP: &[&str] = &[
     "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "DOCTOR",
+    "    Return memory problems reports.",
+    "MALLOC-STATS",
+    "    Return internal statistics report from the memory allocator.",
+    "PURGE",
+    "    Attempt to purge dirty pages for reclamation by the allocator.",
+    "STATS",
+    "    Return information about the memory usage of the server.",
     "USAGE <key> [SAMPLES <count>]",
     "    Return memory in bytes used by <key> and its value. Nested values are",
     "    sampled up to <count> times (default: 5, 0 means sample all).",

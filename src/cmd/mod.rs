@@ -4,17 +4,20 @@ mod bitmaps;
 #[cfg(test)]
 mod cover;
 mod ctx;
+mod dump;
 pub mod events;
 mod expiry;
 mod float80;
 mod geo;
 mod hashes;
+mod hyperloglog;
 mod keys;
 mod lists;
 mod scan;
 mod scripts;
 mod session;
 mod sets;
+mod sort;
 mod spec;
 mod streams;
 mod strings;
@@ -22,7 +25,8 @@ mod strings;
 pub mod testing;
 mod zsets;
 
-pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, int, parse_timeout};
+pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
+pub use keys::MEMORY_USAGE;
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
 
@@ -33,11 +37,14 @@ static FAMILIES: &[(&str, &[Spec])] = &[
     ("string", strings::COMMANDS),
     ("bitmap", bitmaps::COMMANDS),
     ("generic", keys::COMMANDS),
+    ("generic", dump::COMMANDS),
+    ("generic", sort::COMMANDS),
     ("hash", hashes::COMMANDS),
     ("list", lists::COMMANDS),
     ("set", sets::COMMANDS),
     ("sorted-set", zsets::COMMANDS),
     ("geo", geo::COMMANDS),
+    ("hyperloglog", hyperloglog::COMMANDS),
     ("stream", streams::COMMANDS),
     ("scripting", scripts::COMMANDS),
     ("server", session::COMMANDS),
@@ -52,6 +59,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static Spec)> {
 
 /// Runs a store command whose shards are all here. What the command wrote before failing is taken
 /// back and the error is written instead.
+#[inline(always)]
 pub fn run(
     ctx: &mut Ctx<'_>,
     run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,

@@ -17,6 +17,9 @@ pub(super) fn cursor(text: &[u8]) -> Result<u64, Error> {
         [b'+', digits @ ..] => (false, digits),
         _ => (false, text),
     };
+    if text.is_empty() {
+        return Ok(0);
+    }
     if digits.is_empty() {
         return Err(Error::INVALID_CURSOR);
     }

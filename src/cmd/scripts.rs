@@ -32,6 +32,21 @@ pub const COMMANDS: &[Spec] = &[
         Keys::All,
         "Runs a Lua script that must not write by the SHA-1 of its source",
     ),
+    row("FCALL", -3, EVAL, Keys::All, "Runs a function"),
+    row(
+        "FCALL_RO",
+        -3,
+        EVAL | READ,
+        Keys::All,
+        "Runs a function that must not write",
+    ),
+    row(
+        "FUNCTION",
+        -2,
+        NO_SCRIPT,
+        Keys::None,
+        "Loads, shows and forgets libraries of functions",
+    ),
     row(
         "SCRIPT",
         -2,

@@ -23,6 +23,7 @@ pub enum Verb {
     LastSave,
     Latency,
     Lolwut,
+    Memory,
     Monitor,
     Multi,
     Ping,
@@ -203,6 +204,14 @@ pub const COMMANDS: &[Spec] = &[
         Verb::Latency,
     ),
     Spec::session("LOLWUT", -1, READ | FAST, "Shows the version", Verb::Lolwut),
+    Spec {
+        name: "MEMORY",
+        arity: -2,
+        flags: READ,
+        keys: Keys::one(2),
+        summary: "Tells what memory is used for",
+        run: Run::Session(Verb::Memory),
+    },
     Spec::session(
         "MONITOR",
         1,

@@ -66,6 +66,8 @@ pub enum Keys {
         /// First key.
         first: i16,
     },
+    /// A key at 1 and one behind the keyword STORE; patterns may name any other (SORT).
+    Sort,
     /// Every key there is: all shards are needed.
     All,
 }
@@ -86,6 +88,23 @@ impl Keys {
             first,
             last,
             step: 1,
+        }
+    }
+
+    /// Does the command need every shard? SORT does where the keys that its patterns name are known only
+    /// once the elements are.
+    #[inline]
+    pub fn needs_all(self, args: Args<'_>) -> bool {
+        match self {
+            Keys::All => true,
+            Keys::Sort => {
+                let mut has_star = false;
+                sort_operands(args, |word, at| {
+                    has_star |= word != b"store" && args[at].contains(&b'*');
+                });
+                has_star
+            }
+            _ => false,
         }
     }
 
@@ -138,6 +157,19 @@ impl Keys {
                     visit(at);
                 }
             }
+            Keys::Sort => {
+                if len > 1 {
+                    visit(1);
+                }
+                // The last target counts.
+                let mut target = None;
+                sort_operands(args, |word, at| {
+                    if word == b"store" {
+                        target = Some(at);
+                    }
+                });
+                target.into_iter().for_each(visit);
+            }
             Keys::GeoStore { first } => {
                 if i64::from(first) < len {
                     visit(first as usize);
@@ -160,7 +192,27 @@ impl Keys {
             Keys::Range { first, last, step } => (first.into(), last.into(), step.into()),
             Keys::Counted { also, .. } if also > 0 => (also.into(), also.into(), 1),
             Keys::GeoStore { first } => (first.into(), first.into(), 1),
+            Keys::Sort => (1, 1, 1),
             _ => (0, 0, 0),
+        }
+    }
+}
+
+/// Visits SORT's `by`, `get` and `store` with the places of their operands.
+fn sort_operands(args: Args<'_>, mut visit: impl FnMut(&[u8], usize)) {
+    let mut at = 2;
+    while let Some(word) = args.get(at) {
+        let word = word.to_ascii_lowercase();
+        at += 1;
+        match word.as_slice() {
+            b"limit" => at += 2,
+            b"by" | b"get" | b"store" => {
+                if at < args.len() {
+                    visit(&word, at);
+                }
+                at += 1;
+            }
+            _ => {}
         }
     }
 }

@@ -49,6 +49,10 @@ impl Desk {
             out.error(&unknown(args));
             return out.to_vec();
         };
+        let spec = match spec.name {
+            "MEMORY" => &super::MEMORY_USAGE,
+            _ => spec,
+        };
         if !spec.fits(args.len()) {
             out.error(&Error::arity(spec.name));
             return out.to_vec();

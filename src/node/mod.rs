@@ -3,6 +3,7 @@
 mod args;
 
 use std::{
+    hash::{BuildHasher, RandomState},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
     sync::{Arc, mpsc},
@@ -21,6 +22,7 @@ use uring::{
 use crate::{
     mesh,
     shard::{Core, Settings, Shared, lock, log},
+    store::seed_collections,
 };
 
 /// Why the node did not start.
@@ -100,11 +102,14 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let seed = (started.as_nanos() as u64) ^ (u64::from(std::process::id()) << 32);
+    // The run id is shown to clients; the seeds must not follow from it.
+    let chance = RandomState::new();
+    let seed = chance.hash_one(0);
+    seed_collections(chance.hash_one(1));
     let run_id = format!(
         "{:016x}{:016x}{:08x}",
         started.as_nanos() as u64,
-        seed,
+        chance.hash_one(2),
         std::process::id()
     );
     let shared = Arc::new(Shared::new(settings, started.as_millis() as u64, run_id));

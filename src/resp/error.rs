@@ -15,6 +15,9 @@ impl Error {
     pub const SYNTAX: Error = Error::fixed("ERR syntax error");
     /// An argument or value is no 64-bit integer.
     pub const NOT_INTEGER: Error = Error::fixed("ERR value is not an integer or out of range");
+    /// An integer argument needs more than 32 bits.
+    pub const NOT_32_BITS: Error =
+        Error::fixed("ERR value is out of range, value must between -2147483648 and 2147483647");
     /// An argument or value is no float.
     pub const NOT_FLOAT: Error = Error::fixed("ERR value is not a valid float");
     /// The named key must exist.
@@ -42,10 +45,11 @@ impl Error {
         Error(Cow::Borrowed(text))
     }
 
-    /// An error whose text names something of the request. Line breaks in it become spaces, because
-    /// an error reply is one line.
+    /// An error whose text names something of the request. An error reply is one line: line breaks at
+    /// the end go, others become spaces.
     pub fn text(text: String) -> Error {
-        Error(Cow::Owned(text.replace(['\r', '\n'], " ")))
+        let line = text.trim_end_matches(['\r', '\n']);
+        Error(Cow::Owned(line.replace(['\r', '\n'], " ")))
     }
 
     /// Too few or too many arguments for `command`.

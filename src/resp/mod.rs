@@ -8,4 +8,4 @@ mod parse;
 pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;
 pub use out::{Mark, Out, Proto, SHARE_MIN};
-pub use parse::{ParseLimits, Parser, ProtocolError, Step, peek_argument};
+pub use parse::{ParseLimits, Parser, ProtocolError, Step, peek_argument, unquote};

@@ -309,7 +309,9 @@ impl Out {
                 .block
                 .extend_from_slice(&[kind, b'0' + value as u8, b'\r', b'\n']),
             10..100 => {
-                let (tens, ones) = (b'0' + (value / 10) as u8, b'0' + (value % 10) as u8);
+                // In small numbers: a division of 64 bits costs more than the rest of the header.
+                let value = value as u8;
+                let (tens, ones) = (b'0' + value / 10, b'0' + value % 10);
                 self.block
                     .extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
             }

@@ -1,6 +1,6 @@
 //! The `bit` library: operations on 32-bit numbers.
 
-use mlua::{Lua, MultiValue, Table, Value};
+use mlua::{Lua, MultiValue, Table};
 
 use super::problem;
 
@@ -61,13 +61,10 @@ pub fn register(lua: &Lua, host: &Table) -> mlua::Result<()> {
 /// An argument, reduced to 32 bits.
 fn number(lua: &Lua, args: &MultiValue, at: usize, name: &str) -> mlua::Result<u32> {
     let got = match args.get(at) {
-        Some(Value::Integer(value)) => return Ok(*value as u32),
-        Some(Value::Number(value)) => return Ok(reduce(*value)),
-        Some(Value::String(text)) => match text.to_string_lossy().trim().parse() {
-            Ok(value) => return Ok(reduce(value)),
-            Err(_) => "string",
+        Some(value) => match lua.coerce_number(value.clone())? {
+            Some(number) => return Ok(reduce(number)),
+            None => value.type_name(),
         },
-        Some(other) => other.type_name(),
         None => "no value",
     };
     let at = at + 1;
@@ -75,7 +72,8 @@ fn number(lua: &Lua, args: &MultiValue, at: usize, name: &str) -> mlua::Result<u
     Err(problem::at_line(lua, &text))
 }
 
-/// To the nearest whole number, ties to even, and then modulo 2^32.
+/// To the nearest whole number, ties to even, and then modulo 2^32; what is far too large becomes what the
+/// addition of 1.5 * 2^52 leaves of it, as in the library that this one stands for.
 fn reduce(value: f64) -> u32 {
-    value.round_ties_even().rem_euclid(4_294_967_296.0) as u32
+    (value + 6_755_399_441_055_744.0).to_bits() as u32
 }

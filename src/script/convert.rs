@@ -7,6 +7,8 @@ use crate::{
     resp::{Error, Out, OwnedArgs, Proto},
 };
 
+/// The first number that a reply cannot hold.
+const TWO_63: f64 = 9_223_372_036_854_775_808.0;
 /// How deep a reply may be nested.
 const DEPTH_MAX: usize = 1000;
 
@@ -15,6 +17,9 @@ pub fn push_arg(request: &mut OwnedArgs, value: &Value) -> bool {
     match value {
         Value::String(text) => request.push(&text.as_bytes()),
         Value::Integer(number) => request.push(itoa::Buffer::new().format(*number).as_bytes()),
+        Value::Number(number) if number.is_nan() && number.is_sign_negative() => {
+            request.push(b"-nan");
+        }
         Value::Number(number) => request.push(format_f64(*number).as_bytes()),
         _ => return false,
     }
@@ -127,8 +132,9 @@ fn write_value(out: &mut Out, value: &Value, script: Proto, depth: usize) {
         Value::Boolean(value) if script == Proto::Three => out.boolean(*value),
         Value::Boolean(true) => out.int(1),
         Value::Integer(number) => out.int(*number),
-        // Towards zero; what does not fit becomes the nearest that does.
-        Value::Number(number) => out.int(*number as i64),
+        // Towards zero; what does not fit becomes what a processor's conversion makes of it.
+        Value::Number(number) if (-TWO_63..TWO_63).contains(number) => out.int(*number as i64),
+        Value::Number(_) => out.int(i64::MIN),
         Value::Table(table) => write_table(out, table, value, script, depth),
         _ => out.null(),
     }
@@ -174,19 +180,31 @@ fn write_table(out: &mut Out, table: &Table, value: &Value, script: Proto, depth
         return;
     }
     if let Some(number) = field_text(value, "big_number") {
+        let digits: Vec<u8> = number
+            .into_iter()
+            .map(|byte| if b"\r\n".contains(&byte) { b' ' } else { byte })
+            .collect();
         if out.proto == Proto::Three {
-            let digits: Vec<u8> = number
-                .into_iter()
-                .filter(|byte| !b"\r\n".contains(byte))
-                .collect();
             out.raw(&[b"(", &digits[..], b"\r\n"].concat());
         } else {
-            out.bulk(&number);
+            out.bulk(&digits);
         }
         return;
     }
-    if let Some(text) = field_text(&get("verbatim_string"), "string") {
-        out.verbatim(&String::from_utf8_lossy(&text));
+    let verbatim = get("verbatim_string");
+    if let (Some(text), Some(format)) = (
+        field_text(&verbatim, "string"),
+        field_text(&verbatim, "format"),
+    ) {
+        if out.proto == Proto::Two {
+            out.bulk(&text);
+            return;
+        }
+        let mut kind = [b' '; 3];
+        let len = format.len().min(3);
+        kind[..len].copy_from_slice(&format[..len]);
+        let head = format!("={}\r\n", text.len() + 4);
+        out.raw(&[head.as_bytes(), &kind, b":", &text, b"\r\n"].concat());
         return;
     }
     let mark = out.mark();
@@ -212,6 +230,5 @@ fn field_text(value: &Value, name: &str) -> Option<Vec<u8>> {
 }
 
 fn reply_error(text: &[u8]) -> Error {
-    let text = text.strip_prefix(b"-").unwrap_or(text);
     Error::text(String::from_utf8_lossy(text).into_owned())
 }

@@ -1,42 +1,59 @@
-//! Lua scripts: EVAL and SCRIPT.
+//! Lua scripts and functions: EVAL, FCALL, SCRIPT and FUNCTION.
 //!
 //! Each core owns one [`ScriptEngine`]; all of them share the sources ([`Scripts`]). A script runs with
 //! all shards present and is atomic to clients. Commands that it calls go through a [`Host`], which is
 //! how the node sees each of them as if a client had sent it.
 
 mod bits;
+mod calls;
 mod convert;
+mod functions;
 mod json;
+mod library;
 mod msgpack;
+mod payload;
 mod problem;
+mod random;
+mod running;
 mod scripts;
+mod shebang;
+mod structs;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use mlua::{
-    Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table as LuaTable, Value, VmState,
+    Function, HookTriggers, Lua, LuaOptions, StdLib, Table as LuaTable, Value, VmState,
     chunk::ChunkMode,
 };
 
+pub use running::Running;
 pub use scripts::{Scripts, Sha};
 
+use self::{
+    calls::Caller,
+    functions::Loaded,
+    library::{Flags, Library},
+    running::View,
+    watch::{End, Watch},
+};
 use crate::{
-    base::{Ms, Rng, parse_i64},
-    cmd::{self, Ctx, Run, Spec, Table, flag},
-    resp::{Args, Error, Out, OwnedArgs, Proto},
+    base::{Ms, parse_i64},
+    cmd::{self, Ctx, Run, Spec, Table},
+    resp::{Args, Error, Out, OwnedArgs},
 };
 
-/// What a script may use at most.
+/// Tells monotonic milliseconds; nothing once the node stops, which ends what runs.
+pub type Clock = Box<dyn Fn() -> Option<Ms>>;
+
+/// What scripts may use at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a script runs before it is stopped with an error. What it wrote stays written.
-    pub run_ms: Ms,
+    /// Nobody else is there to end a script, so it is stopped with an error where others would be told
+    /// that the node is busy. What it wrote stays written.
+    pub alone: bool,
     /// Bytes that the engine's Lua state may hold, its compiled scripts included.
     pub memory: usize,
 }
@@ -45,8 +62,9 @@ pub struct Limits {
 const COMPILED_MAX: usize = 4096;
 /// Machine steps between two looks at the clock.
 const STEPS: u32 = 20_000;
-/// The name that scripts have in error messages.
+/// The names that scripts and libraries have in error messages.
 const CHUNK: &str = "@user_script";
+const LIBRARY_CHUNK: &str = "@user_function";
 /// The name of the engine's own Lua code, which no error points at.
 const PRELUDE: &str = "@prelude";
 
@@ -64,6 +82,16 @@ pub trait Host {
             }
             _ => plain_session(ctx, spec, args),
         }
+    }
+
+    /// Does the node follow a primary, so that scripts of clients must not write?
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    /// Does the node hold more than `maxmemory`?
+    fn is_over_memory(&self) -> bool {
+        false
     }
 
     /// A line of `redis.log`; levels from 0 (debug) to 3 (warning).
@@ -88,11 +116,31 @@ pub fn plain_session(ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> 
             None => ctx.out.simple("PONG"),
         },
         "ECHO" => ctx.out.bulk(args.at(1)),
+        "SELECT" => {
+            // For the rest of the script: the client's own database comes back behind it.
+            let count = ctx
+                .shards
+                .iter_mut()
+                .next()
+                .map_or(0, |(_, shard)| shard.database_count());
+            match cmd::select(args, count) {
+                Ok(db) => {
+                    ctx.db = db;
+                    ctx.out.ok();
+                }
+                Err(error) => ctx.out.error(&error),
+            }
+        }
         "TIME" => {
             // The time stands still while a script runs.
             ctx.out.array(2);
             ctx.out.bulk_int((ctx.now / 1000) as i64);
             ctx.out.bulk_int((ctx.now % 1000 * 1000) as i64);
+        }
+        "MEMORY" => {
+            if let Run::Store(function) = cmd::MEMORY_USAGE.run {
+                cmd::run(ctx, function, args);
+            }
         }
         _ => return false,
     }
@@ -106,29 +154,46 @@ pub struct ScriptEngine {
     /// Compiled sources, valid for this generation of `scripts`.
     compiled: BTreeMap<Sha, Compiled>,
     generation: u64,
-    table: Table,
-    run: Function,
-    env: LuaTable,
+    /// Libraries that were run in this state, those of this version of `scripts`.
+    libraries: BTreeMap<String, Loaded>,
+    libraries_version: u64,
+    /// Which library has the function of this name, which is in lower case here.
+    functions: BTreeMap<Vec<u8>, (Arc<Library>, String)>,
+    table: Rc<Table>,
+    prelude: Prelude,
     watch: Rc<Watch>,
     limits: Limits,
+}
+
+/// What the prelude gives the engine.
+struct Prelude {
+    /// Globals of scripts, and of libraries.
+    script_env: LuaTable,
+    library_env: LuaTable,
+    run_script: Function,
+    run_function: Function,
+    load_library: Function,
 }
 
 #[derive(Clone)]
 struct Compiled {
     function: Function,
-    /// The script says of itself (`#!lua flags=no-writes`) that it writes nothing.
-    read_only: bool,
+    /// What the script says of itself; nothing if it is of the kind that says nothing.
+    flags: Option<Flags>,
 }
 
-/// What the functions that Lua calls share with the engine.
-struct Watch {
-    clock: Box<dyn Fn() -> Ms>,
-    deadline: Cell<Ms>,
-    expired: Cell<bool>,
-    /// RESP version that replies to the script come in.
-    proto: Cell<Proto>,
-    rng: RefCell<Rng>,
-    logged: RefCell<Vec<(u8, String)>>,
+/// What is to be run.
+struct Job<'a> {
+    /// The name in errors: the sum of a script, the name of a function.
+    name: &'a str,
+    function: &'a Function,
+    is_function: bool,
+    flags: Option<Flags>,
+    /// It was called by a command that must not write.
+    read_only: bool,
+    args: Args<'a>,
+    /// Arguments that are keys.
+    keys: usize,
 }
 
 /// The engine cannot be built: the Lua state refused its own prelude or memory.
@@ -150,36 +215,25 @@ impl From<mlua::Error> for EngineError {
 }
 
 impl ScriptEngine {
-    /// An engine for this core. `clock` tells monotonic milliseconds; it is asked while a script runs.
+    /// An engine for this core.
     ///
     /// # Errors
     /// [`EngineError`]: the node should not start without scripts silently.
-    pub fn new(
-        scripts: Scripts,
-        limits: Limits,
-        clock: Box<dyn Fn() -> Ms>,
-    ) -> Result<Self, EngineError> {
+    pub fn new(scripts: Scripts, limits: Limits, clock: Clock) -> Result<Self, EngineError> {
         let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH;
         let lua = Lua::new_with(libraries, LuaOptions::default())?;
-        let watch = Rc::new(Watch {
-            clock,
-            deadline: Cell::new(Ms::MAX),
-            expired: Cell::new(false),
-            proto: Cell::new(Proto::Two),
-            rng: RefCell::new(Rng::seeded(0)),
-            logged: RefCell::new(Vec::new()),
-        });
-        let host = host_functions(&lua, &watch)?;
+        let watch = Watch::new(clock, scripts.clone(), limits.alone);
+        let watch = Rc::new(watch);
+        let table = Rc::new(Table::build());
+        let host = watch::host_functions(&lua, &watch, &table)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name(PRELUDE);
-        let (env, run): (LuaTable, Function) = prelude.call(host)?;
+        let (script_env, library_env, run_script, run_function, load_library) =
+            prelude.call(host)?;
         let hook = watch.clone();
         lua.set_global_hook(
             HookTriggers::new().every_nth_instruction(STEPS),
             move |_, _| {
-                if (hook.clock)() >= hook.deadline.get() {
-                    hook.expired.set(true);
-                    return Err(mlua::Error::RuntimeError("timeout".into()));
-                }
+                hook.look()?;
                 Ok(VmState::Continue)
             },
         )?;
@@ -189,45 +243,62 @@ impl ScriptEngine {
             generation: scripts.generation(),
             scripts,
             compiled: BTreeMap::new(),
-            table: Table::build(),
-            run,
-            env,
+            libraries: BTreeMap::new(),
+            libraries_version: 0,
+            functions: BTreeMap::new(),
+            table,
+            prelude: Prelude {
+                script_env,
+                library_env,
+                run_script,
+                run_function,
+                load_library,
+            },
             watch,
             limits,
         })
     }
 
-    /// EVAL, EVALSHA, EVAL_RO and EVALSHA_RO as a client sent them. The reply is in `ctx.out` unless
+    /// EVAL, EVALSHA, FCALL and their `_RO` forms as a client sent them. The reply is in `ctx.out` unless
     /// an error is returned. `ctx.dirty` counts the changes of all commands that the script called,
     /// also where it failed at the end.
     ///
     /// # Errors
     /// The reply of Redis: a script that is not known, does not compile, or fails.
-    pub fn eval(
+    pub fn run(
         &mut self,
         ctx: &mut Ctx<'_>,
         host: &mut dyn Host,
         args: Args<'_>,
     ) -> Result<(), Error> {
-        let name = args.at(0);
-        let by_sha = name.len() >= 7 && name[..7].eq_ignore_ascii_case(b"EVALSHA");
-        let read_only = name.len() > 3 && name[name.len() - 3..].eq_ignore_ascii_case(b"_RO");
-        let keys = parse_i64(args.at(2)).ok_or(Error::NOT_INTEGER)?;
-        let keys = usize::try_from(keys)
-            .map_err(|_| Error::fixed("ERR Number of keys can't be negative"))?;
-        if keys > args.len() - 3 {
-            return Err(Error::fixed(
-                "ERR Number of keys can't be greater than number of args",
-            ));
+        let starts = |word: &[u8]| {
+            args.at(0)
+                .get(..word.len())
+                .is_some_and(|name| name.eq_ignore_ascii_case(word))
+        };
+        let read_only = args.at(0).to_ascii_uppercase().ends_with(b"_RO");
+        if starts(b"FCALL") {
+            return self.call_function(ctx, host, args, read_only);
         }
+        let keys = parse_i64(args.at(2)).ok_or(Error::NOT_INTEGER)?;
+        let keys = key_count(keys, args)?;
         self.forget_flushed();
-        let (sha, compiled) = if by_sha {
+        let (sha, compiled) = if starts(b"EVALSHA") {
             self.known(args.at(1))?
         } else {
             let sha = Sha::of(args.at(1));
             (sha, self.compile(sha, args.at(1), true)?)
         };
-        self.execute(ctx, host, sha, &compiled, args.rest(3), keys, read_only)
+        let job = Job {
+            name: &sha.to_string(),
+            function: &compiled.function,
+            is_function: false,
+            flags: compiled.flags,
+            read_only,
+            args,
+            keys,
+        };
+        self.execute(ctx, host, job)
     }
 
     /// SCRIPT LOAD, EXISTS, FLUSH, KILL, DEBUG and HELP.
@@ -268,15 +339,19 @@ impl ScriptEngine {
             self.forget_flushed();
             out.ok();
         } else if is(b"KILL") {
-            // A script holds its core until it ends; whoever asks was not let in before.
             fits(args.len() == 2, "script|kill")?;
-            return Err(Error::fixed("NOTBUSY No scripts in execution right now."));
+            self.scripts.running().kill(false)?;
+            out.ok();
         } else if is(b"DEBUG") {
             fits(args.len() == 3, "script|debug")?;
-            if !args[2].eq_ignore_ascii_case(b"NO") {
-                return Err(Error::fixed("ERR SCRIPT DEBUG is not supported"));
+            let mode = args[2].to_ascii_uppercase();
+            match &mode[..] {
+                b"NO" => out.ok(),
+                b"YES" | b"SYNC" => {
+                    return Err(Error::fixed("ERR SCRIPT DEBUG is not supported"));
+                }
+                _ => return Err(Error::fixed("ERR Use SCRIPT DEBUG YES/SYNC/NO")),
             }
-            out.ok();
         } else if is(b"HELP") {
             fits(args.len() == 2, "script|help")?;
             out.array(HELP.len());
@@ -316,22 +391,12 @@ impl ScriptEngine {
         if let Some(compiled) = self.compiled.get(&sha) {
             return Ok(compiled.clone());
         }
-        let (code, read_only) = shebang(source)?;
-        let chunk = self.lua.load(code).set_name(CHUNK);
-        let chunk = chunk
-            .set_mode(ChunkMode::Text)
-            .set_environment(self.env.clone());
-        let function = chunk.into_function().map_err(|error| {
-            let text = match error {
-                mlua::Error::SyntaxError { message, .. } => message,
-                other => other.to_string(),
-            };
+        let (code, flags) = shebang::split(source)?;
+        let env = self.prelude.script_env.clone();
+        let function = self.chunk(code, CHUNK, env).map_err(|text| {
             Error::text(format!("ERR Error compiling script (new function): {text}"))
         })?;
-        let compiled = Compiled {
-            function,
-            read_only,
-        };
+        let compiled = Compiled { function, flags };
         if self.compiled.len() >= COMPILED_MAX {
             self.compiled.clear();
         }
@@ -342,39 +407,56 @@ impl ScriptEngine {
         Ok(compiled)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// Compiles code, or says what is wrong with it.
+    fn chunk(&self, code: &[u8], name: &str, env: LuaTable) -> Result<Function, String> {
+        if code.first() == Some(&27) {
+            // The machine trusts compiled code, and crafted code breaks out of it.
+            let name = name.trim_start_matches('@');
+            return Err(format!("{name}:1: unexpected symbol near 'char(27)'"));
+        }
+        let chunk = self.lua.load(code).set_name(name);
+        let chunk = chunk.set_mode(ChunkMode::Text).set_environment(env);
+        chunk.into_function().map_err(|error| match error {
+            mlua::Error::SyntaxError { message, .. } => message,
+            other => other.to_string(),
+        })
+    }
+
     fn execute(
         &mut self,
         ctx: &mut Ctx<'_>,
         host: &mut dyn Host,
-        sha: Sha,
-        compiled: &Compiled,
-        args: Args<'_>,
-        keys: usize,
-        read_only: bool,
+        job: Job<'_>,
     ) -> Result<(), Error> {
-        let watch = &self.watch;
-        watch.expired.set(false);
-        watch.proto.set(Proto::Two);
-        watch.rng.replace(Rng::seeded(0));
-        watch
-            .deadline
-            .set((watch.clock)().saturating_add(self.limits.run_ms));
+        // Frames of a primary are obeyed: what ran there runs here.
+        if !ctx.from_primary {
+            permit(host, &job)?;
+        }
+        let flags = job.flags.unwrap_or_default();
+        self.watch.begin(View {
+            function: job
+                .is_function
+                .then(|| (job.name.to_string(), OwnedArgs::copy(job.args.iter()))),
+            from_primary: ctx.from_primary,
+            has_written: false,
+        });
         let (may_block, db) = (std::mem::replace(&mut ctx.may_block, false), ctx.db);
-
         let mut caller = Caller {
+            read_only: job.read_only || flags.has(Flags::NO_WRITES),
+            refuse_growth: !ctx.from_primary
+                && !flags.has(Flags::ALLOW_OOM)
+                && host.is_over_memory(),
             ctx,
             host,
             table: &self.table,
-            watch,
-            read_only: read_only || compiled.read_only,
+            watch: &self.watch,
             replies: Out::default(),
+            count: 0,
         };
-        let result = self.enter(&mut caller, compiled, args, keys);
+        let result = self.enter(&mut caller, &job);
         let Caller { ctx, host, .. } = caller;
-        watch.deadline.set(Ms::MAX);
         (ctx.may_block, ctx.db) = (may_block, db);
-        for (level, text) in watch.logged.take() {
+        for (level, text) in self.watch.finish() {
             host.log(level, &text);
         }
         // Lua 5.1 does not collect when it runs out of memory: the next script must not pay for it.
@@ -382,29 +464,23 @@ impl ScriptEngine {
             let _ = self.lua.gc_collect();
         }
         match result {
-            Ok((true, value)) => convert::write_reply(ctx.out, &value, watch.proto.get()),
-            Ok((false, problem)) => Err(self.failure(sha, &problem)),
+            Ok((true, value)) => convert::write_reply(ctx.out, &value, self.watch.proto.get()),
+            Ok((false, problem)) => Err(self.failure(job.name, &problem)),
             Err(error) => Err(Error::text(format!("ERR Error running script: {error}"))),
         }
     }
 
-    fn enter(
-        &self,
-        caller: &mut Caller<'_, '_>,
-        compiled: &Compiled,
-        args: Args<'_>,
-        keys: usize,
-    ) -> mlua::Result<(bool, Value)> {
-        let strings = |args: Args<'_>, from: usize, to: usize| {
+    fn enter(&self, caller: &mut Caller<'_, '_>, job: &Job<'_>) -> mlua::Result<(bool, Value)> {
+        let strings = |from: usize, to: usize| {
             let list = self.lua.create_table_with_capacity(to - from, 0)?;
             for at in from..to {
-                list.raw_push(self.lua.create_string(args.at(at))?)?;
+                list.raw_push(self.lua.create_string(job.args.at(at))?)?;
             }
             Ok::<_, mlua::Error>(list)
         };
-        let key_list = strings(args, 0, keys)?;
-        let arg_list = strings(args, keys, args.len())?;
-        let function = compiled.function.clone();
+        // The command, what to run and the number of keys come first.
+        let keys = strings(3, 3 + job.keys)?;
+        let args = strings(3 + job.keys, job.args.len())?;
         let caller = RefCell::new(caller);
         self.lua.scope(|scope| {
             let call = scope.create_function(|lua, args| {
@@ -419,35 +495,81 @@ impl ScriptEngine {
                     (_, Some(text)) => convert::error_table(lua, text.as_bytes()),
                 }
             })?;
-            self.run
-                .call((function, call, protected, key_list, arg_list))
+            if job.is_function {
+                // A function may keep what it finds in `redis`, so that what it finds there stays.
+                self.watch.calls.replace(Some([call, protected]));
+                let run = &self.prelude.run_function;
+                return run.call((job.function, keys, args));
+            }
+            let run = &self.prelude.run_script;
+            run.call((job.function, call, protected, keys, args))
         })
     }
 
-    /// The error reply of a script that failed.
-    fn failure(&self, sha: Sha, problem: &Value) -> Error {
-        if self.watch.expired.get() {
-            let limit = self.limits.run_ms;
-            return Error::text(format!(
-                "ERR Script stopped after {limit} ms, the time limit of scripts. script: {sha}"
-            ));
-        }
+    /// The error reply of a script or function that failed.
+    fn failure(&self, name: &str, problem: &Value) -> Error {
         let Value::Table(problem) = problem else {
             let text = problem.to_string().unwrap_or_default();
-            return Error::text(format!("ERR {text} script: {sha}"));
+            return Error::text(format!("ERR {text} script: {name}"));
         };
         let field = |name: &str| match problem.raw_get::<Value>(name) {
             Ok(Value::Nil) | Err(_) => None,
             Ok(value) => value.to_string().ok(),
         };
-        let text = field("err").unwrap_or_else(|| "ERR unknown error".into());
+        let text = match self.watch.ended() {
+            Some(End::TooLong) => format!(
+                "ERR Script stopped after {} ms, the time limit of scripts on a node with one core.",
+                self.scripts.running().busy_ms()
+            ),
+            Some(End::Stopping) => "ERR The node stops.".into(),
+            Some(End::Killed) => "ERR Script killed by user with SCRIPT KILL...".into(),
+            _ => field("err").unwrap_or_else(|| "ERR unknown error".into()),
+        };
         match (field("source"), field("line")) {
             (Some(source), Some(line)) => {
-                Error::text(format!("{text} script: {sha}, on {source}:{line}."))
+                Error::text(format!("{text} script: {name}, on {source}:{line}."))
             }
-            _ => Error::text(format!("{text} script: {sha}")),
+            _ => Error::text(format!("{text} script: {name}")),
         }
     }
+}
+
+/// How many of the arguments behind the third are keys.
+fn key_count(count: i64, args: Args<'_>) -> Result<usize, Error> {
+    let count =
+        usize::try_from(count).map_err(|_| Error::fixed("ERR Number of keys can't be negative"))?;
+    if count > args.len() - 3 {
+        return Err(Error::fixed(
+            "ERR Number of keys can't be greater than number of args",
+        ));
+    }
+    Ok(count)
+}
+
+/// Refuses what says of itself that it writes, where nothing may be written.
+fn permit(host: &dyn Host, job: &Job<'_>) -> Result<(), Error> {
+    let Some(flags) = job.flags else {
+        return Ok(());
+    };
+    if flags.has(Flags::NO_WRITES) {
+        return Ok(());
+    }
+    if host.is_read_only() {
+        return Err(Error::fixed(
+            "READONLY Can not run script with write flag on readonly replica.",
+        ));
+    }
+    if job.read_only {
+        return Err(Error::fixed(
+            "ERR Can not execute a script with write flag using *_ro command.",
+        ));
+    }
+    if !flags.has(Flags::ALLOW_OOM) && host.is_over_memory() {
+        return Err(Error::fixed(
+            "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'",
+        ));
+    }
+    Ok(())
 }
 
 const HELP: &[&str] = &[
@@ -469,204 +591,3 @@ const HELP: &[&str] = &[
     "HELP",
     "    Prints this help.",
 ];
-
-/// Splits `#!lua flags=...` off the first line; an empty line stays, so that line numbers fit.
-fn shebang(source: &[u8]) -> Result<(&[u8], bool), Error> {
-    if !source.starts_with(b"#!") {
-        return Ok((source, false));
-    }
-    let end = source.iter().position(|byte| *byte == b'\n');
-    let end = end.ok_or(Error::fixed("ERR Invalid script shebang"))?;
-    let line = String::from_utf8_lossy(&source[..end]);
-    let mut words = line.split_ascii_whitespace();
-    match words.next() {
-        Some("#!lua") => {}
-        other => {
-            let engine = other.unwrap_or_default();
-            return Err(Error::text(format!(
-                "ERR Unexpected engine in script shebang: {engine}"
-            )));
-        }
-    }
-    let mut read_only = false;
-    for word in words {
-        let Some(flags) = word.strip_prefix("flags=") else {
-            return Err(Error::text(format!(
-                "ERR Unknown lua shebang option: {word}"
-            )));
-        };
-        for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
-            match flag {
-                "no-writes" => read_only = true,
-                "allow-oom" | "allow-stale" | "no-cluster" | "allow-cross-slot-keys" => {}
-                _ => {
-                    return Err(Error::text(format!(
-                        "ERR Unexpected flag in script shebang: {flag}"
-                    )));
-                }
-            }
-        }
-    }
-    Ok((&source[end..], read_only))
-}
-
-/// What `redis.call` needs for the time of one run.
-struct Caller<'c, 'a> {
-    ctx: &'c mut Ctx<'a>,
-    host: &'c mut dyn Host,
-    table: &'c Table,
-    watch: &'c Watch,
-    read_only: bool,
-    /// The reply to the command that the script called last.
-    replies: Out,
-}
-
-impl Caller<'_, '_> {
-    /// Runs one command; its reply as a value, or the text of an error.
-    fn call(&mut self, lua: &Lua, args: MultiValue) -> mlua::Result<(Value, Option<String>)> {
-        let refused = |text: &str| Ok((Value::Nil, Some(text.to_string())));
-        if args.is_empty() {
-            return refused("ERR Please specify at least one argument for this redis lib call");
-        }
-        let mut request = OwnedArgs::default();
-        for arg in &args {
-            if !convert::push_arg(&mut request, arg) {
-                return refused("ERR Lua redis lib command arguments must be strings or integers");
-            }
-        }
-        let request = request.as_args();
-        let Some(spec) = self.table.find(request.at(0)) else {
-            return refused("ERR Unknown Redis command called from script");
-        };
-        if !spec.fits(request.len()) {
-            return refused("ERR Wrong number of args calling Redis command from script");
-        }
-        if spec.flags & flag::NO_SCRIPT != 0 {
-            return refused("ERR This Redis command is not allowed from script");
-        }
-        if self.read_only && spec.is_write() {
-            return refused("ERR Write commands are not allowed from read-only scripts.");
-        }
-        if spec.flags & flag::BLOCKING != 0 && waits(request) {
-            let name = String::from_utf8_lossy(request.at(0));
-            return refused(&format!(
-                "ERR {name} command is not allowed with BLOCK option from scripts"
-            ));
-        }
-        // The command writes where it always does; what the client is owed is put aside meanwhile.
-        let proto = self.watch.proto.get();
-        // Emptied, with its memory kept.
-        let (block, _) = self.replies.take(Vec::new());
-        self.replies.take(block);
-        self.replies.proto = proto;
-        std::mem::swap(self.ctx.out, &mut self.replies);
-        let ran = self.host.command(self.ctx, spec, request);
-        self.ctx.block = None;
-        std::mem::swap(self.ctx.out, &mut self.replies);
-        if !ran {
-            return refused("ERR This Redis command is not allowed from script");
-        }
-        let whole;
-        let mut reply = if self.replies.len() == self.replies.as_bytes().len() {
-            self.replies.as_bytes()
-        } else {
-            whole = self.replies.to_vec();
-            &whole
-        };
-        if let Some(line) = reply.strip_prefix(b"-") {
-            return refused(String::from_utf8_lossy(line).trim_end());
-        }
-        Ok((convert::to_lua(lua, &mut reply)?, None))
-    }
-}
-
-/// Does the request name BLOCK before its streams?
-fn waits(request: Args<'_>) -> bool {
-    let options = request
-        .iter()
-        .take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"));
-    request.at(0)[..1].eq_ignore_ascii_case(b"X")
-        && options
-            .into_iter()
-            .any(|arg| arg.eq_ignore_ascii_case(b"BLOCK"))
-}
-
-/// The functions that the prelude gets.
-fn host_functions(lua: &Lua, watch: &Rc<Watch>) -> mlua::Result<LuaTable> {
-    let host = lua.create_table()?;
-    let with = |name: &str, function: Function| host.raw_set(name, function);
-    with(
-        "text",
-        lua.create_function(|_, problem: Value| Ok(problem::text_of(&problem)))?,
-    )?;
-    with(
-        "front",
-        lua.create_function(|lua, inner: Function| {
-            lua.create_function(move |_, args: MultiValue| {
-                match inner.call::<(Value, Option<String>)>(args)? {
-                    (value, None) => Ok(value),
-                    (_, Some(text)) => Err(problem::coded(text)),
-                }
-            })
-        })?,
-    )?;
-    let own = watch.clone();
-    with(
-        "expired",
-        lua.create_function(move |_, ()| Ok(own.expired.get()))?,
-    )?;
-    let own = watch.clone();
-    with(
-        "chance",
-        lua.create_function(move |_, ()| {
-            let bits = own.rng.borrow_mut().next_u64() >> 11;
-            Ok(bits as f64 / (1u64 << 53) as f64)
-        })?,
-    )?;
-    let own = watch.clone();
-    with(
-        "randomseed",
-        lua.create_function(move |_, seed: f64| {
-            own.rng.replace(Rng::seeded(seed as i64 as u64));
-            Ok(())
-        })?,
-    )?;
-    let own = watch.clone();
-    with(
-        "setresp",
-        lua.create_function(move |_, version: u8| {
-            own.proto.set(if version == 3 {
-                Proto::Three
-            } else {
-                Proto::Two
-            });
-            Ok(())
-        })?,
-    )?;
-    let own = watch.clone();
-    with(
-        "log",
-        lua.create_function(move |_, (level, text): (u8, mlua::LuaString)| {
-            let mut logged = own.logged.borrow_mut();
-            // A script in a loop must not fill the memory with lines.
-            if logged.len() < 1000 {
-                logged.push((level, text.to_string_lossy()));
-            }
-            Ok(())
-        })?,
-    )?;
-    with(
-        "sha1hex",
-        lua.create_function(|_, text: mlua::LuaString| Ok(Sha::of(&text.as_bytes()).to_string()))?,
-    )?;
-    with("describe", lua.create_function(problem::describe)?)?;
-    with("json_encode", lua.create_function(json::encode)?)?;
-    with("json_decode", lua.create_function(json::decode)?)?;
-    with("msgpack_encode", lua.create_function(msgpack::encode)?)?;
-    with("msgpack_decode", lua.create_function(msgpack::decode)?)?;
-    bits::register(lua, &host)?;
-    host.raw_set("null", Value::NULL)?;
-    host.raw_set("version", "7.2.0")?;
-    host.raw_set("version_number", 0x0007_0200)?;
-    Ok(host)
-}

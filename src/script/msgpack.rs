@@ -7,8 +7,25 @@ use super::problem;
 /// Tables nested deeper are packed as nil, which also ends tables that contain themselves.
 const DEPTH_MAX: usize = 16;
 
-/// `cmsgpack.pack`: all arguments one after another.
-pub fn encode(lua: &Lua, values: MultiValue) -> mlua::Result<Value> {
+/// Lua's stack takes some thousands of results.
+const RESULTS_MAX: usize = 7000;
+
+/// The content of `cmsgpack`.
+pub fn library(lua: &Lua) -> mlua::Result<Table> {
+    let library = lua.create_table()?;
+    library.raw_set("pack", lua.create_function(pack)?)?;
+    library.raw_set("unpack", lua.create_function(unpack)?)?;
+    library.raw_set("unpack_one", lua.create_function(unpack_one)?)?;
+    library.raw_set("unpack_limit", lua.create_function(unpack_limit)?)?;
+    library.raw_set("_NAME", "cmsgpack")?;
+    library.raw_set("_VERSION", "lua-cmsgpack 0.4.0")?;
+    library.raw_set("_COPYRIGHT", "Copyright (C) 2012, Salvatore Sanfilippo")?;
+    library.raw_set("_DESCRIPTION", "MessagePack C implementation for Lua")?;
+    Ok(library)
+}
+
+/// All arguments one after another.
+fn pack(lua: &Lua, values: MultiValue) -> mlua::Result<Value> {
     if values.is_empty() {
         let text = "bad argument #0 to 'pack' (MessagePack pack needs input.)";
         return Err(problem::at_line(lua, text));
@@ -20,21 +37,100 @@ pub fn encode(lua: &Lua, values: MultiValue) -> mlua::Result<Value> {
     Ok(Value::String(lua.create_string(&out)?))
 }
 
-/// `cmsgpack.unpack`: all values in the text.
-pub fn decode(lua: &Lua, text: mlua::LuaString) -> mlua::Result<MultiValue> {
-    let text = text.as_bytes();
-    let mut rest = &text[..];
+/// All values in the text.
+fn unpack(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
+    let text = text_of(lua, "unpack", &args)?;
+    some_of(lua, &text, None, 0)
+}
+
+/// The first value from an offset on, behind the offset of the next.
+fn unpack_one(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
+    let text = text_of(lua, "unpack_one", &args)?;
+    let offset = whole(lua, "unpack_one", &args, 1, Some(0))?;
+    some_of(lua, &text, Some(1), offset)
+}
+
+/// So many values from an offset on, behind the offset of the next.
+fn unpack_limit(lua: &Lua, args: MultiValue) -> mlua::Result<MultiValue> {
+    let text = text_of(lua, "unpack_limit", &args)?;
+    let limit = whole(lua, "unpack_limit", &args, 1, None)?;
+    let offset = whole(lua, "unpack_limit", &args, 2, Some(0))?;
+    some_of(lua, &text, Some(limit), offset)
+}
+
+fn text_of(lua: &Lua, name: &str, args: &MultiValue) -> mlua::Result<Vec<u8>> {
+    let value = args.front();
+    let text = match value.cloned() {
+        Some(value) => lua.coerce_string(value)?,
+        None => None,
+    };
+    let text = text.ok_or_else(|| wrong_kind(lua, name, 0, "string", value))?;
+    Ok(text.as_bytes().to_vec())
+}
+
+fn whole(
+    lua: &Lua,
+    name: &str,
+    args: &MultiValue,
+    at: usize,
+    otherwise: Option<i64>,
+) -> mlua::Result<i64> {
+    let value = args.get(at);
+    match (value.cloned(), otherwise) {
+        (None | Some(Value::Nil), Some(otherwise)) => Ok(otherwise),
+        (value, _) => {
+            let number = lua.coerce_number(value.clone().unwrap_or(Value::Nil))?;
+            let number =
+                number.ok_or_else(|| wrong_kind(lua, name, at, "number", value.as_ref()))?;
+            Ok(number as i64)
+        }
+    }
+}
+
+fn wrong_kind(lua: &Lua, name: &str, at: usize, wanted: &str, got: Option<&Value>) -> mlua::Error {
+    let (at, got) = (at + 1, got.map_or("no value", Value::type_name));
+    let text = format!("bad argument #{at} to '{name}' ({wanted} expected, got {got})");
+    problem::at_line(lua, &text)
+}
+
+/// Values from an offset on. With a limit (0: none) the offset of what is left comes first, -1 if that is
+/// nothing.
+fn some_of(lua: &Lua, text: &[u8], limit: Option<i64>, offset: i64) -> mlua::Result<MultiValue> {
+    let len = text.len();
+    if offset < 0 || limit.is_some_and(|limit| limit < 0) {
+        let text = format!("Invalid request to unpack with offset of {offset} and limit of {len}.");
+        return Err(problem::at_line(lua, &text));
+    }
+    let Some(mut rest) = usize::try_from(offset)
+        .ok()
+        .and_then(|from| text.get(from..))
+    else {
+        let text = format!("Start offset {offset} greater than input length {len}.");
+        return Err(problem::at_line(lua, &text));
+    };
+    let count_max = match limit {
+        None | Some(0) => usize::MAX,
+        Some(limit) => limit as usize,
+    };
     let mut values = Vec::new();
-    while !rest.is_empty() {
-        // Lua's stack takes some thousands of results.
-        if values.len() >= 1000 {
+    while !rest.is_empty() && values.len() < count_max {
+        if values.len() >= RESULTS_MAX {
             return Err(problem::at_line(lua, "too many results to unpack"));
         }
         values.push(read(lua, &mut rest, 0).map_err(|stop| match stop {
             Stop::Short => problem::at_line(lua, "Missing bytes in input."),
             Stop::Bad => problem::at_line(lua, "Bad data format in input."),
+            Stop::NoKey => problem::coded("ERR table index is nil"),
             Stop::Lua(error) => error,
         })?);
+    }
+    if limit.is_some_and(|limit| limit > 0) {
+        let next = if rest.is_empty() {
+            -1.0
+        } else {
+            (len - rest.len()) as f64
+        };
+        values.insert(0, Value::Number(next));
     }
     Ok(MultiValue::from_vec(values))
 }
@@ -146,6 +242,8 @@ enum Stop {
     Short,
     /// There is no such type, or values are nested too deep.
     Bad,
+    /// A map has a key that a table cannot have.
+    NoKey,
     Lua(mlua::Error),
 }
 
@@ -178,21 +276,21 @@ fn read(lua: &Lua, rest: &mut &[u8], depth: usize) -> Result<Value, Stop> {
         0xcc => number(u8::from_be_bytes(take(rest)?).into()),
         0xcd => number(u16::from_be_bytes(take(rest)?).into()),
         0xce => number(u32::from_be_bytes(take(rest)?).into()),
-        0xcf => number(u64::from_be_bytes(take(rest)?) as f64),
+        // As the library has it: 64 bits are signed.
+        0xcf | 0xd3 => number(i64::from_be_bytes(take(rest)?) as f64),
         0xd0 => number(i8::from_be_bytes(take(rest)?).into()),
         0xd1 => number(i16::from_be_bytes(take(rest)?).into()),
         0xd2 => number(i32::from_be_bytes(take(rest)?).into()),
-        0xd3 => number(i64::from_be_bytes(take(rest)?) as f64),
         0xa0..=0xbf => read_text(lua, rest, (kind & 0x1f).into()),
-        0xc4 | 0xd9 => {
+        0xd9 => {
             let len = u8::from_be_bytes(take(rest)?).into();
             read_text(lua, rest, len)
         }
-        0xc5 | 0xda => {
+        0xda => {
             let len = u16::from_be_bytes(take(rest)?).into();
             read_text(lua, rest, len)
         }
-        0xc6 | 0xdb => {
+        0xdb => {
             let len = u32::from_be_bytes(take(rest)?);
             read_text(lua, rest, len as usize)
         }
@@ -238,8 +336,8 @@ fn read_map(lua: &Lua, rest: &mut &[u8], len: u32, depth: usize) -> Result<Value
         let key = read(lua, rest, depth + 1)?;
         let value = read(lua, rest, depth + 1)?;
         match key {
-            Value::Nil => return Err(Stop::Bad),
-            Value::Number(number) if number.is_nan() => return Err(Stop::Bad),
+            Value::Nil => return Err(Stop::NoKey),
+            Value::Number(number) if number.is_nan() => return Err(Stop::NoKey),
             key => map.raw_set(key, value)?,
         }
     }

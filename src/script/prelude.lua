@@ -1,29 +1,38 @@
--- What scripts see. Runs once per engine, with the functions of the engine (`host`) as its argument,
--- and returns the environment of scripts and the function that runs one.
+-- What scripts and functions see. Runs once per engine, with the functions of the engine (`host`) as its
+-- argument, and returns the environments of scripts and libraries and the functions that run them.
 --
--- Scripts share one Lua state, so nothing that one script can reach may be changed by it: every table
--- given to scripts is an empty front whose content lies behind it, out of reach.
+-- All of them share one Lua state, so nothing that one can reach may be changed by it: every table given
+-- to them is an empty front whose content lies behind it, out of reach.
 
 local host = ...
 
 local error, type, tostring, tonumber, select, next = error, type, tostring, tonumber, select, next
 local raw_get, raw_set, set_meta, get_meta = rawget, rawset, setmetatable, getmetatable
 local raw_pcall, raw_xpcall, set_env = pcall, xpcall, setfenv
-local raw_load, raw_byte, concat = loadstring, string.byte, table.concat
+local raw_load, concat = loadstring, table.concat
+
+-- Makes a function of the engine out of one that returns an error and where it is shown, or nothing twice
+-- and its results. A function in Lua would hide the line of a caller that ends with `return redis.log()`.
+local front = host.front
 
 local READ_ONLY = 'Attempt to modify a readonly table'
-local locked, fronts = {}, {}
+-- What lies behind each front, and all fronts.
+local contents, fronts = {}, {}
 
 local function refuse()
   error(READ_ONLY, 2)
 end
 
-local function lock(content)
-  local front = set_meta({}, { __index = content, __newindex = refuse, __metatable = false })
-  locked[front] = true
-  fronts[#fronts + 1] = front
-  return front
+local function lock(content, shown)
+  local meta = { __index = content, __newindex = refuse, __metatable = shown or false }
+  local guard = set_meta({}, meta)
+  contents[guard] = content
+  fronts[#fronts + 1] = guard
+  return guard, meta
 end
+
+-- What `getmetatable` shows of the metatables of globals and strings.
+local meta_shown = lock({})
 
 local function copy(from, names)
   local to = {}
@@ -33,36 +42,106 @@ local function copy(from, names)
   return to
 end
 
--- Globals.
-
-local G = copy(_G, [[
-  assert collectgarbage error gcinfo getmetatable ipairs next pairs rawequal rawget select tonumber
-  tostring type unpack _VERSION
-]])
-set_meta(G, {
+local missing = {
   __index = function(_, name)
     error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
   end,
-})
-local env = lock(G)
-G._G = env
+}
 
-function G.rawset(front, key, value)
-  if locked[front] then
-    error(READ_ONLY, 0)
+-- What a function of Lua's libraries says of a wrong argument; true: with the line of the caller.
+local function bad_argument(at, name, wanted, ...)
+  local got = select('#', ...) == 0 and 'no value' or type((...))
+  local text = wanted
+  if wanted == 'table' then
+    text = 'table expected, got ' .. got
   end
-  return raw_set(front, key, value)
+  return 'bad argument #' .. at .. " to '" .. name .. "' (" .. text .. ')', true
 end
 
-function G.setmetatable(front, meta)
-  if locked[front] then
-    error(READ_ONLY, 0)
+-- Globals that do not depend on the environment.
+
+local common = copy(_G, 'assert collectgarbage error gcinfo ipairs rawequal select tonumber tostring type unpack _VERSION')
+
+common.rawset = front(function(...)
+  local count = select('#', ...)
+  local target, key, value = ...
+  if type(target) ~= 'table' then
+    return bad_argument(1, 'rawset', 'table', ...)
   end
-  return set_meta(front, meta)
+  if count < 3 then
+    return bad_argument(count + 1, 'rawset', 'value expected')
+  end
+  if contents[target] then
+    return 'ERR ' .. READ_ONLY
+  end
+  if key == nil then
+    return 'table index is nil'
+  end
+  if key ~= key then
+    return 'table index is NaN'
+  end
+  return nil, nil, raw_set(target, key, value)
+end)
+
+common.setmetatable = front(function(...)
+  local target, meta = ...
+  if type(target) ~= 'table' then
+    return bad_argument(1, 'setmetatable', 'table', ...)
+  end
+  if select('#', ...) < 2 or meta ~= nil and type(meta) ~= 'table' then
+    return bad_argument(2, 'setmetatable', 'nil or table expected')
+  end
+  if contents[target] then
+    return 'ERR ' .. READ_ONLY
+  end
+  local present = get_meta(target)
+  if present ~= nil and (type(present) ~= 'table' or raw_get(present, '__metatable') ~= nil) then
+    return 'cannot change a protected metatable', true
+  end
+  return nil, nil, set_meta(target, meta)
+end)
+
+function common.getmetatable(...)
+  if select('#', ...) == 0 then
+    error("bad argument #1 to 'getmetatable' (value expected)", 2)
+  end
+  local meta = get_meta((...))
+  if meta == false and contents[(...)] then
+    return nil
+  end
+  return meta
 end
 
--- A script that ran out of time must not catch its own end. Errors of commands are tables for a handler
--- of xpcall, and their text for pcall, which is what scripts written for older versions expect.
+local function check_table(name, ...)
+  if type((...)) ~= 'table' then
+    error((bad_argument(1, name, 'table', ...)), 3)
+  end
+end
+
+function common.rawget(...)
+  check_table('rawget', ...)
+  local from, key = ...
+  return raw_get(contents[from] or from, key)
+end
+
+local function next_of(...)
+  check_table('next', ...)
+  local from, key = ...
+  return next(contents[from] or from, key)
+end
+common.next = next_of
+
+function common.pairs(...)
+  check_table('pairs', ...)
+  local from = ...
+  if contents[from] then
+    return next_of, from, nil
+  end
+  return next, from, nil
+end
+
+-- A run that has to end must not be kept alive by catching its end. Errors of commands are tables for a
+-- handler of xpcall, and their text for pcall, which is what scripts written for older versions expect.
 -- Functions of the engine throw errors of its own kind, which are turned into either here.
 local function plain(problem)
   local text, coded = host.text(problem)
@@ -76,8 +155,8 @@ local function caught(ok, ...)
   if ok then
     return true, ...
   end
-  if host.expired() then
-    error('timeout', 0)
+  if host.ended() then
+    error('ended', 0)
   end
   local problem = plain((...))
   if type(problem) == 'table' then
@@ -89,131 +168,78 @@ local function caught(ok, ...)
   return false, problem
 end
 
-function G.pcall(...)
+function common.pcall(...)
+  if select('#', ...) == 0 then
+    return false
+  end
   return caught(raw_pcall(...))
 end
 
 local function passed(ok, ...)
-  if not ok and host.expired() then
-    error('timeout', 0)
+  if not ok and host.ended() then
+    error('ended', 0)
   end
   return ok, ...
 end
 
-function G.xpcall(run, handle)
+function common.xpcall(...)
+  if select('#', ...) < 2 then
+    error("bad argument #2 to 'xpcall' (value expected)", 2)
+  end
+  local run, handle = ...
   return passed(raw_xpcall(run, function(problem)
     return handle(plain(problem))
   end))
 end
 
--- Compiled code is refused: the machine trusts it, and crafted code breaks out of it.
-local function compile(text, name)
-  if raw_byte(text, 1) == 27 then
-    return nil, 'compiled code is not accepted'
-  end
-  local chunk, problem = raw_load(text, name)
-  if chunk then
-    set_env(chunk, env)
-  end
-  return chunk, problem
-end
-
-function G.loadstring(text, name)
-  if type(text) ~= 'string' then
-    error("bad argument #1 to 'loadstring' (string expected, got " .. type(text) .. ')', 2)
-  end
-  return compile(text, name or text)
-end
-
-function G.load(read, name)
-  local parts = {}
-  while true do
-    local part = read()
-    if part == nil or part == '' then
-      return compile(concat(parts), name or '=(load)')
-    end
-    if type(part) ~= 'string' then
-      return nil, 'reader function must return a string'
-    end
-    parts[#parts + 1] = part
-  end
-end
-
--- Libraries.
+-- Lua's libraries.
 
 local text = copy(string, [[
   byte char find format gfind gmatch gsub len lower match rep reverse sub upper
 ]])
-G.string = lock(text)
+common.string = lock(text)
 local text_meta = get_meta('')
 text_meta.__index = text
-text_meta.__metatable = false
-G.table = lock(copy(table, 'concat foreach foreachi getn insert maxn remove setn sort'))
+text_meta.__metatable = meta_shown
+common.table = lock(copy(table, 'concat foreach foreachi getn insert maxn remove setn sort'))
 local coroutines = copy(coroutine, 'create running status wrap yield')
 local raw_resume = coroutine.resume
 local function resumed(ok, ...)
   if ok then
     return true, ...
   end
-  if host.expired() then
-    error('timeout', 0)
+  if host.ended() then
+    error('ended', 0)
   end
   return false, plain((...))
 end
 function coroutines.resume(...)
+  if type((...)) ~= 'thread' then
+    error("bad argument #1 to 'resume' (coroutine expected)", 2)
+  end
   return resumed(raw_resume(...))
 end
-G.coroutine = lock(coroutines)
+common.coroutine = lock(coroutines)
 
 local math_content = copy(math, [[
   abs acos asin atan atan2 ceil cos cosh deg exp floor fmod frexp huge ldexp log log10 max min mod modf
   pi pow rad sin sinh sqrt tan tanh
 ]])
-local floor = math.floor
-function math_content.random(low, high)
-  local chance = host.chance()
-  if low == nil then
-    return chance
-  end
-  if high == nil then
-    low, high = 1, low
-  end
-  low, high = floor(low), floor(high)
-  if low > high then
-    error('bad argument to \'random\' (interval is empty)', 2)
-  end
-  return floor(chance * (high - low + 1)) + low
-end
+math_content.random = host.random
 math_content.randomseed = host.randomseed
-G.math = lock(math_content)
+common.math = lock(math_content)
+common.os = lock({ clock = host.clock })
 
-G.cjson = lock({
-  encode = host.json_encode,
-  decode = host.json_decode,
-  null = host.null,
-  encode_keep_buffer = function() end,
-  encode_max_depth = function() end,
-  decode_max_depth = function() end,
-  encode_invalid_numbers = function() end,
-  decode_invalid_numbers = function() end,
-  encode_number_precision = function() end,
-  encode_sparse_array = function() end,
-  _NAME = 'cjson',
-  _VERSION = '2.1.0',
-})
-
-G.cmsgpack = lock({
-  pack = host.msgpack_encode,
-  unpack = host.msgpack_decode,
-  _NAME = 'cmsgpack',
-  _VERSION = 'lua-cmsgpack 0.4.0',
-})
+common.cjson = lock(host.cjson)
+common.cmsgpack = lock(host.cmsgpack)
 
 local bit = {}
 for name in ('tobit bnot band bor bxor lshift rshift arshift rol ror bswap tohex'):gmatch('%S+') do
   bit[name] = host['bit_' .. name]
 end
-G.bit = lock(bit)
+common.bit = lock(bit)
+
+common.struct = lock({ pack = host.struct_pack, unpack = host.struct_unpack, size = host.struct_size })
 
 -- redis.*
 
@@ -221,30 +247,60 @@ local function problem(text)
   return { err = text }
 end
 
-local redis = {
+local constants = {
   LOG_DEBUG = 0,
   LOG_VERBOSE = 1,
   LOG_NOTICE = 2,
   LOG_WARNING = 3,
-  REPL_NONE = 0,
-  REPL_SLAVE = 1,
-  REPL_REPLICA = 1,
-  REPL_AOF = 2,
-  REPL_ALL = 3,
   REDIS_VERSION = host.version,
   REDIS_VERSION_NUM = host.version_number,
 }
 
--- Makes a function of the engine out of one that returns its result, or nil and an error. A function in
--- Lua would hide the line of a caller that ends with `return redis.log()`.
-local front = host.front
+-- What functions find in `redis` when they run; scripts find more.
+local redis = {
+  REPL_NONE = 0,
+  REPL_AOF = 1,
+  REPL_SLAVE = 2,
+  REPL_REPLICA = 2,
+  REPL_ALL = 3,
+}
+-- What libraries find in it while they are loaded.
+local loading = set_meta({}, missing)
+
+constants.log = front(function(...)
+  if select('#', ...) < 2 then
+    return 'ERR redis.log() requires two arguments or more.'
+  end
+  local level = ...
+  if type(level) ~= 'number' then
+    return 'ERR First argument must be a number (log level).'
+  end
+  if level < 0 or level > 3 then
+    return 'ERR Invalid debug level.'
+  end
+  local words = {}
+  for at = 2, select('#', ...) do
+    local word = select(at, ...)
+    if type(word) == 'string' or type(word) == 'number' then
+      words[#words + 1] = tostring(word)
+    end
+  end
+  host.log(level, concat(words, ' '))
+end)
+
+for name, value in next, constants do
+  redis[name], loading[name] = value, value
+end
 
 redis.sha1hex = front(function(...)
   if select('#', ...) ~= 1 then
-    return nil, 'ERR wrong number of arguments'
+    return 'ERR wrong number of arguments'
   end
   local of = ...
-  return host.sha1hex(tostring(of))
+  if type(of) ~= 'string' and type(of) ~= 'number' then
+    of = ''
+  end
+  return nil, nil, host.sha1hex(tostring(of))
 end)
 
 local function one_string(...)
@@ -275,65 +331,204 @@ function redis.status_reply(...)
   return { ok = text }
 end
 
-redis.log = front(function(...)
-  if select('#', ...) < 2 then
-    return nil, 'ERR redis.log() requires two arguments or more.'
-  end
-  local level = ...
-  if type(level) ~= 'number' then
-    return nil, 'ERR First argument must be a number (log level).'
-  end
-  if level < 0 or level > 3 then
-    return nil, 'ERR Invalid debug level.'
-  end
-  local words = {}
-  for at = 2, select('#', ...) do
-    words[at - 1] = tostring((select(at, ...)))
-  end
-  host.log(level, concat(words, ' '))
-end)
-
 redis.setresp = front(function(...)
   if select('#', ...) ~= 1 then
-    return nil, 'ERR redis.setresp() requires one argument.'
+    return 'ERR redis.setresp() requires one argument.'
   end
-  local version = ...
+  local version = tonumber((...))
   if version ~= 2 and version ~= 3 then
-    return nil, 'ERR RESP version must be 2 or 3.'
+    return 'ERR RESP version must be 2 or 3.'
   end
   host.setresp(version)
 end)
 
--- Effects are replicated, never scripts; these remain for scripts that ask for it.
-function redis.replicate_commands()
-  return true
-end
-
+-- Effects are replicated, never scripts: what a script says of it is checked and has no effect.
 redis.set_repl = front(function(...)
   if select('#', ...) ~= 1 then
-    return nil, 'ERR redis.set_repl() requires one argument.'
+    return 'ERR redis.set_repl() requires two arguments.'
   end
-  local flags = tonumber((...))
-  if not flags or flags < 0 or flags > 3 then
-    return nil, 'ERR Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.'
+  local flags = tonumber((...)) or 0
+  if flags < 0 or flags > 3 then
+    return 'ERR Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.'
   end
 end)
 
-function redis.breakpoint()
-  return false
+-- Nobody has fewer rights than anybody else: whatever exists may be called.
+redis.acl_check_cmd = front(function(...)
+  local count = select('#', ...)
+  if count == 0 then
+    return 'ERR Please specify at least one argument for this redis lib call'
+  end
+  for at = 1, count do
+    local kind = type((select(at, ...)))
+    if kind ~= 'string' and kind ~= 'number' then
+      return 'ERR Lua redis lib command arguments must be strings or integers'
+    end
+  end
+  if not host.is_command(tostring((...))) then
+    return 'ERR Invalid command passed to redis.acl_check_cmd()'
+  end
+  return nil, nil, true
+end)
+
+local NO_TABLE = 'calling redis.register_function with a single argument is only applicable to Lua table '
+  .. '(representing named arguments).'
+
+local function as_string(value)
+  if type(value) == 'string' or type(value) == 'number' then
+    return tostring(value)
+  end
 end
 
-function redis.debug() end
+-- The name, the callback, the description and the flags; or nil and what is wrong.
+local function read_named(named)
+  local name, callback, description, flags
+  for key, value in next, contents[named] or named do
+    if type(key) ~= 'string' and type(key) ~= 'number' then
+      return nil, 'named argument key given to redis.register_function is not a string'
+    elseif key == 'function_name' then
+      name = as_string(value)
+      if not name then
+        return nil, 'function_name argument given to redis.register_function must be a string'
+      end
+    elseif key == 'description' then
+      description = as_string(value)
+      if not description then
+        return nil, 'description argument given to redis.register_function must be a string'
+      end
+    elseif key == 'callback' then
+      callback = value
+      if type(callback) ~= 'function' then
+        return nil, 'callback argument given to redis.register_function must be a function'
+      end
+    elseif key == 'flags' then
+      flags = value
+      if type(flags) ~= 'table' then
+        return nil, 'flags argument to redis.register_function must be a table representing function flags'
+      end
+    else
+      return nil, 'unknown argument given to redis.register_function'
+    end
+  end
+  if not name then
+    return nil, 'redis.register_function must get a function name argument'
+  end
+  if not callback then
+    return nil, 'redis.register_function must get a callback argument'
+  end
+  return name, callback, description, flags
+end
 
-G.redis = lock(redis)
+local function read_function(...)
+  local count = select('#', ...)
+  local first, second = ...
+  if count < 1 or count > 2 then
+    return nil, 'wrong number of arguments to redis.register_function'
+  end
+  if count == 1 then
+    if type(first) ~= 'table' then
+      return nil, NO_TABLE
+    end
+    return read_named(first)
+  end
+  local name = as_string(first)
+  if not name then
+    return nil, 'first argument to redis.register_function must be a string'
+  end
+  if type(second) ~= 'function' then
+    return nil, 'second argument to redis.register_function must be a function'
+  end
+  return name, second
+end
 
-local function run(chunk, call, protected, keys, argv)
-  redis.call, redis.pcall = call, protected
-  raw_set(G, 'KEYS', keys)
-  raw_set(G, 'ARGV', argv)
-  local ok, value = raw_xpcall(chunk, host.describe)
-  redis.call, redis.pcall = nil, nil
-  -- table.insert and its like write past the guard of a front; that ends with the run.
+loading.register_function = front(function(...)
+  local name, callback, description, flags = read_function(...)
+  local wrong = callback
+  if name then
+    wrong = host.register(name, callback, description, flags or {})
+  end
+  if wrong then
+    return 'ERR ' .. wrong
+  end
+end)
+
+-- Environments.
+
+-- Globals with this `redis`; the front of them and what lies behind.
+local function environment(api)
+  local G = set_meta({}, missing)
+  for name, value in next, common do
+    raw_set(G, name, value)
+  end
+  local env, meta = lock(G, meta_shown)
+  raw_set(G, '_G', env)
+  raw_set(G, 'redis', lock(api))
+
+  -- Compiled code is refused: the machine trusts it, and crafted code breaks out of it.
+  local function compile(text, name)
+    if text:byte() == 27 then
+      return nil, 'compiled code is not accepted'
+    end
+    local chunk, wrong = raw_load(text, name)
+    if chunk then
+      set_env(chunk, env)
+    end
+    return chunk, wrong
+  end
+
+  raw_set(G, 'loadstring', front(function(...)
+    local text, name = ...
+    if type(text) == 'number' then
+      text = tostring(text)
+    end
+    if type(text) ~= 'string' then
+      local got = select('#', ...) == 0 and 'no value' or type(text)
+      return "bad argument #1 to 'loadstring' (string expected, got " .. got .. ')', true
+    end
+    return nil, nil, compile(text, name or text)
+  end))
+
+  raw_set(G, 'load', front(function(...)
+    local read, name = ...
+    if type(read) ~= 'function' then
+      local got = select('#', ...) == 0 and 'no value' or type(read)
+      return "bad argument #1 to 'load' (function expected, got " .. got .. ')', true
+    end
+    local parts = {}
+    while true do
+      local part = read()
+      if part == nil or part == '' then
+        return nil, nil, compile(concat(parts), name or '=(load)')
+      end
+      if type(part) ~= 'string' then
+        return nil, nil, nil, 'reader function must return a string'
+      end
+      parts[#parts + 1] = part
+    end
+  end))
+  return env, G, meta
+end
+
+local script_redis = {}
+for name, value in next, redis do
+  script_redis[name] = value
+end
+function script_redis.replicate_commands()
+  return true
+end
+function script_redis.breakpoint()
+  return false
+end
+function script_redis.debug() end
+
+redis.call, redis.pcall = host.relay(0), host.relay(1)
+
+local script_env, script_globals = environment(script_redis)
+local library_env, library_globals, library_meta = environment(redis)
+local load_globals = set_meta({ redis = lock(loading) }, missing)
+
+-- table.insert and its like write past the guard of a front; that ends with the run.
+local function clean()
   for at = 1, #fronts do
     local key = next(fronts[at])
     while key ~= nil do
@@ -341,9 +536,34 @@ local function run(chunk, call, protected, keys, argv)
       key = next(fronts[at])
     end
   end
-  raw_set(G, 'KEYS', nil)
-  raw_set(G, 'ARGV', nil)
+end
+
+local function run_script(chunk, call, protected, keys, argv)
+  script_redis.call, script_redis.pcall = call, protected
+  raw_set(script_globals, 'KEYS', keys)
+  raw_set(script_globals, 'ARGV', argv)
+  local ok, value = raw_xpcall(chunk, host.describe)
+  script_redis.call, script_redis.pcall = nil, nil
+  raw_set(script_globals, 'KEYS', nil)
+  raw_set(script_globals, 'ARGV', nil)
+  clean()
   return ok, value
 end
 
-return env, run
+local function run_function(callback, keys, argv)
+  local ok, value = raw_xpcall(function()
+    return callback(keys, argv)
+  end, host.describe)
+  clean()
+  return ok, value
+end
+
+-- While the code of a library runs it sees nothing but what registers its functions.
+local function load_library(chunk)
+  library_meta.__index = load_globals
+  local ok, value = raw_xpcall(chunk, host.describe)
+  library_meta.__index = library_globals
+  return ok, value
+end
+
+return script_env, library_env, run_script, run_function, load_library

@@ -73,7 +73,10 @@ pub fn describe(lua: &Lua, problem: Value) -> mlua::Result<Value> {
             let text = match text_of(other) {
                 (Some(text), true) => text,
                 (Some(text), false) => format!("ERR {text}"),
-                _ => format!("ERR {}", other.to_string()?),
+                _ => match other {
+                    Value::String(text) => format!("ERR {}", text.to_string_lossy()),
+                    other => format!("ERR {}", other.to_string()?),
+                },
             };
             let table = lua.create_table()?;
             table.raw_set("err", text)?;

@@ -11,6 +11,9 @@ use std::{
 
 use sha1::{Digest, Sha1};
 
+use super::{library::Libraries, running::Running};
+use crate::resp::Error;
+
 /// The SHA-1 of a script's source, by which EVALSHA names it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Sha([u8; 20]);
@@ -42,11 +45,11 @@ impl fmt::Display for Sha {
     }
 }
 
-/// The sources that were loaded or evaluated on any core, by their sum; cloning makes another handle to
-/// the same sources.
+/// What the engines of all cores share: sources that were loaded or evaluated, by their sum; libraries of
+/// functions; and the script that runs. Cloning makes another handle to the same things.
 ///
-/// This is the one place where cores share memory under a lock. It is off the data path: a core asks
-/// only for scripts that it has not compiled yet, and learns of SCRIPT FLUSH from a counter.
+/// Its locks are off the data path: a core asks only for what it has not compiled yet, and learns from
+/// counters that scripts were flushed or libraries have changed.
 #[derive(Clone, Debug, Default)]
 pub struct Scripts(Arc<Inner>);
 
@@ -55,9 +58,45 @@ struct Inner {
     sources: Mutex<BTreeMap<Sha, Arc<[u8]>>>,
     /// Counts flushes, so that cores notice that what they have compiled is void.
     generation: AtomicU64,
+    libraries: Mutex<Arc<Libraries>>,
+    /// Counts changes of `libraries`.
+    libraries_version: AtomicU64,
+    running: Running,
 }
 
 impl Scripts {
+    /// The script that runs.
+    pub fn running(&self) -> &Running {
+        &self.0.running
+    }
+
+    /// How often the libraries have changed.
+    pub fn libraries_version(&self) -> u64 {
+        self.0.libraries_version.load(Ordering::Acquire)
+    }
+
+    /// The libraries of functions, with their version.
+    pub fn libraries(&self) -> (u64, Arc<Libraries>) {
+        let guard = lock(&self.0.libraries);
+        (self.libraries_version(), guard.clone())
+    }
+
+    /// Changes the libraries; nothing changes where that fails.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn change_libraries(
+        &self,
+        change: impl FnOnce(&mut Libraries) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut guard = lock(&self.0.libraries);
+        let mut changed = Libraries::clone(&guard);
+        change(&mut changed)?;
+        *guard = Arc::new(changed);
+        self.0.libraries_version.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
     /// How often everything was flushed.
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
@@ -89,10 +128,11 @@ impl Scripts {
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<Sha, Arc<[u8]>>> {
-        // A map is whole after a panic elsewhere: every change above is one call.
-        self.0
-            .sources
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.sources)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps are whole after a panic elsewhere: every change is one call.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

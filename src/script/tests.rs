@@ -3,7 +3,11 @@
 use std::{cell::Cell, rc::Rc};
 
 use super::*;
-use crate::cmd::{Shard, Shards};
+use crate::{
+    base::Rng,
+    cmd::{Shard, Shards},
+    resp::Proto,
+};
 
 /// An engine with shards of its own and a clock that moves with every look at it.
 struct Desk {
@@ -27,12 +31,13 @@ impl Desk {
         let ticks = Rc::new(Cell::new(0));
         let clock = Box::new(move || {
             ticks.set(ticks.get() + 1);
-            ticks.get()
+            Some(ticks.get())
         });
         let limits = Limits {
-            run_ms: 50,
+            alone: true,
             memory: 32 << 20,
         };
+        scripts.running().set_busy_ms(50);
         Self {
             engine: ScriptEngine::new(scripts, limits, clock).expect("the prelude is sound"),
             shards,
@@ -57,10 +62,13 @@ impl Desk {
             block: None,
             from_primary: false,
         };
-        let result = if args[0].eq_ignore_ascii_case(b"SCRIPT") {
+        let is = |name: &[u8]| args[0].eq_ignore_ascii_case(name);
+        let result = if is(b"SCRIPT") {
             self.engine.script(ctx.out, args)
+        } else if is(b"FUNCTION") {
+            self.engine.function(ctx.out, &mut StoresOnly, args)
         } else {
-            self.engine.eval(&mut ctx, &mut StoresOnly, args)
+            self.engine.run(&mut ctx, &mut StoresOnly, args)
         };
         assert!(ctx.may_block && ctx.block.is_none());
         self.dirty = ctx.dirty;
@@ -386,7 +394,7 @@ fn scripts_leave_nothing_behind() {
         "$9 Xfunction"
     );
     for name in [
-        "os", "io", "require", "dofile", "loadfile", "debug", "print", "getfenv", "newproxy",
+        "io", "require", "dofile", "loadfile", "debug", "print", "getfenv", "newproxy",
     ] {
         let reply = desk.eval(&format!("return {name}"));
         assert!(
@@ -396,9 +404,15 @@ fn scripts_leave_nothing_behind() {
     }
     let reply = desk.eval("local f, e = loadstring('\\27Lua') return e");
     assert_eq!(reply, "$29 compiled code is not accepted");
-    // Chance is the same for every run.
-    let first = desk.eval("return tostring(math.random())");
-    assert_eq!(desk.eval("return tostring(math.random())"), first);
+    assert_eq!(desk.eval("return os.execute or os.exit"), "$-1");
+    // Settings last for one run.
+    let encode = "return cjson.encode(1/0)";
+    let allow = format!("cjson.encode_invalid_numbers('null') {encode}");
+    assert_eq!(desk.eval(&allow), "$4 null");
+    assert!(desk.eval(encode).contains("must not be NaN or Inf"));
+    // The numbers of redis-server 7.0.15.
+    let seeded = "math.randomseed(5) return {math.random(1000), math.random(1000)}";
+    assert_eq!(desk.eval(seeded), "*2 :525 :273");
 }
 
 #[test]
@@ -430,5 +444,193 @@ fn libraries_convert_both_ways() {
         ("return redis.call('XLEN', 'none') + math.floor(1.5)", ":1"),
     ] {
         assert_eq!(desk.eval(script), want, "{script}");
+    }
+}
+
+const REGISTER: &str = "redis.register_function";
+
+#[test]
+fn libraries_are_loaded_called_and_listed() {
+    let mut desk = Desk::new();
+    let code = format!(
+        "#!lua name=lib\nlocal count = 0\n\
+         {REGISTER}('f', function(keys, args) count = count + 1 return {{keys, args, count}} end)\n\
+         {REGISTER}{{function_name='ro', callback=function() return redis.call('GET', 'a') end, \
+         flags={{'no-writes'}}, description='reads'}}"
+    );
+    assert_eq!(desk.send(&["FUNCTION", "LOAD", &code]), "$3 lib");
+    assert_eq!(
+        desk.send(&["FCALL", "f", "1", "k", "v"]),
+        "*3 *1 $1 k *1 $1 v :1"
+    );
+    // What a library keeps in its variables stays, and names of functions are found in any case.
+    assert_eq!(desk.send(&["fcall", "F", "0"]), "*3 *0 *0 :2");
+    assert_eq!(desk.send(&["FCALL_RO", "ro", "0"]), "$-1");
+    assert_eq!(
+        desk.send(&["FCALL_RO", "f", "0"]),
+        "-ERR Can not execute a script with write flag using *_ro command."
+    );
+    assert_eq!(
+        desk.send(&["FUNCTION", "LIST", "LIBRARYNAME", "L*"]),
+        "*1 *6 $12 library_name $3 lib $6 engine $3 LUA $9 functions *2 \
+         *6 $4 name $1 f $11 description $-1 $5 flags *0 \
+         *6 $4 name $2 ro $11 description $5 reads $5 flags *1 +no-writes"
+    );
+    assert_eq!(
+        desk.send(&["FUNCTION", "LOAD", &code]),
+        "-ERR Library 'lib' already exists"
+    );
+    assert_eq!(desk.send(&["FUNCTION", "LOAD", "REPLACE", &code]), "$3 lib");
+    assert_eq!(desk.send(&["FCALL", "f", "0"]), "*3 *0 *0 :1");
+    assert_eq!(desk.send(&["FUNCTION", "DELETE", "lib"]), "+OK");
+    assert_eq!(desk.send(&["FCALL", "f", "0"]), "-ERR Function not found");
+}
+
+#[test]
+fn libraries_are_shared_by_engines() {
+    let scripts = Scripts::default();
+    let (mut one, mut two) = (
+        Desk::sharing(scripts.clone()),
+        Desk::sharing(scripts.clone()),
+    );
+    let library = |name: &str, says: u32| {
+        format!("#!lua name={name}\n{REGISTER}('f', function() return {says} end)")
+    };
+    assert_eq!(two.send(&["FCALL", "f", "0"]), "-ERR Function not found");
+    one.send(&["FUNCTION", "LOAD", &library("a", 1)]);
+    assert_eq!(two.send(&["FCALL", "f", "0"]), ":1");
+    two.send(&["FUNCTION", "LOAD", "REPLACE", &library("a", 2)]);
+    assert_eq!(one.send(&["FCALL", "f", "0"]), ":2");
+    assert_eq!(
+        one.send(&["FUNCTION", "LOAD", &library("b", 3)]),
+        "-ERR Function f already exists"
+    );
+    assert_eq!(one.send(&["FUNCTION", "FLUSH"]), "+OK");
+    assert_eq!(two.send(&["FCALL", "f", "0"]), "-ERR Function not found");
+    assert_eq!(two.send(&["FUNCTION", "LOAD", &library("b", 3)]), "$1 b");
+    assert_eq!(one.send(&["FCALL", "f", "0"]), ":3");
+}
+
+#[test]
+fn libraries_leave_nothing_behind() {
+    let mut desk = Desk::new();
+    for code in [
+        "x = 1",
+        "redis.x = 1",
+        "redis.call('SET', 'a', 'b')",
+        "return string.rep('x', 3)",
+        "",
+    ] {
+        let code = format!("#!lua name=a\n{code}");
+        let reply = desk.send(&["FUNCTION", "LOAD", &code]);
+        assert!(reply.starts_with("-ERR"), "{code}: {reply}");
+    }
+    assert_eq!(desk.send(&["FUNCTION", "LIST"]), "*0");
+    let code = format!(
+        "#!lua name=a\nlocal api = redis\n\
+         {REGISTER}('leak', function() x = 1 end)\n\
+         {REGISTER}('change', function() redis.call = 1 end)\n\
+         {REGISTER}('late', function() api.register_function('f', function() end) end)\n\
+         {REGISTER}('keys', function() return KEYS end)\n\
+         local kept\n{REGISTER}('keep', function() kept = kept or redis.call return kept('PING') end)"
+    );
+    assert_eq!(desk.send(&["FUNCTION", "LOAD", &code]), "$1 a");
+    for name in ["leak", "change", "late", "keys"] {
+        let reply = desk.send(&["FCALL", name, "0"]);
+        assert!(reply.starts_with("-ERR"), "{name}: {reply}");
+    }
+    for _ in 0..2 {
+        assert_eq!(desk.send(&["FCALL", "keep", "0"]), "+PONG");
+    }
+    // Scripts see no functions, and functions no scripts.
+    assert_eq!(desk.eval("return redis.register_function"), "$-1");
+    let script = "return redis.call('FCALL', 'keep', 0)";
+    let text = "ERR This Redis command is not allowed from script";
+    assert_eq!(desk.eval(script), at_line_one(text, script));
+}
+
+#[test]
+fn endless_libraries_are_stopped() {
+    let mut desk = Desk::new();
+    let code = format!(
+        "#!lua name=a\n{REGISTER}('f', function() while true do end end)\nwhile true do end"
+    );
+    assert_eq!(
+        desk.send(&["FUNCTION", "LOAD", &code]),
+        "-ERR Error registering functions: ERR FUNCTION LOAD timeout"
+    );
+    let code = code.replace("\nwhile true do end", "");
+    assert_eq!(desk.send(&["FUNCTION", "LOAD", &code]), "$1 a");
+    let reply = desk.send(&["FCALL", "f", "0"]);
+    assert!(
+        reply.ends_with("with one core. script: f, on @user_function:2."),
+        "{reply}"
+    );
+}
+
+#[test]
+fn dumped_libraries_are_restored() {
+    let mut desk = Desk::new();
+    let code = format!("#!lua name=a\n{REGISTER}('f', function() return 'a' end)");
+    desk.send(&["FUNCTION", "LOAD", &code]);
+    let (_, libraries) = desk.engine.scripts.libraries();
+    let payload = payload::write(libraries.values().map(|library| &library.code[..]));
+    let restore = |desk: &mut Desk, policy: &str| {
+        let words = [&b"FUNCTION"[..], b"RESTORE", &payload, policy.as_bytes()];
+        let args = OwnedArgs::copy(words);
+        let mut out = Out::new(Proto::Two);
+        match desk
+            .engine
+            .function(&mut out, &mut StoresOnly, args.as_args())
+        {
+            Ok(()) => String::from_utf8_lossy(&out.to_vec())
+                .trim_end()
+                .to_string(),
+            Err(error) => error.as_str().to_string(),
+        }
+    };
+    assert_eq!(restore(&mut desk, "APPEND"), "ERR Library a already exists");
+    assert_eq!(restore(&mut desk, "replace"), "+OK");
+    let other = code.replace("name=a", "name=b").replace("'f'", "'g'");
+    desk.send(&["FUNCTION", "LOAD", &other]);
+    assert_eq!(restore(&mut desk, "FLUSH"), "+OK");
+    assert_eq!(desk.send(&["FCALL", "g", "0"]), "-ERR Function not found");
+    assert_eq!(desk.send(&["FCALL", "f", "0"]), "$1 a");
+    desk.send(&["FUNCTION", "FLUSH"]);
+    let other = code.replace("name=a", "name=b");
+    desk.send(&["FUNCTION", "LOAD", &other]);
+    assert_eq!(
+        restore(&mut desk, "REPLACE"),
+        "ERR Function f already exists"
+    );
+    assert_eq!(desk.send(&["FCALL", "f", "0"]), "$1 a");
+}
+
+#[test]
+fn structs_are_laid_out_as_c_does() {
+    let mut desk = Desk::new();
+    for (script, want) in [
+        ("return struct.pack('>hB', 258, 3)", "$3 \u{1}\u{2}\u{3}"),
+        (
+            "return {struct.unpack('<i3', '\\255\\255\\255')}",
+            "*2 :-1 :4",
+        ),
+        ("return {struct.unpack('Bc0', '\\3abcdef')}", "*2 $3 abc :5"),
+        ("return {struct.unpack('s', 'ab\\0c')}", "*2 $2 ab :4"),
+        ("return struct.size('!8bd')", ":16"),
+    ] {
+        assert_eq!(desk.eval(script), want, "{script}");
+    }
+    for script in [
+        "return struct.unpack('i', 'a')",
+        "return struct.unpack('b', 'a', -1)",
+        "return struct.unpack('b', 'a', 1e300)",
+        "return struct.pack('i33', 1)",
+        "return struct.pack('c9', 'a')",
+        "return struct.size('c0')",
+        "return struct.pack('!3i', 1)",
+        "return struct.unpack('c99999999999', 'a')",
+    ] {
+        assert!(desk.eval(script).starts_with("-ERR"), "{script}");
     }
 }

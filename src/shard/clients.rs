@@ -15,6 +15,8 @@ use crate::resp::{Error, Out};
 pub(super) struct Clients {
     /// By the index of their socket.
     pub places: Vec<Option<Box<Conn>>>,
+    /// What they held at the last beat.
+    pub bytes: usize,
     /// Those in their places and the one that is worked on.
     pub count: usize,
     /// Connections with something to send.

@@ -274,6 +274,14 @@ impl Conn {
         matches!(self.hold, Hold::Paused)
     }
 
+    /// Is each reply to be sent at once, and are no commands queued or forbidden?
+    pub fn is_plain(&self) -> bool {
+        self.slots.is_empty()
+            && self.reply_mode == ReplyMode::On
+            && self.multi.is_none()
+            && !self.is_subscribed()
+    }
+
     /// Does the connection listen to channels?
     pub fn is_subscribed(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty() || !self.shard_channels.is_empty()
@@ -385,6 +393,16 @@ impl Conn {
     /// Large replies on their way, in pieces.
     pub fn pieces(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// Bytes of memory that the connection holds, roughly.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.input.capacity()
+            + self.spare.capacity()
+            + self.owed()
+            + self.behind_len
+            + self.multi.as_ref().map_or(0, |multi| multi.bytes)
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?

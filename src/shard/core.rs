@@ -135,7 +135,8 @@ impl<R: Reactor> Core<R> {
     fn begin_turn(&mut self) -> bool {
         self.state.now = wall_clock();
         self.state.stats.turns += 1;
-        self.state.heed_tunables();
+        self.state.begin_memory();
+        self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
         let mut worked = false;
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {

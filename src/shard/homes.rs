@@ -129,6 +129,25 @@ impl Homes {
         self.absent == 0
     }
 
+    /// Can a command run here and now? False also where finding that out takes longer.
+    #[inline(always)]
+    pub fn is_surely_here(&self, spec: &Spec, args: &Args<'_>) -> bool {
+        if self.has_all() {
+            return true;
+        }
+        match spec.keys {
+            Keys::None => true,
+            Keys::Range { first, last, .. } if first == last => {
+                let key = usize::try_from(first).ok().and_then(|at| args.get(at));
+                key.is_some_and(|key| {
+                    let shard = self.shards.shard_of(key);
+                    self.owner(shard) == self.me && self.shards.has(shard)
+                })
+            }
+            _ => false,
+        }
+    }
+
     /// Where a command can run.
     pub fn place(&self, spec: &Spec, args: Args<'_>) -> Place {
         if self.has_all() {
@@ -136,7 +155,7 @@ impl Homes {
         }
         let mut one = None;
         let mut several = false;
-        if let Keys::All = spec.keys {
+        if spec.keys.needs_all(args) {
             return self.place_of_all((0..self.homes.len()).collect());
         }
         spec.keys.for_each(args, |at| {
@@ -165,7 +184,7 @@ impl Homes {
     ) -> Vec<usize> {
         let mut need: Vec<usize> = Vec::new();
         for (spec, args) in commands {
-            if let Keys::All = spec.keys {
+            if spec.keys.needs_all(args) {
                 return (0..self.homes.len()).collect();
             }
             spec.keys

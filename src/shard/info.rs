@@ -7,6 +7,7 @@ use crate::{
     base::{Ms, parse_i64, parse_u64},
     cmd::events,
     resp::{Args, Error},
+    store::Policy,
 };
 
 /// The Redis version whose behaviour clients may expect.
@@ -63,10 +64,10 @@ pub(super) fn text(shared: &Shared, now: Ms, args: Args<'_>) -> String {
     text
 }
 
-struct Lines<'a>(&'a mut String);
+pub(super) struct Lines<'a>(&'a mut String);
 
 impl Lines<'_> {
-    fn put(&mut self, name: &str, value: impl std::fmt::Display) {
+    pub(super) fn put(&mut self, name: &str, value: impl std::fmt::Display) {
         self.0.push_str(&format!("{name}:{value}\r\n"));
     }
 }
@@ -127,21 +128,7 @@ fn clients(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
 }
 
 fn memory(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
-    let resident = uring::sys::resident_bytes().unwrap_or(0);
-    lines.put("used_memory", resident);
-    lines.put("used_memory_dataset", shared.used_bytes());
-    lines.put(
-        "used_memory_human",
-        format!("{:.2}M", resident as f64 / (1 << 20) as f64),
-    );
-    lines.put("used_memory_rss", resident);
-    let limit = shared
-        .tunables
-        .read()
-        .map_or(0, |tunables| tunables.memory_max);
-    lines.put("maxmemory", limit);
-    lines.put("maxmemory_policy", "noeviction");
-    lines.put("mem_allocator", "mimalloc");
+    super::memory::info(shared, lines);
 }
 
 fn persistence(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
@@ -179,7 +166,6 @@ fn stats(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
         "expired_keys",
         shared.sum(|stats| stats.expired.load(Relaxed)),
     );
-    lines.put("evicted_keys", 0);
     let sum =
         |size: fn(&CoreStats) -> &AtomicUsize| shared.sum(|stats| size(stats).load(Relaxed) as u64);
     lines.put("tracking_total_keys", sum(|stats| &stats.tracked_keys));
@@ -189,6 +175,11 @@ fn stats(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
         "tracking_total_prefixes",
         shared.stats[0].tracked_prefixes.load(Relaxed),
     );
+    lines.put(
+        "evicted_keys",
+        shared.sum(|stats| stats.evicted.load(Relaxed)),
+    );
+    lines.put("evicted_clients", 0);
     lines.put(
         "protocol_errors",
         shared.sum(|stats| stats.protocol_errors.load(Relaxed)),
@@ -301,7 +292,11 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("appendonly", "no".into()),
         ("save", String::new()),
         ("maxmemory", tunables.memory_max.to_string()),
-        ("maxmemory-policy", "noeviction".into()),
+        ("maxmemory-policy", tunables.policy.name().into()),
+        ("maxmemory-samples", tunables.memory_samples.to_string()),
+        ("replica-ignore-maxmemory", "yes".into()),
+        ("lfu-log-factor", tunables.lfu_log_factor.to_string()),
+        ("lfu-decay-time", tunables.lfu_decay_minutes.to_string()),
         ("maxclients", tunables.conns_max.to_string()),
         ("timeout", tunables.timeout_secs.to_string()),
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
@@ -318,6 +313,14 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         (
             "tracking-table-max-keys",
             tunables.tracking_keys_max.to_string(),
+        ),
+        (
+            "busy-reply-threshold",
+            shared.scripts.running().busy_ms().to_string(),
+        ),
+        (
+            "lua-time-limit",
+            shared.scripts.running().busy_ms().to_string(),
         ),
     ]
     .into_iter()
@@ -337,6 +340,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
+    let mut busy_ms = None;
     let known = parameters(shared);
     for at in (0..pairs.len()).step_by(2) {
         let name = String::from_utf8_lossy(pairs.at(at)).to_lowercase();
@@ -349,14 +353,34 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         let number = || {
             parse_u64(value).ok_or_else(|| failed("argument couldn't be parsed into an integer"))
         };
+        let between = |least: u32| {
+            let number = parse_i64(value)
+                .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
+            match u32::try_from(number) {
+                Ok(number) if number >= least && number <= i32::MAX as u32 => Ok(number),
+                _ => Err(failed(&format!(
+                    "argument must be between {least} and 2147483647 inclusive"
+                ))),
+            }
+        };
         match name.as_str() {
             "maxclients" => changed.conns_max = number()?.max(1) as usize,
             "maxmemory" => {
                 changed.memory_max =
                     memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
             }
-            "maxmemory-policy" if value.eq_ignore_ascii_case(b"noeviction") => {}
-            "maxmemory-policy" => return Err(failed("only noeviction is supported")),
+            "maxmemory-policy" => {
+                changed.policy = Policy::named(value).ok_or_else(|| {
+                    let names: Vec<&str> = Policy::ALL.iter().map(|(name, _)| *name).collect();
+                    let names = names.join(", ");
+                    failed(&format!(
+                        "argument(s) must be one of the following: {names}"
+                    ))
+                })?;
+            }
+            "maxmemory-samples" => changed.memory_samples = between(1)? as usize,
+            "lfu-log-factor" => changed.lfu_log_factor = between(0)?,
+            "lfu-decay-time" => changed.lfu_decay_minutes = between(0)?,
             "timeout" => changed.timeout_secs = number()?,
             "proto-max-bulk-len" => {
                 let len = number()?;
@@ -371,6 +395,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.slow_us = parse_i64(value)
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
+            "busy-reply-threshold" | "lua-time-limit" => busy_ms = Some(number()?),
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
             "client-query-buffer-limit" => {
                 let len =
@@ -399,6 +424,9 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 )));
             }
         }
+    }
+    if let Some(busy_ms) = busy_ms {
+        shared.scripts.running().set_busy_ms(busy_ms);
     }
     if let Ok(mut tunables) = shared.tunables.write() {
         *tunables = changed;

@@ -8,6 +8,7 @@ use uring::SocketId;
 use super::{
     blocking::Hear,
     conn::{Conn, Hold},
+    evict::OUT_OF_MEMORY,
     homes::{Listener, Want},
     load::Load,
     message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Topics, Waiting},
@@ -16,7 +17,7 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Shard, Spec},
+    cmd::{Shard, Spec, flag},
     resp::{Args, Out, OwnedArgs},
 };
 
@@ -366,7 +367,12 @@ impl State {
                 let slow = self.slow_clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
-                self.run_here(errand.spec, run, &args, call, &mut out, None);
+                let grows = errand.spec.flags & flag::DENY_OOM != 0;
+                if self.memory.limit > 0 && grows && !self.make_room() {
+                    out.error(&OUT_OF_MEMORY);
+                } else {
+                    self.run_here(errand.spec, run, &args, call, &mut out, None);
+                }
                 if let Some(start) = slow {
                     self.note_slow(None, args, start);
                 }

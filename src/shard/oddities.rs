@@ -43,12 +43,15 @@ pub(super) struct Pause {
 pub(super) enum Went {
     /// Its time came.
     Expired,
+    /// It had to make room.
+    Evicted,
 }
 
 impl Went {
     pub(super) fn event(self, db: usize, key: &[u8]) -> Event {
         let (class, name) = match self {
             Went::Expired => (class::EXPIRED, "expired"),
+            Went::Evicted => (class::EVICTED, "evicted"),
         };
         Event {
             class,
@@ -233,6 +236,17 @@ impl State {
         self.homes.changed(shard, db, key, heard);
         self.invalidate(key, None);
         self.tell_event(why.event(db, key));
+    }
+
+    /// Takes over which keyspace events are asked for.
+    pub(super) fn note_events(&mut self) {
+        let channels = class::KEYSPACE | class::KEYEVENT;
+        let asked = self.tunables.events;
+        if asked & channels != 0 && asked & !channels != 0 {
+            self.odd |= odd::EVENTS;
+        } else {
+            self.odd &= !odd::EVENTS;
+        }
     }
 
     /// Publishes keyspace events of the classes that are asked for.

@@ -9,6 +9,7 @@ use uring::{SocketId, sys};
 use super::{
     blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
+    evict::OUT_OF_MEMORY,
     homes::{Place, Sweep},
     message::{After, Message, Topics, Waiting},
     oddities::odd,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Spec, flag},
-    resp::{Args, Error, Mark, Out, Parser, Step, peek_argument},
+    resp::{Args, Error, Mark, Out, Parser, Span, Step, peek_argument},
     store::Hashed,
 };
 
@@ -32,11 +33,16 @@ const FETCH_KEYS_MIN: usize = 8192;
 /// Growth of the buffer of an unfinished request per step, so that a header alone reserves little.
 const INPUT_STEP: usize = 1 << 20;
 
+/// What clients may send while a script of another core runs for too long; SCRIPT and FUNCTION look at
+/// their subcommands themselves.
+const WHILE_BUSY: [&str; 12] = [
+    "SCRIPT", "FUNCTION", "SHUTDOWN", "MULTI", "DISCARD", "WATCH", "UNWATCH", "HELLO", "AUTH",
+    "RESET", "QUIT", "REPLCONF",
+];
+
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
-const OUT_OF_MEMORY: Error =
-    Error::fixed("OOM command not allowed when used memory > 'maxmemory'.");
 
 /// What a command does once its shards are here.
 #[derive(Clone, Copy)]
@@ -138,15 +144,20 @@ impl State {
     fn run_buffer(&mut self, conn: &mut Conn, parser: &mut Parser, bytes: &[u8]) -> usize {
         let mut from = 0;
         conn.need = 0;
-        let mut group = std::mem::take(&mut self.group);
         'buffer: loop {
-            group.clear();
+            let mut group = Group::default();
             let mut parsed = from;
             let mut last = None;
-            while group.len() < GROUP_LEN {
+            while !group.ends.is_full() {
+                let first = parser.spans().len();
+                if let Some(end) = parser.next_plain(bytes, parsed) {
+                    group.push(first, parser.spans().len(), end);
+                    parsed = end;
+                    continue;
+                }
                 match parser.next(bytes, parsed, &self.limits) {
                     Ok(Step::Request { first, count, end }) => {
-                        group.push((first, count, end));
+                        group.push(first, first + count, end);
                         parsed = end;
                     }
                     Ok(Step::Empty { end }) => parsed = end,
@@ -156,32 +167,28 @@ impl State {
                     }
                 }
             }
-            // Put together ahead of their use: what was just written cannot be read back at once.
-            let requests: ArrayVec<(Args<'_>, usize), GROUP_LEN> = group
-                .iter()
-                .map(|(first, count, end)| {
-                    (
-                        Args::new(bytes, &parser.spans()[*first..first + count]),
-                        *end,
-                    )
-                })
-                .collect();
-            if requests.len() >= FETCH_AHEAD_MIN {
-                self.fetch_ahead(conn.db, &requests);
+            let spans = parser.spans();
+            if group.ends.len() >= FETCH_AHEAD_MIN {
+                self.fetch_ahead(conn.db, bytes, spans, &group.firsts);
             }
-            for (args, end) in &requests {
-                self.request(conn, args);
+            let mut may_short_cut = self.may_short_cut(conn);
+            for at in 0..group.ends.len() {
+                let (first, last) = (group.firsts[at] as usize, group.lasts[at] as usize);
+                let args = Args::new(bytes, &spans[first..last]);
+                if !(may_short_cut && self.short_cut(conn, args)) {
+                    self.request(conn, &Args::new(bytes, &spans[first..last]));
+                    may_short_cut = self.may_short_cut(conn);
+                }
                 if !conn.is_free() || conn.closing {
                     if !conn.is_paused() {
-                        from = *end;
+                        from = group.ends[at] as usize;
+                    } else if at > 0 {
+                        from = group.ends[at - 1] as usize;
                     }
-                    drop(requests);
                     parser.clear();
                     break 'buffer;
                 }
-                from = *end;
             }
-            drop(requests);
             from = parsed;
             match last {
                 None => parser.clear(),
@@ -215,16 +222,19 @@ impl State {
                 Some(Ok(Step::Request { .. } | Step::Empty { .. })) => {}
             }
         }
-        self.group = group;
         from
     }
 
     /// Has the processor fetch the memory of each request's first key, so that it comes side by side
     /// instead of one piece after the other: first the table's lines, then the entries.
-    fn fetch_ahead(&mut self, db: usize, requests: &[(Args<'_>, usize)]) {
+    fn fetch_ahead(&mut self, db: usize, bytes: &[u8], spans: &[Span], firsts: &[u32]) {
         let mut found: ArrayVec<_, GROUP_LEN> = ArrayVec::new();
-        for (args, _) in requests {
-            found.extend(args.get(1).and_then(|key| self.fetch_line(db, key)));
+        for first in firsts {
+            // The span behind a lone name is the next request's; fetching for that one does no harm.
+            if let Some(span) = spans.get(*first as usize + 1) {
+                let key = Args::new(bytes, std::slice::from_ref(span)).at(0);
+                found.extend(self.fetch_line(db, key));
+            }
         }
         for (shard, hashed) in found {
             self.fetch_entry(shard, db, hashed);
@@ -254,7 +264,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_line(&mut self, db: usize, key: &[u8]) -> Option<(usize, Hashed)> {
         let shard = self.homes.shards.shard_of(key);
         if !self.homes.shards.has(shard) {
@@ -269,13 +279,67 @@ impl State {
         Some((shard, hashed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch_entry(&mut self, shard: usize, db: usize, key: Hashed) {
         if let Some(entry) = self.homes.shards.keyspace(shard, db).entry_bytes(key) {
             for at in FETCH_AT {
                 entry.get(at).into_iter().for_each(sys::prefetch);
             }
         }
+    }
+
+    /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
+    fn may_short_cut(&self, conn: &Conn) -> bool {
+        self.odd == 0 && conn.is_plain() && !self.scripts_busy && !self.shared.loading.load(Relaxed)
+    }
+
+    /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
+    /// requests, without the questions whose answers [`may_short_cut`](Self::may_short_cut) knows.
+    #[inline(always)]
+    fn short_cut(&mut self, conn: &mut Conn, args: Args<'_>) -> bool {
+        let Some(spec) = self.command(args.at(0)) else {
+            return false;
+        };
+        let Run::Store(run) = spec.run else {
+            return false;
+        };
+        if spec.flags & flag::BLOCKING != 0
+            || !spec.fits(args.len())
+            || !self.homes.is_surely_here(spec, &args)
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
+            || (spec.is_write() && self.shared.following.load(Relaxed))
+        {
+            return false;
+        }
+        self.stats.commands += 1;
+        conn.last = spec.name;
+        let slow = self.slow_clock(spec);
+        let call = Call::of(conn.db, false);
+        self.run_work(spec, Work::Store(run), &args, call, &mut conn.out, None);
+        if let Some(start) = slow {
+            self.note_slow(Some(conn), args, start);
+        }
+        if conn.is_full() {
+            conn.hold = Hold::SlowReader;
+        }
+        if !self.waits.heard.is_empty() {
+            self.hear_after(conn);
+        }
+        true
+    }
+
+    /// Finds a command. Clients mostly repeat the last one.
+    #[inline]
+    fn command(&mut self, name: &[u8]) -> Option<&'static Spec> {
+        let short = short_name(name);
+        if short != 0 && short == self.last_name {
+            return self.last_command;
+        }
+        let spec = self.table.find(name);
+        if short != 0 {
+            (self.last_name, self.last_command) = (short, spec);
+        }
+        spec
     }
 
     /// Runs one request, or arranges for it to be run; its reply takes its place in order.
@@ -290,7 +354,17 @@ impl State {
         conn.end_reply(behind);
         if conn.is_full() && conn.is_free() {
             conn.hold = Hold::SlowReader;
-        } else if self.mesh.is_congested() && conn.is_free() {
+        }
+        self.hear_after(conn);
+        if self.odd != 0 {
+            self.deliver_news(Some(conn));
+            self.deliver_lines(Some(conn));
+        }
+    }
+
+    /// Tells those who wait for what a request of this connection changed.
+    fn hear_after(&mut self, conn: &mut Conn) {
+        if self.mesh.is_congested() && conn.is_free() {
             conn.hold = Hold::Mail;
             self.clients.stalled.push(conn.socket);
         }
@@ -303,10 +377,6 @@ impl State {
                 Hear::One(listener) => self.hear(listener),
                 Hear::Round(round) => self.go_round(round),
             }
-        }
-        if self.odd != 0 {
-            self.deliver_news(Some(conn));
-            self.deliver_lines(Some(conn));
         }
     }
 
@@ -322,7 +392,7 @@ impl State {
     }
 
     fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
-        let Some(spec) = self.table.find(args.at(0)) else {
+        let Some(spec) = self.command(args.at(0)) else {
             // A web page may make a browser send requests here; nothing of them may run.
             if ["post", "host:"]
                 .iter()
@@ -338,16 +408,19 @@ impl State {
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
             if spec.name == "EXEC" {
-                self.discard(conn);
-                let why = error.as_str().trim_start_matches("ERR ");
-                let text = format!("EXECABORT Transaction discarded because of: {why}");
-                return conn.out.error(&Error::text(text));
+                return self.abort_exec(conn, &error);
             }
             return self.refuse(conn, &error);
         }
         conn.last = spec.name;
         if let Some(error) = self.gate(conn, spec) {
+            if spec.name == "EXEC" {
+                return self.abort_exec(conn, &error);
+            }
             return self.refuse(conn, &error);
+        }
+        if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
+            return self.refuse_for_memory(conn, spec);
         }
         if self.odd != 0 {
             return self.carry_out_oddly(conn, spec, args);
@@ -364,9 +437,17 @@ impl State {
         match spec.run {
             Run::Session(verb) => self.session(conn, spec, verb, *args),
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
-            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, *args),
+            Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, spec, *args),
             Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
+    }
+
+    /// EXEC cannot be run, so its transaction is over.
+    fn abort_exec(&mut self, conn: &mut Conn, error: &Error) {
+        self.discard(conn);
+        let why = error.as_str().trim_start_matches("ERR ");
+        let text = format!("EXECABORT Transaction discarded because of: {why}");
+        conn.out.error(&Error::text(text));
     }
 
     pub(super) fn refuse(&mut self, conn: &mut Conn, error: &Error) {
@@ -383,9 +464,6 @@ impl State {
         }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
-        }
-        if self.over_memory && spec.flags & flag::DENY_OOM != 0 {
-            return Some(OUT_OF_MEMORY);
         }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
@@ -407,11 +485,39 @@ impl State {
                 )));
             }
         }
+        if self.scripts_busy && !WHILE_BUSY.contains(&spec.name) {
+            return self.shared.scripts.running().busy();
+        }
+        None
+    }
+
+    /// Why a subcommand of SCRIPT or FUNCTION may not be run now; [`gate`](State::gate) lets both pass.
+    fn gate_of_scripts(&mut self, spec: &Spec, args: Args<'_>) -> Option<Error> {
+        let sub = args.at(1).to_ascii_uppercase();
+        let is_function = spec.name == "FUNCTION";
+        let grows = is_function && matches!(&sub[..], b"LOAD" | b"RESTORE");
+        let writes = grows || is_function && matches!(&sub[..], b"DELETE" | b"FLUSH");
+        if writes && self.shared.following.load(Relaxed) {
+            return Some(READ_ONLY);
+        }
+        if grows && self.memory.limit > 0 && !self.make_room() {
+            return Some(OUT_OF_MEMORY);
+        }
+        let allowed = sub == b"KILL" || is_function && sub == b"STATS";
+        if self.scripts_busy && !allowed {
+            return self.shared.scripts.running().busy();
+        }
         None
     }
 
     /// Runs a store command where its keys are.
-    fn store_request(&mut self, conn: &mut Conn, spec: &'static Spec, run: Work, args: &Args<'_>) {
+    pub(super) fn store_request(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        run: Work,
+        args: &Args<'_>,
+    ) {
         match self.homes.place(spec, *args) {
             Place::Here => {
                 let slow = self.slow_clock(spec);
@@ -450,7 +556,7 @@ impl State {
 
     /// Runs a store command whose shards are all here, and tells who listens to the keys it changed.
     /// Listeners of borrowed shards are told by their owner: those go to `away`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run_here(
         &mut self,
         spec: &'static Spec,
@@ -460,6 +566,9 @@ impl State {
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
+        if matches!(work, Work::Script) {
+            self.make_room_for_script(call.from_primary);
+        }
         if self.odd != 0 {
             return self.run_here_oddly(spec, work, args, call, out, away);
         }
@@ -499,13 +608,14 @@ impl State {
                 (block, dirty > 0)
             }
             Work::Script => {
+                let is_full = self.memory.script_is_refused;
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
-                let mut host = ScriptHost::new(&self.subs, read_only, remembers);
+                let mut host = ScriptHost::new(&self.subs, read_only, is_full, remembers);
                 host.shows_calls = self.odd & odd::MONITORED != 0;
                 host.tells_events = self.odd & odd::EVENTS != 0;
                 let mark = ctx.out.mark();
-                if let Err(error) = self.scripts.eval(&mut ctx, &mut host, *args) {
+                if let Err(error) = self.scripts.run(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
@@ -551,10 +661,19 @@ impl State {
         }
     }
 
-    /// SCRIPT.
-    pub(super) fn keep_script(&mut self, conn: &mut Conn, args: Args<'_>) {
+    /// SCRIPT and FUNCTION.
+    pub(super) fn keep_script(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
+        if let Some(error) = self.gate_of_scripts(spec, args) {
+            return self.refuse(conn, &error);
+        }
         let mark = conn.out.mark();
-        if let Err(error) = self.scripts.script(&mut conn.out, args) {
+        let result = if spec.name == "FUNCTION" {
+            let mut host = ScriptHost::new(&self.subs, false, false, false);
+            self.scripts.function(&mut conn.out, &mut host, args)
+        } else {
+            self.scripts.script(&mut conn.out, args)
+        };
+        if let Err(error) = result {
             conn.out.rewind(mark);
             conn.out.error(&error);
         }
@@ -605,4 +724,42 @@ impl State {
         }
         self.note_heard(heard);
     }
+}
+
+/// Requests of one buffer, as places in it: those of their spans, and where each ends. Apart from each
+/// other, because two small numbers that were just written cannot at once be read as one large one.
+#[derive(Default)]
+struct Group {
+    firsts: ArrayVec<u32, GROUP_LEN>,
+    lasts: ArrayVec<u32, GROUP_LEN>,
+    ends: ArrayVec<u32, GROUP_LEN>,
+}
+
+impl Group {
+    #[inline]
+    fn push(&mut self, first: usize, last: usize, end: usize) {
+        self.firsts.push(first as u32);
+        self.lasts.push(last as u32);
+        self.ends.push(end as u32);
+    }
+}
+
+/// A name of three to seven bytes as one number; 0 for all others.
+#[inline]
+fn short_name(name: &[u8]) -> u64 {
+    let word = |at: usize| {
+        u64::from(u32::from_le_bytes([
+            name[at],
+            name[at + 1],
+            name[at + 2],
+            name[at + 3],
+        ]))
+    };
+    let len = name.len();
+    let low = match len {
+        3 => u64::from(name[0]) | u64::from(name[1]) << 8 | u64::from(name[2]) << 16,
+        4..=7 => word(0) | (word(len - 4) >> (8 * (8 - len))) << 32,
+        _ => return 0,
+    };
+    low | (len as u64) << 56
 }

@@ -1,6 +1,7 @@
 //! What scripts of this core may call, and what became of it.
 
 use super::{
+    evict::OUT_OF_MEMORY,
     message::{Message, Topics},
     pubsub::Subscriptions,
     requests::READ_ONLY,
@@ -17,8 +18,6 @@ use crate::{
 
 /// Lua memory of one core.
 pub(super) const MEMORY: usize = 256 << 20;
-/// How long a script may run.
-pub(super) const RUN_MS: u64 = 5000;
 
 /// A command that a script called.
 pub(super) struct Called {
@@ -47,6 +46,8 @@ pub(super) struct ScriptHost<'a> {
     subs: &'a Subscriptions,
     /// This node follows a primary, and the script comes from a client.
     read_only: bool,
+    /// Memory was short when the script began.
+    is_full: bool,
     /// The client keeps what the script reads.
     remembers: bool,
     /// Somebody wants to see every call.
@@ -57,10 +58,16 @@ pub(super) struct ScriptHost<'a> {
 }
 
 impl<'a> ScriptHost<'a> {
-    pub(super) fn new(subs: &'a Subscriptions, read_only: bool, remembers: bool) -> Self {
+    pub(super) fn new(
+        subs: &'a Subscriptions,
+        read_only: bool,
+        is_full: bool,
+        remembers: bool,
+    ) -> Self {
         Self {
             subs,
             read_only,
+            is_full,
             remembers,
             shows_calls: false,
             tells_events: false,
@@ -85,6 +92,14 @@ impl Host for ScriptHost<'_> {
         }
         match spec.run {
             Run::Store(_) if self.read_only && spec.is_write() => ctx.out.error(&READ_ONLY),
+            // A script that has begun to write may go on: half of its work done would be worse.
+            Run::Store(_)
+                if self.is_full
+                    && spec.flags & flag::DENY_OOM != 0
+                    && self.done.changed.is_empty() =>
+            {
+                ctx.out.error(&OUT_OF_MEMORY);
+            }
             Run::Store(function) => {
                 let before = ctx.dirty;
                 let look = self.tells_events.then(|| Before::look(ctx, spec, args));
@@ -123,6 +138,14 @@ impl Host for ScriptHost<'_> {
             _ => return plain_session(ctx, spec, args),
         }
         true
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn is_over_memory(&self) -> bool {
+        self.is_full
     }
 
     fn log(&mut self, level: u8, text: &str) {

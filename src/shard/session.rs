@@ -90,13 +90,12 @@ impl State {
                 "ERR AUTH <password> called without any password configured for the default user. Are you \
                  sure your configuration is correct?",
             )),
-            Verb::Select => match parse_i64(args.at(1)) {
-                None => conn.out.error(&Error::NOT_INTEGER),
-                Some(db) if (0..self.shared.settings.databases as i64).contains(&db) => {
-                    conn.db = db as usize;
+            Verb::Select => match cmd::select(args, self.shared.settings.databases) {
+                Ok(db) => {
+                    conn.db = db;
                     conn.out.ok();
                 }
-                Some(_) => conn.out.error(&Error::fixed("ERR DB index is out of range")),
+                Err(error) => conn.out.error(&error),
             },
             Verb::Quit => {
                 conn.out.ok();
@@ -118,6 +117,8 @@ impl State {
             Verb::Command => command(conn, &self.table, args),
             Verb::Config => self.config(conn, args),
             Verb::Info => {
+                // What this core last told may be a beat old.
+                self.publish();
                 let text = info::text(&self.shared, self.now, args);
                 conn.out.verbatim(&text);
             }
@@ -186,6 +187,7 @@ impl State {
             Verb::SlowLog => self.slow_log(conn, args),
             Verb::Latency => latency(conn, args),
             Verb::Cluster => self.cluster(conn, args),
+            Verb::Memory => self.memory_command(conn, args),
             Verb::Lolwut => conn.out.verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
@@ -360,7 +362,8 @@ impl State {
             (b"SET", 4..) if args.len().is_multiple_of(2) => {
                 match info::set_parameters(&self.shared, args.rest(2)) {
                     Ok(()) => {
-                        self.heed_tunables();
+                        // Here they hold at once, elsewhere from the next turn on.
+                        self.begin_memory();
                         conn.out.ok();
                     }
                     Err(error) => conn.out.error(&error),
@@ -575,7 +578,7 @@ fn describe(out: &mut Out, group: &str, spec: &Spec) {
     }
     if matches!(
         spec.keys,
-        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. }
+        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. } | Keys::Sort
     ) && !flags.contains(&"movablekeys")
     {
         flags.push("movablekeys");

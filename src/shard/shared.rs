@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use crate::{base::Ms, script::Scripts};
+use crate::{base::Ms, script::Scripts, store::Policy};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -37,8 +37,17 @@ pub struct Tunables {
     pub timeout_secs: u64,
     /// Longest argument.
     pub bulk_len_max: usize,
-    /// Bytes of keys and values above which writes that need memory are refused; 0: no limit.
+    /// Bytes of memory in use above which keys are evicted or writes that need memory are refused; 0: no
+    /// limit.
     pub memory_max: usize,
+    /// What is evicted.
+    pub policy: Policy,
+    /// Keys to look at for each one that is evicted.
+    pub memory_samples: usize,
+    /// How much more seldom a larger count of uses grows.
+    pub lfu_log_factor: u32,
+    /// Minutes after which the count of uses shrinks by one.
+    pub lfu_decay_minutes: u32,
     /// Microseconds from which a command is slow; negative: none is.
     pub slow_us: i64,
     /// Length of the slow log.
@@ -58,6 +67,10 @@ impl Default for Tunables {
             timeout_secs: 0,
             bulk_len_max: 512 << 20,
             memory_max: 0,
+            policy: Policy::NoEviction,
+            memory_samples: 5,
+            lfu_log_factor: 10,
+            lfu_decay_minutes: 1,
             slow_us: 10_000,
             slow_len: 128,
             queue_bytes_max: 1 << 30,
@@ -77,6 +90,10 @@ pub struct CoreStats {
     pub refused: AtomicU64,
     pub clients: AtomicUsize,
     pub used: AtomicUsize,
+    pub waiting: AtomicUsize,
+    pub evictable: AtomicUsize,
+    pub evicted: AtomicU64,
+    pub clients_bytes: AtomicUsize,
     pub blocked: AtomicUsize,
     pub subscribed: AtomicUsize,
     pub trackers: AtomicUsize,
@@ -100,6 +117,12 @@ pub struct DbSize {
     pub keys: usize,
     /// Of them, with a deadline.
     pub expiring: usize,
+    /// Bytes of the table.
+    pub table_bytes: usize,
+    /// Bytes of the index of deadlines.
+    pub expiry_bytes: usize,
+    /// Bytes held for entries and not in use.
+    pub spare_bytes: usize,
 }
 
 /// One link to an upstream stream, for INFO.
@@ -167,6 +190,8 @@ pub struct Shared {
     pub stats: Vec<CoreStats>,
     /// Sizes per shard and database.
     pub sizes: Vec<Mutex<Vec<DbSize>>>,
+    /// The most bytes that were ever in use, as seen at the beats.
+    pub used_peak: AtomicUsize,
     /// Replication, for INFO and ROLE.
     pub follow: Mutex<Option<FollowView>>,
     /// Sources of the scripts that were loaded.
@@ -194,6 +219,7 @@ impl Shared {
             signals: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             sizes: (0..settings.shards).map(|_| Mutex::default()).collect(),
+            used_peak: AtomicUsize::new(0),
             follow: Mutex::default(),
             scripts: Scripts::default(),
             slow: Mutex::default(),
@@ -224,11 +250,12 @@ impl Shared {
         self.stats.iter().map(counter).sum()
     }
 
-    /// Bytes that keys and values take, by the cores' own count.
+    /// Bytes in use by keys, values and connections, and of values that wait to be freed, by the cores'
+    /// own count.
     pub fn used_bytes(&self) -> usize {
         self.stats
             .iter()
-            .map(|stats| stats.used.load(Relaxed))
+            .map(|stats| stats.used.load(Relaxed) + stats.waiting.load(Relaxed))
             .sum()
     }
 

@@ -8,19 +8,19 @@ use super::{
     blocking::Waits,
     client::Gathers,
     clients::Clients,
+    evict::Memory,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
     monitor::Monitors,
     oddities::{Acting, Pause},
     pubsub::Subscriptions,
-    requests::GROUP_LEN,
     shared::{Shared, Tunables},
     tracking::Tracked,
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::Table,
+    cmd::{Spec, Table},
     mesh::Mesh,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
@@ -38,6 +38,7 @@ pub(super) struct Stats {
     pub bytes_out: u64,
     pub turns: u64,
     pub expired: u64,
+    pub evicted: u64,
     pub protocol_errors: u64,
 }
 
@@ -54,6 +55,8 @@ pub(super) struct State {
     pub stats: Stats,
     pub subs: Subscriptions,
     pub scripts: ScriptEngine,
+    /// A script of another core runs for too long. Read once per turn.
+    pub scripts_busy: bool,
     /// Messages that scripts published in this turn.
     pub published: Vec<Message>,
     pub table: Table,
@@ -72,9 +75,11 @@ pub(super) struct State {
     pub parser: Parser,
     /// Where replies go that nobody reads.
     pub scratch: Out,
-    pub group: Vec<(usize, usize, usize)>,
+    /// The command found last, with its name as a number.
+    pub last_name: u64,
+    pub last_command: Option<&'static Spec>,
     pub gathers: Gathers,
-    /// Why requests take the long way: see [`odd`].
+    /// Why requests take the long way: see [`odd`](super::oddities::odd).
     pub odd: u8,
     pub pause: Option<Pause>,
     pub tracked: Tracked,
@@ -88,8 +93,7 @@ pub(super) struct State {
     pub freeing: bool,
     /// More keys are due than one turn may remove.
     pub more_due: bool,
-    /// The node holds more than `maxmemory`.
-    pub over_memory: bool,
+    pub memory: Memory,
     pub last_log: Ms,
 }
 
@@ -103,16 +107,21 @@ impl State {
         let settings = &shared.settings;
         let start = Instant::now();
         let limits = script::Limits {
-            run_ms: super::scripts::RUN_MS,
+            alone: cores == 1,
             memory: super::scripts::MEMORY,
         };
-        let clock = Box::new(move || start.elapsed().as_millis() as Ms);
+        let stopping = shared.clone();
+        let clock = Box::new(move || {
+            let is_running = !stopping.is_stopping();
+            is_running.then(|| start.elapsed().as_millis() as Ms)
+        });
         let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
         Ok(Self {
             me,
             homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
             subs: Subscriptions::new(cores),
             scripts,
+            scripts_busy: false,
             published: Vec::new(),
             mesh,
             now: 0,
@@ -131,7 +140,8 @@ impl State {
             waits: Waits::default(),
             parser: Parser::default(),
             scratch: Out::default(),
-            group: Vec::with_capacity(GROUP_LEN),
+            last_name: 0,
+            last_command: None,
             gathers: Gathers::default(),
             odd: 0,
             pause: None,
@@ -142,7 +152,7 @@ impl State {
             follow_request: None,
             freeing: false,
             more_due: false,
-            over_memory: false,
+            memory: Memory::default(),
             last_log: 0,
             shared,
         })
@@ -152,6 +162,7 @@ impl State {
     pub(super) fn has_work(&self) -> bool {
         self.freeing
             || self.more_due
+            || self.memory.has_work()
             || self.loans.load.is_some()
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()

@@ -146,7 +146,7 @@ impl State {
                 }
                 _ => {
                     let outer = std::mem::replace(&mut conn.out, Out::new(out.proto));
-                    self.keep_script(conn, args);
+                    self.keep_script(conn, spec, args);
                     out.append(&mut std::mem::replace(&mut conn.out, outer));
                 }
             }

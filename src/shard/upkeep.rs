@@ -7,12 +7,12 @@ use super::{
     core::micros_since,
     message::{Message, Topics},
     oddities::{Went, odd},
-    shared::{DbSize, SlowEntry, lock},
+    shared::{SlowEntry, lock},
     state::State,
 };
 use crate::{
     base::Ms,
-    cmd::{Spec, events::class, flag},
+    cmd::{Spec, flag},
     resp::Args,
 };
 
@@ -43,6 +43,9 @@ impl State {
         }
         if self.more_due {
             self.expire(self.now);
+        }
+        if self.memory.limit > 0 || self.memory.has_work() {
+            self.memory_background();
         }
         if let Some((mut held, mut load)) = self.loans.load.take() {
             worked = true;
@@ -116,7 +119,7 @@ impl State {
                 self.put_conn(conn);
             }
         }
-        self.heed_tunables();
+        self.track_uses();
         self.publish();
     }
 
@@ -124,25 +127,7 @@ impl State {
     #[inline]
     pub(super) fn heed_tunables(&mut self) {
         if self.shared.tunables_version.load(Relaxed) != self.tunables_version {
-            self.take_tunables();
-        }
-    }
-
-    #[cold]
-    fn take_tunables(&mut self) {
-        self.tunables_version = self.shared.tunables_version.load(Relaxed);
-        self.tunables = self
-            .shared
-            .tunables
-            .read()
-            .map(|tunables| tunables.clone())
-            .unwrap_or_default();
-        self.limits.bulk_len_max = self.tunables.bulk_len_max;
-        let channels = class::KEYSPACE | class::KEYEVENT;
-        if self.tunables.events & channels != 0 && self.tunables.events & !channels != 0 {
-            self.odd |= odd::EVENTS;
-        } else {
-            self.odd &= !odd::EVENTS;
+            self.read_tunables();
         }
     }
 
@@ -179,7 +164,7 @@ impl State {
         self.hear_all();
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let stats = &self.shared.stats[self.me];
         stats.commands.store(self.stats.commands, Relaxed);
         stats.accepted.store(self.stats.accepted, Relaxed);
@@ -199,26 +184,7 @@ impl State {
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);
-        let mut used = 0;
-        for shard in self.homes.own() {
-            if self.homes.shards.has(shard) {
-                let mut sizes = vec![DbSize::default(); self.shared.settings.databases];
-                for (db, keys) in self.homes.shards.shard(shard).databases() {
-                    used += keys.used_bytes();
-                    sizes[db] = DbSize {
-                        keys: keys.len(),
-                        expiring: keys.expiring(),
-                    };
-                }
-                *lock(&self.shared.sizes[shard]) = sizes;
-            }
-        }
-        // While a shard is lent its size is unknown; the last sum then stands.
-        if self.homes.own().all(|shard| self.homes.shards.has(shard)) {
-            self.shared.stats[self.me].used.store(used, Relaxed);
-        }
-        let limit = self.tunables.memory_max;
-        self.over_memory = limit > 0 && self.shared.used_bytes() > limit;
+        self.publish_memory();
     }
 
     /// The start of a command that may be slow.

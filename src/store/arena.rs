@@ -14,6 +14,8 @@ pub(super) struct Arena {
     /// By size class, the pages with a free cell.
     partial: [Vec<u32>; CLASSES],
     cells: usize,
+    /// Bytes of the cells in use.
+    live_bytes: usize,
 }
 
 type Page = [u8; PAGE_BYTES];
@@ -40,6 +42,7 @@ impl Arena {
             vacant: Vec::new(),
             partial: [const { Vec::new() }; CLASSES],
             cells: 0,
+            live_bytes: 0,
         }
     }
 
@@ -49,7 +52,12 @@ impl Arena {
         self.cells
     }
 
-    /// Bytes of memory held.
+    /// Bytes of the cells in use, as large as they are.
+    pub fn live_bytes(&self) -> usize {
+        self.live_bytes
+    }
+
+    /// Bytes of memory held, free cells of pages in use among them.
     pub fn bytes(&self) -> usize {
         (self.pages.len() - self.vacant.len()) * PAGE_BYTES
             + self.pages.len() * (8 + size_of::<Info>())
@@ -78,6 +86,7 @@ impl Arena {
         };
         info.live += 1;
         self.cells += 1;
+        self.live_bytes += units * UNIT;
         if info.free == NONE && usize::from(info.fresh) + units > PAGE_UNITS {
             self.unlist(page);
         }
@@ -95,6 +104,7 @@ impl Arena {
         info.live -= 1;
         let empty = info.live == 0;
         self.cells -= 1;
+        self.live_bytes -= units_of(class) * UNIT;
         if let Some(bytes) = &mut self.pages[page] {
             bytes[from..from + 2].copy_from_slice(&next.to_le_bytes());
         }
@@ -308,11 +318,18 @@ mod tests {
                 arena.free(cell);
             }
             assert_eq!(arena.cells(), live.len());
+            if step % 1000 == 0 {
+                let bytes: u64 = live
+                    .iter()
+                    .map(|(at, (end, _))| (end - at) * UNIT as u64)
+                    .sum();
+                assert_eq!(arena.live_bytes() as u64, bytes);
+            }
         }
         for cell in live.keys() {
             arena.free(*cell);
         }
-        assert_eq!(arena.cells(), 0);
+        assert_eq!((arena.cells(), arena.live_bytes()), (0, 0));
         assert!(arena.pages.iter().flatten().count() <= CLASSES);
     }
 }

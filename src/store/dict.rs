@@ -1,16 +1,16 @@
 //! The table behind large hashes, sets and sorted sets. It never stops to grow as a whole: it is made
 //! of segments of bounded size, and one insertion splits at most one of them (linear hashing).
 
-use std::{fmt, hash::BuildHasher};
+use std::{fmt, hash::Hasher, sync::OnceLock};
 
-use foldhash::quality::FixedState;
+use foldhash::{SharedSeed, quality::FoldHasher};
 use hashbrown::{HashTable, hash_table::Entry as Slot, hash_table::VacantEntry};
 
 use crate::base::Rng;
 
 /// A map from byte strings to values. Growing and shrinking move the elements of one segment per
 /// operation, so no operation takes a time that grows with the map. Iteration and scans follow the
-/// hash order, which is the same in every process.
+/// hash order, which is the same for every map of the process.
 #[derive(Clone)]
 pub struct Dict<V> {
     table: Table<Pair<V>>,
@@ -510,7 +510,7 @@ impl<E: Keyed> Table<E> {
 
     /// Heap bytes held, from a sample of the elements.
     pub fn heap_bytes(&self) -> usize {
-        let sample = self.len.min(64);
+        let sample = self.len.min(16);
         let sampled: usize = self.iter().take(sample).map(Keyed::heap_bytes).sum();
         let elements = match sample {
             0 => 0,
@@ -555,9 +555,36 @@ impl<E: Keyed> Table<E> {
     }
 }
 
-/// The hash of a key: the same in every process, so that cursors outlive a handoff.
-fn hash(key: &[u8]) -> u64 {
-    FixedState::with_seed(0).hash_one(key)
+/// Chooses the hash of all collections of the process. It is called once, before the first of them is
+/// made; without it, and on later calls, the hash stays as it is. Clients must not know the seed, or they
+/// could choose members that collide. One for all, so that values can move between keyspaces.
+pub fn seed_collections(seed: u64) {
+    // Somebody was first: then there are tables that rely on that seed.
+    let _ = SEED.set(Seed::new(seed));
+}
+
+/// The hash of a key in every collection.
+pub(super) fn hash(key: &[u8]) -> u64 {
+    let seed = SEED.get_or_init(|| Seed::new(0));
+    let mut hasher = FoldHasher::with_seed(seed.own, &seed.shared);
+    hasher.write(key);
+    hasher.finish()
+}
+
+static SEED: OnceLock<Seed> = OnceLock::new();
+
+struct Seed {
+    own: u64,
+    shared: SharedSeed,
+}
+
+impl Seed {
+    fn new(seed: u64) -> Self {
+        Self {
+            own: seed ^ 0x1319_8a2e_0370_7344,
+            shared: SharedSeed::from_u64(seed),
+        }
+    }
 }
 
 fn rehash<E: Keyed>(element: &E) -> u64 {

@@ -3,7 +3,8 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | flags |
-//! | 3 | second of the last use, modulo 2^24; 0 if unknown |
+//! | 3 | second of the last use, modulo 2^24; 0 if unknown. Where uses are counted instead ([`Lfu`]): |
+//! |   | minute of the last count, modulo 2^16, above the logarithmic counter |
 //! | 2 | length of the key |
 //! | 2 | length of the value |
 //! | 8 + 4 | deadline, and its place in the expiry index; with [`DEADLINE`] |
@@ -11,7 +12,7 @@
 //! | | key, or its number among the long keys; with [`LONG_KEY`] |
 //! | | value, or the object's number |
 
-use crate::base::Ms;
+use crate::base::{Ms, Rng};
 
 /// The key has a deadline.
 pub(super) const DEADLINE: u32 = 1;
@@ -19,63 +20,97 @@ pub(super) const DEADLINE: u32 = 1;
 pub(super) const FIELDS: u32 = 2;
 /// The key is kept elsewhere.
 pub(super) const LONG_KEY: u32 = 4;
+const _: () = assert!(DEADLINE == 1 && FIELDS == 2);
 /// Bytes before the key without deadlines.
 pub(super) const HEAD: usize = 8;
 /// Bytes that a deadline adds.
 pub(super) const TIMER: usize = 12;
 
-/// An entry's fixed part.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
-    pub flags: u32,
-    pub clock: u32,
-    pub key_len: usize,
-    pub value_len: usize,
+/// An entry's fixed part, as it stands in the cell: one word, so that it is passed around in a register.
+#[derive(Clone, Copy)]
+pub(super) struct Head(u64);
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Head")
+            .field("flags", &self.flags())
+            .field("clock", &self.clock())
+            .field("key_len", &self.key_len())
+            .field("value_len", &self.value_len())
+            .finish()
+    }
 }
 
 impl Head {
     #[inline]
+    pub fn new(flags: u32, clock: u32, key_len: usize, value_len: usize) -> Self {
+        debug_assert!(key_len <= 0xffff && value_len <= 0xffff);
+        Self(
+            u64::from(flags)
+                | u64::from(clock & CLOCK_MASK) << 8
+                | (key_len as u64) << 32
+                | (value_len as u64) << 48,
+        )
+    }
+
+    #[inline]
     pub fn read(cell: &[u8]) -> Self {
         let mut word = [0; HEAD];
         word.copy_from_slice(&cell[..HEAD]);
-        let word = u64::from_le_bytes(word);
-        Self {
-            flags: word as u32 & 0xff,
-            clock: (word >> 8) as u32 & CLOCK_MASK,
-            key_len: (word >> 32) as usize & 0xffff,
-            value_len: (word >> 48) as usize,
-        }
+        Self(u64::from_le_bytes(word))
     }
 
     #[inline]
     pub fn write(self, cell: &mut [u8]) {
-        let word = u64::from(self.flags)
-            | u64::from(self.clock & CLOCK_MASK) << 8
-            | (self.key_len as u64) << 32
-            | (self.value_len as u64) << 48;
-        cell[..HEAD].copy_from_slice(&word.to_le_bytes());
+        cell[..HEAD].copy_from_slice(&self.0.to_le_bytes());
+    }
+
+    #[inline]
+    pub fn flags(self) -> u32 {
+        self.0 as u32 & 0xff
+    }
+
+    #[inline]
+    pub fn clock(self) -> u32 {
+        (self.0 >> 8) as u32 & CLOCK_MASK
+    }
+
+    #[inline]
+    pub fn with_clock(self, clock: u32) -> Self {
+        Self(self.0 & !(u64::from(CLOCK_MASK) << 8) | u64::from(clock & CLOCK_MASK) << 8)
+    }
+
+    #[inline]
+    pub fn key_len(self) -> usize {
+        (self.0 >> 32) as usize & 0xffff
+    }
+
+    #[inline]
+    pub fn value_len(self) -> usize {
+        (self.0 >> 48) as usize
     }
 
     #[inline]
     pub fn has(self, flag: u32) -> bool {
-        self.flags & flag != 0
+        self.flags() & flag != 0
     }
 
     /// Where the key begins.
     #[inline]
     pub fn key_at(self) -> usize {
-        HEAD + TIMER * (self.flags & (DEADLINE | FIELDS)).count_ones() as usize
+        // Counting bits would be a call: not every processor that we run on has an instruction for it.
+        HEAD + TIMER * (self.0 & 1) as usize + TIMER * (self.0 >> 1 & 1) as usize
     }
 
     #[inline]
     pub fn value_at(self) -> usize {
-        self.key_at() + self.key_len
+        self.key_at() + self.key_len()
     }
 
     /// Bytes of the whole entry.
     #[inline]
     pub fn size(self) -> usize {
-        self.value_at() + self.value_len
+        self.value_at() + self.value_len()
     }
 
     /// Where a timer that is there begins.
@@ -140,4 +175,92 @@ pub(super) fn idle(from: u32, to: u32) -> u64 {
     }
 }
 
+/// How uses are counted, as Redis does it for its LFU policies: a counter of eight bits that grows ever
+/// more slowly, and shrinks by one per period without use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lfu {
+    /// How much more seldom a larger counter grows.
+    pub log_factor: u32,
+    /// Minutes after which the counter shrinks by one; 0: never.
+    pub decay_minutes: u32,
+}
+
+impl Lfu {
+    /// The clock of a new entry. Unlike any stored clock, so that every use is seen as one.
+    #[inline]
+    pub(super) fn clock_of(now: Ms) -> u32 {
+        LFU_MARK | minute_of(now) << 8 | COUNTER_NEW
+    }
+
+    /// The counter of a stored clock, at the time of the clock `now`.
+    pub(super) fn counter(self, clock: u32, now: u32) -> u32 {
+        let minutes = (now >> 8).wrapping_sub(clock >> 8) & MINUTE_MASK;
+        let periods = minutes.checked_div(self.decay_minutes).unwrap_or(0);
+        (clock & COUNTER_MASK).saturating_sub(periods)
+    }
+
+    /// A stored clock after one more use.
+    pub(super) fn used(self, clock: u32, now: u32, rng: &mut Rng) -> u32 {
+        let mut counter = self.counter(clock, now);
+        // The chance is one in this many.
+        let steps = u64::from(counter.saturating_sub(COUNTER_NEW)) * u64::from(self.log_factor) + 1;
+        if counter < COUNTER_MASK && rng.below(steps) == 0 {
+            counter += 1;
+        }
+        now & MINUTE_MASK << 8 | counter
+    }
+
+    /// Minutes from a stored clock to another.
+    pub(super) fn age(clock: u32, now: u32) -> u32 {
+        (now >> 8).wrapping_sub(clock >> 8) & MINUTE_MASK
+    }
+}
+
+fn minute_of(now: Ms) -> u32 {
+    (now / 60_000) as u32 & MINUTE_MASK
+}
+
 const CLOCK_MASK: u32 = 0xff_ffff;
+const LFU_MARK: u32 = 1 << 24;
+const MINUTE_MASK: u32 = 0xffff;
+const COUNTER_MASK: u32 = 0xff;
+/// A new key is not the first to go.
+const COUNTER_NEW: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_grows_with_the_logarithm_of_uses_and_shrinks_with_time() {
+        let lfu = Lfu {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
+        let mut rng = Rng::seeded(1);
+        let start = 70_000 * 60_000;
+        let now = Lfu::clock_of(start);
+        let mut clock = now & CLOCK_MASK;
+        let mut seen = Vec::new();
+        for uses in 1..=1_000_000u32 {
+            clock = lfu.used(clock, now, &mut rng);
+            if [100, 1000, 100_000, 1_000_000].contains(&uses) {
+                seen.push(lfu.counter(clock, now));
+            }
+        }
+        // The table in redis.conf says 10, 18, 142 and 255.
+        assert!(
+            (8..=13).contains(&seen[0]) && (15..=24).contains(&seen[1]),
+            "{seen:?}"
+        );
+        assert!((130..=155).contains(&seen[2]) && seen[3] == 255, "{seen:?}");
+        let later = Lfu::clock_of(start + 100 * 60_000);
+        assert_eq!(lfu.counter(clock, later), 155);
+        assert_eq!(Lfu::age(clock, later), 100);
+        let never = Lfu {
+            decay_minutes: 0,
+            ..lfu
+        };
+        assert_eq!(never.counter(clock, later), 255);
+    }
+}

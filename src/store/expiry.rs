@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::Ms;
+use crate::base::{Ms, Rng};
 
 /// What is due: a key, or the first field of a hash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,6 +160,47 @@ impl Expiry {
         }
     }
 
+    /// The cell of a key whose deadline is among the nearest, by about a second. Deadlines of fields
+    /// are skipped; if they are too many to look past, there is no answer.
+    pub fn nearest(&mut self) -> Option<u64> {
+        let mut looks = LOOKS_MAX;
+        for bucket in self.buckets.values_mut() {
+            for at in 0..bucket.len() {
+                let item = unpack(*bucket.slot(at));
+                if !item.fields {
+                    return Some(item.cell);
+                }
+                looks -= 1;
+                if looks == 0 {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// The cell of a key with a deadline, by chance, if the try meets one. Keys alone in their second
+    /// and keys near their deadline are met more often than others.
+    pub fn sample(&mut self, now: Ms, rng: &mut Rng) -> Option<u64> {
+        let first = *self.buckets.keys().next()?;
+        let last = *self.buckets.keys().next_back()?;
+        // Deadlines are spread over seconds to years. Chance is therefore over the logarithm of the
+        // distance, or one key of next year would hide all those of the next hour.
+        let (near, far) = (
+            first.saturating_sub(now >> SPAN_BITS) + 1,
+            last.saturating_sub(now >> SPAN_BITS) + 1,
+        );
+        let part = rng.below(1 << 20) as f64 / (1 << 20) as f64;
+        let ahead = near as f64 * (far as f64 / near as f64).powf(part);
+        let key = ((now >> SPAN_BITS) + ahead as u64)
+            .saturating_sub(1)
+            .clamp(first, last);
+        let (_, bucket) = self.buckets.range_mut(key..).next()?;
+        let at = rng.below(bucket.len() as u64) as usize;
+        let item = unpack(*bucket.slot(at));
+        (!item.fields).then_some(item.cell)
+    }
+
     /// Gives the memory of some items back, whatever they are; false once nothing is left.
     pub fn free_bucket(&mut self) -> bool {
         let Some(mut first) = self.buckets.first_entry() else {
@@ -244,3 +285,5 @@ const SPAN_BITS: u32 = 10;
 const SPAN: Ms = 1 << SPAN_BITS;
 const CELL_BITS: u32 = 36;
 const CHUNK: usize = 512;
+/// Items of fields that a search for a key's item looks past.
+const LOOKS_MAX: usize = 64;

@@ -6,7 +6,9 @@ use crate::each_collection;
 /// Memory waiting to be freed in slices.
 #[derive(Debug, Default)]
 pub(super) struct Graveyard {
-    values: Vec<Value>,
+    /// With the bytes that each had when it came.
+    values: Vec<(Value, usize)>,
+    values_bytes: usize,
     wholes: Vec<Whole>,
 }
 
@@ -18,6 +20,8 @@ pub(super) struct Whole {
     pub objects: Slab<Value>,
     pub long_keys: Slab<Box<[u8]>>,
     pub expiry: Expiry,
+    /// Bytes of what was outside of these parts.
+    pub outside: usize,
 }
 
 impl Graveyard {
@@ -27,8 +31,18 @@ impl Graveyard {
             text => text.len() <= TEXT_SMALL,
             inner => inner.free_slice(AT_ONCE));
         if !small {
-            self.values.push(value);
+            let bytes = each_collection!(&value, text => text.len(), inner => inner.heap_bytes());
+            self.values_bytes += bytes;
+            self.values.push((value, bytes));
         }
+    }
+
+    /// Bytes of what waits, roughly.
+    pub fn bytes(&self) -> usize {
+        let whole = |whole: &Whole| {
+            whole.table.bytes() + whole.arena.bytes() + whole.expiry.bytes() + whole.outside
+        };
+        self.values_bytes + self.wholes.iter().map(whole).sum::<usize>()
     }
 
     /// Takes a cleared keyspace.
@@ -39,15 +53,18 @@ impl Graveyard {
     /// Frees about `budget` elements' worth; true if more is waiting.
     pub fn free_some(&mut self, mut budget: usize) -> bool {
         while budget > 0 {
-            let cost = if let Some(value) = self.values.last_mut() {
+            let cost = if let Some((value, bytes)) = self.values.last_mut() {
                 let slice = budget.min(SLICE);
                 if each_collection!(value, _text => true, inner => inner.free_slice(slice)) {
+                    self.values_bytes -= *bytes;
                     self.values.pop();
                 }
                 slice
             } else if let Some(whole) = self.wholes.last_mut() {
                 if whole.objects.end() > 0 {
                     if let Some(value) = whole.objects.pop() {
+                        let bytes = each_collection!(&value, text => text.len(), inner => inner.heap_bytes());
+                        whole.outside = whole.outside.saturating_sub(bytes);
                         self.bury(value);
                     }
                     1

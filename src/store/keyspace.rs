@@ -4,6 +4,10 @@
 //! deadline and, if it is small, its value. Large strings and collections are objects in a
 //! [`Slab`], named by the cell.
 
+mod evict;
+
+pub use evict::Sampling;
+
 use std::hash::Hasher;
 
 use bytes::Bytes;
@@ -12,11 +16,11 @@ use foldhash::{SharedSeed, quality::FoldHasher};
 use super::{
     InValue, Kind, Typed, Value,
     arena::{Arena, CELL_MAX},
-    entry::{DEADLINE, FIELDS, HEAD, Head, LONG_KEY, TIMER, clock_of, idle, number},
+    entry::{DEADLINE, FIELDS, HEAD, Head, LONG_KEY, Lfu, TIMER, clock_of, idle, number},
     expiry::{Due, Expiry, Item},
     graveyard::{Graveyard, Whole},
     slab::Slab,
-    table::{At, Entry, Table},
+    table::{At, Entry, First, Table},
 };
 use crate::{
     base::{Ms, Rng, parse_i64},
@@ -36,9 +40,9 @@ pub enum Str<'a> {
     Shared(&'a Bytes),
 }
 
-impl Str<'_> {
+impl<'a> Str<'a> {
     /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &'a [u8] {
         match self {
             Str::Inline(bytes) => bytes,
             Str::Shared(bytes) => bytes,
@@ -53,8 +57,10 @@ pub struct Meta {
     pub kind: Kind,
     /// When it expires.
     pub deadline: Option<Ms>,
-    /// Whole seconds since it was last used.
+    /// Whole seconds since it was last used; without meaning where uses are counted.
     pub idle_secs: u64,
+    /// How often it is used, on a logarithmic scale; where uses are counted.
+    pub frequency: Option<u8>,
 }
 
 /// A key's hash in one keyspace.
@@ -74,16 +80,35 @@ pub struct Keyspace {
     expiring: usize,
     /// The clock of entries at the latest `now` that was seen.
     clock: u32,
-    /// A hash that was handed out to be changed: its fields' first deadline may differ from the
-    /// index. The next operation looks before it does anything else.
+    /// How uses are counted; `None` where only the time of the last one is kept.
+    lfu: Option<Lfu>,
+    rng: Rng,
+    /// A collection that was handed out to be changed: its fields' first deadline may differ from the
+    /// index, and its size from what is counted. The next operation looks before it does anything
+    /// else.
     unsettled: Option<u64>,
-    /// Bytes of large strings.
+    heap: Heap,
+    /// Bytes of large strings and long keys.
     text_bytes: usize,
     /// Keys removed because they were due, if somebody wants to know.
     expired: Option<Vec<Box<[u8]>>>,
     /// Kept so that steady work allocates nothing.
     scratch: Vec<u8>,
     batch: Vec<Entry>,
+}
+
+/// What is known of the memory of collections. While it is counted, every change of one is bracketed, so
+/// that the sum is exact as far as [`Typed::heap_bytes`] is, at no cost that grows with their number.
+#[derive(Debug, Default)]
+struct Heap {
+    /// Collections with smaller numbers are counted; 0 while nothing is counted.
+    end: u32,
+    /// How many they are.
+    len: usize,
+    /// What they hold.
+    bytes: usize,
+    /// What the unsettled collection held before it was handed out.
+    before: usize,
 }
 
 /// The cells and what gives them meaning.
@@ -119,7 +144,10 @@ impl Keyspace {
             graveyard: Graveyard::default(),
             expiring: 0,
             clock: 0,
+            lfu: None,
+            rng: Rng::seeded(seed),
             unsettled: None,
+            heap: Heap::default(),
             text_bytes: 0,
             expired: None,
             scratch: Vec::new(),
@@ -145,11 +173,22 @@ impl Keyspace {
     /// Type and deadline of a key, without counting as a use of it.
     pub fn meta(&mut self, key: &[u8], now: Ms) -> Option<Meta> {
         let found = self.live(key, now)?;
+        let frequency = self
+            .lfu
+            .map(|lfu| lfu.counter(found.head.clock(), self.clock) as u8);
         Some(Meta {
             kind: kind_of(found.entry),
-            deadline: found.head.deadline(self.cells.arena.at(found.entry.cell)),
-            idle_secs: idle(found.head.clock, clock_of(now)),
+            deadline: found.head.deadline(self.cells.arena.at(found.entry.cell())),
+            idle_secs: idle(found.head.clock(), clock_of(now)),
+            frequency,
         })
+    }
+
+    /// Keeps track of uses in this way from now on. What entries hold of the other way is not
+    /// converted, as in Redis: it takes some time until their clocks mean something again.
+    pub fn track(&mut self, lfu: Option<Lfu>, now: Ms) {
+        self.lfu = lfu;
+        self.clock = self.clock_at(now);
     }
 
     /// Does the key exist? Counts as a use of it.
@@ -207,7 +246,13 @@ impl Keyspace {
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
         self.settle();
         let hash = self.cells.hash(key);
-        let found = self.find(hash, key);
+        let found = match self.find(hash, key) {
+            Some(found) if self.lfu.is_some() => {
+                let head = found.head.with_clock(self.touched(found.head.clock()));
+                Some(Found { head, ..found })
+            }
+            found => found,
+        };
         if let Some(found) = found
             && self.overwrite(found, value, deadline)
         {
@@ -237,9 +282,9 @@ impl Keyspace {
         let mut text = std::mem::take(&mut self.scratch);
         text.clear();
         if let Some(found) = found {
-            deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
-            match found.entry.kind {
-                TEXT => text.extend_from_slice(self.cells.value(found.entry.cell, found.head)),
+            deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
+            match found.entry.kind() {
+                TEXT => text.extend_from_slice(self.cells.value(found.entry.cell(), found.head)),
                 BIG_TEXT => {
                     let result = self.update_big(found, change);
                     self.scratch = text;
@@ -357,10 +402,10 @@ impl Keyspace {
     /// Takes a value and its deadline out.
     pub fn take(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
         let found = self.live(key, now)?;
-        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
-        let value = match found.entry.kind {
+        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
+        let value = match found.entry.kind() {
             TEXT => {
-                let text = self.cells.value(found.entry.cell, found.head);
+                let text = self.cells.value(found.entry.cell(), found.head);
                 Value::String(Bytes::copy_from_slice(text))
             }
             _ => self.release(found),
@@ -372,7 +417,7 @@ impl Keyspace {
     /// Copies a value and its deadline. A large string is shared, a collection is copied as a whole.
     pub fn copy(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
         let found = self.used(key, now)?;
-        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+        let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
         let value = match self.value(found) {
             Held::Text(text) => Value::String(Bytes::copy_from_slice(text)),
             Held::Object(value) => value.clone(),
@@ -400,19 +445,36 @@ impl Keyspace {
             Some(due) if found.head.has(DEADLINE) => self.move_timer(found, due),
             None if !found.head.has(DEADLINE) => {}
             _ => {
-                let fields = found.head.fields_due(self.cells.arena.at(found.entry.cell));
+                let fields = found
+                    .head
+                    .fields_due(self.cells.arena.at(found.entry.cell()));
                 self.reshape(found, deadline, fields);
             }
         }
         true
     }
 
+    /// Makes a key look as if it was last used so many seconds ago.
+    pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
+        if let Some(found) = self.live(key, now) {
+            let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
+            let head = found.head.with_clock(clock);
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
+        }
+    }
+
     /// Removes every key. The memory is given back in slices.
     pub fn clear(&mut self) {
         self.unsettled = None;
         self.expiring = 0;
+        let outside = self.text_bytes + self.heap.bytes;
         self.text_bytes = 0;
+        self.heap = Heap {
+            end: if self.heap.end > 0 { u32::MAX } else { 0 },
+            ..Heap::default()
+        };
         self.graveyard.bury_whole(Whole {
+            outside,
             table: std::mem::replace(&mut self.table, Table::new()),
             arena: std::mem::replace(&mut self.cells.arena, Arena::new()),
             objects: std::mem::replace(&mut self.objects, Slab::new()),
@@ -431,7 +493,7 @@ impl Keyspace {
             let Some(entry) = self.table.pick(rng.next_u64(), rng.next_u64()) else {
                 continue;
             };
-            let key = self.cells.key(entry.cell).to_vec();
+            let key = self.cells.key(entry.cell()).to_vec();
             if self.live(&key, now).is_some() {
                 return Some(key);
             }
@@ -442,7 +504,7 @@ impl Keyspace {
             let mut first = None;
             place = self.table.walk(from, |entry| first = first.or(Some(entry)));
             if let Some(entry) = first {
-                let key = self.cells.key(entry.cell).to_vec();
+                let key = self.cells.key(entry.cell()).to_vec();
                 return self.live(&key, now).is_some().then_some(key);
             }
         }
@@ -459,7 +521,7 @@ impl Keyspace {
         mut visit: impl FnMut(&[u8], Kind),
     ) -> u64 {
         self.settle();
-        self.clock = clock_of(now);
+        self.clock = self.clock_at(now);
         let mut batch = std::mem::take(&mut self.batch);
         let (mut place, mut seen, mut steps) = (cursor, 0, 0);
         let end = loop {
@@ -467,7 +529,7 @@ impl Keyspace {
             let next = self.table.walk(place, |entry| batch.push(entry));
             for entry in &batch {
                 if self.is_due(*entry, now) {
-                    let Some(found) = self.find_cell(entry.cell) else {
+                    let Some(found) = self.find_cell(entry.cell()) else {
                         continue;
                     };
                     if self.drop_due(found, now).is_none() {
@@ -482,7 +544,7 @@ impl Keyspace {
             batch.clear();
             self.table.walk(place, |entry| batch.push(entry));
             for entry in &batch {
-                visit(self.cells.key(entry.cell), kind_of(*entry));
+                visit(self.cells.key(entry.cell()), kind_of(*entry));
             }
             steps += 1;
             match next {
@@ -500,7 +562,7 @@ impl Keyspace {
     /// Removes up to `budget` keys that are due, visiting each; true if more are due.
     pub fn expire_due(&mut self, now: Ms, budget: usize, mut visit: impl FnMut(&[u8])) -> bool {
         self.settle();
-        self.clock = clock_of(now);
+        self.clock = self.clock_at(now);
         let mut looks = budget.saturating_mul(LOOKS_PER_KEY);
         let mut key = std::mem::take(&mut self.scratch);
         let mut more = true;
@@ -547,27 +609,94 @@ impl Keyspace {
     #[inline]
     pub fn entry_bytes(&self, key: Hashed) -> Option<&[u8]> {
         let entry = self.table.guess(key.0)?;
-        Some(self.cells.arena.at(entry.cell))
+        Some(self.cells.arena.at(entry.cell()))
     }
 
-    /// Bytes of memory held, roughly. Collections are estimated from a sample of them, so that this
-    /// costs the same however many there are; call it per turn, not per command.
-    pub fn used_bytes(&self) -> usize {
-        let objects = self.objects.len() * size_of::<Value>();
+    /// Bytes of memory in use: by the table, by entries, values and deadlines. Collections count as
+    /// [`count_collections`](Keyspace::count_collections) says. Costs the same however many keys there
+    /// are.
+    pub fn used_bytes(&mut self) -> usize {
+        self.settle();
+        self.table.bytes()
+            + self.cells.arena.live_bytes()
+            + self.expiry.bytes()
+            + self.text_bytes
+            + self.objects.len() * size_of::<Value>()
+            + self.collections_bytes()
+    }
+
+    /// Bytes of removed values that are waiting to be freed.
+    pub fn waiting_bytes(&self) -> usize {
+        self.graveyard.bytes()
+    }
+
+    /// Bytes of memory held for entries that are not in use: free cells of pages in use.
+    pub fn spare_bytes(&self) -> usize {
+        self.cells.arena.bytes() - self.cells.arena.live_bytes()
+    }
+
+    /// Bytes of the table of keys.
+    pub fn table_bytes(&self) -> usize {
+        self.table.bytes()
+    }
+
+    /// Bytes of the index of deadlines.
+    pub fn expiry_bytes(&self) -> usize {
+        self.expiry.bytes()
+    }
+
+    /// Collections by their count, and those that are not counted by the mean of the counted ones; where
+    /// none is counted, by the mean of a sample.
+    fn collections_bytes(&self) -> usize {
+        let heap = &self.heap;
+        let len = self.objects.len();
+        if heap.len == len {
+            return heap.bytes;
+        }
+        if heap.len > 0 {
+            return (heap.bytes as u128 * len as u128 / heap.len as u128) as usize;
+        }
         let step = (self.objects.end() / OBJECT_SAMPLE).max(1);
-        let (mut sampled, mut heap) = (0, 0);
+        let (mut sampled, mut bytes) = (0, 0);
         for at in (0..self.objects.end()).step_by(step as usize) {
             if let Some(value) = self.objects.find(at) {
                 sampled += 1;
-                heap += each_collection!(value, _text => 0, inner => inner.heap_bytes());
+                bytes += heap_of(value);
             }
         }
-        self.table.bytes()
-            + self.cells.arena.bytes()
-            + self.expiry.bytes()
-            + self.text_bytes
-            + objects
-            + (heap as u128 * self.objects.len() as u128 / sampled.max(1) as u128) as usize
+        (bytes as u128 * len as u128 / sampled.max(1) as u128) as usize
+    }
+
+    /// Counts the memory of collections from now on, at a small cost for each change of one, or only
+    /// estimates it. Those that are there are counted by [`count_some`](Keyspace::count_some).
+    pub fn count_collections(&mut self, on: bool) {
+        self.settle();
+        if on != (self.heap.end > 0) {
+            self.heap = Heap {
+                end: u32::from(on),
+                ..Heap::default()
+            };
+            if on && let Some(value) = self.objects.find(0) {
+                self.heap.len = 1;
+                self.heap.bytes = heap_of(value);
+            }
+        }
+    }
+
+    /// Counts some more collections, if they are to be counted; true if there are more.
+    pub fn count_some(&mut self, budget: u32) -> bool {
+        if self.heap.end == 0 || self.heap.end == u32::MAX {
+            return false;
+        }
+        self.settle();
+        let end = self.heap.end.saturating_add(budget).min(self.objects.end());
+        for value in (self.heap.end..end).filter_map(|at| self.objects.find(at)) {
+            self.heap.len += 1;
+            self.heap.bytes += heap_of(value);
+        }
+        let done = end == self.objects.end();
+        self.heap.end = if done { u32::MAX } else { end };
+        !done
     }
 
     /// Nothing expires before this time; earlier than the first deadline by at most a second.
@@ -608,24 +737,48 @@ impl Keyspace {
     #[inline(always)]
     fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         let found = self.live(key, now)?;
-        if found.head.clock != self.clock {
-            let head = Head {
-                clock: self.clock,
-                ..found.head
-            };
-            head.write(self.cells.arena.at_mut(found.entry.cell));
+        if found.head.clock() != self.clock {
+            let head = found.head.with_clock(self.touched(found.head.clock()));
+            head.write(self.cells.arena.at_mut(found.entry.cell()));
             return Some(Found { head, ..found });
         }
         Some(found)
+    }
+
+    /// The clock of new entries.
+    #[inline]
+    fn clock_at(&self, now: Ms) -> u32 {
+        match self.lfu {
+            None => clock_of(now),
+            Some(_) => Lfu::clock_of(now),
+        }
+    }
+
+    /// What a stored clock becomes by a use.
+    #[inline]
+    fn touched(&mut self, clock: u32) -> u32 {
+        match self.lfu {
+            None => self.clock,
+            Some(lfu) => lfu.used(clock, self.clock, &mut self.rng),
+        }
+    }
+
+    /// The clock of what is written over another value: a new time, or the old count.
+    #[inline]
+    fn clock_over(&self, old: Head) -> u32 {
+        match self.lfu {
+            None => self.clock,
+            Some(_) => old.clock(),
+        }
     }
 
     /// Finds a key that is not due.
     #[inline(always)]
     fn live(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         self.settle();
-        self.clock = clock_of(now);
+        self.clock = self.clock_at(now);
         let found = self.find(self.cells.hash(key), key)?;
-        if found.head.flags & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
+        if found.head.flags() & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
             return self.drop_due(found, now);
         }
         Some(found)
@@ -633,7 +786,7 @@ impl Keyspace {
 
     /// Is the key or one of its fields due?
     fn is_due(&self, entry: Entry, now: Ms) -> bool {
-        let cell = self.cells.arena.at(entry.cell);
+        let cell = self.cells.arena.at(entry.cell());
         let head = Head::read(cell);
         head.deadline(cell).is_some_and(|due| due <= now)
             || head.fields_due(cell).is_some_and(|due| due <= now)
@@ -642,12 +795,16 @@ impl Keyspace {
     /// Removes what is due of a key: all of it, or fields. What is left of it.
     #[cold]
     fn drop_due(&mut self, found: Found, now: Ms) -> Option<Found> {
-        let cell = self.cells.arena.at(found.entry.cell);
+        let cell = self.cells.arena.at(found.entry.cell());
         let deadline = found.head.deadline(cell);
         if deadline.is_none_or(|due| due > now) {
-            let object = number(self.cells.value(found.entry.cell, found.head));
+            let object = number(self.cells.value(found.entry.cell(), found.head));
             let value = self.objects.at_mut(object);
+            let before = heap_of(value);
             each_collection!(value, _text => (), inner => inner.expire(now));
+            if object < self.heap.end {
+                self.heap.bytes = self.heap.bytes + heap_of(value) - before;
+            }
             let (empty, next) = each_collection!(value,
                 _text => (false, None),
                 inner => (inner.is_empty(), inner.next_deadline()));
@@ -656,7 +813,7 @@ impl Keyspace {
             }
         }
         if let Some(log) = &mut self.expired {
-            log.push(self.cells.key(found.entry.cell).into());
+            log.push(self.cells.key(found.entry.cell()).into());
         }
         self.bury(found);
         None
@@ -664,33 +821,44 @@ impl Keyspace {
 
     #[inline(always)]
     fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
-        let (at, entry) = self.table.find(hash, |entry| {
-            let cell = self.cells.arena.at(entry.cell);
-            let head = Head::read(cell);
-            let stored = &cell[head.key_at()..head.value_at()];
-            if head.has(LONG_KEY) {
-                key.len() > KEY_MAX && **self.cells.long_keys.at(number(stored)) == *key
-            } else {
-                stored == key
+        // In words of their own: a whole result of two origins would go through memory.
+        let likely = match self.table.first(hash) {
+            First::Nothing => return None,
+            First::Likely(at, entry) => {
+                (self.cells.head_if(entry, key)).map(|head| (at, entry, head))
             }
-        })?;
-        // Read again instead of carried out of the search: the line is near now.
-        let head = Head::read(self.cells.arena.at(entry.cell));
+            First::Elsewhere => None,
+        };
+        let (at, entry, head) = match likely {
+            Some(words) => words,
+            None => {
+                let at = self.find_further(hash, key)?;
+                let entry = self.table.entry_at(at);
+                (at, entry, Head::read(self.cells.arena.at(entry.cell())))
+            }
+        };
         Some(Found { at, entry, head })
+    }
+
+    /// The whole search, for the few keys that the first look does not find.
+    #[inline(never)]
+    fn find_further(&self, hash: u64, key: &[u8]) -> Option<At> {
+        let is = |entry| self.cells.head_if(entry, key).is_some();
+        Some(self.table.find(hash, is)?.0)
     }
 
     /// Finds the key that a cell holds.
     fn find_cell(&self, cell: u64) -> Option<Found> {
         let hash = self.cells.hash(self.cells.key(cell));
-        let (at, entry) = self.table.find(hash, |entry| entry.cell == cell)?;
+        let (at, entry) = self.table.find(hash, |entry| entry.cell() == cell)?;
         let head = Head::read(self.cells.arena.at(cell));
         Some(Found { at, entry, head })
     }
 
     #[inline]
     fn value(&self, found: Found) -> Held<'_> {
-        let stored = self.cells.value(found.entry.cell, found.head);
-        if found.entry.kind == TEXT {
+        let stored = self.cells.value(found.entry.cell(), found.head);
+        if found.entry.kind() == TEXT {
             Held::Text(stored)
         } else {
             Held::Object(self.objects.at(number(stored)))
@@ -698,30 +866,37 @@ impl Keyspace {
     }
 
     fn borrow_mut<T: InValue>(&mut self, found: Found) -> Result<&mut T, WrongType> {
-        if found.entry.kind != code_of(T::KIND) {
+        if found.entry.kind() != code_of(T::KIND) {
             return Err(WrongType);
         }
-        if T::KIND == Kind::Hash {
-            self.unsettled = Some(found.entry.cell);
+        let object = number(self.cells.value(found.entry.cell(), found.head));
+        if T::KIND == Kind::Hash || object < self.heap.end {
+            self.unsettled = Some(found.entry.cell());
+            if object < self.heap.end {
+                self.heap.before = heap_of(self.objects.at(object));
+            }
         }
-        let object = number(self.cells.value(found.entry.cell, found.head));
         T::borrow_mut(self.objects.at_mut(object)).ok_or(WrongType)
     }
 
     #[inline]
     fn settle(&mut self) {
         if let Some(cell) = self.unsettled {
-            self.settle_fields(cell);
+            self.settle_collection(cell);
         }
     }
 
-    /// Brings the index up to date with a hash that may have been changed.
+    /// Brings the index and the count up to date with a collection that may have been changed.
     #[cold]
-    fn settle_fields(&mut self, cell: u64) {
+    fn settle_collection(&mut self, cell: u64) {
         self.unsettled = None;
         let bytes = self.cells.arena.at(cell);
         let head = Head::read(bytes);
-        let value = self.objects.at(number(self.cells.value(cell, head)));
+        let object = number(self.cells.value(cell, head));
+        let value = self.objects.at(object);
+        if object < self.heap.end {
+            self.heap.bytes = self.heap.bytes + heap_of(value) - self.heap.before;
+        }
         let next = each_collection!(value, _text => None, inner => inner.next_deadline());
         if next != head.fields_due(bytes)
             && let Some(found) = self.find_cell(cell)
@@ -733,19 +908,20 @@ impl Keyspace {
     /// Writes a small string over another of the same size class, if that is all there is to do.
     #[inline]
     fn overwrite(&mut self, found: Found, value: &[u8], deadline: Option<Ms>) -> bool {
-        let head = Head {
-            clock: self.clock,
-            value_len: value.len(),
-            ..found.head
-        };
-        if found.entry.kind != TEXT
+        if value.len() > CELL_MAX {
+            return false;
+        }
+        let old = found.head;
+        let clock = self.clock_over(old);
+        let head = Head::new(old.flags(), clock, old.key_len(), value.len());
+        if found.entry.kind() != TEXT
             || deadline.is_some() != head.has(DEADLINE)
-            || HEAD + TIMER + head.key_len + value.len() > CELL_MAX
+            || HEAD + TIMER + head.key_len() + value.len() > CELL_MAX
             || !Arena::same_class(found.head.size(), head.size())
         {
             return false;
         }
-        let cell = self.cells.arena.at_mut(found.entry.cell);
+        let cell = self.cells.arena.at_mut(found.entry.cell());
         head.write(cell);
         cell[head.value_at()..head.size()].copy_from_slice(value);
         if let Some(due) = deadline {
@@ -756,7 +932,7 @@ impl Keyspace {
 
     /// Changes a large string. Its memory is used again unless a reply still holds it.
     fn update_big<R>(&mut self, found: Found, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let object = number(self.cells.value(found.entry.cell, found.head));
+        let object = number(self.cells.value(found.entry.cell(), found.head));
         let slot = self.objects.at_mut(object);
         let mut text = match slot {
             Value::String(text) => Vec::from(std::mem::take(text)),
@@ -765,10 +941,10 @@ impl Keyspace {
         self.text_bytes -= text.len();
         let result = change(&mut text);
         self.text_bytes += text.len();
-        let key = self.cells.key(found.entry.cell);
+        let key = self.cells.key(found.entry.cell());
         if fits_inline(key, &text) {
             let key = key.to_vec();
-            let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell));
+            let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
             // The emptied object counts nothing when it is released.
             self.text_bytes -= text.len();
             let hash = self.cells.hash(&key);
@@ -790,13 +966,13 @@ impl Keyspace {
     ) {
         let mut long_key = None;
         if let Some(found) = found {
-            self.unindex(found.entry.cell, found.head);
-            if found.entry.kind != TEXT {
+            self.unindex(found.entry.cell(), found.head);
+            if found.entry.kind() != TEXT {
                 let value = self.release(found);
                 self.graveyard.bury(value);
             }
             if found.head.has(LONG_KEY) {
-                let cell = self.cells.arena.at(found.entry.cell);
+                let cell = self.cells.arena.at(found.entry.cell());
                 long_key = Some(number(&cell[found.head.key_at()..]));
             }
         }
@@ -814,7 +990,12 @@ impl Keyspace {
                     value => code_of(value.kind()),
                 };
                 fields = each_collection!(&value, _text => None, inner => inner.next_deadline());
-                payload = self.objects.insert(value).to_le_bytes();
+                let object = self.objects.insert(value);
+                if object < self.heap.end {
+                    self.heap.len += 1;
+                    self.heap.bytes += heap_of(self.objects.at(object));
+                }
+                payload = object.to_le_bytes();
                 (kind, &payload[..])
             }
         };
@@ -823,7 +1004,10 @@ impl Keyspace {
             flags |= LONG_KEY;
             let number = match long_key {
                 Some(number) => number,
-                None => self.cells.long_keys.insert(key.into()),
+                None => {
+                    self.text_bytes += key.len();
+                    self.cells.long_keys.insert(key.into())
+                }
             };
             name = number.to_le_bytes();
             name.as_slice()
@@ -836,17 +1020,13 @@ impl Keyspace {
         if fields.is_some() {
             flags |= FIELDS;
         }
-        let head = Head {
-            flags,
-            clock: self.clock,
-            key_len: stored_key.len(),
-            value_len: value.len(),
-        };
+        let clock = found.map_or(self.clock, |found| self.clock_over(found.head));
+        let head = Head::new(flags, clock, stored_key.len(), value.len());
 
         let cell = match found {
-            Some(found) if Arena::same_class(found.head.size(), head.size()) => found.entry.cell,
+            Some(found) if Arena::same_class(found.head.size(), head.size()) => found.entry.cell(),
             Some(found) => {
-                self.cells.arena.free(found.entry.cell);
+                self.cells.arena.free(found.entry.cell());
                 self.cells.arena.take(head.size())
             }
             None => self.cells.arena.take(head.size()),
@@ -856,13 +1036,13 @@ impl Keyspace {
         bytes[head.key_at()..head.value_at()].copy_from_slice(stored_key);
         bytes[head.value_at()..head.size()].copy_from_slice(value);
         self.index(cell, head, deadline, fields);
-        let entry = Entry { kind, cell };
+        let entry = Entry::new(kind, cell);
         match found {
             Some(found) => self.table.set(found.at, entry),
             None => {
                 let cells = &self.cells;
                 self.table
-                    .insert(hash, entry, |entry| cells.hash(cells.key(entry.cell)));
+                    .insert(hash, entry, |entries, into| cells.hash_all(entries, into));
             }
         }
     }
@@ -870,22 +1050,22 @@ impl Keyspace {
     /// Gives an entry other timers; its cell may become another one.
     fn reshape(&mut self, found: Found, deadline: Option<Ms>, fields: Option<Ms>) -> Found {
         let old = found.head;
-        self.unindex(found.entry.cell, old);
-        let mut flags = old.flags & !(DEADLINE | FIELDS);
+        self.unindex(found.entry.cell(), old);
+        let mut flags = old.flags() & !(DEADLINE | FIELDS);
         if deadline.is_some() {
             flags |= DEADLINE;
         }
         if fields.is_some() {
             flags |= FIELDS;
         }
-        let head = Head { flags, ..old };
+        let head = Head::new(flags, old.clock(), old.key_len(), old.value_len());
         let mut rest = std::mem::take(&mut self.scratch);
         rest.clear();
-        rest.extend_from_slice(&self.cells.arena.at(found.entry.cell)[old.key_at()..old.size()]);
+        rest.extend_from_slice(&self.cells.arena.at(found.entry.cell())[old.key_at()..old.size()]);
         let cell = if Arena::same_class(old.size(), head.size()) {
-            found.entry.cell
+            found.entry.cell()
         } else {
-            self.cells.arena.free(found.entry.cell);
+            self.cells.arena.free(found.entry.cell());
             self.cells.arena.take(head.size())
         };
         let bytes = self.cells.arena.at_mut(cell);
@@ -893,10 +1073,7 @@ impl Keyspace {
         bytes[head.key_at()..head.size()].copy_from_slice(&rest);
         self.scratch = rest;
         self.index(cell, head, deadline, fields);
-        let entry = Entry {
-            cell,
-            ..found.entry
-        };
+        let entry = Entry::new(found.entry.kind(), cell);
         self.table.set(found.at, entry);
         Found {
             entry,
@@ -907,7 +1084,7 @@ impl Keyspace {
 
     /// Changes the deadline of a key that has one.
     fn move_timer(&mut self, found: Found, due: Ms) {
-        let cell = found.entry.cell;
+        let cell = found.entry.cell();
         let item = Item {
             cell,
             fields: false,
@@ -962,7 +1139,7 @@ impl Keyspace {
 
     /// Removes a key and its value.
     fn bury(&mut self, found: Found) {
-        if found.entry.kind != TEXT {
+        if found.entry.kind() != TEXT {
             let value = self.release(found);
             self.graveyard.bury(value);
         }
@@ -971,26 +1148,30 @@ impl Keyspace {
 
     /// Takes the object of an entry, which must not be used afterwards.
     fn release(&mut self, found: Found) -> Value {
-        let object = number(self.cells.value(found.entry.cell, found.head));
+        let object = number(self.cells.value(found.entry.cell(), found.head));
         let value = self.objects.remove(object);
         if let Value::String(text) = &value {
             self.text_bytes -= text.len();
+        }
+        if object < self.heap.end {
+            self.heap.len -= 1;
+            self.heap.bytes -= heap_of(&value);
         }
         value
     }
 
     /// Removes a key whose object, if it had one, was taken.
     fn drop_entry(&mut self, found: Found) {
-        self.unindex(found.entry.cell, found.head);
+        self.unindex(found.entry.cell(), found.head);
         let cells = &self.cells;
         self.table
-            .remove(found.at, |entry| cells.hash(cells.key(entry.cell)));
+            .remove(found.at, |entries, into| cells.hash_all(entries, into));
         if found.head.has(LONG_KEY) {
-            let cell = self.cells.arena.at(found.entry.cell);
+            let cell = self.cells.arena.at(found.entry.cell());
             let long_key = number(&cell[found.head.key_at()..]);
-            self.cells.long_keys.remove(long_key);
+            self.text_bytes -= self.cells.long_keys.remove(long_key).len();
         }
-        self.cells.arena.free(found.entry.cell);
+        self.cells.arena.free(found.entry.cell());
     }
 }
 
@@ -1000,6 +1181,33 @@ impl Cells {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared_seed);
         hasher.write(key);
         hasher.finish()
+    }
+
+    /// The hashes of many entries' keys.
+    fn hash_all(&self, entries: &[Entry], into: &mut [u64]) {
+        // These reads do not depend on each other, so the processor waits for memory once, not for
+        // every key.
+        let touched = entries
+            .iter()
+            .fold(0, |sum, entry| sum ^ self.arena.at(entry.cell())[0]);
+        std::hint::black_box(touched);
+        for (entry, into) in entries.iter().zip(into) {
+            *into = self.hash(self.key(entry.cell()));
+        }
+    }
+
+    /// The entry's head if this is its key.
+    #[inline(always)]
+    fn head_if(&self, entry: Entry, key: &[u8]) -> Option<Head> {
+        let cell = self.arena.at(entry.cell());
+        let head = Head::read(cell);
+        let stored = &cell[head.key_at()..head.value_at()];
+        let is_it = if head.has(LONG_KEY) {
+            key.len() > KEY_MAX && **self.long_keys.at(number(stored)) == *key
+        } else {
+            is_same(stored, key)
+        };
+        is_it.then_some(head)
     }
 
     fn key(&self, cell: u64) -> &[u8] {
@@ -1032,6 +1240,36 @@ enum Content<'a> {
     Object(Value),
 }
 
+/// Bytes of a collection outside of its object; large strings are counted by themselves.
+#[inline]
+fn heap_of(value: &Value) -> usize {
+    each_collection!(value, _text => 0, inner => inner.heap_bytes())
+}
+
+/// Equality of keys: short ones, where a call into a library's comparison costs more than comparing.
+#[inline(always)]
+fn is_same(stored: &[u8], key: &[u8]) -> bool {
+    let len = stored.len();
+    if len != key.len() {
+        return false;
+    }
+    if !(8..=32).contains(&len) {
+        return stored == key;
+    }
+    let word = |bytes: &[u8], at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(word)
+    };
+    let mut differing = word(stored, len - 8) ^ word(key, len - 8);
+    let mut at = 0;
+    while at + 8 < len {
+        differing |= word(stored, at) ^ word(key, at);
+        at += 8;
+    }
+    differing == 0
+}
+
 fn fits_inline(key: &[u8], value: &[u8]) -> bool {
     let key_len = if key.len() > KEY_MAX { 4 } else { key.len() };
     // Room for a deadline is kept, so that EXPIRE never has to move a value out.
@@ -1050,7 +1288,7 @@ fn encoding_of(text: &[u8]) -> &'static str {
 
 #[inline]
 fn kind_of(entry: Entry) -> Kind {
-    match entry.kind {
+    match entry.kind() {
         TEXT | BIG_TEXT => Kind::String,
         3 => Kind::Hash,
         4 => Kind::List,

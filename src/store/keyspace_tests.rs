@@ -19,10 +19,12 @@ fn check(space: &mut Keyspace) {
         place = space.table.walk(from, |entry| batch.push(entry));
         for entry in batch {
             keys += 1;
-            let found = space.find_cell(entry.cell).expect("a slot without its key");
+            let found = space
+                .find_cell(entry.cell())
+                .expect("a slot without its key");
             assert_eq!(found.entry, entry);
             expiring += usize::from(found.head.has(DEADLINE));
-            timers += (found.head.flags & (DEADLINE | FIELDS)).count_ones() as usize;
+            timers += (found.head.flags() & (DEADLINE | FIELDS)).count_ones() as usize;
         }
     }
     assert_eq!(space.len(), keys);

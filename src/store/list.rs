@@ -50,6 +50,8 @@ const NODE_BYTES: usize = 8192;
 
 /// What Redis counts for a listpack besides its elements. Only the name of the encoding follows it.
 const FRAME_BYTES: usize = 7;
+/// Nodes that an estimate of the list's memory looks at.
+const NODE_SAMPLE: usize = 16;
 
 impl Default for List {
     fn default() -> Self {
@@ -263,8 +265,11 @@ impl Typed for List {
             Repr::Packed(packed) => packed.buffer.capacity(),
             Repr::Quick(quick) => {
                 let nodes = quick.nodes.capacity() * size_of::<Node>();
-                let inner: usize = quick.nodes.iter().map(Node::heap_bytes).sum();
-                size_of::<Quick>() + nodes + inner
+                let step = quick.nodes.len().div_ceil(NODE_SAMPLE).max(1);
+                let sampled = quick.nodes.iter().step_by(step);
+                let count = sampled.len().max(1);
+                let inner: usize = sampled.map(Node::heap_bytes).sum();
+                size_of::<Quick>() + nodes + inner * quick.nodes.len() / count
             }
         }
     }

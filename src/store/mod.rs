@@ -3,6 +3,7 @@
 mod arena;
 mod dict;
 mod entry;
+mod evict;
 mod expiry;
 mod graveyard;
 mod hash;
@@ -16,9 +17,11 @@ mod table;
 mod value;
 mod zset;
 
-pub use dict::Dict;
+pub use dict::{Dict, seed_collections};
+pub use entry::Lfu;
+pub use evict::{Candidate, EvictionPool, Policy};
 pub use hash::Hash;
-pub use keyspace::{Hashed, Keyspace, Meta, Str, WrongType};
+pub use keyspace::{Hashed, Keyspace, Meta, Sampling, Str, WrongType};
 pub use list::{End, List};
 pub use set::Set;
 pub use stream::{

@@ -29,6 +29,8 @@ pub struct Stream {
 
 /// Pending entries of destroyed groups that one later change frees.
 const DEAD_SLICE: usize = 256;
+/// Groups that an estimate of the stream's memory looks at.
+const GROUP_SAMPLE: usize = 8;
 
 impl Stream {
     /// A stream without entries whose counters are as given: the start of rebuilding one from an
@@ -201,12 +203,14 @@ impl Typed for Stream {
     }
 
     fn heap_bytes(&self) -> usize {
+        let sampled = self.groups.len().clamp(1, GROUP_SAMPLE);
         let groups: usize = self
             .groups
             .iter()
+            .take(sampled)
             .map(|(name, group)| name.len() + group.heap_bytes())
             .sum();
-        self.log.heap_bytes() + groups
+        self.log.heap_bytes() + groups * self.groups.len() / sampled
     }
 
     fn encoding(&self) -> &'static str {

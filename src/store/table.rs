@@ -12,31 +12,73 @@
 
 use std::fmt;
 
-/// Kind and cell of an entry, as the table keeps them for the keyspace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    /// 1 to 7, whatever the keyspace means by it.
-    pub kind: u64,
-    /// Where the entry's bytes are.
-    pub cell: u64,
+use arrayvec::ArrayVec;
+
+/// Kind and cell of an entry, as the table keeps them for the keyspace: one word, so that it is passed
+/// around in a register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry(u64);
+
+impl Entry {
+    /// `kind` is 1 to 7, whatever the keyspace means by it; `cell` is where the entry's bytes are.
+    #[inline]
+    pub fn new(kind: u64, cell: u64) -> Entry {
+        debug_assert!((1..8).contains(&kind) && cell <= CELL_MASK);
+        Entry(kind << KIND_SHIFT | cell)
+    }
+
+    #[inline]
+    pub fn kind(self) -> u64 {
+        self.0 >> KIND_SHIFT
+    }
+
+    #[inline]
+    pub fn cell(self) -> u64 {
+        self.0 & CELL_MASK
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entry({}, {})", self.kind(), self.cell())
+    }
 }
 
 /// Where an entry's slot is. Valid until the table is next changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct At {
-    segment: u32,
-    /// Bucket and slot: two whole words are passed around without going through memory.
-    place: u32,
-}
+pub(super) struct At(u64);
 
 impl At {
-    fn bucket(self) -> usize {
-        (self.place >> 8) as usize
+    /// One word, so that it is passed around in a register.
+    #[inline]
+    fn new(segment: usize, bucket: usize, slot: usize) -> At {
+        At((segment as u64) << 32 | (bucket << 8 | slot) as u64)
     }
 
-    fn slot(self) -> usize {
-        (self.place & 0xff) as usize
+    #[inline]
+    fn segment(self) -> usize {
+        (self.0 >> 32) as usize
     }
+
+    #[inline]
+    fn bucket(self) -> usize {
+        (self.0 as u32 >> 8) as usize
+    }
+
+    #[inline]
+    fn slot(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+}
+
+/// What the first look of a search showed.
+pub(super) enum First {
+    /// There is no such entry.
+    Nothing,
+    /// This entry has the stored hash bits: it is nearly always the one.
+    Likely(At, Entry),
+    /// The entry, if there is one, is not where it belongs: ask [`Table::find`].
+    Elsewhere,
 }
 
 /// A place in the one order that splits and merges do not change: home bucket first, then the top
@@ -67,6 +109,19 @@ struct Bucket {
     displaced: u64,
 }
 const _: () = assert!(size_of::<Bucket>() == 64);
+
+impl Bucket {
+    /// The slots that fit, a bit each. Which slot holds an entry cannot be foreseen, so a search that
+    /// branched at each would mostly be guessed wrong by the processor.
+    #[inline(always)]
+    fn fitting(&self, want: u64) -> u32 {
+        let mut mask = 0;
+        for (at, slot) in self.slots.iter().enumerate() {
+            mask |= u32::from(fits(*slot, want)) << at;
+        }
+        mask
+    }
+}
 
 /// What is known of a segment besides its buckets.
 #[derive(Clone, Copy)]
@@ -131,12 +186,30 @@ impl Table {
         let (segment, depth) = self.segment_of(hash);
         let want = tag(hash, depth);
         let bucket = &self.segments[segment][home_of(hash)];
-        let slot = bucket.slots.iter().find(|slot| fits(**slot, want))?;
-        Some(entry(*slot))
+        let fitting = bucket.fitting(want);
+        (fitting != 0).then(|| entry(bucket.slots[fitting.trailing_zeros() as usize]))
+    }
+
+    /// Where a search for this hash looks first. See [`First`].
+    #[inline(always)]
+    pub fn first(&self, hash: u64) -> First {
+        let (segment, depth) = self.segment_of(hash);
+        let home = home_of(hash);
+        let bucket = &self.segments[segment][home];
+        let fitting = bucket.fitting(tag(hash, depth));
+        if fitting == 0 {
+            return if bucket.displaced == 0 {
+                First::Nothing
+            } else {
+                First::Elsewhere
+            };
+        }
+        let slot = fitting.trailing_zeros() as usize;
+        First::Likely(At::new(segment, home, slot), entry(bucket.slots[slot]))
     }
 
     /// Finds the entry with this hash that `is` accepts.
-    #[inline(always)]
+    #[inline]
     pub fn find(&self, hash: u64, mut is: impl FnMut(Entry) -> bool) -> Option<(At, Entry)> {
         let (segment, depth) = self.segment_of(hash);
         let buckets = &*self.segments[segment];
@@ -145,13 +218,13 @@ impl Table {
         let mut bucket = home;
         let mut displaced = buckets[home].displaced;
         loop {
-            for (at, slot) in buckets[bucket].slots.iter().enumerate() {
-                if fits(*slot, want) && is(entry(*slot)) {
-                    let at = At {
-                        segment: segment as u32,
-                        place: (bucket << 8 | at) as u32,
-                    };
-                    return Some((at, entry(*slot)));
+            let mut fitting = buckets[bucket].fitting(want);
+            while fitting != 0 {
+                let at = fitting.trailing_zeros() as usize;
+                fitting &= fitting - 1;
+                let entry = entry(buckets[bucket].slots[at]);
+                if is(entry) {
+                    return Some((At::new(segment, bucket, at), entry));
                 }
             }
             if displaced == 0 {
@@ -164,9 +237,15 @@ impl Table {
         }
     }
 
-    /// Adds an entry that is not there yet. `rehash` gives the hash of an entry, should its stored
+    /// The entry at a place that was found.
+    #[inline]
+    pub fn entry_at(&self, at: At) -> Entry {
+        entry(self.segments[at.segment()][at.bucket()].slots[at.slot()])
+    }
+
+    /// Adds an entry that is not there yet. `rehash` gives the hashes of entries, should their stored
     /// bits not suffice for a split.
-    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: impl Fn(Entry) -> u64) {
+    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: impl Fn(&[Entry], &mut [u64])) {
         loop {
             let (segment, depth) = self.segment_of(hash);
             let slot = tag(hash, depth) | pack(entry);
@@ -183,13 +262,13 @@ impl Table {
 
     /// Changes what a slot points to.
     pub fn set(&mut self, at: At, entry: Entry) {
-        let slot = &mut self.segments[at.segment as usize][at.bucket()].slots[at.slot()];
+        let slot = &mut self.segments[at.segment()][at.bucket()].slots[at.slot()];
         *slot = (*slot & !ENTRY_MASK) | pack(entry);
     }
 
     /// Removes an entry. Segments that have become nearly empty are merged.
-    pub fn remove(&mut self, at: At, rehash: impl Fn(Entry) -> u64) {
-        let segment = at.segment as usize;
+    pub fn remove(&mut self, at: At, rehash: impl Fn(&[Entry], &mut [u64])) {
+        let segment = at.segment();
         let buckets = &mut self.segments[segment];
         let bucket = at.bucket();
         let slot = std::mem::take(&mut buckets[bucket].slots[at.slot()]);
@@ -264,6 +343,27 @@ impl Table {
             .map(|slot| entry(*slot))
     }
 
+    /// Visits up to `count` entries of neighbouring buckets, from one on that `hash` chooses. Which keys
+    /// are neighbours is up to the hash of keys, so that to any rule about keys they are chosen by chance.
+    pub fn sample(&self, hash: u64, count: usize, mut visit: impl FnMut(Entry)) {
+        let (segment, _) = self.segment_of(hash);
+        let mut left = count.min(usize::from(self.infos[segment].count));
+        let buckets = &self.segments[segment];
+        let mut bucket = home_of(hash);
+        while left > 0 {
+            for slot in buckets[bucket]
+                .slots
+                .iter()
+                .filter(|slot| **slot != 0)
+                .take(left)
+            {
+                left -= 1;
+                visit(entry(*slot));
+            }
+            bucket = (bucket + 1) % BUCKETS;
+        }
+    }
+
     /// Gives one segment's memory back, whatever is in it; false once nothing is left. The table is
     /// of no use afterwards.
     pub fn free_segment(&mut self) -> bool {
@@ -277,7 +377,7 @@ impl Table {
         ((entry & SEGMENT_MASK) as usize, entry >> SEGMENT_BITS)
     }
 
-    fn split(&mut self, segment: usize, rehash: &impl Fn(Entry) -> u64) {
+    fn split(&mut self, segment: usize, rehash: &impl Fn(&[Entry], &mut [u64])) {
         let info = self.infos[segment];
         let depth = u32::from(info.depth);
         // The hash is keyed, so that only a broken hash gets here.
@@ -338,7 +438,7 @@ impl Table {
     }
 
     /// Joins a segment with its other half if together they are small enough to stay so.
-    fn merge(&mut self, segment: usize, rehash: &impl Fn(Entry) -> u64) {
+    fn merge(&mut self, segment: usize, rehash: &impl Fn(&[Entry], &mut [u64])) {
         let info = self.infos[segment];
         let depth = u32::from(info.depth);
         let (other, other_depth) = self.segment_of(info.prefix ^ 1 << (64 - depth));
@@ -454,11 +554,18 @@ fn bring_home(buckets: &mut Segment) {
     }
 }
 
-/// Stores the hash bits that entries at this depth need.
-fn retag(buckets: &mut Segment, depth: u32, rehash: &impl Fn(Entry) -> u64) {
-    for slot in buckets.iter_mut().flat_map(|bucket| &mut bucket.slots) {
-        if *slot != 0 {
-            *slot = (*slot & !TAG_MASK) | tag(rehash(entry(*slot)), depth);
+/// Stores the hash bits that entries at this depth need. Asks for many hashes at once: the keys are
+/// all over the memory, and reading them one after the other would take most of a split's time.
+fn retag(buckets: &mut Segment, depth: u32, rehash: &impl Fn(&[Entry], &mut [u64])) {
+    let mut hashes = [0; RETAG_BUCKETS * SLOTS];
+    for buckets in buckets.chunks_mut(RETAG_BUCKETS) {
+        let slots = || buckets.iter().flat_map(|bucket| bucket.slots);
+        let entries: ArrayVec<Entry, { RETAG_BUCKETS * SLOTS }> =
+            slots().filter(|slot| *slot != 0).map(entry).collect();
+        rehash(&entries, &mut hashes[..entries.len()]);
+        let slots = buckets.iter_mut().flat_map(|bucket| &mut bucket.slots);
+        for (slot, hash) in slots.filter(|slot| **slot != 0).zip(hashes) {
+            *slot = (*slot & !TAG_MASK) | tag(hash, depth);
         }
     }
 }
@@ -488,16 +595,12 @@ fn fits(slot: u64, want: u64) -> bool {
 
 #[inline]
 fn entry(slot: u64) -> Entry {
-    Entry {
-        kind: slot >> KIND_SHIFT & 7,
-        cell: slot & CELL_MASK,
-    }
+    Entry(slot & ENTRY_MASK)
 }
 
 #[inline]
 fn pack(entry: Entry) -> u64 {
-    debug_assert!((1..8).contains(&entry.kind) && entry.cell <= CELL_MASK);
-    entry.kind << KIND_SHIFT | entry.cell
+    entry.0
 }
 
 #[inline]
@@ -509,6 +612,8 @@ fn distance_of(slot: u64) -> usize {
 const BUCKETS: usize = 128;
 const SLOTS: usize = 7;
 const DISTANCE_MAX: usize = 7;
+/// Buckets whose keys are read side by side in [`retag`].
+const RETAG_BUCKETS: usize = 8;
 const CELL_MASK: u64 = (1 << 36) - 1;
 const KIND_SHIFT: u32 = 36;
 const DISTANCE_SHIFT: u32 = 39;
@@ -543,20 +648,21 @@ mod tests {
         let hashes: Vec<u64> = (0..30_000)
             .map(|_| rng.next_u64() >> 23 | 0b101 << 61)
             .collect();
-        let hash = |entry: Entry| hashes[entry.cell as usize];
+        let hash = |entries: &[Entry], into: &mut [u64]| {
+            for (entry, into) in entries.iter().zip(into) {
+                *into = hashes[entry.cell() as usize];
+            }
+        };
         let mut table = Table::new();
         for (at, hash_of) in hashes.iter().enumerate() {
-            let entry = Entry {
-                kind: 1 + (at % 7) as u64,
-                cell: at as u64,
-            };
+            let entry = Entry::new(1 + (at % 7) as u64, at as u64);
             table.insert(*hash_of, entry, hash);
         }
         assert!(table.depth > 2 * SPLITS_PER_TAG);
         check(&table, &hashes, 0);
         for (at, hash_of) in hashes.iter().enumerate() {
             let (place, _) = table
-                .find(*hash_of, |entry| entry.cell == at as u64)
+                .find(*hash_of, |entry| entry.cell() == at as u64)
                 .expect("present");
             table.remove(place, hash);
             if at % 5_000 == 0 {
@@ -570,17 +676,17 @@ mod tests {
     /// Entries from `first` on are found by their hashes and met once by a walk in order of places.
     fn check(table: &Table, hashes: &[u64], first: usize) {
         for (at, hash) in hashes.iter().enumerate() {
-            let found = table.find(*hash, |entry| entry.cell == at as u64);
+            let found = table.find(*hash, |entry| entry.cell() == at as u64);
             assert_eq!(found.is_some(), at >= first);
             if let Some((_, entry)) = found {
-                assert_eq!(entry.kind, 1 + (at % 7) as u64);
+                assert_eq!(entry.kind(), 1 + (at % 7) as u64);
             }
         }
         let mut seen = vec![false; hashes.len()];
         let mut place = Some(0);
         while let Some(from) = place {
             let mut batch = Vec::new();
-            place = table.walk(from, |entry| batch.push(entry.cell as usize));
+            place = table.walk(from, |entry| batch.push(entry.cell() as usize));
             for at in batch {
                 let own = Table::place(hashes[at]);
                 assert!(own >= from && place.is_none_or(|next| own < next));

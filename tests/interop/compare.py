@@ -6,9 +6,6 @@
                                              (both are emptied with FLUSHALL!)
     --only PREFIX     only groups (or commands, in capitals: --only ZADD) that start so; repeatable
     --proto 2|3       only this protocol
-    --random SECONDS  instead of the table: random commands over a small key set, then a full dump
-    --seed S          of the random commands (printed on every failure)
-    --replay FILE     runs a saved command list and the dump
     --list            prints the groups
 
 The table is cases.txt (its head explains the marks), plus two generated groups: every command with too
@@ -22,7 +19,6 @@ import math
 import os
 import random
 import re
-import sys
 import time
 
 from wire import Broken, Closed, Conn, Count, Reply, Scratch, addr_of, encode, node_server, redis_server, show
@@ -43,6 +39,14 @@ KNOWN = [
     ),
     ("stream-read", r"^XREAD STREAMS x y 0", 0, "Redis 7.2 and later name the command in the text"),
     ("*", r"^CONFIG GET nosuchthing", 3, "empty map or empty array: clients read both"),
+    ("streams-more", r"^XREAD STREAMS y x 0", 0, "Redis 7.2 and later name the command in the text"),
+    ("streams-more", r"^\? XINFO (STREAM y FULL|CONSUMERS)", 0, "Redis 7.2 and later tell consumers' activity"),
+    (
+        "object-more",
+        r"^OBJECT ENCODING [ei]$",
+        0,
+        "the encoding of a string follows from its bytes, not from how it came to be",
+    ),
     ("conn", r"^CONFIG (SET|GET) maxmemory-policy", 0, "nothing is evicted yet: only noeviction can be set"),
     ("pubsub", r"^1<", 0, "messages for several patterns of one client come in no order"),
     ("wrongtype", r"^SSCAN", 0, "the members of a set come in no order"),
@@ -1140,95 +1144,6 @@ def dump_diff(da, db, tolerance_ms=100, names=("redis", "node ")):
     return out
 
 
-def line_of(args):
-    line = Line("")
-    line.args = args
-    verb = line.verb
-    if verb == "TTL":
-        line.mark, line.n = "%", 1
-    elif verb == "SPOP":
-        line.mark = "~" if len(args) > 2 else "?"
-    return line
-
-
-NEWER = (b"BITPOS", b"BITCOUNT", b"LREM", b"LPOS", b"XREAD", b"XREADGROUP", b"ZRANK", b"ZREVRANK")
-
-
-def differ(args, a, b):
-    """As judge, but without what Redis 7.2 refuses and 7.0 did not look at (BITPOS' numbers on a missing key,
-    the number that has no negative), with the new texts, and with long errors only in their beginning."""
-    if judge(line_of(args), a, b):
-        return False
-    if (
-        b.is_error
-        and b.value.startswith(b"ERR")
-        and args[0] in NEWER
-        and (a.is_error or a.kind == ":" and a.value <= 0)
-    ):
-        return False
-    if b.is_error and args[0] in (b"LREM", b"LPOS") and b"-9223372036854775808" in args:
-        return False
-    # An argument that an error text repeats may have lost what is not UTF-8.
-    readable = lambda r: r.value.decode("utf-8", "replace")[:128]
-    return not (a.is_error and b.is_error and readable(a) == readable(b))
-
-
-def replay(conns, commands, find_dump=True):
-    """The index of the first command whose replies differ, or len(commands) for a differing dump, or
-    None. Commands that are equal in both are run in pipelined blocks."""
-    for c in conns:
-        c.call("FLUSHALL")
-    for start in range(0, len(commands), 50):
-        block = commands[start : start + 50]
-        payload = b"".join(encode(c) for c in block)
-        for c in conns:
-            c.send_raw(payload)
-        got = [[c.read() for _ in block] for c in conns]
-        for i, args in enumerate(block):
-            if differ(args, got[0][i], got[1][i]):
-                return start + i, got[0][i], got[1][i]
-    if find_dump:
-        diff = dump_diff(dump(conns[0]), dump(conns[1]))
-        if diff:
-            return len(commands), diff, None
-    return None
-
-
-def shrink(connect, commands, index, verb, limit=20.0):
-    """Fewer commands that still end in a difference of the same verb (or of the dump)."""
-    by_dump = index >= len(commands)
-    commands = commands[: index + 1]
-    end = time.monotonic() + limit
-
-    def fails(part):
-        conns = connect()
-        try:
-            r = replay(conns, part, by_dump)
-        except (Closed, Broken, OSError):
-            return None
-        finally:
-            for c in conns:
-                c.close()
-        if r is None:
-            return None
-        if by_dump:
-            return part if r[0] == len(part) else None
-        return part[: r[0] + 1] if part[r[0]][0].upper() == verb else None
-
-    step = max(1, len(commands) // 2)
-    while step >= 1 and time.monotonic() < end:
-        i, changed = 0, False
-        while i < len(commands) and time.monotonic() < end:
-            part = commands[:i] + commands[i + step :]
-            smaller = fails(part) if part else None
-            if smaller is not None and len(smaller) < len(commands):
-                commands, changed = smaller, True
-            else:
-                i += step
-        step = step // 2 if step > 1 else (1 if changed else 0)
-    return commands
-
-
 def quote(args):
     def q(a):
         t = "".join(
@@ -1241,89 +1156,6 @@ def quote(args):
     return " ".join(q(a) for a in args)
 
 
-def run_random(addrs, count, opts, restart):
-    seed = opts.seed if opts.seed is not None else random.SystemRandom().randrange(1 << 32)
-    print("random commands for %d s, seed %d" % (opts.random, seed), flush=True)
-    end = time.monotonic() + opts.random
-    seen, total, rounds = set(), 0, 0
-    proto = opts.proto or 2
-
-    def connect():
-        conns = [Conn(a, timeout=8.0) for a in addrs]
-        if proto == 3:
-            for c in conns:
-                c.call("HELLO", "3")
-        return conns
-
-    conns = connect()
-    while time.monotonic() < end and len(seen) < opts.max_failures:
-        rounds += 1
-        maker = Maker(seed * 1000003 + rounds)
-        commands = [maker.make() for _ in range(opts.round)]
-        try:
-            r = replay(conns, commands)
-        except (Closed, Broken, OSError) as e:
-            for c in conns:
-                c.close()
-            count.fail("round %d (seed %d)" % (rounds, seed), "node: %s" % e)
-            if restart is None:
-                break
-            restart()
-            conns = connect()
-            # Find the command that ends the node, one at a time.
-            try:
-                conns[1].call("FLUSHALL")
-                for args in commands:
-                    last = args
-                    conns[1].send(*args)
-                    conns[1].read()
-            except (Closed, Broken, OSError):
-                print("            last command: %s" % quote(last))
-                if "gone " + quote(last)[:40] in seen:
-                    break
-                seen.add("gone " + quote(last)[:40])
-                restart()
-            conns = connect()
-            continue
-        total += len(commands)
-        if r is None:
-            count.passed += 1
-            continue
-        index, a, b = r
-        if index < len(commands):
-            verb = commands[index][0].upper()
-            unknown = b.kind == "-" and b.value.startswith(b"ERR unknown command")
-            what = verb.decode() + (" unknown" if unknown else " %s/%s" % (a.kind, b.kind))
-        else:
-            verb, what, unknown = b"", "dump", False
-        if what in seen:
-            continue
-        seen.add(what)
-        small = [commands[index]] if unknown else shrink(connect, commands, index, verb)
-        again = None
-        try:
-            again = replay(conns, small)
-        except (Closed, Broken, OSError):
-            conns = connect()
-        text = ["    " + quote(c) for c in small]
-        if again is None:
-            detail = "(did not repeat)"
-        elif again[2] is None:
-            detail = "dump differs: " + "; ".join(again[1])[:2000]
-        else:
-            detail = "redis %s\n    node  %s" % (show(again[1]), show(again[2]))
-        path = os.path.join(opts.out, "compare-seed%d-round%d.txt" % (seed, rounds))
-        with open(path, "w", encoding="utf-8") as f:
-            f.write("\n".join(quote(c) for c in small) + "\n")
-        count.fail(
-            "%s (seed %d round %d, saved %s)" % (what, seed, rounds, path),
-            "\n%s\n    %s" % ("\n".join(text[-60:]), detail),
-        )
-    for c in conns:
-        c.close()
-    print("%d random commands in %d rounds, seed %d" % (total, rounds, seed), flush=True)
-
-
 def main():
     ap = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
     ap.add_argument("--a", help="redis-server's HOST:PORT")
@@ -1333,12 +1165,6 @@ def main():
     ap.add_argument("--node-args", default="", help="more arguments for the node, blank-separated")
     ap.add_argument("--only", action="append")
     ap.add_argument("--proto", type=int, choices=(2, 3))
-    ap.add_argument("--random", type=float, metavar="SECONDS")
-    ap.add_argument("--round", type=int, default=400, help="commands between two FLUSHALLs")
-    ap.add_argument("--seed", type=int)
-    ap.add_argument("--max-failures", type=int, default=15)
-    ap.add_argument("--replay")
-    ap.add_argument("--out", default=".", help="where failing command lists are saved")
     ap.add_argument("--list", action="store_true")
     ap.add_argument("-q", "--quiet", action="store_true")
     ap.add_argument("-v", "--verbose", action="store_true")
@@ -1365,20 +1191,7 @@ def main():
             a, b = addr_of(opts.a), addr_of(opts.b)
         else:
             ap.error("give --node BINARY, or --a and --b")
-        if opts.replay:
-            with open(opts.replay, encoding="utf-8") as f:
-                commands = [words(t) for t in f.read().splitlines() if t.strip()]
-            r = replay([Conn(a), Conn(b)], commands)
-            if r is None:
-                count.ok("replay: no difference")
-            elif r[2] is None:
-                count.fail("dump", "; ".join(r[1]))
-            else:
-                count.fail(quote(commands[r[0]]), "\n    redis %s\n    node  %s" % (show(r[1]), show(r[2])))
-        elif opts.random:
-            run_random((a, b), count, opts, restart)
-        else:
-            run_table(lambda proto: Pair(a, b, proto, restart), count, opts)
+        run_table(lambda proto: Pair(a, b, proto, restart), count, opts)
     count.close()
 
 

@@ -7,4 +7,5 @@ mod flow;
 mod life;
 mod node;
 mod pubsub;
+mod scripts;
 mod session;

@@ -118,6 +118,18 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * u64::try_from(page_len).ok()?)
 }
 
+/// Memory of this machine, bytes.
+pub fn total_memory_bytes() -> u64 {
+    // SAFETY: plain integers.
+    let (pages, page_len) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    u64::try_from(pages).unwrap_or(0) * u64::try_from(page_len).unwrap_or(0)
+}
+
 /// Raises the limit of open descriptors to the hard limit. Returns the limit now in force.
 ///
 /// # Errors
@@ -165,7 +177,7 @@ mod tests {
         let (ms, us) = (realtime_ms(), realtime_us());
         assert!(us / 1000 - ms < 1000);
         assert!(process_cpu_ns() > 0 && thread_cpu_ns() > 0);
-        assert!(resident_bytes().is_some_and(|bytes| bytes > 0));
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 0 && bytes < total_memory_bytes()));
         assert!(raise_descriptor_limit().is_ok_and(|limit| limit > 0));
     }
 }

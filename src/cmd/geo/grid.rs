@@ -56,7 +56,7 @@ impl Point {
     /// The middle of the smallest cell that a score stands for.
     pub fn of_score(score: f64) -> Point {
         let cell = Cell {
-            bits: score as u64,
+            bits: bits_of(score),
             steps: STEPS,
         };
         let (lon, lat) = cell.area();
@@ -242,6 +242,24 @@ fn steps_for(mut radius_meters: f64, lat: f64) -> u32 {
         }
     }
     steps.clamp(1, STEPS as i32) as u32
+}
+
+/// A score as 64 bits. No point has a score that is negative or above 52 bits, but a sorted set may; such
+/// are taken as the conversion of the processor takes them on which Redis mostly runs.
+fn bits_of(score: f64) -> u64 {
+    const HALF: f64 = (1u64 << 63) as f64;
+    let signed = |value: f64| {
+        if (-HALF..HALF).contains(&value) {
+            value as i64 as u64
+        } else {
+            1 << 63
+        }
+    };
+    if score < HALF {
+        signed(score)
+    } else {
+        signed(score - HALF) ^ 1 << 63
+    }
 }
 
 /// A cell: the high bits of the scores in it.

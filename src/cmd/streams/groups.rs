@@ -77,6 +77,10 @@ fn create(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         None if make_stream => StreamId::MIN,
         None => return Err(NO_STREAM),
     };
+    // An option given twice is one word too many.
+    if args.len() > 8 {
+        return Err(misused_subcommand("XGROUP", args.at(1)));
+    }
     let id = match args.at(4) {
         b"$" => last,
         text => parse_id(text, 0)?,
@@ -93,6 +97,9 @@ fn create(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 fn set_id(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (_, entries_read) = position_options(args, false)?;
     let (log, group) = group_of(ctx, args)?;
+    if args.len() > 7 {
+        return Err(misused_subcommand("XGROUP", args.at(1)));
+    }
     let id = match args.at(4) {
         b"$" => log.last_id(),
         text => parse_edge(text, 0)?,

@@ -175,6 +175,8 @@ fn start_of(
         )),
         b">" => Ok((From::New, false)),
         _ => match StreamId::parse(id, 0) {
+            // Nothing can come behind the highest id; as a place in a group's history it means `>`.
+            Some(StreamId::MAX) if request.reader.is_some() => Ok((From::New, false)),
             Some(id) => Ok((From::After(id), false)),
             None => Err(BAD_ID),
         },

@@ -81,8 +81,20 @@ fn score_bound(text: &[u8]) -> Result<(f64, bool), Error> {
     if text.is_empty() {
         return Ok((0.0, open));
     }
-    let score = parse_f64(text.trim_ascii_start()).ok_or(NOT_SCORES)?;
-    Ok((score, open))
+    let text = text.trim_ascii_start();
+    let score = parse_f64(text).or_else(|| beyond(text));
+    Ok((score.ok_or(NOT_SCORES)?, open))
+}
+
+/// A bound that no double holds is the nearest that one does: infinity or zero. As a score it is refused.
+fn beyond(text: &[u8]) -> Option<f64> {
+    let decimal = text
+        .iter()
+        .all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte));
+    match decimal {
+        true => std::str::from_utf8(text).ok()?.parse().ok(),
+        false => None,
+    }
 }
 
 fn lex_bound(text: &[u8]) -> Result<LexBound<'_>, Error> {
@@ -337,6 +349,7 @@ mod tests {
                     "-ERR value is not an integer or out of range",
                 ),
                 ("ZRANGE z x 1 BYSCORE", "-ERR min or max is not a float"),
+                ("ZCOUNT none -1e400 1e-400", ":0"),
                 (
                     "ZRANGE z x 1 BYLEX",
                     "-ERR min or max not valid string range item",

@@ -189,10 +189,16 @@ impl Group {
 
     /// Bytes of memory, roughly.
     pub fn heap_bytes(&self) -> usize {
-        let names: usize = self.names.keys().map(|name| 2 * name.len()).sum();
+        let sampled = self.names.len().clamp(1, NAME_SAMPLE);
+        let names: usize = self
+            .names
+            .keys()
+            .take(sampled)
+            .map(|name| 2 * name.len())
+            .sum();
         self.pending.len() * (2 * size_of::<StreamId>() + size_of::<Pending>())
             + self.consumers.len() * size_of::<Consumer>()
-            + names
+            + names * self.names.len() / sampled
     }
 
     /// Frees `budget` pending entries; true once none is left. The group is of no use afterwards.
@@ -218,3 +224,6 @@ impl Group {
         }
     }
 }
+
+/// Consumers' names that an estimate of the group's memory looks at.
+const NAME_SAMPLE: usize = 8;

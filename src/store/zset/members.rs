@@ -1,11 +1,8 @@
 //! The members of a large sorted set, each kept once, with a number by which the order refers to it.
 
-use std::hash::BuildHasher;
-
-use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
-use crate::store::dict::Short;
+use crate::store::dict::{self, Short};
 
 /// Members and scores by number and by member. Numbers are dense: slots of removed members are used
 /// again, and when too many are free, members from the end are moved into them.
@@ -376,9 +373,8 @@ fn origin(at: usize) -> usize {
     at ^ (1 << at.ilog2())
 }
 
-/// The same in every process, as the hash of the other large collections.
 fn hash(member: &[u8]) -> u32 {
-    (FixedState::default().hash_one(member) >> 32) as u32
+    (dict::hash(member) >> 32) as u32
 }
 
 /// Spreads 32 bits over the places that the table looks at: the lowest ones, which are alike within

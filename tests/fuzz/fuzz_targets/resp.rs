@@ -6,7 +6,10 @@ use ringkeep::resp::{Args, ParseLimits, Parser, Step, peek_argument};
 
 /// The requests in `bytes`, fed in pieces of up to `piece` bytes, and whether the stream was lost.
 fn requests(bytes: &[u8], piece: usize) -> (Vec<Vec<Vec<u8>>>, bool) {
-    let limits = ParseLimits { bulk_len_max: 1 << 16, args_max: 1 << 12 };
+    let limits = ParseLimits {
+        bulk_len_max: 1 << 16,
+        args_max: 1 << 12,
+    };
     let (mut parser, mut kept, mut found) = (Parser::default(), Vec::new(), Vec::new());
     for chunk in bytes.chunks(piece) {
         kept.extend_from_slice(chunk);
