@@ -270,7 +270,7 @@ impl Keyspace {
         let content = if fits_inline(key, value) {
             Content::Inline(value)
         } else {
-            Content::Object(Value::String(Bytes::copy_from_slice(value)))
+            Content::Object(Value::string(Bytes::copy_from_slice(value)))
         };
         self.store(hash, key, found, content, deadline);
     }
@@ -321,7 +321,7 @@ impl Keyspace {
                     hash,
                     key,
                     found,
-                    Content::Object(Value::String(text)),
+                    Content::Object(Value::string(text)),
                     deadline,
                 );
             }
@@ -415,7 +415,7 @@ impl Keyspace {
         let value = match found.entry.kind() {
             TEXT => {
                 let text = self.cells.value(found.entry.cell(), found.head);
-                Value::String(Bytes::copy_from_slice(text))
+                Value::string(Bytes::copy_from_slice(text))
             }
             _ => self.release(found),
         };
@@ -428,7 +428,7 @@ impl Keyspace {
         let found = self.used(key, now)?;
         let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
         let value = match self.value(found) {
-            Held::Text(text) => Value::String(Bytes::copy_from_slice(text)),
+            Held::Text(text) => Value::string(Bytes::copy_from_slice(text)),
             Held::Object(value) => value.clone(),
         };
         Some((value, deadline))
@@ -949,7 +949,7 @@ impl Keyspace {
         let object = number(self.cells.value(found.entry.cell(), found.head));
         let slot = self.objects.at_mut(object);
         let mut text = match slot {
-            Value::String(text) => Vec::from(std::mem::take(text)),
+            Value::String(text) => Vec::from(std::mem::take(&mut **text)),
             _ => Vec::new(),
         };
         self.text_bytes -= text.len();
@@ -964,7 +964,7 @@ impl Keyspace {
             let hash = self.cells.hash(&key);
             self.store(hash, &key, Some(found), Content::Inline(&text), deadline);
         } else {
-            *slot = Value::String(Bytes::from(text));
+            *slot = Value::string(text);
         }
         result
     }
