@@ -13,6 +13,7 @@ mod follow;
 mod frames;
 mod homes;
 mod info;
+mod large;
 mod latency;
 mod load;
 mod loans;

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use uring::SocketId;
 
 use super::{
@@ -78,6 +79,8 @@ pub(super) struct State {
     pub loans: Loans,
     pub waits: Waits,
     pub parser: Parser,
+    /// The memory of the large request that is being run.
+    pub arrived: Option<Bytes>,
     /// Where replies go that nobody reads.
     pub scratch: Out,
     /// The command found last, with its name as a number.
@@ -140,6 +143,7 @@ impl State {
             loans: Loans::default(),
             waits: Waits::default(),
             parser: Parser::default(),
+            arrived: None,
             scratch: Out::default(),
             last_name: 0,
             last_command: None,
