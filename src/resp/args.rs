@@ -121,6 +121,11 @@ impl OwnedArgs {
         self.buffer.extend_from_slice(arg);
     }
 
+    /// Bytes of all arguments.
+    pub fn bytes_len(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The arguments, borrowed.
     pub fn as_args(&self) -> Args<'_> {
         let buffer = self.shared.as_deref().unwrap_or(&self.buffer);

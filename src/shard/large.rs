@@ -51,6 +51,10 @@ impl State {
         let spans = &parser.spans()[first..first + count];
         self.request(conn, &Args::new(&whole, spans));
         self.arrived = None;
+        if conn.is_paused() {
+            // It did not run: its bytes wait like any others.
+            conn.input = whole.into();
+        }
         true
     }
 }

@@ -11,7 +11,8 @@ use super::{
     evict::OUT_OF_MEMORY,
     homes::{Listener, Want},
     load::Load,
-    message::{After, Asker, CoreId, Errand, Message, Waiting},
+    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Topics, Waiting},
+    oddities::Acting,
     requests::{Call, Work},
     state::State,
 };
@@ -30,6 +31,7 @@ pub(super) enum Job {
         run: Work,
         args: OwnedArgs,
         db: usize,
+        acting: Option<Acting>,
     },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
@@ -112,6 +114,7 @@ impl State {
                 run,
                 args,
                 db: conn.db,
+                acting: self.acting,
             },
         );
     }
@@ -172,7 +175,9 @@ impl State {
                 run,
                 args,
                 db,
+                acting,
             } => {
+                self.acting = acting;
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
@@ -214,8 +219,10 @@ impl State {
             }
             Job::Exec { conn: socket, slot } => {
                 if let Some(mut conn) = self.take_conn(socket) {
+                    self.acting = self.acting_of(&conn);
                     let mut out = Out::new(conn.out.proto);
                     self.exec_queued(&mut conn, &mut out, &mut away);
+                    self.show_queued(&conn, OwnedArgs::copy([b"EXEC".as_slice()]).as_args());
                     conn.fill_slot(slot, out);
                     self.wake(&mut conn);
                     self.put_conn(conn);
@@ -228,6 +235,7 @@ impl State {
             } => {
                 tried = round;
                 if let Some(mut conn) = self.take_conn(socket) {
+                    self.acting = self.acting_of(&conn);
                     if let Some(reply) = self.retry_collected(&mut conn, slot, &mut away) {
                         self.unblock(&mut conn, reply);
                     } else if let Hold::Blocked(blocked) = &mut conn.hold
@@ -262,6 +270,7 @@ impl State {
             }
             Job::Load(_) | Job::Idle => {}
         }
+        self.acting = None;
         self.give_back(&need, away);
         // Behind the shards in the mailbox: the next client of the round finds them at home.
         self.end_try(tried);
@@ -302,9 +311,9 @@ impl State {
                 Waiting::Errand(errand) => self.run_errand(*errand),
                 Waiting::Loan(to, id) => self.lend(shard, to, id),
                 Waiting::Listen(db, key, listener, confirm) => {
-                    self.homes.listen(shard, db, &key, listener);
-                    if let Some((from, asker)) = confirm {
-                        self.confirm(from, asker);
+                    self.homes.listen(shard, db, &key, listener, self.now);
+                    if let Some((to, question)) = confirm {
+                        self.confirm(to, question);
                     }
                 }
             }
@@ -335,6 +344,7 @@ impl State {
             proto: conn.out.proto,
             spec,
             args: OwnedArgs::keep(args, self.arrived.as_ref()),
+            remembers: self.acting.is_some_and(|acting| acting.remembers),
         })
     }
 
@@ -346,12 +356,19 @@ impl State {
                 .homes
                 .wait_for(shard, Waiting::Errand(Box::new(errand)));
         }
+        // It may come from a client that has just set a parameter on its core.
+        self.heed_tunables();
         let mut out = Out::new(errand.proto);
         let Some(run) = Work::of(errand.spec) else {
             return;
         };
         match errand.asker {
-            Asker::Conn(..) => {
+            Asker::Conn(conn, _) => {
+                let client = ClientAt {
+                    core: errand.from,
+                    conn,
+                };
+                self.act_for(client, errand.remembers);
                 let start = self.clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
@@ -367,6 +384,7 @@ impl State {
                 if let Some(start) = start {
                     self.note_time(None, errand.spec, args, start);
                 }
+                self.acting = None;
             }
             Asker::Link { .. } => {
                 self.run_here(
@@ -405,10 +423,10 @@ impl State {
         }
     }
 
-    fn confirm(&mut self, to: CoreId, asker: Asker) {
-        let mut out = Out::default();
-        out.ok();
-        self.answer(to, asker, out);
+    /// Tells another core that what it asked for is done.
+    pub(super) fn confirm(&mut self, to: CoreId, question: u64) {
+        self.mesh
+            .send(to, Message::Answer(question, Answer::default()));
     }
 
     /// Handles a message of another core.
@@ -423,10 +441,16 @@ impl State {
                 let mut heard = Vec::new();
                 for after in after {
                     match after {
-                        After::Changed(db, key) => self.homes.changed(shard, db, &key, &mut heard),
-                        After::AllChanged => self.homes.all_changed(shard, &mut heard),
+                        After::Changed(db, key, by) => {
+                            self.homes.changed(shard, db, &key, &mut heard);
+                            self.invalidate(&key, by);
+                        }
+                        After::Remember(key, client) => self.remember_key(&key, client),
+                        After::AllChanged(sweep) => {
+                            self.homes.all_changed(shard, sweep, &mut heard)
+                        }
                         After::Listen(db, key, listener) => {
-                            self.homes.listen(shard, db, &key, listener)
+                            self.homes.listen(shard, db, &key, listener, self.now);
                         }
                     }
                 }
@@ -436,20 +460,20 @@ impl State {
                 self.hear_all();
                 self.drain(shard);
             }
-            Message::Listen(shard, db, key, listener, asker) => {
+            Message::Listen(shard, db, key, listener, question) => {
                 if self.homes.shards.has(shard) {
-                    self.homes.listen(shard, db, &key, listener);
-                    if let Some(asker) = asker {
-                        self.confirm(from, asker);
-                    }
+                    self.homes.listen(shard, db, &key, listener, self.now);
+                    self.confirm(from, question);
                 } else {
-                    let confirm = asker.map(|asker| (from, asker));
+                    let confirm = Some((from, question));
                     self.homes
                         .wait_for(shard, Waiting::Listen(db, key, listener, confirm));
                 }
             }
             Message::Unlisten(shard, db, key, listener) => {
-                self.homes.unlisten(shard, db, &key, listener)
+                if let Some((to, question)) = self.homes.unlisten(shard, db, &key, listener) {
+                    self.confirm(to, question);
+                }
             }
             Message::Heard(listener, round) => {
                 self.hear_here(listener, round.map(|id| (from, id)));
@@ -460,18 +484,38 @@ impl State {
                 self.hear_all();
             }
             Message::Subscribed {
-                pattern,
+                kind,
                 channel,
                 count,
-            } => self.subs.note(from, pattern, channel, count),
+            } => self.subs.note(from, kind, channel, count),
             Message::Published(channel, message) => {
-                self.deliver(None, &channel, &message);
+                self.deliver(None, Topics::Channels, &channel, &message);
             }
+            Message::ShardPublished(channel, message) => {
+                self.deliver(None, Topics::Shards, &channel, &message);
+            }
+            Message::Monitored(on) => self.on_monitored(from, on),
+            Message::Line(line) => self.lines.push(line),
             Message::Ask(gather, question) => {
-                let (count, text) = self.answer_question(&question, None);
-                self.mesh.send(from, Message::Answer(gather, count, text));
+                let answer = self.answer_question(&question, None);
+                self.mesh.send(from, Message::Answer(gather, answer));
             }
-            Message::Answer(gather, count, text) => self.on_answer(gather, count, &text),
+            Message::Answer(gather, answer) => self.on_answer(gather, answer),
+            Message::News(news) => self.on_news(*news),
+            Message::Redirected(source, target, what) => {
+                self.deliver_redirected(source, target, &what, &mut None);
+            }
+            Message::RedirectBroken(conn) => self.redirect_broken(conn, &mut None),
+            Message::Flushed => self.on_flushed(),
+            Message::Prefixes {
+                conn,
+                prefixes,
+                no_loop,
+                on,
+            } => {
+                let client = ClientAt { core: from, conn };
+                self.on_prefixes(client, &prefixes, no_loop, on);
+            }
             Message::Follow(_) => {}
         }
         self.run_ready();

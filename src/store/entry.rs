@@ -192,8 +192,8 @@ impl Lfu {
         LFU_MARK | minute_of(now) << 8 | COUNTER_NEW
     }
 
-    /// The clock of an entry with this counter.
-    pub(super) fn clock_with(counter: u8, now: Ms) -> u32 {
+    /// The clock of an entry whose counter is known.
+    pub(super) fn clock_with(now: Ms, counter: u8) -> u32 {
         minute_of(now) << 8 | u32::from(counter)
     }
 

@@ -222,6 +222,11 @@ fn neighbours(options: &[&str]) {
             }
         }
     }
+    let late = value(9, 100_000);
+    assert_eq!(client.say("CLIENT PAUSE 30 WRITE"), "+OK");
+    assert_eq!(client.send(&[b"SET", b"late", &late]), "+OK");
+    client.post(&[b"GET", b"late"]);
+    assert!(client.bulk() == late);
     client.write(b"*3\r\n$3\r\nSET\r\n$3\r\nbad\r\n$40000\r\n");
     client.write(&[b'x'; 40_002]);
     assert_eq!(
