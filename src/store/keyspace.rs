@@ -252,7 +252,24 @@ impl Keyspace {
     }
 
     /// Sets a string, whatever the key held before. The deadline becomes `deadline`.
+    #[inline]
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
+        self.set_text(key, value, deadline, || Bytes::copy_from_slice(value));
+    }
+
+    /// The same with memory that may become the value.
+    pub fn set_shared(&mut self, key: &[u8], value: Bytes, deadline: Option<Ms>) {
+        self.set_text(key, &value, deadline, || value.clone());
+    }
+
+    #[inline(always)]
+    fn set_text(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        deadline: Option<Ms>,
+        take: impl FnOnce() -> Bytes,
+    ) {
         self.settle();
         let hash = self.cells.hash(key);
         let found = match self.find(hash, key) {
@@ -270,7 +287,7 @@ impl Keyspace {
         let content = if fits_inline(key, value) {
             Content::Inline(value)
         } else {
-            Content::Object(Value::string(Bytes::copy_from_slice(value)))
+            Content::Object(Value::string(take()))
         };
         self.store(hash, key, found, content, deadline);
     }
