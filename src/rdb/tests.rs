@@ -148,7 +148,7 @@ fn value_of(form: u8, texts: Texts, numbers: Vec<u64>) -> Value {
                     unreachable!("it was made above")
                 };
                 let at = group.create_consumer(consumer.as_bytes(), 7, Some(8));
-                stream.deliver(b"group", at, Some(3), false, 9, |_| ());
+                stream.deliver(b"group", at, Some(3), false, false, 9, |_| ());
             }
             stream.wrap()
         }

@@ -112,13 +112,20 @@ impl Stream {
 
     /// Reads the next entries of a group for a consumer, from behind the last delivered one: each is
     /// visited, the group's position moves, and unless `no_ack` the entry becomes pending for the
-    /// consumer. At most `count` entries. Returns how many were visited; nothing without the group.
+    /// consumer. At most `count` entries. An entry that was pending already, because the group was set
+    /// back, counts as delivered once, or once more if it `adds_up`. Returns how many were visited;
+    /// nothing without the group.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each says something else about one read"
+    )]
     pub fn deliver(
         &mut self,
         group: &[u8],
         consumer: u32,
         count: Option<u64>,
         no_ack: bool,
+        adds_up: bool,
         now: Ms,
         mut visit: impl FnMut(Entry<'_>),
     ) -> usize {
@@ -140,7 +147,9 @@ impl Stream {
             group.last_id = entry.id;
             visit(entry);
             if !no_ack {
-                group.assign(entry.id, consumer, now, 1);
+                let before = group.pending(entry.id).filter(|_| adds_up);
+                let count = before.map_or(1, |row| row.count.saturating_add(1));
+                group.assign(entry.id, consumer, now, count);
                 group.touch_active(consumer, now);
             }
             visited += 1;

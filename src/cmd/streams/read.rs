@@ -221,7 +221,9 @@ fn serve_group(
     count: Option<u64>,
     out: &mut Out,
 ) -> Result<bool, Error> {
-    let now = ctx.now;
+    // A kevy primary that sends this command counts deliveries in its own way: not when pending entries are
+    // read again, but when a group was set back.
+    let (now, counts_as_kevy) = (ctx.now, ctx.from_primary);
     let keys = ctx.shards.of(ctx.db, key);
     let Some(stream) = keys.get_mut::<Stream>(key, now)? else {
         return Ok(false);
@@ -247,7 +249,8 @@ fn serve_group(
                 match (log.get(id), group.pending(id).copied()) {
                     (Some(entry), Some(row)) => {
                         write_entry(out, &entry);
-                        group.assign(id, consumer, now, row.count.saturating_add(1));
+                        let count = row.count.saturating_add(u64::from(!counts_as_kevy));
+                        group.assign(id, consumer, now, count);
                         changed = true;
                     }
                     // It was deleted meanwhile: the consumer learns that by a null in its place.
@@ -269,8 +272,9 @@ fn serve_group(
                 write_key(out, key);
                 let mark = out.mark();
                 let visit = |entry: Entry<'_>| write_entry(out, &entry);
+                let (group, no_ack) = (reader.group, reader.no_ack);
                 let written =
-                    stream.deliver(reader.group, consumer, count, reader.no_ack, now, visit);
+                    stream.deliver(group, consumer, count, no_ack, counts_as_kevy, now, visit);
                 out.array_since(mark, written);
                 changed = true;
                 true

@@ -664,6 +664,30 @@ fn a_replica_follows_the_frames_of_a_kevy_primary() {
     }
 }
 
+/// A kevy primary counts a delivery when a group was set back, not when pending entries are read again;
+/// Redis counts the other way round.
+#[test]
+fn deliveries_are_counted_as_the_sender_counts_them() {
+    for (from_primary, counts) in [(true, [":1", ":1", ":2"]), (false, [":1", ":2", ":1"])] {
+        let mut world = World::new();
+        world.say("XADD s 1-0 f v");
+        world.say("XGROUP CREATE s g 0");
+        let lines = [
+            "XREADGROUP GROUP g c STREAMS s >",
+            "XREADGROUP GROUP g c STREAMS s 0",
+            "XREADGROUP GROUP g c STREAMS s >",
+        ];
+        for (at, (line, want)) in lines.into_iter().zip(counts).enumerate() {
+            if at == 2 {
+                world.say("XGROUP SETID s g 0");
+            }
+            world.run(line, from_primary);
+            let pending = world.say("XPENDING s g - + 1");
+            assert!(pending.ends_with(want), "{line}: {pending}");
+        }
+    }
+}
+
 /// One shard that is told what its primary did, at the time 1000.
 struct World {
     shards: Shards,
