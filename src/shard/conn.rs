@@ -35,8 +35,13 @@ pub enum Hold {
     /// It may run.
     #[default]
     Free,
-    /// A request waits for shards of other cores.
-    Loan,
+    /// Requests wait for shards of other cores.
+    Loan {
+        /// How many.
+        requests: usize,
+        /// The collection in which the next ones may run, too.
+        follow: Option<u64>,
+    },
     /// A request waits for other cores' answers.
     Gather,
     /// A blocking command waits for a key or its time.

@@ -6,11 +6,11 @@
 //! command is atomic; ascending order makes a circle of waiting cores impossible. While a shard is
 //! away, requests for it wait here in the order they came.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use uring::SocketId;
 
-use super::message::{CoreId, Waiting};
+use super::message::{After, CoreId, Waiting};
 use crate::cmd::{Keys, Shard, Shards, Spec};
 use crate::resp::Args;
 
@@ -68,6 +68,8 @@ pub struct Homes {
 struct Home {
     waiting: VecDeque<Waiting>,
     listeners: HashMap<KeyName, Vec<Listener>>,
+    /// Those of them that are blocked.
+    blocked: usize,
 }
 
 impl Homes {
@@ -211,6 +213,11 @@ impl Homes {
         }
     }
 
+    /// Is anybody blocked on a key of a shard that lives here?
+    pub fn is_wanted(&self, shard: usize) -> bool {
+        self.homes[shard].blocked > 0
+    }
+
     /// Does anybody listen to any key of this core?
     #[inline]
     pub fn has_listeners(&self) -> bool {
@@ -219,13 +226,12 @@ impl Homes {
 
     /// Registers a listener for a key of a shard that lives here.
     pub fn listen(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
-        let listeners = self.homes[shard]
-            .listeners
-            .entry((db, key.into()))
-            .or_default();
+        let home = &mut self.homes[shard];
+        let listeners = home.listeners.entry((db, key.into())).or_default();
         if !listeners.contains(&listener) {
             listeners.push(listener);
             self.listeners += 1;
+            home.blocked += usize::from(listener.want == Want::Retry);
         }
     }
 
@@ -233,15 +239,20 @@ impl Homes {
     pub fn unlisten(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
         // It may not be registered yet, because the shard is away.
         self.homes[shard].waiting.retain(|waiting| {
-            !matches!(waiting, Waiting::Listen(at, name, other, _)
+            !matches!(waiting, Waiting::Listen(at, name, other)
                 if *at == db && name == key && *other == listener)
         });
         let name = (db, key.into());
         if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
             let before = listeners.len();
             listeners.retain(|other| *other != listener);
-            self.listeners -= before - listeners.len();
-            if listeners.is_empty() {
+            let gone = before - listeners.len();
+            let is_empty = listeners.is_empty();
+            self.listeners -= gone;
+            if listener.want == Want::Retry {
+                self.homes[shard].blocked -= gone;
+            }
+            if is_empty {
                 self.homes[shard].listeners.remove(&name);
             }
         }
@@ -260,6 +271,41 @@ impl Homes {
                 self.homes[shard].listeners.remove(&name);
             }
         }
+    }
+
+    /// What core `from` changed in a shard that comes home, for those who began to watch meanwhile on a
+    /// third core: the change may be the later one of the two, so it counts. Those of core `from` itself
+    /// joined its mail between earlier and later requests.
+    pub fn changed_early(
+        &mut self,
+        shard: usize,
+        from: CoreId,
+        changes: &[After],
+        heard: &mut Vec<Listener>,
+    ) {
+        let is_listen = |waiting: &Waiting| matches!(waiting, Waiting::Listen(..));
+        if changes.is_empty() || !self.homes[shard].waiting.iter().any(is_listen) {
+            return;
+        }
+        let mut all = false;
+        let mut changed = HashSet::new();
+        for change in changes {
+            match change {
+                After::Changed(db, key) => drop(changed.insert((*db, &key[..]))),
+                After::AllChanged => all = true,
+                After::Listen(..) => {}
+            }
+        }
+        self.homes[shard].waiting.retain(|waiting| {
+            let Waiting::Listen(db, key, listener) = waiting else {
+                return true;
+            };
+            let is_hit = listener.core != from && (all || changed.contains(&(*db, &key[..])));
+            if is_hit {
+                heard.push(*listener);
+            }
+            !is_hit
+        });
     }
 
     /// The same for every key of a shard (FLUSHALL, scripts).

@@ -53,7 +53,7 @@ pub enum Waiting {
     /// A loan, for a collection of that core.
     Loan(CoreId, u64),
     /// A listener to register, with database and key.
-    Listen(usize, Vec<u8>, Listener, Option<(CoreId, Asker)>),
+    Listen(usize, Vec<u8>, Listener),
 }
 
 /// What the owner of a returned shard has to do.
@@ -100,12 +100,12 @@ pub enum Message {
     Ran(Asker, Box<Out>),
     /// Lend a shard to the sender's collection.
     Borrow(usize, u64),
-    /// Here it is.
-    Lent(usize, u64, Box<Shard>),
+    /// Here it is, for that collection; is somebody blocked on a key of it?
+    Lent(u64, Box<Shard>, bool),
     /// Thank you.
     Returned(usize, Box<Shard>, Vec<After>),
-    /// Register a listener; confirm to the asker.
-    Listen(usize, usize, Vec<u8>, Listener, Option<Asker>),
+    /// Register a listener.
+    Listen(usize, usize, Vec<u8>, Listener),
     /// Remove a listener from a key.
     Unlisten(usize, usize, Vec<u8>, Listener),
     /// Tell a connection of yours what it listened for; with a number, say when it has tried.

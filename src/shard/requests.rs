@@ -179,7 +179,16 @@ impl State {
                     may_short_cut = self.may_short_cut(conn);
                 }
                 if !conn.is_free() || conn.closing {
-                    from = group.ends[at] as usize;
+                    let mut done = at;
+                    for next in at + 1..group.ends.len() {
+                        let (first, last) =
+                            (group.firsts[next] as usize, group.lasts[next] as usize);
+                        if !self.follow(conn, Args::new(bytes, &spans[first..last])) {
+                            break;
+                        }
+                        done = next;
+                    }
+                    from = group.ends[done] as usize;
                     parser.clear();
                     break 'buffer;
                 }
@@ -322,7 +331,7 @@ impl State {
 
     /// Finds a command. Clients mostly repeat the last one.
     #[inline]
-    fn command(&mut self, name: &[u8]) -> Option<&'static Spec> {
+    pub(super) fn command(&mut self, name: &[u8]) -> Option<&'static Spec> {
         let short = short_name(name);
         if short != 0 && short == self.last_name {
             return self.last_command;

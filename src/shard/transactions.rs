@@ -73,8 +73,13 @@ impl State {
         match self.homes.place_of_all(need) {
             Place::Collect(need) => {
                 let slot = conn.open_slot();
-                conn.hold = Hold::Loan;
-                self.collect(
+                conn.hold = Hold::Loan {
+                    requests: 1,
+                    follow: None,
+                };
+                // In a loan of its own: a change that an earlier job made to a watched key of a borrowed
+                // shard becomes known when the shard is home.
+                self.collect_open(
                     need,
                     Job::Exec {
                         conn: conn.socket,
@@ -170,8 +175,10 @@ impl State {
             } else {
                 self.mesh.send(
                     owner,
-                    Message::Listen(shard, conn.db, key.to_vec(), listener, None),
+                    Message::Listen(shard, conn.db, key.to_vec(), listener),
                 );
+                // A change in a loan that was asked for earlier would be home before the listener.
+                self.close_loans();
             }
         }
         // No answer of the other cores is needed before the next request: mailboxes keep their order,
