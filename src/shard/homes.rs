@@ -6,11 +6,11 @@
 //! command is atomic; ascending order makes a circle of waiting cores impossible. While a shard is
 //! away, requests for it wait here in the order they came.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use uring::SocketId;
 
-use super::message::{After, CoreId, Waiting};
+use super::message::{CoreId, Waiting};
 use crate::cmd::{Keys, Shard, Shards, Spec};
 use crate::resp::Args;
 
@@ -67,6 +67,8 @@ pub struct Homes {
 #[derive(Default)]
 struct Home {
     waiting: VecDeque<Waiting>,
+    /// Those of them who want to watch a key.
+    watchers_waiting: usize,
     listeners: HashMap<KeyName, Vec<Listener>>,
     /// Those of them that are blocked.
     blocked: usize,
@@ -201,16 +203,20 @@ impl Homes {
 
     /// Keeps a request until the shard is back.
     pub fn wait_for(&mut self, shard: usize, waiting: Waiting) {
-        self.homes[shard].waiting.push_back(waiting);
+        let home = &mut self.homes[shard];
+        home.watchers_waiting += usize::from(matches!(waiting, Waiting::Listen(..)));
+        home.waiting.push_back(waiting);
     }
 
     /// The next request that waited for a shard, if the shard is at home.
     pub fn next_waiting(&mut self, shard: usize) -> Option<Waiting> {
-        if self.shards.has(shard) {
-            self.homes[shard].waiting.pop_front()
-        } else {
-            None
+        if !self.shards.has(shard) {
+            return None;
         }
+        let home = &mut self.homes[shard];
+        let waiting = home.waiting.pop_front()?;
+        home.watchers_waiting -= usize::from(matches!(waiting, Waiting::Listen(..)));
+        Some(waiting)
     }
 
     /// Is anybody blocked on a key of a shard that lives here?
@@ -238,10 +244,15 @@ impl Homes {
     /// Removes a listener from a key.
     pub fn unlisten(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
         // It may not be registered yet, because the shard is away.
-        self.homes[shard].waiting.retain(|waiting| {
-            !matches!(waiting, Waiting::Listen(at, name, other)
-                if *at == db && name == key && *other == listener)
-        });
+        let home = &mut self.homes[shard];
+        let before = home.waiting.len();
+        if home.watchers_waiting > 0 {
+            home.waiting.retain(|waiting| {
+                !matches!(waiting, Waiting::Listen(at, name, other)
+                    if *at == db && name == key && *other == listener)
+            });
+        }
+        home.watchers_waiting -= before - home.waiting.len();
         let name = (db, key.into());
         if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
             let before = listeners.len();
@@ -273,35 +284,28 @@ impl Homes {
         }
     }
 
-    /// What core `from` changed in a shard that comes home, for those who began to watch meanwhile on a
-    /// third core: the change may be the later one of the two, so it counts. Those of core `from` itself
-    /// joined its mail between earlier and later requests.
-    pub fn changed_early(
+    /// The core that had a shard on loan changed a key of it, or all: voids those who began to watch it
+    /// meanwhile and wait for the shard. The change may be the later of the two, so it counts; but what
+    /// that core sent itself was in order.
+    pub fn changed_on_loan(
         &mut self,
         shard: usize,
-        from: CoreId,
-        changes: &[After],
+        by: CoreId,
+        changed: Option<(usize, &[u8])>,
         heard: &mut Vec<Listener>,
     ) {
-        let is_listen = |waiting: &Waiting| matches!(waiting, Waiting::Listen(..));
-        if changes.is_empty() || !self.homes[shard].waiting.iter().any(is_listen) {
+        let home = &mut self.homes[shard];
+        if home.watchers_waiting == 0 {
             return;
         }
-        let mut all = false;
-        let mut changed = HashSet::new();
-        for change in changes {
-            match change {
-                After::Changed(db, key) => drop(changed.insert((*db, &key[..]))),
-                After::AllChanged => all = true,
-                After::Listen(..) => {}
-            }
-        }
-        self.homes[shard].waiting.retain(|waiting| {
+        home.waiting.retain(|waiting| {
             let Waiting::Listen(db, key, listener) = waiting else {
                 return true;
             };
-            let is_hit = listener.core != from && (all || changed.contains(&(*db, &key[..])));
+            let is_hit =
+                listener.core != by && changed.is_none_or(|changed| changed == (*db, &key[..]));
             if is_hit {
+                home.watchers_waiting -= 1;
                 heard.push(*listener);
             }
             !is_hit

@@ -288,15 +288,15 @@ impl State {
         let mut tried = None;
         let start = Instant::now();
         while let Some(job) = collection.jobs.pop_front() {
+            let before = away.len();
             let round = self.run_job(job, &mut away);
             tried = tried.or(round);
             let is_heard =
                 !self.waits.heard.is_empty() || (collection.is_wanted && !away.is_empty());
-            let blocks = || {
-                away.iter()
-                    .any(|(_, after)| matches!(after, After::Listen(..)))
-            };
-            if collection.jobs.is_empty() || is_heard || blocks() || micros_since(start) > LOAN_US {
+            let blocks = away[before..]
+                .iter()
+                .any(|(_, after)| matches!(after, After::Listen(..)));
+            if collection.jobs.is_empty() || is_heard || blocks || micros_since(start) > LOAN_US {
                 break;
             }
         }
@@ -554,11 +554,17 @@ impl State {
             Message::Returned(shard, lent, after) => {
                 self.homes.come_home(shard, lent);
                 let mut heard = Vec::new();
-                self.homes.changed_early(shard, from, &after, &mut heard);
                 for after in after {
                     match after {
-                        After::Changed(db, key) => self.homes.changed(shard, db, &key, &mut heard),
-                        After::AllChanged => self.homes.all_changed(shard, &mut heard),
+                        After::Changed(db, key) => {
+                            let changed = Some((db, &key[..]));
+                            self.homes.changed_on_loan(shard, from, changed, &mut heard);
+                            self.homes.changed(shard, db, &key, &mut heard)
+                        }
+                        After::AllChanged => {
+                            self.homes.changed_on_loan(shard, from, None, &mut heard);
+                            self.homes.all_changed(shard, &mut heard)
+                        }
                         After::Listen(db, key, listener) => {
                             self.homes.listen(shard, db, &key, listener)
                         }

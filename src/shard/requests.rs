@@ -655,6 +655,9 @@ impl State {
         if let Keys::All = spec.keys {
             for shard in 0..self.homes.shards.count() {
                 if self.homes.owner(shard) == self.me {
+                    if away.is_some() {
+                        self.homes.changed_on_loan(shard, self.me, None, &mut heard);
+                    }
                     self.homes.all_changed(shard, &mut heard);
                 } else if let Some(away) = &mut away {
                     away.push((shard, After::AllChanged));
@@ -665,6 +668,11 @@ impl State {
                 let key = args.at(at);
                 let shard = self.homes.shards.shard_of(key);
                 if self.homes.owner(shard) == self.me {
+                    if away.is_some() {
+                        let changed = Some((db, key));
+                        self.homes
+                            .changed_on_loan(shard, self.me, changed, &mut heard);
+                    }
                     self.homes.changed(shard, db, key, &mut heard);
                 } else if let Some(away) = &mut away {
                     away.push((shard, After::Changed(db, key.to_vec())));
