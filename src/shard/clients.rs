@@ -30,7 +30,12 @@ pub(super) struct Clients {
 
 impl State {
     /// Takes in a new connection; false if there are too many. It is then told so and closed.
-    pub(super) fn accept(&mut self, socket: SocketId, peer: Option<SocketAddr>) -> bool {
+    pub(super) fn accept(
+        &mut self,
+        socket: SocketId,
+        peer: Option<SocketAddr>,
+        port_shard: Option<usize>,
+    ) -> bool {
         let others = self
             .shared
             .clients()
@@ -42,6 +47,8 @@ impl State {
         }
         let id = self.shared.next_client();
         let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
+        conn.port_shard = port_shard;
+        conn.trusted = self.tunables.password.is_empty();
         self.clients.count += 1;
         if refused {
             self.stats.refused += 1;

@@ -158,6 +158,10 @@ pub struct Conn {
     pub no_touch: bool,
     /// CLIENT NO-EVICT.
     pub no_evict: bool,
+    /// Has shown the password, or none was wanted when it came.
+    pub trusted: bool,
+    /// Came to the port of this shard.
+    pub port_shard: Option<usize>,
     /// MULTI.
     pub multi: Option<Multi>,
     /// WATCH: databases and keys.
@@ -214,6 +218,8 @@ impl Conn {
             reply_mode: ReplyMode::On,
             no_touch: false,
             no_evict: false,
+            trusted: false,
+            port_shard: None,
             multi: None,
             watching: Vec::new(),
             tainted: false,

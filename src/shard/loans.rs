@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use uring::SocketId;
@@ -11,7 +11,6 @@ use uring::SocketId;
 use super::{
     blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
-    core::micros_since,
     evict::OUT_OF_MEMORY,
     homes::{Listener, Want},
     load::Load,
@@ -27,7 +26,7 @@ use crate::{
 /// Requests that one collection takes.
 const JOBS_MAX: usize = 256;
 /// A loan in which requests ran for this long goes back before the next of them runs.
-const LOAN_US: u64 = 500;
+const LOAN_TIME: Duration = Duration::from_micros(500);
 
 /// What runs once all shards of a collection are here.
 pub(super) enum Job {
@@ -39,6 +38,8 @@ pub(super) enum Job {
         run: Work,
         args: OwnedArgs,
         db: usize,
+        /// Of all shards in hand it sees this one.
+        only: Option<usize>,
     },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
@@ -165,6 +166,7 @@ impl State {
             run,
             args: OwnedArgs::copy(args.iter()),
             db: conn.db,
+            only: self.narrowed(conn, spec),
         };
         let id = match may_join.then(|| self.joined(&need)).flatten() {
             Some((id, collection)) => {
@@ -190,7 +192,7 @@ impl State {
         else {
             return false;
         };
-        let Some(spec) = self.command(args.at(0)) else {
+        let Some((place, spec)) = self.command(args.at(0)) else {
             return false;
         };
         let Run::Store(run) = spec.run else {
@@ -201,6 +203,7 @@ impl State {
             || !spec.fits(args.len())
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn.multi.is_some()
+            || conn.port_shard.is_some()
             || conn.reply_mode != ReplyMode::On
             || conn.is_full()
             || self.gate(conn, spec).is_some()
@@ -222,11 +225,13 @@ impl State {
             run: Work::Store(run),
             args: OwnedArgs::copy(args.iter()),
             db,
+            only: None,
         });
         if let Hold::Loan { requests, .. } = &mut conn.hold {
             *requests += 1;
         }
         self.stats.commands += 1;
+        self.census.called(place);
         conn.last = spec.name;
         true
     }
@@ -296,7 +301,7 @@ impl State {
             let blocks = away[before..]
                 .iter()
                 .any(|(_, after)| matches!(after, After::Listen(..)));
-            if collection.jobs.is_empty() || is_heard || blocks || micros_since(start) > LOAN_US {
+            if collection.jobs.is_empty() || is_heard || blocks || start.elapsed() > LOAN_TIME {
                 break;
             }
         }
@@ -321,12 +326,14 @@ impl State {
                 run,
                 args,
                 db,
+                only,
             } => {
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
-                let slow = self.slow_clock(spec);
+                let start = self.clock(spec);
+                self.homes.shards.narrow(only);
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
@@ -336,8 +343,9 @@ impl State {
                     &mut out,
                     Some(&mut *away),
                 );
-                if let Some(start) = slow {
-                    self.note_slow(conn.as_deref(), args.as_args(), start);
+                self.homes.shards.narrow(None);
+                if let Some(start) = start {
+                    self.note_time(conn.as_deref(), spec, args.as_args(), start);
                 }
                 if let Some(mut conn) = conn {
                     match block {
@@ -494,17 +502,18 @@ impl State {
         };
         match errand.asker {
             Asker::Conn(..) => {
-                let slow = self.slow_clock(errand.spec);
+                let start = self.clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
                 let grows = errand.spec.flags & flag::DENY_OOM != 0;
                 if self.memory.limit > 0 && grows && !self.make_room() {
+                    self.count_refused(Some(errand.spec), &OUT_OF_MEMORY);
                     out.error(&OUT_OF_MEMORY);
                 } else {
                     self.run_here(errand.spec, run, &args, call, &mut out, None);
                 }
-                if let Some(start) = slow {
-                    self.note_slow(None, args, start);
+                if let Some(start) = start {
+                    self.note_time(None, errand.spec, args, start);
                 }
             }
             Asker::Link { .. } => {
@@ -646,6 +655,8 @@ mod tests {
                 databases: 1,
                 spin_us: 0,
                 dir: String::new(),
+                announce: String::new(),
+                slots: None,
             };
             let shared = Arc::new(Shared::new(settings, 0, String::new()));
             let wakers = (0..cores)
@@ -672,7 +683,7 @@ mod tests {
                 index,
                 generation: 0,
             };
-            assert!(self.cores[core].accept(socket, None));
+            assert!(self.cores[core].accept(socket, None, None));
             socket
         }
 

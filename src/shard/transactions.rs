@@ -33,6 +33,7 @@ impl State {
         if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,
+                Some(spec),
                 &Error::fixed("ERR Command not allowed inside a transaction"),
             );
         }
@@ -113,14 +114,20 @@ impl State {
         for (spec, args) in multi.queued {
             let args = args.as_args();
             if let Some(error) = self.gate(conn, spec) {
+                self.count_refused(Some(spec), &error);
                 out.error(&error);
                 continue;
             }
+            self.count_call(spec);
+            let start = self.clock(spec);
+            let before = out.as_bytes().len();
             match (spec.run, Work::of(spec)) {
                 (_, Some(run))
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
                 {
+                    self.homes.shards.narrow(self.narrowed(conn, spec));
                     self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
+                    self.homes.shards.narrow(None);
                 }
                 (Run::Session(verb), _) => {
                     // The reply goes where EXEC's replies go.
@@ -136,6 +143,12 @@ impl State {
                     self.keep_script(conn, spec, args);
                     out.append(&mut std::mem::replace(&mut conn.out, outer));
                 }
+            }
+            if let Some(start) = start {
+                self.note_time(Some(conn), spec, args, start);
+            }
+            if let Run::Session(_) = spec.run {
+                self.count_reply(spec, &out.as_bytes()[before..]);
             }
         }
         conn.set_proto(out.proto);
