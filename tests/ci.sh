@@ -15,8 +15,8 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks coverage compare dump differ introspect cluster consistency replica
-        bad_input evict)
+        jobs_celery jobs_bullmq locks coverage compare sessions dump differ introspect cluster consistency
+        replica bad_input evict)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -45,6 +45,7 @@ do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node te
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
 do_coverage() { python3 tests/interop/coverage.py --node "$node"; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
+do_sessions() { python3 tests/interop/sessions.py --node "$node" --threads 2; }
 do_dump() { python3 tests/interop/dump.py --node "$node"; }
 do_differ() { python3 tests/interop/differ.py --node "$node" --threads 2 --seed 1 --out "$logs"; }
 do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds 20; }

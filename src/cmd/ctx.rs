@@ -166,6 +166,12 @@ impl Shards {
         self.slots.len()
     }
 
+    /// Databases of each shard; 0 if none is here.
+    pub fn databases(&self) -> usize {
+        let here = self.slots.iter().flatten();
+        here.map(|shard| shard.database_count()).next().unwrap_or(0)
+    }
+
     /// Is the shard here?
     pub fn has(&self, at: usize) -> bool {
         self.slots[at].is_some()

@@ -460,18 +460,15 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, only: Option<usize>) -> Result<(), E
     if !plain {
         return Err(Error::SYNTAX);
     }
-    let mut changed = false;
     for at in ctx.shards.each() {
         for (db, keys) in ctx.shards.shard(at).databases() {
-            if only.is_none_or(|only| only == db) && !keys.is_empty() {
+            if only.is_none_or(|only| only == db) {
                 keys.clear();
-                changed = true;
             }
         }
     }
-    if changed {
-        ctx.changed();
-    }
+    // Also where nothing was: clients that track are told all the same.
+    ctx.changed();
     ctx.out.ok();
     Ok(())
 }

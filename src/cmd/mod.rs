@@ -7,6 +7,7 @@ mod cover;
 mod ctx;
 mod describe;
 mod dump;
+pub mod events;
 mod expiry;
 mod float80;
 mod geo;
@@ -30,7 +31,7 @@ pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout
 pub use describe::{command, help, in_category, subcommand};
 pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use session::Verb;
-pub use spec::{Keys, Run, Spec, flag};
+pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
 
 use crate::resp::{Args, Error};
 

@@ -26,6 +26,7 @@ pub enum Verb {
     Latency,
     Lolwut,
     Memory,
+    Monitor,
     Multi,
     Ping,
     PSubscribe,
@@ -42,13 +43,66 @@ pub enum Verb {
     Select,
     Shutdown,
     SlowLog,
+    SPublish,
+    SSubscribe,
     Subscribe,
+    SUnsubscribe,
     Time,
     Unsubscribe,
     Unwatch,
     Wait,
     Watch,
 }
+
+impl Verb {
+    /// The subcommands of a command that has some, as `command|subcommand` in small letters, with their
+    /// arity. Empty for all others.
+    pub fn subcommands(self) -> &'static [(&'static str, i16)] {
+        match self {
+            Verb::Client => CLIENT,
+            Verb::PubSub => PUBSUB_SUBCOMMANDS,
+            Verb::SlowLog => SLOWLOG,
+            _ => &[],
+        }
+    }
+}
+
+const CLIENT: &[(&str, i16)] = &[
+    ("client|caching", 3),
+    ("client|getname", 2),
+    ("client|getredir", 2),
+    ("client|help", 2),
+    ("client|id", 2),
+    ("client|info", 2),
+    ("client|kill", -3),
+    ("client|list", -2),
+    ("client|no-evict", 3),
+    ("client|no-touch", 3),
+    ("client|pause", -3),
+    ("client|reply", 3),
+    ("client|setinfo", 4),
+    ("client|setname", 3),
+    ("client|tracking", -3),
+    ("client|trackinginfo", 2),
+    ("client|unblock", -3),
+    ("client|unpause", 2),
+];
+
+const PUBSUB_SUBCOMMANDS: &[(&str, i16)] = &[
+    ("pubsub|channels", -2),
+    ("pubsub|help", 2),
+    ("pubsub|numpat", 2),
+    ("pubsub|numsub", -2),
+    ("pubsub|shardchannels", -2),
+    ("pubsub|shardnumsub", -2),
+];
+
+const SLOWLOG: &[(&str, i16)] = &[
+    ("slowlog|get", -2),
+    ("slowlog|help", 2),
+    ("slowlog|len", 2),
+    ("slowlog|reset", 2),
+];
 
 const ALWAYS: u32 = LOADING | STALE | FAST;
 
@@ -177,6 +231,13 @@ pub const COMMANDS: &[Spec] = &[
         run: Run::Session(Verb::Memory),
     },
     Spec::session(
+        "MONITOR",
+        1,
+        ADMIN | LOADING | STALE | NO_SCRIPT,
+        "Shows every request that the node serves",
+        Verb::Monitor,
+    ),
+    Spec::session(
         "MULTI",
         1,
         ALWAYS | NO_SCRIPT,
@@ -289,6 +350,22 @@ pub const COMMANDS: &[Spec] = &[
         "Shows slow commands",
         Verb::SlowLog,
     ),
+    Spec {
+        name: "SPUBLISH",
+        arity: 3,
+        flags: PUBSUB | ALWAYS,
+        keys: Keys::one(1),
+        summary: "Sends a message to a shard channel",
+        run: Run::Session(Verb::SPublish),
+    },
+    Spec {
+        name: "SSUBSCRIBE",
+        arity: -2,
+        flags: PUBSUB | LOADING | STALE | NO_SCRIPT,
+        keys: Keys::range(1, -1),
+        summary: "Listens to shard channels",
+        run: Run::Session(Verb::SSubscribe),
+    },
     Spec::session(
         "SUBSCRIBE",
         -2,
@@ -296,6 +373,14 @@ pub const COMMANDS: &[Spec] = &[
         "Listens to channels",
         Verb::Subscribe,
     ),
+    Spec {
+        name: "SUNSUBSCRIBE",
+        arity: -1,
+        flags: PUBSUB | LOADING | STALE | NO_SCRIPT,
+        keys: Keys::range(1, -1),
+        summary: "Stops listening to shard channels",
+        run: Run::Session(Verb::SUnsubscribe),
+    },
     Spec::session(
         "TIME",
         1,

@@ -290,16 +290,79 @@ impl Spec {
 
     /// Does the command accept this many arguments?
     pub fn fits(&self, args: usize) -> bool {
-        let arity = self.arity.unsigned_abs() as usize;
-        if self.arity < 0 {
-            args >= arity
-        } else {
-            args == arity
+        fits(self.arity, args)
+    }
+
+    /// The full name of the subcommand that the arguments name, of a command that has some; `None` for
+    /// all others.
+    ///
+    /// # Errors
+    /// There is no such subcommand, or it takes another number of arguments.
+    pub fn subcommand(&self, args: Args<'_>) -> Result<Option<&'static str>, Error> {
+        let Run::Session(verb) = self.run else {
+            return Ok(None);
+        };
+        let (all, Some(sub)) = (verb.subcommands(), args.get(1)) else {
+            return Ok(None);
+        };
+        if all.is_empty() {
+            return Ok(None);
         }
+        let names = |full: &str| {
+            let name = full.split('|').nth(1).unwrap_or_default();
+            name.as_bytes().eq_ignore_ascii_case(sub)
+        };
+        let Some((full, arity)) = all.iter().find(|(full, _)| names(full)) else {
+            return Err(unknown_subcommand(self.name, sub));
+        };
+        if !fits(*arity, args.len()) {
+            return Err(Error::arity(full));
+        }
+        Ok(Some(full))
+    }
+
+    /// Calls `visit` with the place of every key that the command may change: not with those that it only
+    /// reads from.
+    pub fn written(&self, args: Args<'_>, mut visit: impl FnMut(usize)) {
+        let only = match self.name {
+            "BITOP" | "COPY" => 2..3,
+            "GEOSEARCHSTORE" | "PFMERGE" | "SDIFFSTORE" | "SINTERSTORE" | "SUNIONSTORE"
+            | "ZDIFFSTORE" | "ZINTERSTORE" | "ZRANGESTORE" | "ZUNIONSTORE" => 1..2,
+            "GEORADIUS" | "GEORADIUSBYMEMBER" | "SORT" => 2..usize::MAX,
+            _ => 0..usize::MAX,
+        };
+        self.keys.for_each(args, |at| {
+            if only.contains(&at) {
+                visit(at);
+            }
+        });
+    }
+
+    /// Is it this command of the session?
+    pub fn run_is(&self, verb: Verb) -> bool {
+        matches!(self.run, Run::Session(other) if other == verb)
     }
 
     /// Does it change data?
     pub fn is_write(&self) -> bool {
         self.flags & flag::WRITE != 0
     }
+}
+
+fn fits(arity: i16, args: usize) -> bool {
+    let least = arity.unsigned_abs() as usize;
+    if arity < 0 {
+        args >= least
+    } else {
+        args == least
+    }
+}
+
+/// The reply to a subcommand that does not exist.
+pub fn unknown_subcommand(command: &str, sub: &[u8]) -> Error {
+    let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]).into_owned();
+    Error::text(format!(
+        "ERR unknown subcommand '{sub}'. Try {} HELP.",
+        command.to_uppercase()
+    ))
 }

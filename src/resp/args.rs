@@ -97,6 +97,11 @@ impl OwnedArgs {
         self.buffer.extend_from_slice(arg);
     }
 
+    /// Bytes of all arguments.
+    pub fn bytes_len(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The arguments, borrowed.
     pub fn as_args(&self) -> Args<'_> {
         Args::new(&self.buffer, &self.spans)

@@ -212,6 +212,17 @@ impl Out {
         }
     }
 
+    /// The reply to HELP: what the subcommands of `command` do, line by line.
+    pub fn help(&mut self, command: &str, lines: &[&str]) {
+        self.array(lines.len() + 3);
+        self.simple(&format!(
+            "{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+        ));
+        lines.iter().for_each(|line| self.simple(line));
+        self.simple("HELP");
+        self.simple("    Prints this help.");
+    }
+
     /// Bytes that are replies already.
     pub fn raw(&mut self, replies: &[u8]) {
         self.block.extend_from_slice(replies);

@@ -13,8 +13,10 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{self, Block, Spec},
-    resp::{Args, Out, OwnedArgs},
+    resp::{Args, Error, Out, OwnedArgs},
 };
+
+const UNBLOCKED: Error = Error::fixed("UNBLOCKED client unblocked via CLIENT UNBLOCK");
 
 /// Who is to hear of a change.
 pub(super) enum Hear {
@@ -55,7 +57,8 @@ impl State {
         spec.keys.for_each(owned, |at| {
             let shard = self.homes.shards.shard_of(owned.at(at));
             if self.homes.owner(shard) == self.me {
-                self.homes.listen(shard, conn.db, owned.at(at), listener);
+                self.homes
+                    .listen(shard, conn.db, owned.at(at), listener, self.now);
             }
         });
         let slot = slot.unwrap_or_else(|| conn.open_slot());
@@ -127,7 +130,8 @@ impl State {
             let shard = self.homes.shards.shard_of(args.at(at));
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes
+                let _ = self
+                    .homes
                     .unlisten(shard, blocked.db, args.at(at), listener);
             } else {
                 self.mesh.send(
@@ -162,7 +166,10 @@ impl State {
         let args = blocked.args.clone();
         let mut out = Out::new(conn.out.proto);
         let call = Call::of(db, true);
+        let before = self.acting;
+        self.acting = self.acting_of(conn);
         let block = self.run_here(spec, run, &args.as_args(), call, &mut out, None);
+        self.acting = before;
         if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);
         }
@@ -204,6 +211,22 @@ impl State {
         };
         conn.fill_slot(blocked.slot, reply);
         self.wake(conn);
+    }
+
+    /// CLIENT UNBLOCK: answers a blocked command as if its time were up, or with an error; false if the
+    /// connection does not block.
+    pub(super) fn unblock_early(&mut self, conn: &mut Conn, with_error: bool) -> bool {
+        if !matches!(conn.hold, Hold::Blocked(_)) {
+            return false;
+        }
+        if with_error {
+            let mut out = Out::new(conn.out.proto);
+            out.error(&UNBLOCKED);
+            self.unblock(conn, out);
+        } else {
+            self.give_up(conn);
+        }
+        true
     }
 
     pub(super) fn give_up(&mut self, conn: &mut Conn) {

@@ -26,6 +26,8 @@ pub(super) struct Clients {
     pub woken: VecDeque<SocketId>,
     /// Connections that are held because other cores cannot follow.
     pub stalled: Vec<SocketId>,
+    /// Connections that CLIENT PAUSE holds.
+    pub paused: Vec<SocketId>,
 }
 
 impl State {
@@ -34,6 +36,7 @@ impl State {
         &mut self,
         socket: SocketId,
         peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
         port_shard: Option<usize>,
     ) -> bool {
         let others = self
@@ -46,7 +49,8 @@ impl State {
             self.clients.places.resize_with(index + 1, || None);
         }
         let id = self.shared.next_client();
-        let mut conn = Box::new(Conn::new(socket, id, peer, self.now));
+        let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
+        conn.local = local;
         conn.port_shard = port_shard;
         conn.trusted = self.tunables.password.is_empty();
         self.clients.count += 1;
@@ -151,6 +155,8 @@ impl State {
         self.leave_block(conn);
         self.unwatch(conn);
         self.unsubscribe_all(conn);
+        self.end_tracking(conn);
+        self.end_monitoring(conn);
         self.dropped.push(conn.socket);
         self.clients.count -= 1;
         conn.mark_gone();

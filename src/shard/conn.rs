@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use uring::{GATHER_MAX, Outgoing, SocketId};
 
-use super::homes::Want;
+use super::{homes::Want, tracking::Tracking};
 use crate::{
     base::Ms,
     cmd::{OnTimeout, Spec},
@@ -48,6 +48,8 @@ pub enum Hold {
     Blocked(Box<Blocked>),
     /// Too many messages to other cores wait.
     Mail,
+    /// CLIENT PAUSE: the next request has not begun.
+    Paused,
     /// The client does not read its replies, or too many of them are missing.
     SlowReader,
 }
@@ -87,8 +89,18 @@ pub enum GiveUp {
 pub struct Multi {
     /// In order.
     pub queued: Vec<(&'static Spec, OwnedArgs)>,
+    /// Bytes of all of them.
+    pub bytes: usize,
     /// A command was refused while queueing: EXEC will refuse all.
     pub failed: bool,
+}
+
+impl Multi {
+    /// Queues a command.
+    pub fn push(&mut self, spec: &'static Spec, args: OwnedArgs) {
+        self.bytes += args.bytes_len();
+        self.queued.push((spec, args));
+    }
 }
 
 /// CLIENT REPLY.
@@ -112,6 +124,8 @@ pub struct Conn {
     pub id: u64,
     /// The other end; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// This end; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
     /// Replies not yet handed to the ring.
     pub out: Out,
     /// Where replies go while older ones are missing.
@@ -164,6 +178,8 @@ pub struct Conn {
     pub port_shard: Option<usize>,
     /// MULTI.
     pub multi: Option<Multi>,
+    /// CLIENT TRACKING.
+    pub tracking: Option<Box<Tracking>>,
     /// WATCH: databases and keys.
     pub watching: Vec<(usize, Vec<u8>)>,
     /// A watched key changed.
@@ -174,9 +190,13 @@ pub struct Conn {
     pub channels: BTreeSet<Vec<u8>>,
     /// PSUBSCRIBE.
     pub patterns: BTreeSet<Vec<u8>>,
+    /// SSUBSCRIBE.
+    pub shard_channels: BTreeSet<Vec<u8>>,
+    /// MONITOR.
+    pub monitors: bool,
     /// Is in the list of connections with something to send.
     pub listed: bool,
-    /// When it was accepted.
+    /// When it was accepted, by the clock that nobody sets; so are the next two.
     pub since: Ms,
     /// When it last sent a request.
     pub used: Ms,
@@ -194,6 +214,7 @@ impl Conn {
             socket,
             id,
             peer,
+            local: None,
             out: Out::default(),
             side: Out::default(),
             slots: VecDeque::new(),
@@ -221,11 +242,14 @@ impl Conn {
             trusted: false,
             port_shard: None,
             multi: None,
+            tracking: None,
             watching: Vec::new(),
             tainted: false,
             watch_round: 0,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            shard_channels: BTreeSet::new(),
+            monitors: false,
             listed: false,
             since: now,
             used: now,
@@ -256,17 +280,19 @@ impl Conn {
         matches!(self.hold, Hold::Free)
     }
 
-    /// Is each reply to be sent at once, and are no commands queued or forbidden?
+    /// Does CLIENT PAUSE hold the next request?
+    pub fn is_paused(&self) -> bool {
+        matches!(self.hold, Hold::Paused)
+    }
+
+    /// Is each reply to be sent, and are no commands queued or forbidden?
     pub fn is_plain(&self) -> bool {
-        self.slots.is_empty()
-            && self.reply_mode == ReplyMode::On
-            && self.multi.is_none()
-            && !self.is_subscribed()
+        self.reply_mode == ReplyMode::On && self.multi.is_none() && !self.is_subscribed()
     }
 
     /// Does the connection listen to channels?
     pub fn is_subscribed(&self) -> bool {
-        !self.channels.is_empty() || !self.patterns.is_empty()
+        !self.channels.is_empty() || !self.patterns.is_empty() || !self.shard_channels.is_empty()
     }
 
     /// A key changed: voids the transaction if the key is one of those watched now.
@@ -340,6 +366,18 @@ impl Conn {
         self.muted.extend(slot..self.next_slot());
     }
 
+    /// Writes a message behind everything that is owed, replies included that are still missing. Not while
+    /// a reply is being written.
+    pub fn tell(&mut self, write: impl FnOnce(&mut Out)) {
+        if self.slots.is_empty() {
+            return write(&mut self.out);
+        }
+        let mut message = Out::new(self.out.proto);
+        write(&mut message);
+        self.behind_len += message.len();
+        self.slots.push_back(Some(message));
+    }
+
     fn move_ready(&mut self) {
         while let Some(Some(_)) = self.slots.front() {
             if let Some(Some(mut reply)) = self.slots.pop_front() {
@@ -360,6 +398,11 @@ impl Conn {
         self.out.len() + self.pieces_len
     }
 
+    /// Large replies on their way, in pieces.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Bytes of memory that the connection holds, roughly.
     pub fn held_bytes(&self) -> usize {
         size_of::<Self>()
@@ -367,10 +410,7 @@ impl Conn {
             + self.spare.capacity()
             + self.owed()
             + self.behind_len
-            + self.multi.as_ref().map_or(0, |multi| {
-                let args = multi.queued.iter().map(|(_, args)| args.as_args());
-                args.flat_map(|args| args.iter().map(<[u8]>::len)).sum()
-            })
+            + self.multi.as_ref().map_or(0, |multi| multi.bytes)
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?
@@ -479,6 +519,19 @@ mod tests {
         conn.fill_slot(first, reply);
         assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
         assert!(!conn.is_waiting());
+    }
+
+    #[test]
+    fn a_message_waits_for_the_replies_before_it() {
+        let mut conn = conn();
+        let first = conn.open_slot();
+        conn.tell(|out| out.int(2));
+        assert!(conn.out.is_empty());
+        let mut reply = Out::default();
+        reply.int(1);
+        conn.fill_slot(first, reply);
+        conn.tell(|out| out.int(3));
+        assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::{base::Ms, mesh::Mesh, script::EngineError};
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
 const TICK: Nanos = 100_000_000;
 
+const NANOS_PER_MS: Nanos = 1_000_000;
+
 /// From this many events on it pays to fetch memory for the requests in them ahead.
 const FETCH_EVENTS_MIN: usize = 4;
 
@@ -91,6 +93,7 @@ impl<R: Reactor> Core<R> {
         let mut events = Vec::with_capacity(1024);
         let spin = self.state.shared.settings.spin_us * 1000;
         let mut useful = self.reactor.now();
+        self.state.beat = useful / NANOS_PER_MS;
         self.reactor.set_timer(useful + TICK, TICK_MARK);
         let mut idle = false;
         while !self.stopping {
@@ -187,7 +190,7 @@ impl<R: Reactor> Core<R> {
             } => {
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     conn.sending = false;
-                    conn.progress = self.state.now;
+                    conn.progress = self.state.beat;
                     conn.reuse(outgoing);
                     match result {
                         Ok(()) => {
@@ -210,7 +213,8 @@ impl<R: Reactor> Core<R> {
                 let shard = listeners
                     .find(|(other, _)| *other == listener)
                     .and_then(|(_, shard)| *shard);
-                if self.state.accept(socket, peer, shard) {
+                let local = self.reactor.local_addr(socket);
+                if self.state.accept(socket, peer, local, shard) {
                     self.reactor.start_receiving(socket);
                 }
             }
@@ -281,7 +285,7 @@ impl<R: Reactor> Core<R> {
                 Some(outgoing) => {
                     self.state.stats.bytes_out += outgoing_len(&outgoing) as u64;
                     if conn.owed() == 0 {
-                        conn.progress = self.state.now;
+                        conn.progress = self.state.beat;
                     }
                     conn.sending = self.reactor.send(conn.socket, outgoing).is_ok();
                     if !conn.sending {
@@ -306,6 +310,7 @@ impl<R: Reactor> Core<R> {
     /// Looks after time: blocked clients, idle clients, slow readers, expiry, counters, the stop.
     fn tick(&mut self) {
         let now = self.state.now;
+        self.state.beat = self.reactor.now() / NANOS_PER_MS;
         self.state.tick(STALL_MS);
         if let Some(follower) = &mut self.follower {
             follower.tick(now);

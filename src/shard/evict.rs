@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     conn::Conn,
+    oddities::{Went, odd},
     shared::{DbSize, lock},
     state::State,
 };
@@ -95,9 +96,7 @@ impl State {
     /// Takes in changed parameters; then, if memory is limited, counts and tells the other cores.
     #[inline]
     pub(super) fn begin_memory(&mut self) {
-        if self.shared.tunables_version.load(Relaxed) != self.tunables_version {
-            self.read_tunables();
-        }
+        self.heed_tunables();
         let limit = self.tunables.memory_max;
         if limit > 0 || self.memory.limit > 0 {
             self.begin_limited(limit);
@@ -137,6 +136,7 @@ impl State {
             .map(|tunables| tunables.clone())
             .unwrap_or_default();
         self.limits.bulk_len_max = self.tunables.bulk_len_max;
+        self.note_events();
         if self.memory.policy != self.tunables.policy {
             self.memory.policy = self.tunables.policy;
             self.memory.pool.clear();
@@ -390,7 +390,7 @@ impl State {
             }
             let keys = self.homes.shards.keyspace(shard, db);
             let (before, could) = (keys.used_bytes(), keys.evictable(policy));
-            let wants_name = self.homes.has_listeners();
+            let wants_name = self.homes.has_listeners() || self.odd & odd::EVENTS != 0;
             let keys = self.homes.shards.keyspace(shard, db);
             let mut name = None;
             let evicted = keys.evict(candidate, policy, self.now, |key| {
@@ -411,7 +411,7 @@ impl State {
             self.freeing = true;
             if let Some(name) = name {
                 let mut heard = Vec::new();
-                self.homes.changed(shard, db, &name, &mut heard);
+                self.key_went(shard, db, &name, Went::Evicted, &mut heard);
                 self.note_heard(heard);
             }
             return true;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    homes::Place,
+    homes::{Place, Sweep},
     load::Load,
     loans::Job,
     message::{After, Asker, Errand, Message, Waiting},
@@ -90,6 +90,7 @@ impl State {
             proto: Default::default(),
             spec,
             args,
+            remembers: false,
         })
     }
 
@@ -106,12 +107,13 @@ impl State {
         let mut heard = Vec::new();
         for shard in need {
             if self.homes.owner(*shard) == self.me {
-                self.homes.all_changed(*shard, &mut heard);
+                self.homes.all_changed(*shard, Sweep::Any, &mut heard);
             } else {
-                away.push((*shard, After::AllChanged));
+                away.push((*shard, After::AllChanged(Sweep::Any)));
             }
         }
         self.note_heard(heard);
+        self.flushed();
         self.freeing = true;
         self.give_back(need, away);
     }

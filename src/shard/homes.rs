@@ -14,6 +14,7 @@ use super::{
     message::{CoreId, Waiting},
     shared::Settings,
 };
+use crate::base::Ms;
 use crate::cmd::{Keys, Shard, Shards, Spec};
 use crate::resp::Args;
 use crate::route::Routing;
@@ -52,6 +53,22 @@ pub enum Place {
     Collect(Vec<usize>),
 }
 
+/// What changed in a whole shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sweep {
+    /// Perhaps everything.
+    Any,
+    /// This database was emptied, or all.
+    Emptied(Option<usize>),
+}
+
+/// A registered listener.
+struct Entry {
+    listener: Listener,
+    /// The key was there when it came: emptying the database changes nothing for it otherwise.
+    existed: bool,
+}
+
 type KeyName = (usize, Box<[u8]>);
 
 /// See the module page.
@@ -66,14 +83,14 @@ pub struct Homes {
     /// once.
     absent: usize,
     listeners: usize,
+    /// Keys and prefixes that clients track.
+    pub tracked: usize,
 }
 
 #[derive(Default)]
 struct Home {
     waiting: VecDeque<Waiting>,
-    /// Those of them who want to watch a key.
-    watchers_waiting: usize,
-    listeners: HashMap<KeyName, Vec<Listener>>,
+    listeners: HashMap<KeyName, Vec<Entry>>,
     /// Those of them that are blocked.
     blocked: usize,
 }
@@ -93,6 +110,7 @@ impl Homes {
             homes: (0..shards).map(|_| Home::default()).collect(),
             absent: shards,
             listeners: 0,
+            tracked: 0,
         };
         for shard in 0..shards {
             if homes.owner(shard) == me {
@@ -212,20 +230,16 @@ impl Homes {
 
     /// Keeps a request until the shard is back.
     pub fn wait_for(&mut self, shard: usize, waiting: Waiting) {
-        let home = &mut self.homes[shard];
-        home.watchers_waiting += usize::from(matches!(waiting, Waiting::Listen(..)));
-        home.waiting.push_back(waiting);
+        self.homes[shard].waiting.push_back(waiting);
     }
 
     /// The next request that waited for a shard, if the shard is at home.
     pub fn next_waiting(&mut self, shard: usize) -> Option<Waiting> {
-        if !self.shards.has(shard) {
-            return None;
+        if self.shards.has(shard) {
+            self.homes[shard].waiting.pop_front()
+        } else {
+            None
         }
-        let home = &mut self.homes[shard];
-        let waiting = home.waiting.pop_front()?;
-        home.watchers_waiting -= usize::from(matches!(waiting, Waiting::Listen(..)));
-        Some(waiting)
     }
 
     /// Is anybody blocked on a key of a shard that lives here?
@@ -233,49 +247,63 @@ impl Homes {
         self.homes[shard].blocked > 0
     }
 
-    /// Does anybody listen to any key of this core?
+    /// Does anybody listen to any key of this core, or keep one?
     #[inline]
     pub fn has_listeners(&self) -> bool {
-        self.listeners > 0
+        self.listeners | self.tracked > 0
     }
 
     /// Registers a listener for a key of a shard that lives here.
-    pub fn listen(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
+    pub fn listen(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener, now: Ms) {
+        // Of a shard that is away nothing is known.
+        let existed = !self.shards.has(shard) || {
+            // Nothing is due at time 0: a key that is due is found, and not removed.
+            let meta = self.shards.keyspace(shard, db).meta(key, 0);
+            meta.is_some_and(|meta| meta.deadline.is_none_or(|deadline| deadline > now))
+        };
         let home = &mut self.homes[shard];
         let listeners = home.listeners.entry((db, key.into())).or_default();
-        if !listeners.contains(&listener) {
-            listeners.push(listener);
+        if !listeners.iter().any(|entry| entry.listener == listener) {
+            listeners.push(Entry { listener, existed });
             self.listeners += 1;
             home.blocked += usize::from(listener.want == Want::Retry);
         }
     }
 
-    /// Removes a listener from a key.
-    pub fn unlisten(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener) {
-        // It may not be registered yet, because the shard is away.
+    /// Removes a listener from a key. If it was not registered yet, because the shard is away, and somebody
+    /// waits for that, it is said who.
+    pub fn unlisten(
+        &mut self,
+        shard: usize,
+        db: usize,
+        key: &[u8],
+        listener: Listener,
+    ) -> Option<(CoreId, u64)> {
+        let mut confirm = None;
         let home = &mut self.homes[shard];
-        let before = home.waiting.len();
-        if home.watchers_waiting > 0 {
-            home.waiting.retain(|waiting| {
-                !matches!(waiting, Waiting::Listen(at, name, other)
-                    if *at == db && name == key && *other == listener)
-            });
-        }
-        home.watchers_waiting -= before - home.waiting.len();
+        home.waiting.retain(|waiting| match waiting {
+            Waiting::Listen(at, name, other, asker)
+                if *at == db && name == key && *other == listener =>
+            {
+                confirm = confirm.or(*asker);
+                false
+            }
+            _ => true,
+        });
         let name = (db, key.into());
-        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
+        if let Some(listeners) = home.listeners.get_mut(&name) {
             let before = listeners.len();
-            listeners.retain(|other| *other != listener);
+            listeners.retain(|entry| entry.listener != listener);
             let gone = before - listeners.len();
-            let is_empty = listeners.is_empty();
             self.listeners -= gone;
             if listener.want == Want::Retry {
-                self.homes[shard].blocked -= gone;
+                home.blocked -= gone;
             }
-            if is_empty {
-                self.homes[shard].listeners.remove(&name);
+            if listeners.is_empty() {
+                home.listeners.remove(&name);
             }
         }
+        confirm
     }
 
     /// Who wants to hear that a key changed, in the order they came. Those who watch are removed:
@@ -293,39 +321,28 @@ impl Homes {
         }
     }
 
-    /// The core that had a shard on loan changed a key of it, or all: voids those who began to watch it
-    /// meanwhile and wait for the shard. The change may be the later of the two, so it counts; but what
-    /// that core sent itself was in order.
-    pub fn changed_on_loan(
-        &mut self,
-        shard: usize,
-        by: CoreId,
-        changed: Option<(usize, &[u8])>,
-        heard: &mut Vec<Listener>,
-    ) {
-        let home = &mut self.homes[shard];
-        if home.watchers_waiting == 0 {
-            return;
-        }
-        home.waiting.retain(|waiting| {
-            let Waiting::Listen(db, key, listener) = waiting else {
-                return true;
-            };
-            let is_hit =
-                listener.core != by && changed.is_none_or(|changed| changed == (*db, &key[..]));
-            if is_hit {
-                home.watchers_waiting -= 1;
-                heard.push(*listener);
-            }
-            !is_hit
-        });
-    }
-
-    /// The same for every key of a shard (FLUSHALL, scripts).
-    pub fn all_changed(&mut self, shard: usize, heard: &mut Vec<Listener>) {
+    /// The same for every key of a shard.
+    pub fn all_changed(&mut self, shard: usize, sweep: Sweep, heard: &mut Vec<Listener>) {
         let mut gone = 0;
-        self.homes[shard].listeners.retain(|_, listeners| {
-            gone += hear(listeners, heard);
+        self.homes[shard].listeners.retain(|(db, _), listeners| {
+            match sweep {
+                Sweep::Emptied(Some(only)) if only != *db => {}
+                Sweep::Emptied(_) => {
+                    let mut left = Vec::new();
+                    for entry in listeners.drain(..) {
+                        if entry.existed || entry.listener.want == Want::Retry {
+                            heard.push(entry.listener);
+                        }
+                        if !entry.existed || entry.listener.want == Want::Retry {
+                            left.push(entry);
+                        } else {
+                            gone += 1;
+                        }
+                    }
+                    *listeners = left;
+                }
+                Sweep::Any => gone += hear(listeners, heard),
+            }
             !listeners.is_empty()
         });
         self.listeners -= gone;
@@ -333,9 +350,9 @@ impl Homes {
 }
 
 /// Copies all listeners and keeps those who block; the number of removed ones.
-fn hear(listeners: &mut Vec<Listener>, heard: &mut Vec<Listener>) -> usize {
-    heard.extend_from_slice(listeners);
+fn hear(listeners: &mut Vec<Entry>, heard: &mut Vec<Listener>) -> usize {
+    heard.extend(listeners.iter().map(|entry| entry.listener));
     let before = listeners.len();
-    listeners.retain(|listener| listener.want == Want::Retry);
+    listeners.retain(|entry| entry.listener.want == Want::Retry);
     before - listeners.len()
 }

@@ -1,14 +1,14 @@
 //! What the node says about itself: INFO, CONFIG.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{
     census::Totals,
-    shared::{FollowView, Shared, lock},
+    shared::{CoreStats, FollowView, Shared, lock},
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
-    cmd::Table,
+    cmd::{Table, events},
     resp::{Args, Error},
     store::Policy,
 };
@@ -152,6 +152,10 @@ fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {
             .sum::<usize>(),
     );
     lines.put(
+        "tracking_clients",
+        shared.sum(|stats| stats.trackers.load(Relaxed) as u64),
+    );
+    lines.put(
         "pubsub_clients",
         shared
             .stats
@@ -187,6 +191,15 @@ fn stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
         "average_ops_per_sec",
         shared.sum(|stats| stats.commands.load(Relaxed)) * 1000
             / now.saturating_sub(shared.started).max(1),
+    );
+    let sum =
+        |size: fn(&CoreStats) -> &AtomicUsize| shared.sum(|stats| size(stats).load(Relaxed) as u64);
+    lines.put("tracking_total_keys", sum(|stats| &stats.tracked_keys));
+    lines.put("tracking_total_items", sum(|stats| &stats.tracked_items));
+    // Every core knows all prefixes.
+    lines.put(
+        "tracking_total_prefixes",
+        shared.stats[0].tracked_prefixes.load(Relaxed),
     );
     lines.put("total_net_input_bytes", count("bytes_in"));
     lines.put("total_net_output_bytes", count("bytes_out"));
@@ -389,6 +402,18 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
         (
+            "client-query-buffer-limit",
+            tunables.queue_bytes_max.to_string(),
+        ),
+        (
+            "notify-keyspace-events",
+            events::show_classes(tunables.events),
+        ),
+        (
+            "tracking-table-max-keys",
+            tunables.tracking_keys_max.to_string(),
+        ),
+        (
             "busy-reply-threshold",
             shared.scripts.running().busy_ms().to_string(),
         ),
@@ -506,6 +531,21 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.password = String::from_utf8(value.to_vec())
                     .map_err(|_| failed("the password is not UTF-8"))?;
             }
+            "client-query-buffer-limit" => {
+                let len =
+                    memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
+                if len < 1 << 20 {
+                    return Err(failed(
+                        "argument must be between 1048576 and 9223372036854775807 inclusive",
+                    ));
+                }
+                changed.queue_bytes_max = len;
+            }
+            "notify-keyspace-events" => {
+                let text = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
+                changed.events = events::parse_classes(value).ok_or_else(|| failed(text))?;
+            }
+            "tracking-table-max-keys" => changed.tracking_keys_max = number()? as usize,
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}
             "appendonly" if value.eq_ignore_ascii_case(b"no") => {}

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -10,11 +11,12 @@ use uring::SocketId;
 
 use super::{
     blocking::Hear,
-    conn::{Conn, Hold, ReplyMode},
+    conn::{Conn, Hold},
     evict::OUT_OF_MEMORY,
     homes::{Listener, Want},
     load::Load,
-    message::{After, Asker, CoreId, Errand, Message, Waiting},
+    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Topics, Waiting},
+    oddities::Acting,
     requests::{Call, Work},
     state::State,
 };
@@ -40,6 +42,7 @@ pub(super) enum Job {
         db: usize,
         /// Of all shards in hand it sees this one.
         only: Option<usize>,
+        acting: Option<Acting>,
     },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
@@ -133,12 +136,6 @@ impl State {
         id
     }
 
-    /// Requests from now on run in loans that are yet to be asked for: what was sent to the owners of
-    /// shards until now gets there first.
-    pub(super) fn close_loans(&mut self) {
-        self.loans.newest = None;
-    }
-
     /// The collection that requests for these shards may join.
     fn joined(&mut self, need: &[usize]) -> Option<(u64, &mut Collection)> {
         let id = self.loans.newest?;
@@ -167,6 +164,7 @@ impl State {
             args: OwnedArgs::copy(args.iter()),
             db: conn.db,
             only: self.narrowed(conn, spec),
+            acting: self.acting,
         };
         let id = match may_join.then(|| self.joined(&need)).flatten() {
             Some((id, collection)) => {
@@ -201,12 +199,11 @@ impl State {
         if self.loans.newest != Some(id)
             || spec.flags & flag::BLOCKING != 0
             || !spec.fits(args.len())
+            || !self.is_plain(conn)
+            || (spec.is_write() && self.shared.following.load(Relaxed))
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
-            || conn.multi.is_some()
             || conn.port_shard.is_some()
-            || conn.reply_mode != ReplyMode::On
             || conn.is_full()
-            || self.gate(conn, spec).is_some()
         {
             return false;
         }
@@ -226,6 +223,7 @@ impl State {
             args: OwnedArgs::copy(args.iter()),
             db,
             only: None,
+            acting: None,
         });
         if let Hold::Loan { requests, .. } = &mut conn.hold {
             *requests += 1;
@@ -327,7 +325,9 @@ impl State {
                 args,
                 db,
                 only,
+                acting,
             } => {
+                self.acting = acting;
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
@@ -366,8 +366,10 @@ impl State {
             }
             Job::Exec { conn: socket, slot } => {
                 if let Some(mut conn) = self.take_conn(socket) {
+                    self.acting = self.acting_of(&conn);
                     let mut out = Out::new(conn.out.proto);
                     self.exec_queued(&mut conn, &mut out, away);
+                    self.show_queued(&conn, OwnedArgs::copy([b"EXEC".as_slice()]).as_args());
                     conn.fill_slot(slot, out);
                     self.end_loan(&mut conn);
                     self.put_conn(conn);
@@ -380,6 +382,7 @@ impl State {
             } => {
                 tried = round;
                 if let Some(mut conn) = self.take_conn(socket) {
+                    self.acting = self.acting_of(&conn);
                     if let Some(reply) = self.retry_collected(&mut conn, slot, away) {
                         self.unblock(&mut conn, reply);
                     } else if let Hold::Blocked(blocked) = &mut conn.hold
@@ -415,6 +418,7 @@ impl State {
             // It never shares a loan, and runs in slices.
             Job::Load(_) => {}
         }
+        self.acting = None;
         tried
     }
 
@@ -452,7 +456,12 @@ impl State {
             match waiting {
                 Waiting::Errand(errand) => self.run_errand(*errand),
                 Waiting::Loan(to, id) => self.lend(shard, to, id),
-                Waiting::Listen(db, key, listener) => self.homes.listen(shard, db, &key, listener),
+                Waiting::Listen(db, key, listener, confirm) => {
+                    self.homes.listen(shard, db, &key, listener, self.now);
+                    if let Some((to, question)) = confirm {
+                        self.confirm(to, question);
+                    }
+                }
             }
         }
     }
@@ -485,6 +494,7 @@ impl State {
             proto: conn.out.proto,
             spec,
             args: OwnedArgs::copy(args.iter()),
+            remembers: self.acting.is_some_and(|acting| acting.remembers),
         })
     }
 
@@ -496,12 +506,19 @@ impl State {
                 .homes
                 .wait_for(shard, Waiting::Errand(Box::new(errand)));
         }
+        // It may come from a client that has just set a parameter on its core.
+        self.heed_tunables();
         let mut out = Out::new(errand.proto);
         let Some(run) = Work::of(errand.spec) else {
             return;
         };
         match errand.asker {
-            Asker::Conn(..) => {
+            Asker::Conn(conn, _) => {
+                let client = ClientAt {
+                    core: errand.from,
+                    conn,
+                };
+                self.act_for(client, errand.remembers);
                 let start = self.clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
@@ -515,6 +532,7 @@ impl State {
                 if let Some(start) = start {
                     self.note_time(None, errand.spec, args, start);
                 }
+                self.acting = None;
             }
             Asker::Link { .. } => {
                 self.run_here(
@@ -553,6 +571,12 @@ impl State {
         }
     }
 
+    /// Tells another core that what it asked for is done.
+    pub(super) fn confirm(&mut self, to: CoreId, question: u64) {
+        self.mesh
+            .send(to, Message::Answer(question, Answer::default()));
+    }
+
     /// Handles a message of another core.
     pub(super) fn on_message(&mut self, from: CoreId, message: Message) {
         match message {
@@ -565,17 +589,16 @@ impl State {
                 let mut heard = Vec::new();
                 for after in after {
                     match after {
-                        After::Changed(db, key) => {
-                            let changed = Some((db, &key[..]));
-                            self.homes.changed_on_loan(shard, from, changed, &mut heard);
-                            self.homes.changed(shard, db, &key, &mut heard)
+                        After::Changed(db, key, by) => {
+                            self.homes.changed(shard, db, &key, &mut heard);
+                            self.invalidate(&key, by);
                         }
-                        After::AllChanged => {
-                            self.homes.changed_on_loan(shard, from, None, &mut heard);
-                            self.homes.all_changed(shard, &mut heard)
+                        After::Remember(key, client) => self.remember_key(&key, client),
+                        After::AllChanged(sweep) => {
+                            self.homes.all_changed(shard, sweep, &mut heard)
                         }
                         After::Listen(db, key, listener) => {
-                            self.homes.listen(shard, db, &key, listener)
+                            self.homes.listen(shard, db, &key, listener, self.now);
                         }
                     }
                 }
@@ -585,16 +608,20 @@ impl State {
                 self.hear_all();
                 self.drain(shard);
             }
-            Message::Listen(shard, db, key, listener) => {
+            Message::Listen(shard, db, key, listener, question) => {
                 if self.homes.shards.has(shard) {
-                    self.homes.listen(shard, db, &key, listener);
+                    self.homes.listen(shard, db, &key, listener, self.now);
+                    self.confirm(from, question);
                 } else {
-                    let waiting = Waiting::Listen(db, key, listener);
-                    self.homes.wait_for(shard, waiting);
+                    let confirm = Some((from, question));
+                    self.homes
+                        .wait_for(shard, Waiting::Listen(db, key, listener, confirm));
                 }
             }
             Message::Unlisten(shard, db, key, listener) => {
-                self.homes.unlisten(shard, db, &key, listener)
+                if let Some((to, question)) = self.homes.unlisten(shard, db, &key, listener) {
+                    self.confirm(to, question);
+                }
             }
             Message::Heard(listener, round) => {
                 self.hear_here(listener, round.map(|id| (from, id)));
@@ -605,18 +632,38 @@ impl State {
                 self.hear_all();
             }
             Message::Subscribed {
-                pattern,
+                kind,
                 channel,
                 count,
-            } => self.subs.note(from, pattern, channel, count),
+            } => self.subs.note(from, kind, channel, count),
             Message::Published(channel, message) => {
-                self.deliver(None, &channel, &message);
+                self.deliver(None, Topics::Channels, &channel, &message);
             }
+            Message::ShardPublished(channel, message) => {
+                self.deliver(None, Topics::Shards, &channel, &message);
+            }
+            Message::Monitored(on) => self.on_monitored(from, on),
+            Message::Line(line) => self.lines.push(line),
             Message::Ask(gather, question) => {
-                let (count, text) = self.answer_question(&question, None);
-                self.mesh.send(from, Message::Answer(gather, count, text));
+                let answer = self.answer_question(&question, None);
+                self.mesh.send(from, Message::Answer(gather, answer));
             }
-            Message::Answer(gather, count, text) => self.on_answer(gather, count, &text),
+            Message::Answer(gather, answer) => self.on_answer(gather, answer),
+            Message::News(news) => self.on_news(*news),
+            Message::Redirected(source, target, what) => {
+                self.deliver_redirected(source, target, &what, &mut None);
+            }
+            Message::RedirectBroken(conn) => self.redirect_broken(conn, &mut None),
+            Message::Flushed => self.on_flushed(),
+            Message::Prefixes {
+                conn,
+                prefixes,
+                no_loop,
+                on,
+            } => {
+                let client = ClientAt { core: from, conn };
+                self.on_prefixes(client, &prefixes, no_loop, on);
+            }
             Message::Follow(_) => {}
         }
         self.run_ready();
@@ -683,7 +730,7 @@ mod tests {
                 index,
                 generation: 0,
             };
-            assert!(self.cores[core].accept(socket, None, None));
+            assert!(self.cores[core].accept(socket, None, None, None));
             socket
         }
 
@@ -809,14 +856,51 @@ mod tests {
         let mut node = Node::new(2);
         let (a, b) = (node.key(0), node.key(1));
         let (one, two, watcher) = (node.client(0), node.client(0), node.client(0));
-        node.send(0, one, &[format!("MGET {a} {b}")]);
         node.send(0, watcher, &[format!("WATCH {b}")]);
-        node.send(0, two, &[format!("MSET {a} 1 {b} 1")]);
         node.settle();
+        node.send(0, one, &[format!("MGET {a} {b}")]);
+        node.send(0, two, &[format!("MSET {a} 1 {b} 1")]);
         node.send(0, watcher, &["MULTI".into(), format!("GET {b}")]);
         node.send(0, watcher, &["EXEC".into()]);
         node.settle();
         assert_eq!(node.replies(0, watcher), "+OK +OK +QUEUED *-1 ");
         assert_eq!(node.borrows, 2);
+    }
+
+    #[test]
+    fn who_watches_a_shard_on_loan_is_answered_behind_the_changes_of_the_loan() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (one, two, watcher) = (node.client(0), node.client(0), node.client(0));
+        node.send(0, one, &[format!("MGET {a} {b}")]);
+        let lines = [format!("WATCH {b}"), format!("GET {b}"), "MULTI".into()];
+        node.send(0, watcher, &lines);
+        node.send(0, two, &[format!("MSET {a} 1 {b} 1")]);
+        node.send(0, watcher, &[format!("GET {b}"), "EXEC".into()]);
+        node.settle();
+        let want = "+OK $1 1 +OK +QUEUED *1 $1 1 ";
+        assert_eq!(node.replies(0, watcher), want);
+        assert_eq!(node.borrows, 2);
+    }
+
+    #[test]
+    fn a_job_in_a_shared_loan_knows_the_client_it_runs_for() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (reader, writer) = (node.client(0), node.client(0));
+        node.send(0, reader, &["HELLO 3".into(), "CLIENT TRACKING ON".into()]);
+        node.settle();
+        node.replies(0, reader);
+        node.send(0, reader, &[format!("MGET {a} {b}"), "PING".into()]);
+        node.send(0, writer, &[format!("MSET {a} 1 {b} 1")]);
+        node.settle();
+        node.cores[0].deliver_news(None);
+        let reply = node.replies(0, reader);
+        assert!(reply.starts_with("*2 _ _ "), "{reply}");
+        assert!(reply.contains("+PONG "), "{reply}");
+        for key in [a, b] {
+            let news = format!(">2 $10 invalidate *1 ${} {key} ", key.len());
+            assert_eq!(reply.matches(&news).count(), 1, "{reply}");
+        }
     }
 }

@@ -4,11 +4,24 @@ use uring::SocketId;
 
 pub use crate::mesh::CoreId;
 use crate::{
+    base::Ms,
     cmd::{Shard, Spec},
     resp::{Out, OwnedArgs, Proto},
 };
 
-use super::homes::Listener;
+use super::{
+    homes::{Listener, Sweep},
+    tracking::{Invalid, News},
+};
+
+/// A connection of the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientAt {
+    /// Its core.
+    pub core: CoreId,
+    /// Its connection there.
+    pub conn: SocketId,
+}
 
 /// Who asked for a command to be run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +56,8 @@ pub struct Errand {
     pub spec: &'static Spec,
     /// Its arguments.
     pub args: OwnedArgs,
+    /// The client keeps what it reads: see [`tracking`](super::tracking).
+    pub remembers: bool,
 }
 
 /// What waits for a shard that is away.
@@ -52,17 +67,20 @@ pub enum Waiting {
     Errand(Box<Errand>),
     /// A loan, for a collection of that core.
     Loan(CoreId, u64),
-    /// A listener to register, with database and key.
-    Listen(usize, Vec<u8>, Listener),
+    /// A listener to register, with database and key; who wants to know when it is, and the number of its
+    /// question.
+    Listen(usize, Vec<u8>, Listener, Option<(CoreId, u64)>),
 }
 
 /// What the owner of a returned shard has to do.
 #[derive(Debug)]
 pub enum After {
-    /// Tell the listeners of a key.
-    Changed(usize, Vec<u8>),
-    /// Tell all listeners.
-    AllChanged,
+    /// Tell the listeners of a key, and who keeps it; with the client that changed it, if known.
+    Changed(usize, Vec<u8>, Option<ClientAt>),
+    /// Remember that a client keeps a key.
+    Remember(Vec<u8>, ClientAt),
+    /// Tell all listeners whom that concerns.
+    AllChanged(Sweep),
     /// Register a listener for a key.
     Listen(usize, Vec<u8>, Listener),
 }
@@ -74,6 +92,25 @@ pub enum Question {
     ClientList(ClientFilter),
     /// Close connections; how many were closed.
     ClientKill(ClientFilter),
+    /// Hold requests (all, or those that may write) until this time.
+    Pause(Ms, bool),
+    /// Let them run again.
+    Unpause,
+    /// Answer the blocked command of this client as if its time were up, or with an error.
+    Unblock(u64, bool),
+    /// Find the client with this id.
+    Find(u64),
+}
+
+/// One core's part of an answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// A number, to be added to the others'.
+    pub count: i64,
+    /// Lines with the number that orders them.
+    pub lines: Vec<(u64, String)>,
+    /// Where the wanted client lives.
+    pub found: Option<ClientAt>,
 }
 
 /// Which connections CLIENT LIST and CLIENT KILL mean. Absent conditions hold for all.
@@ -85,10 +122,33 @@ pub struct ClientFilter {
     pub addr: Option<String>,
     /// Bound to this local address.
     pub local: Option<String>,
-    /// `normal` or `pubsub`.
-    pub class: Option<String>,
+    /// Of this kind.
+    pub class: Option<Class>,
+    /// Accepted so many seconds ago or earlier.
+    pub age_secs: Option<u64>,
     /// All but this id.
     pub except: Option<u64>,
+}
+
+/// The kinds of clients that Redis tells apart. The last two are nobody here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Class {
+    Normal,
+    PubSub,
+    Replica,
+    Primary,
+}
+
+/// The kinds of names that clients listen to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topics {
+    /// SUBSCRIBE.
+    Channels,
+    /// PSUBSCRIBE.
+    Patterns,
+    /// SSUBSCRIBE.
+    Shards,
 }
 
 /// What cores say to each other.
@@ -104,8 +164,8 @@ pub enum Message {
     Lent(u64, Box<Shard>, bool),
     /// Thank you.
     Returned(usize, Box<Shard>, Vec<After>),
-    /// Register a listener.
-    Listen(usize, usize, Vec<u8>, Listener),
+    /// Register a listener for a key of a shard and database; answer the question with this number.
+    Listen(usize, usize, Vec<u8>, Listener, u64),
     /// Remove a listener from a key.
     Unlisten(usize, usize, Vec<u8>, Listener),
     /// Tell a connection of yours what it listened for; with a number, say when it has tried.
@@ -114,8 +174,8 @@ pub enum Message {
     Tried(u64),
     /// The number of our connections that listen to a channel (or pattern) changed.
     Subscribed {
-        /// It is a pattern.
-        pattern: bool,
+        /// What kind of name it is.
+        kind: Topics,
         /// Its name.
         channel: Vec<u8>,
         /// Now that many.
@@ -123,10 +183,35 @@ pub enum Message {
     },
     /// A message for the channel's listeners.
     Published(Vec<u8>, Vec<u8>),
+    /// The same for a shard channel.
+    ShardPublished(Vec<u8>, Vec<u8>),
+    /// Our core has clients that monitor, or no longer.
+    Monitored(bool),
+    /// A line for your clients that monitor.
+    Line(String),
     /// Answer this.
     Ask(u64, Question),
-    /// The answer: a number and a text.
-    Answer(u64, i64, Vec<u8>),
+    /// The answer.
+    Answer(u64, Answer),
+    /// News for a client that tracks.
+    News(Box<News>),
+    /// News for the first client, to be told to the second one, which is yours.
+    Redirected(ClientAt, SocketId, Invalid),
+    /// Whom your client redirects to is gone.
+    RedirectBroken(SocketId),
+    /// The data set was emptied: clients that track are to forget everything.
+    Flushed,
+    /// A connection of ours wants to hear of keys with these prefixes, or no longer.
+    Prefixes {
+        /// The connection.
+        conn: SocketId,
+        /// The prefixes.
+        prefixes: Vec<Vec<u8>>,
+        /// It is not told of its own changes.
+        no_loop: bool,
+        /// It wants to.
+        on: bool,
+    },
     /// Core 0 is to follow this primary, or nobody.
     Follow(Option<(String, u16)>),
 }

@@ -3,6 +3,7 @@
 mod access;
 mod blocking;
 mod census;
+mod client;
 mod clients;
 mod cluster;
 mod conn;
@@ -19,12 +20,15 @@ mod loans;
 mod log;
 mod memory;
 mod message;
+mod monitor;
+mod oddities;
 mod pubsub;
 mod requests;
 mod scripts;
 mod session;
 mod shared;
 mod state;
+mod tracking;
 mod transactions;
 mod upkeep;
 

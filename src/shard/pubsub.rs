@@ -6,7 +6,7 @@ use uring::SocketId;
 
 use super::{
     conn::Conn,
-    message::{CoreId, Message},
+    message::{CoreId, Message, Topics},
     state::State,
 };
 use crate::{
@@ -15,12 +15,27 @@ use crate::{
     resp::{Args, Out},
 };
 
+const HELP: &[&str] = &[
+    "CHANNELS [<pattern>]",
+    "    Return the currently active channels matching a <pattern> (default: '*').",
+    "NUMPAT",
+    "    Return number of subscriptions to patterns.",
+    "NUMSUB [<channel> ...]",
+    "    Return the number of subscribers for the specified channels, excluding",
+    "    pattern subscriptions(default: no channels).",
+    "SHARDCHANNELS [<pattern>]",
+    "    Return the currently active shard level channels matching a <pattern> (default: '*').",
+    "SHARDNUMSUB [<shardchannel> ...]",
+    "    Return the number of subscribers for the specified shard level channel(s)",
+];
+
 /// The subscriptions of the node as one core knows them. Other cores announce their counts, so
 /// PUBLISH can answer at once with the number of receivers.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     channels: BTreeMap<Vec<u8>, Topic>,
     patterns: BTreeMap<Vec<u8>, Topic>,
+    shards: BTreeMap<Vec<u8>, Topic>,
     cores: usize,
 }
 
@@ -45,6 +60,7 @@ impl Subscriptions {
         Self {
             channels: BTreeMap::new(),
             patterns: BTreeMap::new(),
+            shards: BTreeMap::new(),
             cores,
         }
     }
@@ -54,14 +70,15 @@ impl Subscriptions {
         self.channels
             .values()
             .chain(self.patterns.values())
+            .chain(self.shards.values())
             .filter(|topic| !topic.here.is_empty())
             .count()
     }
 
     /// Another core's number of listeners changed.
-    pub(super) fn note(&mut self, core: CoreId, pattern: bool, channel: Vec<u8>, count: usize) {
+    pub(super) fn note(&mut self, core: CoreId, kind: Topics, channel: Vec<u8>, count: usize) {
         let cores = self.cores;
-        let topics = self.topics(pattern);
+        let topics = self.topics(kind);
         let topic = topics.entry(channel.clone()).or_insert_with(|| Topic {
             here: BTreeSet::new(),
             elsewhere: vec![0; cores],
@@ -73,26 +90,30 @@ impl Subscriptions {
     }
 
     /// The topics that a message on a channel reaches.
-    fn reached<'a>(&'a self, channel: &'a [u8]) -> impl Iterator<Item = &'a Topic> {
-        let matching = self
-            .patterns
-            .iter()
+    fn reached<'a>(&'a self, kind: Topics, channel: &'a [u8]) -> impl Iterator<Item = &'a Topic> {
+        let (named, patterns) = match kind {
+            Topics::Shards => (&self.shards, None),
+            Topics::Channels | Topics::Patterns => (&self.channels, Some(&self.patterns)),
+        };
+        let matching = patterns
+            .into_iter()
+            .flatten()
             .filter(|(pattern, _)| glob_match(pattern, channel));
-        self.channels
+        named
             .get(channel)
             .into_iter()
             .chain(matching.map(|(_, topic)| topic))
     }
 
     /// How many listeners a message on a channel reaches, on all cores.
-    pub(super) fn receivers(&self, channel: &[u8]) -> usize {
-        self.reached(channel).map(Topic::len).sum()
+    pub(super) fn receivers(&self, kind: Topics, channel: &[u8]) -> usize {
+        self.reached(kind, channel).map(Topic::len).sum()
     }
 
     /// The other cores that have a listener for a channel.
-    pub(super) fn cores_of(&self, channel: &[u8]) -> BTreeSet<CoreId> {
+    pub(super) fn cores_of(&self, kind: Topics, channel: &[u8]) -> BTreeSet<CoreId> {
         let counts = self
-            .reached(channel)
+            .reached(kind, channel)
             .flat_map(|topic| topic.elsewhere.iter().enumerate());
         counts
             .filter(|(_, count)| **count > 0)
@@ -100,18 +121,18 @@ impl Subscriptions {
             .collect()
     }
 
-    fn topics(&mut self, pattern: bool) -> &mut BTreeMap<Vec<u8>, Topic> {
-        if pattern {
-            &mut self.patterns
-        } else {
-            &mut self.channels
+    fn topics(&mut self, kind: Topics) -> &mut BTreeMap<Vec<u8>, Topic> {
+        match kind {
+            Topics::Channels => &mut self.channels,
+            Topics::Patterns => &mut self.patterns,
+            Topics::Shards => &mut self.shards,
         }
     }
 
     /// Adds or removes a connection; the number of listeners on this core.
-    fn set(&mut self, pattern: bool, channel: &[u8], conn: SocketId, listens: bool) -> usize {
+    fn set(&mut self, kind: Topics, channel: &[u8], conn: SocketId, listens: bool) -> usize {
         let cores = self.cores;
-        let topics = self.topics(pattern);
+        let topics = self.topics(kind);
         let topic = topics.entry(channel.to_vec()).or_insert_with(|| Topic {
             here: BTreeSet::new(),
             elsewhere: vec![0; cores],
@@ -131,61 +152,54 @@ impl Subscriptions {
 }
 
 impl State {
-    /// SUBSCRIBE, PSUBSCRIBE, UNSUBSCRIBE, PUNSUBSCRIBE.
+    /// SUBSCRIBE, UNSUBSCRIBE and their kin for patterns and shard channels.
     pub(super) fn subscribe(&mut self, conn: &mut Conn, verb: Verb, args: Args<'_>) {
-        let pattern = matches!(verb, Verb::PSubscribe | Verb::PUnsubscribe);
-        let listens = matches!(verb, Verb::Subscribe | Verb::PSubscribe);
+        let (kind, listens, word) = match verb {
+            Verb::PSubscribe => (Topics::Patterns, true, "psubscribe"),
+            Verb::PUnsubscribe => (Topics::Patterns, false, "punsubscribe"),
+            Verb::SSubscribe => (Topics::Shards, true, "ssubscribe"),
+            Verb::SUnsubscribe => (Topics::Shards, false, "sunsubscribe"),
+            Verb::Subscribe => (Topics::Channels, true, "subscribe"),
+            _ => (Topics::Channels, false, "unsubscribe"),
+        };
         let names: Vec<Vec<u8>> = if !listens && args.len() == 1 {
-            let all = if pattern {
-                &conn.patterns
-            } else {
-                &conn.channels
-            };
-            all.iter().cloned().collect()
+            names_of(conn, kind).iter().cloned().collect()
         } else {
             args.rest(1).iter().map(<[u8]>::to_vec).collect()
         };
-        let kind = match verb {
-            Verb::PSubscribe => "psubscribe",
-            Verb::PUnsubscribe => "punsubscribe",
-            Verb::Subscribe => "subscribe",
-            _ => "unsubscribe",
+        let left = |conn: &Conn| match kind {
+            Topics::Shards => conn.shard_channels.len(),
+            Topics::Channels | Topics::Patterns => conn.channels.len() + conn.patterns.len(),
         };
         if names.is_empty() {
             conn.out.push(3);
-            conn.out.bulk_str(kind);
+            conn.out.bulk_str(word);
             conn.out.null();
-            let left = conn.channels.len() + conn.patterns.len();
-            conn.out.len_int(left);
+            conn.out.len_int(left(conn));
         }
         for name in names {
-            self.set_subscription(conn, pattern, &name, listens);
+            self.set_subscription(conn, kind, &name, listens);
             conn.out.push(3);
-            conn.out.bulk_str(kind);
+            conn.out.bulk_str(word);
             conn.out.bulk(&name);
-            let left = conn.channels.len() + conn.patterns.len();
-            conn.out.len_int(left);
+            conn.out.len_int(left(conn));
         }
     }
 
-    fn set_subscription(&mut self, conn: &mut Conn, pattern: bool, name: &[u8], listens: bool) {
-        let mine = if pattern {
-            &mut conn.patterns
-        } else {
-            &mut conn.channels
-        };
+    fn set_subscription(&mut self, conn: &mut Conn, kind: Topics, name: &[u8], listens: bool) {
+        let mine = names_of(conn, kind);
         let changed = if listens {
             mine.insert(name.to_vec())
         } else {
             mine.remove(name)
         };
         if changed {
-            let count = self.subs.set(pattern, name, conn.socket, listens);
+            let count = self.subs.set(kind, name, conn.socket, listens);
             for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
                 self.mesh.send(
                     core,
                     Message::Subscribed {
-                        pattern,
+                        kind,
                         channel: name.to_vec(),
                         count,
                     },
@@ -195,27 +209,40 @@ impl State {
     }
 
     pub(super) fn unsubscribe_all(&mut self, conn: &mut Conn) {
-        for name in conn.channels.clone() {
-            self.set_subscription(conn, false, &name, false);
-        }
-        for name in conn.patterns.clone() {
-            self.set_subscription(conn, true, &name, false);
+        for kind in [Topics::Channels, Topics::Patterns, Topics::Shards] {
+            for name in names_of(conn, kind).clone() {
+                self.set_subscription(conn, kind, &name, false);
+            }
         }
     }
 
-    /// PUBLISH: delivers here, passes on to cores with listeners; the number of receivers.
+    /// Publishes what no client said: here at the end of the turn, when every connection is in its place.
+    pub(super) fn publish_later(&mut self, channel: Vec<u8>, message: Vec<u8>) {
+        for core in self.subs.cores_of(Topics::Channels, &channel) {
+            let copy = Message::Published(channel.clone(), message.clone());
+            self.mesh.send(core, copy);
+        }
+        self.published.push(Message::Published(channel, message));
+    }
+
+    /// PUBLISH, SPUBLISH: delivers here, passes on to cores with listeners; the number of receivers.
     pub(super) fn publish_message(
         &mut self,
         conn: &mut Conn,
+        kind: Topics,
         channel: &[u8],
         message: &[u8],
     ) -> usize {
-        let receivers = self.subs.receivers(channel);
-        for core in self.subs.cores_of(channel) {
-            self.mesh
-                .send(core, Message::Published(channel.to_vec(), message.to_vec()));
+        let receivers = self.subs.receivers(kind, channel);
+        for core in self.subs.cores_of(kind, channel) {
+            let (channel, message) = (channel.to_vec(), message.to_vec());
+            let message = match kind {
+                Topics::Shards => Message::ShardPublished(channel, message),
+                Topics::Channels | Topics::Patterns => Message::Published(channel, message),
+            };
+            self.mesh.send(core, message);
         }
-        self.deliver(Some(conn), channel, message);
+        self.deliver(Some(conn), kind, channel, message);
         receivers
     }
 
@@ -224,16 +251,23 @@ impl State {
     pub(super) fn deliver(
         &mut self,
         mut current: Option<&mut Conn>,
+        kind: Topics,
         channel: &[u8],
         message: &[u8],
     ) {
         let mut targets: Vec<(SocketId, Option<Vec<u8>>)> = Vec::new();
         let socket = |(index, generation)| SocketId { index, generation };
-        if let Some(topic) = self.subs.channels.get(channel) {
+        let for_shard = kind == Topics::Shards;
+        let named = if for_shard {
+            &self.subs.shards
+        } else {
+            &self.subs.channels
+        };
+        if let Some(topic) = named.get(channel) {
             targets.extend(topic.here.iter().map(|conn| (socket(*conn), None)));
         }
         for (pattern, topic) in &self.subs.patterns {
-            if glob_match(pattern, channel) {
+            if !for_shard && glob_match(pattern, channel) {
                 let here = topic.here.iter();
                 targets.extend(here.map(|conn| (socket(*conn), Some(pattern.clone()))));
             }
@@ -241,10 +275,10 @@ impl State {
         for (socket, pattern) in targets {
             let write = |out: &mut Out| {
                 out.push(if pattern.is_some() { 4 } else { 3 });
-                out.bulk_str(if pattern.is_some() {
-                    "pmessage"
-                } else {
-                    "message"
+                out.bulk_str(match &pattern {
+                    Some(_) => "pmessage",
+                    None if for_shard => "smessage",
+                    None => "message",
                 });
                 if let Some(pattern) = &pattern {
                     out.bulk(pattern);
@@ -278,14 +312,15 @@ impl State {
         let sub = args.at(1).to_ascii_uppercase();
         match (&sub[..], args.len()) {
             (b"CHANNELS" | b"SHARDCHANNELS", 2 | 3) => {
-                let used = self.subs.channels.iter().filter(|(name, topic)| {
+                let known = if sub == b"CHANNELS" {
+                    &self.subs.channels
+                } else {
+                    &self.subs.shards
+                };
+                let used = known.iter().filter(|(name, topic)| {
                     topic.len() > 0 && args.get(2).is_none_or(|pattern| glob_match(pattern, name))
                 });
-                let names: Vec<&Vec<u8>> = if sub == b"CHANNELS" {
-                    used.map(|(name, _)| name).collect()
-                } else {
-                    Vec::new()
-                };
+                let names: Vec<&Vec<u8>> = used.map(|(name, _)| name).collect();
                 conn.out.array(names.len());
                 for name in names {
                     conn.out.bulk(name);
@@ -298,13 +333,23 @@ impl State {
                     let known = if sub == b"NUMSUB" {
                         self.subs.channels.get(name)
                     } else {
-                        None
+                        self.subs.shards.get(name)
                     };
                     conn.out.len_int(known.map_or(0, Topic::len));
                 }
             }
+            (b"HELP", _) => conn.out.help("PUBSUB", HELP),
             (b"NUMPAT", 2) => conn.out.len_int(self.subs.patterns.len()),
-            _ => super::session::unknown_subcommand(conn, "pubsub", args),
+            _ => super::session::wrong_form(conn, "PUBSUB", args),
         }
+    }
+}
+
+/// What a connection listens to, of one kind.
+fn names_of(conn: &mut Conn, kind: Topics) -> &mut BTreeSet<Vec<u8>> {
+    match kind {
+        Topics::Channels => &mut conn.channels,
+        Topics::Patterns => &mut conn.patterns,
+        Topics::Shards => &mut conn.shard_channels,
     }
 }

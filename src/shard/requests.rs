@@ -10,9 +10,10 @@ use super::{
     blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
     evict::OUT_OF_MEMORY,
-    homes::Place,
-    message::{After, Message, Waiting},
-    scripts::{Changed, ScriptHost},
+    homes::{Place, Sweep},
+    message::{After, Message, Topics, Waiting},
+    oddities::odd,
+    scripts::{Done, ScriptHost},
     state::State,
 };
 use crate::{
@@ -95,7 +96,7 @@ impl State {
         if conn.closing {
             return;
         }
-        conn.used = self.now;
+        conn.used = self.beat;
         if !conn.input.is_empty() || !conn.is_free() {
             conn.input.extend_from_slice(bytes);
             if conn.is_free() && conn.input.len() >= conn.need {
@@ -179,16 +180,20 @@ impl State {
                     may_short_cut = self.may_short_cut(conn);
                 }
                 if !conn.is_free() || conn.closing {
-                    let mut done = at;
-                    for next in at + 1..group.ends.len() {
-                        let (first, last) =
-                            (group.firsts[next] as usize, group.lasts[next] as usize);
-                        if !self.follow(conn, Args::new(bytes, &spans[first..last])) {
-                            break;
+                    if !conn.is_paused() {
+                        let mut done = at;
+                        for next in at + 1..group.ends.len() {
+                            let (first, last) =
+                                (group.firsts[next] as usize, group.lasts[next] as usize);
+                            if !self.follow(conn, Args::new(bytes, &spans[first..last])) {
+                                break;
+                            }
+                            done = next;
                         }
-                        done = next;
+                        from = group.ends[done] as usize;
+                    } else if at > 0 {
+                        from = group.ends[at - 1] as usize;
                     }
-                    from = group.ends[done] as usize;
                     parser.clear();
                     break 'buffer;
                 }
@@ -198,6 +203,9 @@ impl State {
                 None => parser.clear(),
                 Some(Ok(Step::Unquoted { args, end })) => {
                     self.request(conn, &args.as_args());
+                    if conn.is_paused() {
+                        break;
+                    }
                     from = end;
                     if !conn.is_free() || conn.closing {
                         break;
@@ -291,7 +299,16 @@ impl State {
 
     /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
     fn may_short_cut(&self, conn: &Conn) -> bool {
-        conn.is_plain() && conn.trusted && !self.scripts_busy && !self.shared.loading.load(Relaxed)
+        self.is_plain(conn) && !conn.is_waiting()
+    }
+
+    /// The same where replies to earlier requests may be missing.
+    pub(super) fn is_plain(&self, conn: &Conn) -> bool {
+        self.odd == 0
+            && conn.is_plain()
+            && conn.trusted
+            && !self.scripts_busy
+            && !self.shared.loading.load(Relaxed)
     }
 
     /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
@@ -320,7 +337,7 @@ impl State {
         self.census.called(place);
         let start = self.clock(spec);
         let call = Call::of(conn.db, false);
-        self.run_here(spec, Work::Store(run), &args, call, &mut conn.out, None);
+        self.run_work(spec, Work::Store(run), &args, call, &mut conn.out, None);
         if let Some(start) = start {
             self.note_time(Some(conn), spec, args, start);
         }
@@ -353,7 +370,7 @@ impl State {
         let behind = conn.begin_reply();
         let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
         self.dispatch(conn, args);
-        if mode != ReplyMode::On {
+        if mode != ReplyMode::On && !conn.is_paused() {
             Self::silence(conn, mode, mark, slot);
         }
         conn.end_reply(behind);
@@ -361,6 +378,10 @@ impl State {
             conn.hold = Hold::SlowReader;
         }
         self.hear_after(conn);
+        if self.odd != 0 {
+            self.deliver_news(Some(conn));
+            self.deliver_lines(Some(conn));
+        }
     }
 
     /// Tells those who wait for what a request of this connection changed.
@@ -433,6 +454,20 @@ impl State {
         if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
             return self.refuse_for_memory(conn, spec);
         }
+        if self.odd != 0 {
+            return self.carry_out_oddly(conn, (place, spec), args);
+        }
+        self.carry_out(conn, (place, spec), args);
+    }
+
+    /// Queues or runs a request that nothing speaks against.
+    #[inline]
+    pub(super) fn carry_out(
+        &mut self,
+        conn: &mut Conn,
+        (place, spec): (usize, &'static Spec),
+        args: &Args<'_>,
+    ) {
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
@@ -487,8 +522,10 @@ impl State {
             let allowed = [
                 "SUBSCRIBE",
                 "PSUBSCRIBE",
+                "SSUBSCRIBE",
                 "UNSUBSCRIBE",
                 "PUNSUBSCRIBE",
+                "SUNSUBSCRIBE",
                 "PING",
                 "QUIT",
                 "RESET",
@@ -588,6 +625,23 @@ impl State {
         if matches!(work, Work::Script) {
             self.make_room_for_script(call.from_primary, away.is_none());
         }
+        if self.odd != 0 {
+            return self.run_here_oddly(spec, work, args, call, out, away);
+        }
+        self.run_work(spec, work, args, call, out, away).0
+    }
+
+    /// The second value says whether something was changed.
+    #[inline]
+    pub(super) fn run_work(
+        &mut self,
+        spec: &'static Spec,
+        work: Work,
+        args: &Args<'_>,
+        call: Call,
+        out: &mut Out,
+        away: Option<&mut Vec<(usize, After)>>,
+    ) -> (Option<Block>, bool) {
         let mut ctx = Ctx {
             shards: &mut self.homes.shards,
             db: call.db,
@@ -612,50 +666,60 @@ impl State {
                 {
                     self.count_failed(spec, error.as_str());
                 }
-                block
+                (block, dirty > 0)
             }
             Work::Script => {
                 let is_full = self.memory.script_is_refused;
                 let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
-                let mut host = ScriptHost::new(&self.subs, read_only, is_full);
+                let remembers = self.acting.is_some_and(|acting| acting.remembers);
+                let mut host = ScriptHost::new(&self.subs, read_only, is_full, remembers);
+                host.shows_calls = self.odd & odd::MONITORED != 0;
+                host.tells_events = self.odd & odd::EVENTS != 0;
                 let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());
                 if let Err(error) = self.scripts.run(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
+                let done = host.into_done();
                 if !call.from_primary {
                     self.count_reply(spec, &out.as_bytes()[before..]);
                 }
-                let (changed, published) = host.into_parts();
-                self.after_script(changed, published, away);
-                None
+                self.after_script(done, away);
+                (None, false)
             }
         }
     }
 
     /// Tells of what a script changed and published.
-    fn after_script(
-        &mut self,
-        changed: Vec<Changed>,
-        published: Vec<Message>,
-        away: Option<&mut Vec<(usize, After)>>,
-    ) {
+    fn after_script(&mut self, done: Done, away: Option<&mut Vec<(usize, After)>>) {
         let mut away = away;
-        self.freeing |= !changed.is_empty();
-        for change in changed {
-            self.tell(
-                change.spec,
-                change.args.as_args(),
-                change.db,
-                away.as_deref_mut(),
-            );
+        self.freeing |= !done.changed.is_empty();
+        for call in done.called {
+            self.feed(call.db, "lua", call.args.as_args());
         }
-        for message in published {
-            if let Message::Published(channel, text) = &message {
-                for core in self.subs.cores_of(channel) {
-                    self.mesh
-                        .send(core, Message::Published(channel.clone(), text.clone()));
+        self.tell_events(done.events);
+        for call in done.read {
+            self.remember(call.spec, call.args.as_args(), away.as_deref_mut());
+        }
+        for call in done.changed {
+            let args = call.args.as_args();
+            self.tell(call.spec, args, call.db, away.as_deref_mut());
+        }
+        for message in done.published {
+            match &message {
+                Message::Published(channel, text) => {
+                    for core in self.subs.cores_of(Topics::Channels, channel) {
+                        let copy = Message::Published(channel.clone(), text.clone());
+                        self.mesh.send(core, copy);
+                    }
                 }
+                Message::ShardPublished(channel, text) => {
+                    for core in self.subs.cores_of(Topics::Shards, channel) {
+                        let copy = Message::ShardPublished(channel.clone(), text.clone());
+                        self.mesh.send(core, copy);
+                    }
+                }
+                _ => {}
             }
             // Delivered here at the end of the turn, when every connection is in its place.
             self.published.push(message);
@@ -669,7 +733,7 @@ impl State {
         }
         let mark = conn.out.mark();
         let result = if spec.name == "FUNCTION" {
-            let mut host = ScriptHost::new(&self.subs, false, false);
+            let mut host = ScriptHost::new(&self.subs, false, false, false);
             self.scripts.function(&mut conn.out, &mut host, args)
         } else {
             self.scripts.script(&mut conn.out, args)
@@ -688,35 +752,38 @@ impl State {
         db: usize,
         away: Option<&mut Vec<(usize, After)>>,
     ) {
-        if away.is_none() && !self.homes.has_listeners() {
+        // Without borrowed shards only those can want to know who are noted here.
+        if away.is_none() && !self.homes.has_listeners() && !matches!(spec.keys, Keys::All) {
             return;
         }
         let mut heard = Vec::new();
         let mut away = away;
+        let by = self.acting.map(|acting| acting.client);
         if let Keys::All = spec.keys {
+            let sweep = match spec.name {
+                "FLUSHALL" => Sweep::Emptied(None),
+                "FLUSHDB" => Sweep::Emptied(Some(db)),
+                _ => Sweep::Any,
+            };
+            if sweep != Sweep::Any {
+                self.flushed();
+            }
             for shard in 0..self.homes.shards.count() {
                 if self.homes.owner(shard) == self.me {
-                    if away.is_some() {
-                        self.homes.changed_on_loan(shard, self.me, None, &mut heard);
-                    }
-                    self.homes.all_changed(shard, &mut heard);
+                    self.homes.all_changed(shard, sweep, &mut heard);
                 } else if let Some(away) = &mut away {
-                    away.push((shard, After::AllChanged));
+                    away.push((shard, After::AllChanged(sweep)));
                 }
             }
         } else {
-            spec.keys.for_each(args, |at| {
+            spec.written(args, |at| {
                 let key = args.at(at);
                 let shard = self.homes.shards.shard_of(key);
                 if self.homes.owner(shard) == self.me {
-                    if away.is_some() {
-                        let changed = Some((db, key));
-                        self.homes
-                            .changed_on_loan(shard, self.me, changed, &mut heard);
-                    }
                     self.homes.changed(shard, db, key, &mut heard);
+                    self.invalidate(key, by);
                 } else if let Some(away) = &mut away {
-                    away.push((shard, After::Changed(db, key.to_vec())));
+                    away.push((shard, After::Changed(db, key.to_vec(), by)));
                 }
             });
         }

@@ -1,8 +1,17 @@
 //! What scripts of this core may call, and what became of it.
 
-use super::{evict::OUT_OF_MEMORY, message::Message, pubsub::Subscriptions, requests::READ_ONLY};
+use super::{
+    evict::OUT_OF_MEMORY,
+    message::{Message, Topics},
+    pubsub::Subscriptions,
+    requests::READ_ONLY,
+};
 use crate::{
-    cmd::{self, Ctx, Run, Spec, flag},
+    cmd::{
+        self, Ctx, Run, Spec,
+        events::{Before, Event},
+        flag,
+    },
     resp::{Args, OwnedArgs},
     script::{Host, plain_session},
 };
@@ -10,11 +19,26 @@ use crate::{
 /// Lua memory of one core.
 pub(super) const MEMORY: usize = 256 << 20;
 
-/// A command of a script that changed something.
-pub(super) struct Changed {
+/// A command that a script called.
+pub(super) struct Called {
     pub spec: &'static Spec,
     pub args: OwnedArgs,
     pub db: usize,
+}
+
+/// What a script did that others want to know.
+#[derive(Default)]
+pub(super) struct Done {
+    /// Commands that changed something.
+    pub changed: Vec<Called>,
+    /// Every command, if somebody wants to see them.
+    pub called: Vec<Called>,
+    /// What happened to keys, if somebody wants to know.
+    pub events: Vec<Event>,
+    /// Commands whose keys the client keeps.
+    pub read: Vec<Called>,
+    /// Messages to deliver.
+    pub published: Vec<Message>,
 }
 
 /// Runs the commands that one script calls.
@@ -24,52 +48,92 @@ pub(super) struct ScriptHost<'a> {
     read_only: bool,
     /// Memory was short when the script began.
     is_full: bool,
-    changed: Vec<Changed>,
-    published: Vec<Message>,
+    /// The client keeps what the script reads.
+    remembers: bool,
+    /// Somebody wants to see every call.
+    pub shows_calls: bool,
+    /// Somebody wants to know what happens to keys.
+    pub tells_events: bool,
+    done: Done,
 }
 
 impl<'a> ScriptHost<'a> {
-    pub(super) fn new(subs: &'a Subscriptions, read_only: bool, is_full: bool) -> Self {
+    pub(super) fn new(
+        subs: &'a Subscriptions,
+        read_only: bool,
+        is_full: bool,
+        remembers: bool,
+    ) -> Self {
         Self {
             subs,
             read_only,
             is_full,
-            changed: Vec::new(),
-            published: Vec::new(),
+            remembers,
+            shows_calls: false,
+            tells_events: false,
+            done: Done::default(),
         }
     }
 
-    /// The commands that changed something, and the messages to deliver.
-    pub(super) fn into_parts(self) -> (Vec<Changed>, Vec<Message>) {
-        (self.changed, self.published)
+    /// What the script did.
+    pub(super) fn into_done(self) -> Done {
+        self.done
     }
 }
 
 impl Host for ScriptHost<'_> {
     fn command(&mut self, ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> bool {
+        if self.shows_calls {
+            self.done.called.push(Called {
+                spec,
+                args: OwnedArgs::copy(args.iter()),
+                db: ctx.db,
+            });
+        }
         match spec.run {
             Run::Store(_) if self.read_only && spec.is_write() => ctx.out.error(&READ_ONLY),
             // A script that has begun to write may go on: half of its work done would be worse.
             Run::Store(_)
-                if self.is_full && spec.flags & flag::DENY_OOM != 0 && self.changed.is_empty() =>
+                if self.is_full
+                    && spec.flags & flag::DENY_OOM != 0
+                    && self.done.changed.is_empty() =>
             {
                 ctx.out.error(&OUT_OF_MEMORY);
             }
             Run::Store(function) => {
                 let before = ctx.dirty;
+                let look = self.tells_events.then(|| Before::look(ctx, spec, args));
                 // The reply tells the script; what a script calls is not counted.
                 let _ = cmd::run(ctx, function, args);
+                if let Some(look) = look {
+                    let changed = ctx.dirty > before;
+                    self.done
+                        .events
+                        .extend(look.events(ctx, spec, args, changed));
+                }
+                let called = || Called {
+                    spec,
+                    args: OwnedArgs::copy(args.iter()),
+                    db: ctx.db,
+                };
                 if ctx.dirty > before && spec.is_write() {
-                    self.changed.push(Changed {
-                        spec,
-                        args: OwnedArgs::copy(args.iter()),
-                        db: ctx.db,
-                    });
+                    self.done.changed.push(called());
+                } else if self.remembers && spec.flags & flag::READ != 0 {
+                    self.done.read.push(called());
                 }
             }
+            _ if spec.name == "SPUBLISH" => {
+                let (channel, text) = (args.at(1), args.at(2));
+                ctx.out
+                    .len_int(self.subs.receivers(Topics::Shards, channel));
+                let message = Message::ShardPublished(channel.to_vec(), text.to_vec());
+                self.done.published.push(message);
+            }
             _ if spec.name == "PUBLISH" => {
-                ctx.out.len_int(self.subs.receivers(args.at(1)));
-                self.published
+                ctx.out
+                    .len_int(self.subs.receivers(Topics::Channels, args.at(1)));
+                self.done
+                    .published
                     .push(Message::Published(args.at(1).to_vec(), args.at(2).to_vec()));
             }
             _ => return plain_session(ctx, spec, args),

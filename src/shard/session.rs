@@ -4,16 +4,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     census::Totals,
-    conn::{Blocked, Conn, GiveUp, Hold, ReplyMode},
+    conn::{Blocked, Conn, GiveUp, ReplyMode},
     info,
-    message::{ClientFilter, Message, Question},
+    message::{Message, Topics},
     shared::{FollowView, lock},
     state::State,
 };
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
     cmd::{self, Spec, Verb},
-    resp::{Args, Error, Out, OwnedArgs, Proto},
+    resp::{Args, Error, OwnedArgs, Proto},
 };
 
 const NO_PERSISTENCE: Error =
@@ -25,31 +25,18 @@ const HELLO_FIRST: Error = Error::fixed(
 );
 const NO_PROTO: Error = Error::fixed("NOPROTO unsupported protocol version");
 
-/// Answers of all cores on their way to one connection.
-pub(super) struct Gather {
-    conn: uring::SocketId,
-    slot: u64,
-    waiting: usize,
-    count: i64,
-    text: Vec<u8>,
-    form: Form,
-}
-
-/// What the answers of all cores become.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Form {
-    /// The sum of their numbers.
-    Count,
-    /// Their texts.
-    Text,
-}
-
 /// The error for a subcommand that does not exist.
 pub(super) fn unknown_subcommand(conn: &mut Conn, command: &str, args: Args<'_>) {
-    let sub = String::from_utf8_lossy(args.at(1)).into_owned();
+    conn.out
+        .error(&cmd::unknown_subcommand(command, args.at(1)));
+}
+
+/// The error for a subcommand whose arguments have another form, though their number may be right.
+pub(super) fn wrong_form(conn: &mut Conn, command: &str, args: Args<'_>) {
+    let sub = args.at(1);
+    let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]);
     conn.out.error(&Error::text(format!(
-        "ERR unknown subcommand '{sub}'. Try {} HELP.",
-        command.to_uppercase()
+        "ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {command} HELP."
     )));
 }
 
@@ -67,6 +54,9 @@ impl State {
             Verb::Debug => self.debug(conn, spec, args, false),
             Verb::Cluster => self.cluster(conn, spec, args, false),
             Verb::Memory => self.memory_command(conn, args, true),
+            Verb::Monitor => conn.out.error(&Error::fixed(
+                "ERR MONITOR isn't allowed for DENY BLOCKING client",
+            )),
             _ => self.session(conn, spec, verb, args),
         }
     }
@@ -78,14 +68,19 @@ impl State {
         verb: Verb,
         args: Args<'_>,
     ) {
+        match spec.subcommand(args) {
+            Ok(full) => conn.last = full.unwrap_or(spec.name),
+            Err(error) => return self.refuse(conn, Some(spec), &error),
+        }
         match verb {
             Verb::Ping => ping(conn, args),
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
             Verb::Auth => self.auth(conn, args),
             Verb::Acl => self.acl(conn, spec, args),
-            Verb::Select => match cmd::select(args, self.shared.settings.databases)
-                .and_then(|db| self.may_select(db as i64).map(|()| db))
+            Verb::Select => match parse_i64(args.at(1))
+                .map_or(Ok(()), |db| self.may_select(db))
+                .and_then(|()| cmd::select(args, self.shared.settings.databases))
             {
                 Ok(db) => {
                     conn.db = db;
@@ -100,6 +95,8 @@ impl State {
             Verb::Reset => {
                 self.discard(conn);
                 self.unsubscribe_all(conn);
+                self.end_tracking(conn);
+                self.end_monitoring(conn);
                 conn.set_proto(Proto::Two);
                 conn.trusted = self.tunables.password.is_empty();
                 conn.db = 0;
@@ -177,13 +174,23 @@ impl State {
                 self.unwatch(conn);
                 conn.out.ok();
             }
-            Verb::Subscribe | Verb::PSubscribe | Verb::Unsubscribe | Verb::PUnsubscribe => {
-                self.subscribe(conn, verb, args);
-            }
+            Verb::Subscribe
+            | Verb::PSubscribe
+            | Verb::SSubscribe
+            | Verb::Unsubscribe
+            | Verb::PUnsubscribe
+            | Verb::SUnsubscribe => self.subscribe(conn, verb, args),
             Verb::Publish => {
-                let receivers = self.publish_message(conn, args.at(1), args.at(2));
+                let (channel, text) = (args.at(1), args.at(2));
+                let receivers = self.publish_message(conn, Topics::Channels, channel, text);
                 conn.out.len_int(receivers);
             }
+            Verb::SPublish => {
+                let (channel, text) = (args.at(1), args.at(2));
+                let receivers = self.publish_message(conn, Topics::Shards, channel, text);
+                conn.out.len_int(receivers);
+            }
+            Verb::Monitor => self.start_monitoring(conn),
             Verb::PubSub => self.pubsub(conn, args),
             Verb::Save | Verb::BgSave | Verb::BgRewriteAof => conn.out.error(&NO_PERSISTENCE),
             Verb::LastSave => conn.out.int((self.shared.started / 1000) as i64),
@@ -269,226 +276,6 @@ impl State {
         });
         conn.out.bulk_str("modules");
         conn.out.array(0);
-    }
-
-    fn client(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let sub = args.at(1).to_ascii_uppercase();
-        match (&sub[..], args.len()) {
-            (b"ID", 2) => conn.out.int(conn.id as i64),
-            (b"GETNAME", 2) if conn.name.is_empty() => conn.out.null(),
-            (b"GETNAME", 2) => {
-                let name = conn.name.clone();
-                conn.out.bulk(&name);
-            }
-            (b"SETNAME", 3) => match check_name(args.at(2)) {
-                Ok(()) => {
-                    conn.name = args.at(2).to_vec();
-                    conn.out.ok();
-                }
-                Err(error) => conn.out.error(&error),
-            },
-            (b"SETINFO", 4) => {
-                let (field, value) = (args.at(2).to_ascii_lowercase(), args.at(3));
-                if let Err(error) = check_name(value) {
-                    return conn.out.error(&error);
-                }
-                match &field[..] {
-                    b"lib-name" => conn.lib_name = value.to_vec(),
-                    b"lib-ver" => conn.lib_version = value.to_vec(),
-                    _ => {
-                        return conn.out.error(&Error::text(format!(
-                            "ERR Unrecognized option '{}'",
-                            String::from_utf8_lossy(args.at(2))
-                        )));
-                    }
-                }
-                conn.out.ok();
-            }
-            (b"INFO", 2) => {
-                let line = self.client_line(conn);
-                conn.out.verbatim(&line);
-            }
-            (b"LIST", _) => match client_filter(args, 2) {
-                Ok(filter) => self.ask_all(conn, Question::ClientList(filter), Form::Text),
-                Err(error) => conn.out.error(&error),
-            },
-            (b"KILL", 3) => {
-                let addr = Some(String::from_utf8_lossy(args.at(2)).into_owned());
-                let filter = ClientFilter {
-                    addr,
-                    ..Default::default()
-                };
-                self.ask_all(conn, Question::ClientKill(filter), Form::Count);
-            }
-            (b"KILL", 4..) => match client_filter(args, 2) {
-                Ok(mut filter) => {
-                    let skip_me = !has_skip_me_no(args);
-                    filter.except = skip_me.then_some(conn.id);
-                    self.ask_all(conn, Question::ClientKill(filter), Form::Count);
-                }
-                Err(error) => conn.out.error(&error),
-            },
-            (b"REPLY", 3) => match &args.at(2).to_ascii_lowercase()[..] {
-                b"on" => {
-                    conn.reply_mode = ReplyMode::On;
-                    conn.out.ok();
-                }
-                b"off" => conn.reply_mode = ReplyMode::Off,
-                b"skip" if conn.reply_mode == ReplyMode::On => {
-                    conn.reply_mode = ReplyMode::SkipNext
-                }
-                b"skip" => {}
-                _ => conn.out.error(&Error::SYNTAX),
-            },
-            (b"NO-EVICT", 3) | (b"NO-TOUCH", 3) => {
-                let on = match &args.at(2).to_ascii_lowercase()[..] {
-                    b"on" => true,
-                    b"off" => false,
-                    _ => return conn.out.error(&Error::SYNTAX),
-                };
-                if sub == b"NO-EVICT" {
-                    conn.no_evict = on;
-                } else {
-                    conn.no_touch = on;
-                }
-                conn.out.ok();
-            }
-            (b"GETREDIR", 2) => conn.out.int(-1),
-            (b"TRACKING", 3..) if args.at(2).eq_ignore_ascii_case(b"off") => conn.out.ok(),
-            (b"UNPAUSE", 2) => conn.out.ok(),
-            _ => unknown_subcommand(conn, "client", args),
-        }
-    }
-
-    /// One line of CLIENT LIST.
-    fn client_line(&self, conn: &Conn) -> String {
-        let flags = match () {
-            _ if conn.is_subscribed() => "P",
-            _ if matches!(conn.hold, Hold::Blocked(_)) => "b",
-            _ if conn.multi.is_some() => "x",
-            _ => "N",
-        };
-        let port = self.shared.settings.port;
-        format!(
-            "id={} addr={} laddr={}:{port} fd={} name={} age={} idle={} flags={flags} db={} sub={} psub={} \
-             ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem={} \
-             tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
-            conn.id,
-            conn.peer_text(),
-            self.shared.settings.bind,
-            conn.socket.index,
-            String::from_utf8_lossy(&conn.name),
-            self.now.saturating_sub(conn.since) / 1000,
-            self.now.saturating_sub(conn.used) / 1000,
-            conn.db,
-            conn.channels.len(),
-            conn.patterns.len(),
-            conn.multi
-                .as_ref()
-                .map_or(-1, |multi| multi.queued.len() as i64),
-            conn.input.len(),
-            conn.out.len(),
-            conn.owed(),
-            conn.input.capacity() + conn.owed(),
-            if conn.last.is_empty() {
-                "NULL".to_string()
-            } else {
-                conn.last.to_lowercase()
-            },
-            if conn.out.proto == Proto::Three { 3 } else { 2 },
-            String::from_utf8_lossy(&conn.lib_name),
-            String::from_utf8_lossy(&conn.lib_version),
-        )
-    }
-
-    /// Asks every core, this one included, and answers the connection when all have answered.
-    pub(super) fn ask_all(&mut self, conn: &mut Conn, question: Question, form: Form) {
-        let (count, text) = self.answer_question(&question, Some(conn));
-        let others = self.mesh.cores() - 1;
-        if others == 0 {
-            return write_answer(&mut conn.out, form, count, &text);
-        }
-        let gather = self.next_gather;
-        self.next_gather += 1;
-        let slot = conn.open_slot();
-        self.gathers.insert(
-            gather,
-            Gather {
-                conn: conn.socket,
-                slot,
-                waiting: others,
-                count,
-                text,
-                form,
-            },
-        );
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Ask(gather, question.clone()));
-        }
-        conn.hold = Hold::Gather;
-    }
-
-    /// This core's part of an answer. `current` is the connection being worked on, which is not in its
-    /// place.
-    pub(super) fn answer_question(
-        &mut self,
-        question: &Question,
-        current: Option<&mut Conn>,
-    ) -> (i64, Vec<u8>) {
-        let mut text = Vec::new();
-        let mut count = 0;
-        match question {
-            Question::ClientList(filter) => {
-                let others = self.conns().filter(|conn| matches(filter, conn));
-                for line in others.map(|conn| self.client_line(conn)) {
-                    text.extend_from_slice(line.as_bytes());
-                }
-                if let Some(conn) = current.filter(|conn| matches(filter, conn)) {
-                    text.extend_from_slice(self.client_line(conn).as_bytes());
-                }
-            }
-            Question::ClientKill(filter) => {
-                let victims: Vec<_> = self
-                    .conns()
-                    .filter(|conn| matches(filter, conn))
-                    .map(|conn| conn.socket)
-                    .collect();
-                for socket in victims {
-                    if let Some(mut conn) = self.take_conn(socket) {
-                        count += 1;
-                        self.drop_conn(&mut conn);
-                        self.put_conn(conn);
-                    }
-                }
-                if let Some(conn) = current.filter(|conn| matches(filter, conn)) {
-                    count += 1;
-                    conn.closing = true;
-                }
-            }
-        }
-        (count, text)
-    }
-
-    pub(super) fn on_answer(&mut self, id: u64, count: i64, text: &[u8]) {
-        let Some(gather) = self.gathers.get_mut(&id) else {
-            return;
-        };
-        gather.count += count;
-        gather.text.extend_from_slice(text);
-        gather.waiting -= 1;
-        if gather.waiting > 0 {
-            return;
-        }
-        let Some(gather) = self.gathers.remove(&id) else {
-            return;
-        };
-        if let Some(mut conn) = self.take_conn(gather.conn) {
-            let mut out = Out::new(conn.out.proto);
-            write_answer(&mut out, gather.form, gather.count, &gather.text);
-            conn.fill_slot(gather.slot, out);
-            self.wake(&mut conn);
-            self.put_conn(conn);
-        }
     }
 
     fn role(&mut self, conn: &mut Conn) {
@@ -666,7 +453,8 @@ impl State {
                     conn.out.bulk(&entry.name);
                 }
             }
-            _ => cmd::help(&mut conn.out, spec),
+            (b"HELP", 2) => cmd::help(&mut conn.out, spec),
+            _ => wrong_form(conn, "SLOWLOG", args),
         }
     }
 }
@@ -685,83 +473,14 @@ fn ping(conn: &mut Conn, args: Args<'_>) {
     }
 }
 
-fn write_answer(out: &mut Out, form: Form, count: i64, text: &[u8]) {
-    match form {
-        Form::Count => out.int(count),
-        Form::Text => out.verbatim(&String::from_utf8_lossy(text)),
-    }
-}
-
-fn check_name(name: &[u8]) -> Result<(), Error> {
+/// Refuses a client name that would break the lines of CLIENT LIST.
+pub(super) fn check_name(name: &[u8]) -> Result<(), Error> {
     if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         return Ok(());
     }
     Err(Error::fixed(
         "ERR Client names cannot contain spaces, newlines or special characters.",
     ))
-}
-
-fn matches(filter: &ClientFilter, conn: &Conn) -> bool {
-    filter.ids.as_ref().is_none_or(|ids| ids.contains(&conn.id))
-        && filter
-            .addr
-            .as_ref()
-            .is_none_or(|addr| *addr == conn.peer_text())
-        && filter
-            .class
-            .as_ref()
-            .is_none_or(|class| match class.as_str() {
-                "normal" => !conn.is_subscribed(),
-                "pubsub" => conn.is_subscribed(),
-                _ => false,
-            })
-        && filter.except != Some(conn.id)
-}
-
-fn has_skip_me_no(args: Args<'_>) -> bool {
-    (2..args.len() - 1).any(|at| {
-        args.at(at).eq_ignore_ascii_case(b"skipme") && args.at(at + 1).eq_ignore_ascii_case(b"no")
-    })
-}
-
-/// Reads the conditions of CLIENT LIST and CLIENT KILL.
-fn client_filter(args: Args<'_>, from: usize) -> Result<ClientFilter, Error> {
-    let mut filter = ClientFilter::default();
-    let mut at = from;
-    while at < args.len() {
-        let option = args.at(at).to_ascii_lowercase();
-        let Some(value) = args.get(at + 1) else {
-            return Err(Error::SYNTAX);
-        };
-        let text = || String::from_utf8_lossy(value).into_owned();
-        at += 2;
-        match &option[..] {
-            b"id" => {
-                let mut ids = Vec::new();
-                let mut value = Some(value);
-                while let Some(id) = value.and_then(parse_u64) {
-                    ids.push(id);
-                    value = args.get(at);
-                    at += usize::from(value.and_then(parse_u64).is_some());
-                }
-                if ids.is_empty() {
-                    return Err(Error::fixed("ERR Invalid client ID"));
-                }
-                filter.ids = Some(ids);
-            }
-            b"addr" => filter.addr = Some(text()),
-            b"laddr" => filter.local = Some(text()),
-            b"type" => match &value.to_ascii_lowercase()[..] {
-                b"normal" | b"pubsub" | b"master" | b"replica" | b"slave" => {
-                    filter.class = Some(text().to_lowercase());
-                }
-                _ => return Err(Error::text(format!("ERR Unknown client type '{}'", text()))),
-            },
-            b"user" | b"skipme" | b"maxage" => {}
-            _ => return Err(Error::SYNTAX),
-        }
-    }
-    Ok(filter)
 }
 
 /// SHUTDOWN's words: a slip of the pen must not end the node, nor a wish to save that it cannot meet.

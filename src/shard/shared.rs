@@ -61,6 +61,12 @@ pub struct Tunables {
     pub latency_ms: u64,
     /// Password of the default user; empty: none.
     pub password: String,
+    /// Bytes that a client may have waiting to be run, what MULTI queues included.
+    pub queue_bytes_max: usize,
+    /// Classes of keyspace events that are told.
+    pub events: u16,
+    /// Keys that the node remembers for clients that track; 0: no limit.
+    pub tracking_keys_max: usize,
 }
 
 impl Default for Tunables {
@@ -78,6 +84,9 @@ impl Default for Tunables {
             slow_len: 128,
             latency_ms: 0,
             password: String::new(),
+            queue_bytes_max: 1 << 30,
+            events: 0,
+            tracking_keys_max: 1_000_000,
         }
     }
 }
@@ -98,6 +107,10 @@ pub struct CoreStats {
     pub clients_bytes: AtomicUsize,
     pub blocked: AtomicUsize,
     pub subscribed: AtomicUsize,
+    pub trackers: AtomicUsize,
+    pub tracked_keys: AtomicUsize,
+    pub tracked_items: AtomicUsize,
+    pub tracked_prefixes: AtomicUsize,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     pub turns: AtomicU64,

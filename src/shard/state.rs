@@ -1,24 +1,23 @@
 //! Everything of a core but its ring, and what its turns still have to do.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use uring::SocketId;
 
 use super::{
     blocking::Waits,
     census::Census,
+    client::Gathers,
     clients::Clients,
     evict::Memory,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message},
+    monitor::Monitors,
+    oddities::{Acting, Pause},
     pubsub::Subscriptions,
-    session::Gather,
     shared::{Shared, Tunables},
+    tracking::Tracked,
 };
 use crate::{
     base::{Ms, Rng},
@@ -51,6 +50,8 @@ pub(super) struct State {
     pub shared: Arc<Shared>,
     pub homes: Homes,
     pub now: Ms,
+    /// The clock that nobody sets, read once per beat: for how long clients are silent.
+    pub beat: Ms,
     pub rng: Rng,
     pub stats: Stats,
     pub subs: Subscriptions,
@@ -83,8 +84,16 @@ pub(super) struct State {
     /// The command found last, with its name as a number.
     pub last_name: u64,
     pub last_command: Option<(usize, &'static Spec)>,
-    pub gathers: HashMap<u64, Gather>,
-    pub next_gather: u64,
+    pub gathers: Gathers,
+    /// Why requests take the long way: see [`odd`](super::oddities::odd).
+    pub odd: u8,
+    pub pause: Option<Pause>,
+    pub tracked: Tracked,
+    pub monitors: Monitors,
+    /// Lines for clients that monitor.
+    pub lines: Vec<String>,
+    /// For whom a command runs, while that matters to anybody.
+    pub acting: Option<Acting>,
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     pub freeing: bool,
@@ -124,6 +133,7 @@ impl State {
             published: Vec::new(),
             mesh,
             now: 0,
+            beat: 0,
             rng: Rng::seeded(seed ^ me as u64),
             stats: Stats::default(),
             table: Table::build(),
@@ -143,8 +153,13 @@ impl State {
             scratch: Out::default(),
             last_name: 0,
             last_command: None,
-            gathers: HashMap::new(),
-            next_gather: 0,
+            gathers: Gathers::default(),
+            odd: 0,
+            pause: None,
+            tracked: Tracked::default(),
+            monitors: Monitors::default(),
+            lines: Vec::new(),
+            acting: None,
             follow_request: None,
             freeing: false,
             more_due: false,

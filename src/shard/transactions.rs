@@ -5,11 +5,12 @@ use super::{
     homes::{Listener, Place, Want},
     loans::Job,
     message::{After, Message},
+    oddities::Went,
     requests::{Call, Work},
     state::State,
 };
 use crate::{
-    cmd::{self, Keys, Run, Spec, flag},
+    cmd::{Keys, Run, Spec, flag},
     resp::{Args, Error, Out, OwnedArgs},
 };
 
@@ -25,11 +26,15 @@ impl State {
     }
 
     pub(super) fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
+        let full = match spec.subcommand(args) {
+            Ok(full) => full.unwrap_or_default(),
+            Err(error) => return self.refuse(conn, Some(spec), &error),
+        };
         // The answers of other cores come too late for EXEC.
-        let asks_all = matches!(spec.run, Run::Session(cmd::Verb::Client))
-            && args.get(1).is_some_and(|sub| {
-                sub.eq_ignore_ascii_case(b"list") || sub.eq_ignore_ascii_case(b"kill")
-            });
+        let asks_all = matches!(
+            full,
+            "client|kill" | "client|list" | "client|pause" | "client|unblock" | "client|unpause"
+        ) || (full == "client|tracking" && args.len() > 4);
         if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,
@@ -38,7 +43,15 @@ impl State {
             );
         }
         if let Some(multi) = &mut conn.multi {
-            multi.queued.push((spec, OwnedArgs::copy(args.iter())));
+            multi.push(spec, OwnedArgs::copy(args.iter()));
+            if multi.bytes + conn.input.len() > self.tunables.queue_bytes_max {
+                self.log_seldom(&format!(
+                    "client {}: queues more than client-query-buffer-limit allows, closed",
+                    conn.peer_text()
+                ));
+                conn.closing = true;
+                return;
+            }
         }
         conn.out.simple("QUEUED");
     }
@@ -104,7 +117,7 @@ impl State {
         out: &mut Out,
         away: &mut Vec<(usize, After)>,
     ) {
-        let tainted = conn.tainted || self.has_expired(&conn.watching);
+        let tainted = self.has_expired(&conn.watching, away) || conn.tainted;
         let multi = conn.multi.take().unwrap_or_default();
         self.unwatch(conn);
         if tainted {
@@ -121,6 +134,10 @@ impl State {
             self.count_call(spec);
             let start = self.clock(spec);
             let before = out.as_bytes().len();
+            let is_script = matches!(spec.run, Run::Script);
+            if is_script {
+                self.show_queued(conn, args);
+            }
             match (spec.run, Work::of(spec)) {
                 (_, Some(run))
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
@@ -144,6 +161,9 @@ impl State {
                     out.append(&mut std::mem::replace(&mut conn.out, outer));
                 }
             }
+            if !is_script {
+                self.show_queued(conn, args);
+            }
             if let Some(start) = start {
                 self.note_time(Some(conn), spec, args, start);
             }
@@ -152,19 +172,40 @@ impl State {
             }
         }
         conn.set_proto(out.proto);
+        if let Some(tracking) = &mut conn.tracking {
+            tracking.caching = false;
+        }
     }
 
-    /// Has one of some keys, whose shards are here, come due without anybody having looked?
-    fn has_expired(&mut self, watched: &[(usize, Vec<u8>)]) -> bool {
-        let now = self.now;
-        watched.iter().any(|(db, key)| {
-            let keys = self.homes.shards.of(*db, key);
+    /// Has one of some keys, whose shards are here, come due without anybody having looked? Tells who wants
+    /// to know.
+    fn has_expired(
+        &mut self,
+        watched: &[(usize, Vec<u8>)],
+        away: &mut Vec<(usize, After)>,
+    ) -> bool {
+        let mut heard = Vec::new();
+        let mut has = false;
+        for (db, key) in watched {
+            let shard = self.homes.shards.shard_of(key);
+            let keys = self.homes.shards.keyspace(shard, *db);
             keys.note_expired(true);
-            keys.meta(key, now);
+            keys.meta(key, self.now);
             let expired = !keys.take_expired().is_empty();
             keys.note_expired(false);
-            expired
-        })
+            has |= expired;
+            if !expired {
+                continue;
+            }
+            if self.homes.owner(shard) == self.me {
+                self.key_went(shard, *db, key, Went::Expired, &mut heard);
+            } else {
+                away.push((shard, After::Changed(*db, key.clone(), None)));
+                self.tell_event(Went::Expired.event(*db, key));
+            }
+        }
+        self.note_heard(heard);
+        has
     }
 
     pub(super) fn discard(&mut self, conn: &mut Conn) {
@@ -179,24 +220,23 @@ impl State {
             conn: conn.socket,
             want: Want::Taint(conn.watch_round),
         };
+        let question = self.gathers.next_question();
+        let mut asked = 0;
         for key in args.rest(1).iter() {
             conn.watching.push((conn.db, key.to_vec()));
             let shard = self.homes.shards.shard_of(key);
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes.listen(shard, conn.db, key, listener);
+                self.homes.listen(shard, conn.db, key, listener, self.now);
             } else {
-                self.mesh.send(
-                    owner,
-                    Message::Listen(shard, conn.db, key.to_vec(), listener),
-                );
-                // A change in a loan that was asked for earlier would be home before the listener.
-                self.close_loans();
+                let message = Message::Listen(shard, conn.db, key.to_vec(), listener, question);
+                self.mesh.send(owner, message);
+                asked += 1;
             }
         }
-        // No answer of the other cores is needed before the next request: mailboxes keep their order,
-        // and EXEC holds the shards of watched keys, so it hears of every change before it runs.
-        conn.out.ok();
+        // Whoever has seen the reply may rely on hearing of what anybody does from then on, and what
+        // others ask of the owner may overtake this.
+        self.gather_ok(conn, question, asked);
     }
 
     pub(super) fn unwatch(&mut self, conn: &mut Conn) {
@@ -211,7 +251,8 @@ impl State {
             let shard = self.homes.shards.shard_of(&key);
             let owner = self.homes.owner(shard);
             if owner == self.me {
-                self.homes.unlisten(shard, db, &key, listener);
+                // Nobody waits for it: a listener of this core is never waiting.
+                let _ = self.homes.unlisten(shard, db, &key, listener);
             } else {
                 self.mesh
                     .send(owner, Message::Unlisten(shard, db, key, listener));

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    message::Message,
+    message::{Message, Topics},
+    oddities::{Went, odd},
     shared::{CoreStats, Rate, lock},
     state::State,
 };
@@ -20,9 +21,20 @@ impl State {
     /// A bounded piece of what has no client waiting; true if something was done.
     pub(super) fn background(&mut self) -> bool {
         let mut worked = false;
+        if self.odd != 0 {
+            self.broadcast_invalid();
+            self.deliver_news(None);
+            self.deliver_lines(None);
+        }
         for message in std::mem::take(&mut self.published) {
-            if let Message::Published(channel, text) = message {
-                self.deliver(None, &channel, &text);
+            match message {
+                Message::Published(channel, text) => {
+                    self.deliver(None, Topics::Channels, &channel, &text);
+                }
+                Message::ShardPublished(channel, text) => {
+                    self.deliver(None, Topics::Shards, &channel, &text);
+                }
+                _ => {}
             }
         }
         if self.more_due {
@@ -74,18 +86,20 @@ impl State {
                 self.put_conn(conn);
             }
         }
+        self.end_pause(now);
         self.watched("expire-cycle", |state| state.expire(now));
+        let beat = self.beat;
         let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         for index in 0..self.clients.places.len() {
             let Some(conn) = &mut self.clients.places[index] else {
                 continue;
             };
             if conn.owed() == 0 && !conn.sending {
-                conn.progress = now;
+                conn.progress = beat;
             }
-            let stalled = now.saturating_sub(conn.progress) > stall_ms;
+            let stalled = beat.saturating_sub(conn.progress) > stall_ms;
             let idle = idle_ms > 0
-                && now.saturating_sub(conn.used) > idle_ms
+                && beat.saturating_sub(conn.used) > idle_ms
                 && conn.is_free()
                 && !conn.is_subscribed();
             if (stalled || idle)
@@ -109,10 +123,18 @@ impl State {
         }
     }
 
+    /// Takes over what CONFIG SET changed.
+    #[inline]
+    pub(super) fn heed_tunables(&mut self) {
+        if self.shared.tunables_version.load(Relaxed) != self.tunables_version {
+            self.read_tunables();
+        }
+    }
+
     /// Removes some keys that are due; the next turn goes on if more are.
     fn expire(&mut self, now: Ms) {
         self.more_due = false;
-        if !self.shared.expires_by_itself.load(Relaxed) {
+        if self.pause.is_some() || !self.shared.expires_by_itself.load(Relaxed) {
             return;
         }
         // A replica of a primary that sends no DEL for expired keys must do this by its own clock too.
@@ -121,7 +143,7 @@ impl State {
                 continue;
             }
             let mut expired = Vec::new();
-            let listened = self.homes.has_listeners();
+            let listened = self.homes.has_listeners() || self.odd & odd::EVENTS != 0;
             for (db, keys) in self.homes.shards.shard(shard).databases() {
                 let mut count = 0;
                 self.more_due |= keys.expire_due(now, EXPIRE_BUDGET, |key| {
@@ -135,7 +157,7 @@ impl State {
             }
             let mut heard = Vec::new();
             for (db, key) in expired {
-                self.homes.changed(shard, db, &key, &mut heard);
+                self.key_went(shard, db, &key, Went::Expired, &mut heard);
             }
             self.note_heard(heard);
         }
@@ -150,6 +172,11 @@ impl State {
         stats.clients.store(self.clients.count, Relaxed);
         stats.blocked.store(self.stats.blocked, Relaxed);
         stats.subscribed.store(self.subs.local_len(), Relaxed);
+        stats.trackers.store(self.tracked.clients, Relaxed);
+        let [keys, items, prefixes] = self.tracked.sizes();
+        stats.tracked_keys.store(keys, Relaxed);
+        stats.tracked_items.store(items, Relaxed);
+        stats.tracked_prefixes.store(prefixes, Relaxed);
         stats.bytes_in.store(self.stats.bytes_in, Relaxed);
         stats.bytes_out.store(self.stats.bytes_out, Relaxed);
         stats.turns.store(self.stats.turns, Relaxed);
