@@ -37,8 +37,13 @@ pub enum Hold {
     /// It may run.
     #[default]
     Free,
-    /// A request waits for shards of other cores.
-    Loan,
+    /// Requests wait for shards of other cores.
+    Loan {
+        /// How many.
+        requests: usize,
+        /// The collection in which the next ones may run, too.
+        follow: Option<u64>,
+    },
     /// A request waits for other cores' answers.
     Gather,
     /// A blocking command waits for a key or its time.
@@ -282,12 +287,9 @@ impl Conn {
         matches!(self.hold, Hold::Paused)
     }
 
-    /// Is each reply to be sent at once, and are no commands queued or forbidden?
+    /// Is each reply to be sent, and are no commands queued or forbidden?
     pub fn is_plain(&self) -> bool {
-        self.slots.is_empty()
-            && self.reply_mode == ReplyMode::On
-            && self.multi.is_none()
-            && !self.is_subscribed()
+        self.reply_mode == ReplyMode::On && self.multi.is_none() && !self.is_subscribed()
     }
 
     /// Does the connection listen to channels?

@@ -91,6 +91,8 @@ pub struct Homes {
 struct Home {
     waiting: VecDeque<Waiting>,
     listeners: HashMap<KeyName, Vec<Entry>>,
+    /// Those of them that are blocked.
+    blocked: usize,
 }
 
 impl Homes {
@@ -240,6 +242,11 @@ impl Homes {
         }
     }
 
+    /// Is anybody blocked on a key of a shard that lives here?
+    pub fn is_wanted(&self, shard: usize) -> bool {
+        self.homes[shard].blocked > 0
+    }
+
     /// Does anybody listen to any key of this core, or keep one?
     #[inline]
     pub fn has_listeners(&self) -> bool {
@@ -254,13 +261,12 @@ impl Homes {
             let meta = self.shards.keyspace(shard, db).meta(key, 0);
             meta.is_some_and(|meta| meta.deadline.is_none_or(|deadline| deadline > now))
         };
-        let listeners = self.homes[shard]
-            .listeners
-            .entry((db, key.into()))
-            .or_default();
+        let home = &mut self.homes[shard];
+        let listeners = home.listeners.entry((db, key.into())).or_default();
         if !listeners.iter().any(|entry| entry.listener == listener) {
             listeners.push(Entry { listener, existed });
             self.listeners += 1;
+            home.blocked += usize::from(listener.want == Want::Retry);
         }
     }
 
@@ -274,7 +280,8 @@ impl Homes {
         listener: Listener,
     ) -> Option<(CoreId, u64)> {
         let mut confirm = None;
-        self.homes[shard].waiting.retain(|waiting| match waiting {
+        let home = &mut self.homes[shard];
+        home.waiting.retain(|waiting| match waiting {
             Waiting::Listen(at, name, other, asker)
                 if *at == db && name == key && *other == listener =>
             {
@@ -284,12 +291,16 @@ impl Homes {
             _ => true,
         });
         let name = (db, key.into());
-        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
+        if let Some(listeners) = home.listeners.get_mut(&name) {
             let before = listeners.len();
             listeners.retain(|entry| entry.listener != listener);
-            self.listeners -= before - listeners.len();
+            let gone = before - listeners.len();
+            self.listeners -= gone;
+            if listener.want == Want::Retry {
+                home.blocked -= gone;
+            }
             if listeners.is_empty() {
-                self.homes[shard].listeners.remove(&name);
+                home.listeners.remove(&name);
             }
         }
         confirm

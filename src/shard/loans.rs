@@ -1,7 +1,11 @@
 //! Shards on their way: commands that need several of them, errands for other cores, and the messages
 //! of both.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use uring::SocketId;
 
@@ -17,9 +21,14 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Keys, Shard, Spec, flag},
+    cmd::{Run, Shard, Spec, flag},
     resp::{Args, Out, OwnedArgs},
 };
+
+/// Requests that one collection takes.
+const JOBS_MAX: usize = 256;
+/// A loan in which requests ran for this long goes back before the next of them runs.
+const LOAN_TIME: Duration = Duration::from_micros(500);
 
 /// What runs once all shards of a collection are here.
 pub(super) enum Job {
@@ -31,6 +40,8 @@ pub(super) enum Job {
         run: Work,
         args: OwnedArgs,
         db: usize,
+        /// Of all shards in hand it sees this one.
+        only: Option<usize>,
         acting: Option<Acting>,
     },
     /// EXEC of a connection.
@@ -50,19 +61,37 @@ pub(super) enum Job {
     },
     /// The data set is being replaced by a snapshot, over many turns.
     Load(Box<Load>),
-    /// Nothing: the shards are held for a load that is under way.
-    Idle,
 }
 
-/// Shards on their way to this core, for one job.
+/// Shards on their way to this core.
 pub(super) struct Collection {
-    pub job: Job,
+    /// What runs with them, in this order.
+    jobs: VecDeque<Job>,
     pub need: Vec<usize>,
     #[expect(
         clippy::vec_box,
         reason = "shards arrive in their boxes and leave in them"
     )]
     pub got: Vec<Box<Shard>>,
+    /// Somebody is blocked on a key of a borrowed shard, and is served before a second job runs.
+    is_wanted: bool,
+}
+
+impl Collection {
+    /// Takes these shards in, where they are asked for already or can still be asked for in order.
+    fn widen(&mut self, more: &[usize]) -> bool {
+        let Some(asked) = self.need.get(self.got.len()).copied() else {
+            return false;
+        };
+        let is_asked = |shard: &usize| self.need.binary_search(shard).is_ok();
+        if !more.iter().all(|shard| *shard > asked || is_asked(shard)) {
+            return false;
+        }
+        self.need.extend_from_slice(more);
+        self.need.sort_unstable();
+        self.need.dedup();
+        true
+    }
 }
 
 /// The collections of this core.
@@ -71,27 +100,47 @@ pub(super) struct Loans {
     /// Those that still wait for a shard, by number.
     open: HashMap<u64, Collection>,
     next: u64,
+    /// The one that was opened last, if later requests may join it. Joining an older one, they would
+    /// overtake what was asked for since.
+    newest: Option<u64>,
     /// Collections that are complete. They run one after the other, never one inside another: a queue of
     /// them may be longer than the stack is deep.
-    pub ready: VecDeque<Collection>,
+    pub ready: VecDeque<(u64, Collection)>,
     /// A load that owns all shards, worked on once per turn.
     pub load: Option<(Collection, Box<Load>)>,
 }
 
 impl State {
-    /// Gathers shards for a job; runs it as soon as all are here.
-    pub(super) fn collect(&mut self, need: Vec<usize>, job: Job) {
+    /// Gathers shards for a job; runs it as soon as all are here. The number of the collection.
+    pub(super) fn collect(&mut self, need: Vec<usize>, job: Job) -> u64 {
         let id = self.loans.next;
         self.loans.next += 1;
+        self.loans.newest = None;
         self.loans.open.insert(
             id,
             Collection {
-                job,
+                jobs: VecDeque::from([job]),
                 need,
                 got: Vec::new(),
+                is_wanted: false,
             },
         );
         self.collect_more(id);
+        id
+    }
+
+    /// The same for a job that others may join.
+    pub(super) fn collect_open(&mut self, need: Vec<usize>, job: Job) -> u64 {
+        let id = self.collect(need, job);
+        self.loans.newest = Some(id);
+        id
+    }
+
+    /// The collection that requests for these shards may join.
+    fn joined(&mut self, need: &[usize]) -> Option<(u64, &mut Collection)> {
+        let id = self.loans.newest?;
+        let collection = self.loans.open.get_mut(&id)?;
+        (collection.jobs.len() < JOBS_MAX && collection.widen(need)).then_some((id, collection))
     }
 
     pub(super) fn collect_for(
@@ -102,21 +151,98 @@ impl State {
         args: Args<'_>,
         need: Vec<usize>,
     ) {
+        // What the connection asked of other cores must not be overtaken. A script may run for long, so it
+        // has a loan of its own.
+        let is_store = matches!(run, Work::Store(_));
+        let may_join = is_store && !conn.is_waiting();
         let slot = conn.open_slot();
-        conn.hold = Hold::Loan;
-        let args = OwnedArgs::copy(args.iter());
-        self.collect(
-            need,
-            Job::Request {
-                conn: conn.socket,
-                slot,
-                spec,
-                run,
-                args,
-                db: conn.db,
-                acting: self.acting,
-            },
-        );
+        let job = Job::Request {
+            conn: conn.socket,
+            slot,
+            spec,
+            run,
+            args: OwnedArgs::copy(args.iter()),
+            db: conn.db,
+            only: self.narrowed(conn, spec),
+            acting: self.acting,
+        };
+        let id = match may_join.then(|| self.joined(&need)).flatten() {
+            Some((id, collection)) => {
+                collection.jobs.push_back(job);
+                id
+            }
+            _ if is_store => self.collect_open(need, job),
+            _ => self.collect(need, job),
+        };
+        let may_follow = is_store && spec.flags & flag::BLOCKING == 0;
+        conn.hold = Hold::Loan {
+            requests: 1,
+            follow: may_follow.then_some(id),
+        };
+    }
+
+    /// Has a request of a connection that waits for a loan run in that loan, behind the earlier ones;
+    /// false if it has to wait for their end.
+    pub(super) fn follow(&mut self, conn: &mut Conn, args: Args<'_>) -> bool {
+        let Hold::Loan {
+            follow: Some(id), ..
+        } = conn.hold
+        else {
+            return false;
+        };
+        let Some((place, spec)) = self.command(args.at(0)) else {
+            return false;
+        };
+        let Run::Store(run) = spec.run else {
+            return false;
+        };
+        if self.loans.newest != Some(id)
+            || spec.flags & flag::BLOCKING != 0
+            || !spec.fits(args.len())
+            || !self.is_plain(conn)
+            || (spec.is_write() && self.shared.following.load(Relaxed))
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
+            || conn.port_shard.is_some()
+            || conn.is_full()
+        {
+            return false;
+        }
+        let need = self.homes.shards_of([(spec, args)]);
+        if need.is_empty() {
+            return false;
+        }
+        let (socket, db) = (conn.socket, conn.db);
+        let Some((_, collection)) = self.joined(&need) else {
+            return false;
+        };
+        collection.jobs.push_back(Job::Request {
+            conn: socket,
+            slot: conn.open_slot(),
+            spec,
+            run: Work::Store(run),
+            args: OwnedArgs::copy(args.iter()),
+            db,
+            only: None,
+            acting: None,
+        });
+        if let Hold::Loan { requests, .. } = &mut conn.hold {
+            *requests += 1;
+        }
+        self.stats.commands += 1;
+        self.census.called(place);
+        conn.last = spec.name;
+        true
+    }
+
+    /// A request that waited for a loan is done: behind the last one the connection goes on.
+    fn end_loan(&mut self, conn: &mut Conn) {
+        match &mut conn.hold {
+            Hold::Loan { requests, .. } if *requests > 1 => {
+                *requests -= 1;
+                self.list(conn);
+            }
+            _ => self.wake(conn),
+        }
     }
 
     fn collect_more(&mut self, id: u64) {
@@ -137,35 +263,58 @@ impl State {
             }
         }
         if let Some(collection) = self.loans.open.remove(&id) {
-            self.loans.ready.push_back(collection);
+            self.loans.ready.push_back((id, collection));
         }
     }
 
-    fn on_lent(&mut self, id: u64, lent: Box<Shard>) {
+    fn on_lent(&mut self, id: u64, lent: Box<Shard>, is_wanted: bool) {
         if let Some(collection) = self.loans.open.get_mut(&id) {
             collection.got.push(lent);
+            collection.is_wanted |= is_wanted;
             self.collect_more(id);
         }
     }
 
-    /// All shards of a job are in hand: runs it and gives them back.
-    pub(super) fn run_collected(&mut self, collection: Collection) {
-        let Collection { job, need, got } = collection;
-        if let Job::Load(load) = job {
-            self.loans.load = Some((
-                Collection {
-                    job: Job::Idle,
-                    need,
-                    got,
-                },
-                load,
-            ));
+    /// All shards of a collection are in hand: runs its jobs and gives the shards back. Jobs for which the
+    /// loan is too short collect them again, behind the others who want them.
+    pub(super) fn run_collected(&mut self, id: u64, mut collection: Collection) {
+        if let Some(Job::Load(_)) = collection.jobs.front() {
+            if let Some(Job::Load(load)) = collection.jobs.pop_front() {
+                self.loans.load = Some((collection, load));
+            }
             return;
         }
-        for (shard, lent) in need.iter().zip(got) {
+        for (shard, lent) in collection.need.iter().zip(collection.got.drain(..)) {
             self.homes.shards.put(*shard, lent);
         }
         let mut away = Vec::new();
+        let mut tried = None;
+        let start = Instant::now();
+        while let Some(job) = collection.jobs.pop_front() {
+            let before = away.len();
+            let round = self.run_job(job, &mut away);
+            tried = tried.or(round);
+            let is_heard =
+                !self.waits.heard.is_empty() || (collection.is_wanted && !away.is_empty());
+            let blocks = away[before..]
+                .iter()
+                .any(|(_, after)| matches!(after, After::Listen(..)));
+            if collection.jobs.is_empty() || is_heard || blocks || start.elapsed() > LOAN_TIME {
+                break;
+            }
+        }
+        self.give_back(&collection.need, away);
+        // Behind the shards in the mailbox: the next client of the round finds them at home.
+        self.end_try(tried);
+        if !collection.jobs.is_empty() {
+            collection.is_wanted = false;
+            self.loans.open.insert(id, collection);
+            self.collect_more(id);
+        }
+    }
+
+    /// Runs a job whose shards are in their places; the round that waits for it, if one does.
+    fn run_job(&mut self, job: Job, away: &mut Vec<(usize, After)>) -> Option<(CoreId, u64)> {
         let mut tried = None;
         match job {
             Job::Request {
@@ -175,6 +324,7 @@ impl State {
                 run,
                 args,
                 db,
+                only,
                 acting,
             } => {
                 self.acting = acting;
@@ -183,10 +333,7 @@ impl State {
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
                 let start = self.clock(spec);
-                // Whoever works on all keys with fewer shards in hand came to the port of one of them.
-                if let (Keys::All, [shard]) = (spec.keys, &need[..]) {
-                    self.homes.shards.narrow(Some(*shard));
-                }
+                self.homes.shards.narrow(only);
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
@@ -194,7 +341,7 @@ impl State {
                     &args.as_args(),
                     Call::of(db, may_block),
                     &mut out,
-                    Some(&mut away),
+                    Some(&mut *away),
                 );
                 self.homes.shards.narrow(None);
                 if let Some(start) = start {
@@ -205,11 +352,11 @@ impl State {
                         Some(block) => {
                             conn.hold = Hold::Free;
                             self.start_block(&mut conn, spec, args.as_args(), block, Some(slot));
-                            self.listen_away(&conn, &mut away);
+                            self.listen_away(&conn, away);
                         }
                         None => {
                             conn.fill_slot(slot, out);
-                            self.wake(&mut conn);
+                            self.end_loan(&mut conn);
                         }
                     }
                     // In its place before the shards go back: what waited for them may be what it waits
@@ -221,10 +368,10 @@ impl State {
                 if let Some(mut conn) = self.take_conn(socket) {
                     self.acting = self.acting_of(&conn);
                     let mut out = Out::new(conn.out.proto);
-                    self.exec_queued(&mut conn, &mut out, &mut away);
+                    self.exec_queued(&mut conn, &mut out, away);
                     self.show_queued(&conn, OwnedArgs::copy([b"EXEC".as_slice()]).as_args());
                     conn.fill_slot(slot, out);
-                    self.wake(&mut conn);
+                    self.end_loan(&mut conn);
                     self.put_conn(conn);
                 }
             }
@@ -236,7 +383,7 @@ impl State {
                 tried = round;
                 if let Some(mut conn) = self.take_conn(socket) {
                     self.acting = self.acting_of(&conn);
-                    if let Some(reply) = self.retry_collected(&mut conn, slot, &mut away) {
+                    if let Some(reply) = self.retry_collected(&mut conn, slot, away) {
                         self.unblock(&mut conn, reply);
                     } else if let Hold::Blocked(blocked) = &mut conn.hold
                         && blocked.slot == slot
@@ -264,16 +411,15 @@ impl State {
                     &args.as_args(),
                     Call::FRAME,
                     &mut out,
-                    Some(&mut away),
+                    Some(&mut *away),
                 );
                 self.applied.push(asker);
             }
-            Job::Load(_) | Job::Idle => {}
+            // It never shares a loan, and runs in slices.
+            Job::Load(_) => {}
         }
         self.acting = None;
-        self.give_back(&need, away);
-        // Behind the shards in the mailbox: the next client of the round finds them at home.
-        self.end_try(tried);
+        tried
     }
 
     /// Returns collected shards to where they live, each with what its owner has to do. All
@@ -324,8 +470,12 @@ impl State {
     fn lend(&mut self, shard: usize, to: CoreId, id: u64) {
         match self.homes.lend(shard) {
             None => self.homes.wait_for(shard, Waiting::Loan(to, id)),
-            Some(lent) if to == self.me => self.on_lent(id, lent),
-            Some(lent) => self.mesh.send(to, Message::Lent(shard, id, lent)),
+            // Of our own shards we hear ourselves.
+            Some(lent) if to == self.me => self.on_lent(id, lent, false),
+            Some(lent) => {
+                let is_wanted = self.homes.is_wanted(shard);
+                self.mesh.send(to, Message::Lent(id, lent, is_wanted));
+            }
         }
     }
 
@@ -435,7 +585,7 @@ impl State {
             Message::Run(errand) => self.run_errand(*errand),
             Message::Ran(asker, reply) => self.on_ran(asker, *reply),
             Message::Borrow(shard, id) => self.lend(shard, from, id),
-            Message::Lent(_, id, lent) => self.on_lent(id, lent),
+            Message::Lent(id, lent, is_wanted) => self.on_lent(id, lent, is_wanted),
             Message::Returned(shard, lent, after) => {
                 self.homes.come_home(shard, lent);
                 let mut heard = Vec::new();
@@ -519,5 +669,240 @@ impl State {
             Message::Follow(_) => {}
         }
         self.run_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uring::Wake;
+
+    use super::{super::shared::*, *};
+    use crate::mesh;
+
+    struct Mute;
+
+    impl Wake for Mute {
+        fn wake(&self) {}
+    }
+
+    /// Cores with one shard each, on one thread; messages between them go when the test says so.
+    struct Node {
+        cores: Vec<State>,
+        borrows: usize,
+    }
+
+    impl Node {
+        fn new(cores: usize) -> Self {
+            let settings = Settings {
+                port: 0,
+                bind: String::new(),
+                unix: None,
+                cores,
+                shards: cores,
+                databases: 1,
+                spin_us: 0,
+                dir: String::new(),
+                announce: String::new(),
+                slots: None,
+            };
+            let shared = Arc::new(Shared::new(settings, 0, String::new()));
+            let wakers = (0..cores)
+                .map(|_| Box::new(Mute) as Box<dyn Wake + Send + Sync>)
+                .collect();
+            let cores = mesh::build(wakers)
+                .into_iter()
+                .map(|mesh| State::new(mesh, shared.clone(), 7).expect("a Lua state"))
+                .collect();
+            Self { cores, borrows: 0 }
+        }
+
+        /// A key of a shard.
+        fn key(&self, shard: usize) -> String {
+            (0..)
+                .map(|at| format!("k{at}"))
+                .find(|key| self.cores[0].homes.shards.shard_of(key.as_bytes()) == shard)
+                .expect("keys are spread")
+        }
+
+        fn client(&mut self, core: usize) -> SocketId {
+            let index = self.cores[core].clients.places.len() as u32;
+            let socket = SocketId {
+                index,
+                generation: 0,
+            };
+            assert!(self.cores[core].accept(socket, None, None, None));
+            socket
+        }
+
+        fn send(&mut self, core: usize, socket: SocketId, lines: &[String]) {
+            let state = &mut self.cores[core];
+            let mut conn = state.take_conn(socket).expect("a client");
+            state.on_data(&mut conn, (lines.join("\r\n") + "\r\n").as_bytes());
+            state.put_conn(conn);
+        }
+
+        /// Lets the cores work until none of them has anything to do.
+        fn settle(&mut self) {
+            let mut worked = true;
+            while worked {
+                worked = false;
+                for state in &mut self.cores {
+                    while let Some((from, message)) = state.mesh.receive() {
+                        self.borrows += usize::from(matches!(message, Message::Borrow(..)));
+                        state.on_message(from, message);
+                        worked = true;
+                    }
+                    worked |= state.go_on() | state.mesh.has_unsent();
+                    state.mesh.post();
+                }
+            }
+        }
+
+        fn replies(&mut self, core: usize, socket: SocketId) -> String {
+            let mut conn = self.cores[core].take_conn(socket).expect("a client");
+            let text = String::from_utf8_lossy(conn.out.as_bytes()).replace("\r\n", " ");
+            conn.out.clear();
+            self.cores[core].put_conn(conn);
+            text
+        }
+    }
+
+    #[test]
+    fn requests_of_a_core_run_in_one_loan_in_order() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (one, two) = (node.client(0), node.client(0));
+        let lines = [
+            format!("MSET {a} 1 {b} 1"),
+            format!("MGET {a} {b}"),
+            format!("INCR {b}"),
+            format!("MGET {b} {a}"),
+        ];
+        node.send(0, one, &lines);
+        node.send(0, two, &[format!("MGET {a} {b}")]);
+        node.settle();
+        let want = "+OK *2 $1 1 $1 1 :2 *2 $1 2 $1 1 ";
+        assert_eq!(node.replies(0, one), want);
+        assert_eq!(node.replies(0, two), "*2 $1 1 $1 2 ");
+        assert_eq!(node.borrows, 1);
+    }
+
+    #[test]
+    fn what_was_sent_to_an_owner_is_not_overtaken() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (one, two) = (node.client(0), node.client(0));
+        node.send(0, one, &[format!("MGET {a} {b}")]);
+        node.send(0, two, &[format!("SET {b} 5"), format!("MGET {a} {b}")]);
+        node.settle();
+        assert_eq!(node.replies(0, two), "+OK *2 $-1 $1 5 ");
+    }
+
+    #[test]
+    fn a_core_that_waits_is_not_starved() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let other = node.client(1);
+        let writers: Vec<_> = (0..3 * JOBS_MAX).map(|_| node.client(0)).collect();
+        for (at, writer) in writers.iter().enumerate() {
+            node.send(0, *writer, &[format!("MSET {a} {at} {b} {at}")]);
+            if at == 0 {
+                node.send(1, other, &[format!("MGET {a} {b}")]);
+                node.cores[1].mesh.post();
+                let (from, asked) = node.cores[0].mesh.receive().expect("a message");
+                assert!(matches!(asked, Message::Borrow(0, _)));
+                node.cores[0].on_message(from, asked);
+            }
+        }
+        node.settle();
+        let reply = node.replies(1, other);
+        let seen: usize = reply
+            .split(' ')
+            .nth(2)
+            .and_then(|value| value.parse().ok())
+            .expect("a value");
+        assert!(seen < JOBS_MAX, "{reply}");
+        for writer in writers {
+            assert_eq!(node.replies(0, writer), "+OK ");
+        }
+    }
+
+    #[test]
+    fn who_is_blocked_is_served_before_the_next_job() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (waiter, writer, popper) = (node.client(1), node.client(0), node.client(0));
+        node.send(1, waiter, &[format!("BLPOP {b} 0")]);
+        node.settle();
+        let lines = [
+            "MULTI".into(),
+            format!("RPUSH {a} x"),
+            format!("RPUSH {b} y"),
+        ];
+        node.send(0, writer, &lines);
+        node.send(0, writer, &["EXEC".into()]);
+        node.send(0, popper, &[format!("LMPOP 2 {b} {a} LEFT")]);
+        node.settle();
+        assert_eq!(
+            node.replies(1, waiter),
+            format!("*2 ${} {b} $1 y ", b.len())
+        );
+        let reply = node.replies(0, popper);
+        assert_eq!(reply, format!("*2 ${} {a} *1 $1 x ", a.len()));
+    }
+
+    #[test]
+    fn a_change_in_a_joined_loan_voids_who_watched_before() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (one, two, watcher) = (node.client(0), node.client(0), node.client(0));
+        node.send(0, watcher, &[format!("WATCH {b}")]);
+        node.settle();
+        node.send(0, one, &[format!("MGET {a} {b}")]);
+        node.send(0, two, &[format!("MSET {a} 1 {b} 1")]);
+        node.send(0, watcher, &["MULTI".into(), format!("GET {b}")]);
+        node.send(0, watcher, &["EXEC".into()]);
+        node.settle();
+        assert_eq!(node.replies(0, watcher), "+OK +OK +QUEUED *-1 ");
+        assert_eq!(node.borrows, 2);
+    }
+
+    #[test]
+    fn who_watches_a_shard_on_loan_is_answered_behind_the_changes_of_the_loan() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (one, two, watcher) = (node.client(0), node.client(0), node.client(0));
+        node.send(0, one, &[format!("MGET {a} {b}")]);
+        let lines = [format!("WATCH {b}"), format!("GET {b}"), "MULTI".into()];
+        node.send(0, watcher, &lines);
+        node.send(0, two, &[format!("MSET {a} 1 {b} 1")]);
+        node.send(0, watcher, &[format!("GET {b}"), "EXEC".into()]);
+        node.settle();
+        let want = "+OK $1 1 +OK +QUEUED *1 $1 1 ";
+        assert_eq!(node.replies(0, watcher), want);
+        assert_eq!(node.borrows, 2);
+    }
+
+    #[test]
+    fn a_job_in_a_shared_loan_knows_the_client_it_runs_for() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.key(0), node.key(1));
+        let (reader, writer) = (node.client(0), node.client(0));
+        node.send(0, reader, &["HELLO 3".into(), "CLIENT TRACKING ON".into()]);
+        node.settle();
+        node.replies(0, reader);
+        node.send(0, reader, &[format!("MGET {a} {b}"), "PING".into()]);
+        node.send(0, writer, &[format!("MSET {a} 1 {b} 1")]);
+        node.settle();
+        node.cores[0].deliver_news(None);
+        let reply = node.replies(0, reader);
+        assert!(reply.starts_with("*2 _ _ "), "{reply}");
+        assert!(reply.contains("+PONG "), "{reply}");
+        for key in [a, b] {
+            let news = format!(">2 $10 invalidate *1 ${} {key} ", key.len());
+            assert_eq!(reply.matches(&news).count(), 1, "{reply}");
+        }
     }
 }

@@ -160,8 +160,8 @@ pub enum Message {
     Ran(Asker, Box<Out>),
     /// Lend a shard to the sender's collection.
     Borrow(usize, u64),
-    /// Here it is.
-    Lent(usize, u64, Box<Shard>),
+    /// Here it is, for that collection; is somebody blocked on a key of it?
+    Lent(u64, Box<Shard>, bool),
     /// Thank you.
     Returned(usize, Box<Shard>, Vec<After>),
     /// Register a listener for a key of a shard and database; answer the question with this number.

@@ -103,7 +103,7 @@ impl State {
         self.carry_out(conn, (place, spec), args);
         self.acting = None;
         // EXEC that waits for shards is shown behind what it runs.
-        let runs_later = spec.run_is(Verb::Exec) && matches!(conn.hold, Hold::Loan);
+        let runs_later = spec.run_is(Verb::Exec) && matches!(conn.hold, Hold::Loan { .. });
         if is_shown && !calls_others && !runs_later {
             self.show(conn, *args);
         }

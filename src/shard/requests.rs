@@ -181,7 +181,16 @@ impl State {
                 }
                 if !conn.is_free() || conn.closing {
                     if !conn.is_paused() {
-                        from = group.ends[at] as usize;
+                        let mut done = at;
+                        for next in at + 1..group.ends.len() {
+                            let (first, last) =
+                                (group.firsts[next] as usize, group.lasts[next] as usize);
+                            if !self.follow(conn, Args::new(bytes, &spans[first..last])) {
+                                break;
+                            }
+                            done = next;
+                        }
+                        from = group.ends[done] as usize;
                     } else if at > 0 {
                         from = group.ends[at - 1] as usize;
                     }
@@ -290,6 +299,11 @@ impl State {
 
     /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
     fn may_short_cut(&self, conn: &Conn) -> bool {
+        self.is_plain(conn) && !conn.is_waiting()
+    }
+
+    /// The same where replies to earlier requests may be missing.
+    pub(super) fn is_plain(&self, conn: &Conn) -> bool {
         self.odd == 0
             && conn.is_plain()
             && conn.trusted
@@ -338,7 +352,7 @@ impl State {
 
     /// Finds a command. Clients mostly repeat the last one.
     #[inline]
-    fn command(&mut self, name: &[u8]) -> Option<(usize, &'static Spec)> {
+    pub(super) fn command(&mut self, name: &[u8]) -> Option<(usize, &'static Spec)> {
         let short = short_name(name);
         if short != 0 && short == self.last_name {
             return self.last_command;

@@ -220,8 +220,8 @@ impl State {
     }
 
     pub(super) fn run_ready(&mut self) {
-        while let Some(collection) = self.loans.ready.pop_front() {
-            self.run_collected(collection);
+        while let Some((id, collection)) = self.loans.ready.pop_front() {
+            self.run_collected(id, collection);
         }
     }
 }

@@ -87,8 +87,13 @@ impl State {
         match self.homes.place_of_all(need) {
             Place::Collect(need) => {
                 let slot = conn.open_slot();
-                conn.hold = Hold::Loan;
-                self.collect(
+                conn.hold = Hold::Loan {
+                    requests: 1,
+                    follow: None,
+                };
+                // In a loan of its own: a change that an earlier job made to a watched key of a borrowed
+                // shard becomes known when the shard is home.
+                self.collect_open(
                     need,
                     Job::Exec {
                         conn: conn.socket,
