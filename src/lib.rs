@@ -21,6 +21,10 @@ pub mod store;
 pub mod docs {
     #[doc = include_str!("docs/architecture.md")]
     pub mod architecture {}
+    #[doc = include_str!("docs/coverage.md")]
+    pub mod coverage {}
+    #[doc = include_str!("docs/migration.md")]
+    pub mod migration {}
     #[doc = include_str!("docs/wire.md")]
     pub mod wire {}
 }

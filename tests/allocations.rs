@@ -41,10 +41,12 @@ fn allocations(pipeline: usize, rounds: usize) -> u64 {
         databases: 1,
         spin_us: 0,
         dir: ".".into(),
+        announce: String::new(),
+        slots: None,
     };
     let shared = Arc::new(Shared::new(settings, 0, String::new()));
     let mut core = Core::new(reactor, mesh, shared, 7).expect("the Lua state can be made");
-    core.listen(&Endpoint::Tcp(at))
+    core.listen(&Endpoint::Tcp(at), None)
         .expect("the port is still free");
     let mut outcome = Ok(());
     let counted = allocation_counter::measure(|| outcome = core.run());

@@ -15,7 +15,8 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks compare sessions dump differ consistency replica bad_input)
+        jobs_celery jobs_bullmq locks coverage compare sessions dump differ introspect cluster consistency
+        replica bad_input evict)
 
 do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -42,12 +43,16 @@ do_smoke_hiredis() {
 do_jobs_celery() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/jobs.py; }
 do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node tests/interop/jobs.js; }
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
+do_coverage() { python3 tests/interop/coverage.py --node "$node"; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
 do_sessions() { python3 tests/interop/sessions.py --node "$node" --threads 2; }
 do_dump() { python3 tests/interop/dump.py --node "$node"; }
 do_differ() { python3 tests/interop/differ.py --node "$node" --threads 2 --seed 1 --out "$logs"; }
 do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds 20; }
+do_introspect() { python3 tests/interop/introspect.py --node "$node"; }
+do_cluster() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/cluster.py --node "$node"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
+do_evict() { python3 tests/interop/evict_quality.py --node "$node" --short; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi

@@ -1,14 +1,15 @@
 //! The store alone: nanoseconds per operation, bytes per key, and the longest single operation.
 //! One iteration is one key of 16 bytes with a value of 16 bytes.
 
-use std::{fs, hint::black_box, time::Instant};
+use std::{hint::black_box, time::Instant};
 
 use ringkeep::{base::Rng, store::Keyspace};
 
 const NOW: u64 = 1_000_000_000_000;
 
-/// Measures keyspaces of the given sizes.
+/// Measures keyspaces of the given sizes, or of the usual ones.
 pub fn run(sizes: &[u64]) {
+    let sizes = if sizes.is_empty() { &SIZES } else { sizes };
     for size in sizes {
         one(*size);
     }
@@ -20,17 +21,18 @@ fn one(size: u64) {
     let mut spent = vec![u32::MAX; size as usize];
     // They are all kept: giving memory back to the system is not what is measured here.
     let others: Vec<Keyspace> = (1..REPETITIONS).map(|_| fill(size, &mut spent)).collect();
-    let before = resident_bytes();
+    let resident = || uring::sys::resident_bytes().unwrap_or(0);
+    let before = resident();
     let start = Instant::now();
     let mut space = fill(size, &mut spent);
     let insert = start.elapsed().as_nanos() as f64 / size as f64;
-    let bytes = resident_bytes().saturating_sub(before) as f64 / size as f64;
+    let bytes = resident().saturating_sub(before) as f64 / size as f64;
     let slow = spent
         .iter()
         .enumerate()
         .filter(|(_, nanos)| **nanos > SLOW_NS);
     for (at, nanos) in slow {
-        println!("  insert {at} took {nanos} ns every time");
+        println!("    insert {at} took {nanos} ns every time");
     }
     spent.sort_unstable();
     let longest: Vec<u32> = spent
@@ -86,11 +88,11 @@ fn one(size: u64) {
         }
     }
     println!(
-        "{size} keys: insert {insert:.0} ns, get {get:.0}, in batches of 32 {batch:.0}, miss {miss:.0}, \
+        "  {size} keys: insert {insert:.0} ns, get {get:.0}, in batches of 32 {batch:.0}, miss {miss:.0}, \
          set {set:.0}; {bytes:.1} B/key resident ({counted:.1} counted)"
     );
     println!(
-        "  longest inserts {longest:?} us; clear {clear} us, longest slice of freeing {slice} us"
+        "    longest inserts {longest:?} us; clear {clear} us, longest slice of freeing {slice} us"
     );
 }
 
@@ -115,7 +117,8 @@ fn time(rounds: u64, mut work: impl FnMut()) -> f64 {
     start.elapsed().as_nanos() as f64 / rounds as f64
 }
 
-fn key(at: u64) -> [u8; 16] {
+/// `key:` and the number in twelve digits.
+pub fn key(at: u64) -> [u8; 16] {
     let mut key = *b"key:000000000000";
     let mut rest = at;
     for digit in key[4..].iter_mut().rev() {
@@ -125,12 +128,6 @@ fn key(at: u64) -> [u8; 16] {
     key
 }
 
-/// Resident memory of this process; 0 where the kernel does not tell.
-fn resident_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0u64) * 4096
-}
-
+const SIZES: [u64; 3] = [100_000, 1_000_000, 10_000_000];
 const REPETITIONS: u32 = 4;
 const SLOW_NS: u32 = 200_000;

@@ -346,7 +346,7 @@ fn go(
         block: None,
         from_primary: modes & 4 != 0,
     };
-    run(&mut ctx, function, args.as_args());
+    let _ = run(&mut ctx, function, args.as_args());
     let block = ctx.block.take();
     let written = out.to_vec();
     assert_ne!(

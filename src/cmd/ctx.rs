@@ -1,5 +1,7 @@
 //! What a running command has at hand.
 
+use std::ops::Range;
+
 use crate::{
     base::{Ms, Rng},
     resp::{Args, Error, Out, OwnedArgs},
@@ -65,7 +67,9 @@ impl Shard {
     fn make_database(&mut self, at: usize) {
         let seed = self.seed ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut keys = Box::new(Keyspace::new(seed));
-        keys.track(self.tracking.lfu, self.tracked);
+        if self.tracked > 0 {
+            keys.track(self.tracking.lfu, self.tracked);
+        }
         keys.count_collections(self.tracking.collections);
         self.databases[at] = Some(keys);
     }
@@ -95,6 +99,7 @@ impl Shard {
 pub struct Shards {
     slots: Vec<Option<Box<Shard>>>,
     routing: Routing,
+    narrowed: Option<usize>,
 }
 
 impl Shards {
@@ -103,6 +108,26 @@ impl Shards {
         Self {
             slots: (0..count).map(|_| None).collect(),
             routing: Routing::KevyHash,
+            narrowed: None,
+        }
+    }
+
+    /// Places keys in another way.
+    pub fn routed(mut self, routing: Routing) -> Self {
+        self.routing = routing;
+        self
+    }
+
+    /// Narrows commands on all keys to one shard, or to none in particular.
+    pub fn narrow(&mut self, to: Option<usize>) {
+        self.narrowed = to;
+    }
+
+    /// The shards that a command on all keys works on.
+    pub fn each(&self) -> Range<usize> {
+        match self.narrowed {
+            Some(at) => at..at + 1,
+            None => 0..self.slots.len(),
         }
     }
 

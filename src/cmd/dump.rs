@@ -7,7 +7,7 @@ use crate::{
     base::Ms,
     rdb::{Borrowed, VERSION_MAX, crc64, read_value, write_value},
     resp::{Args, Error},
-    store::{Hash, Keyspace, Kind, List, Set, Stream, WrongType, Zset},
+    store::{Hash, Keyspace, Kind, List, Set, Stream, Used, WrongType, Zset},
 };
 
 /// Rows of this family.
@@ -114,8 +114,8 @@ fn restore(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         }
     } else {
         keys.insert(key, value, deadline);
-        if let Some(secs) = options.idle_secs {
-            keys.set_idle(key, secs, now);
+        if let Some(used) = options.used {
+            keys.set_used(key, used, now);
         }
         ctx.changed();
     }
@@ -138,38 +138,92 @@ fn value_of(text: &[u8]) -> Result<(u8, &[u8]), Error> {
 struct Options {
     replace: bool,
     absolute: bool,
-    idle_secs: Option<u64>,
+    used: Option<Used>,
 }
 
 impl Options {
     fn parse(args: Args<'_>) -> Result<Self, Error> {
         let mut options = Options::default();
-        let (mut has_freq, mut at) = (false, 4);
+        let mut at = 4;
         while let Some(word) = args.get(at) {
             let has_operand = at + 1 < args.len();
             match word.to_ascii_lowercase().as_slice() {
                 b"replace" => options.replace = true,
                 b"absttl" => options.absolute = true,
-                b"idletime" if has_operand && !has_freq => {
-                    let idle = u64::try_from(int(args, at + 1)?)
+                b"idletime" if has_operand && !matches!(options.used, Some(Used::Counted(_))) => {
+                    at += 1;
+                    let secs = u64::try_from(int(args, at)?)
                         .map_err(|_| Error::fixed("ERR Invalid IDLETIME value, must be >= 0"))?;
-                    options.idle_secs = Some(idle);
-                    at += 1;
+                    options.used = Some(Used::SecsAgo(secs));
                 }
-                // Checked and without effect: how often a key is used is not counted.
-                b"freq" if has_operand && options.idle_secs.is_none() => {
-                    if !(0..=255).contains(&int(args, at + 1)?) {
-                        return Err(Error::fixed(
-                            "ERR Invalid FREQ value, must be >= 0 and <= 255",
-                        ));
-                    }
-                    has_freq = true;
+                b"freq" if has_operand && !matches!(options.used, Some(Used::SecsAgo(_))) => {
                     at += 1;
+                    let counter = u8::try_from(int(args, at)?).map_err(|_| {
+                        Error::fixed("ERR Invalid FREQ value, must be >= 0 and <= 255")
+                    })?;
+                    options.used = Some(Used::Counted(counter));
                 }
                 _ => return Err(Error::SYNTAX),
             }
             at += 1;
         }
         Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cmd::testing::Desk;
+
+    fn dumped(desk: &mut Desk, key: &str) -> Vec<u8> {
+        let reply = desk.send(&[b"DUMP", key.as_bytes()]);
+        let start = reply
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        reply[start..reply.len() - 2].to_vec()
+    }
+
+    #[test]
+    fn values_come_back_with_deadline_and_use() {
+        let mut desk = Desk::with_shards(3);
+        desk.say("RPUSH l a b 3");
+        let payload = dumped(&mut desk, "l");
+        for (args, want) in [
+            (&["m", "5000"][..], "+OK"),
+            (&["m", "0"], "-BUSYKEY Target key name already exists."),
+            (&["m", "0", "REPLACE", "IDLETIME", "77"], "+OK"),
+            (&["n", "1000000007000", "ABSTTL"], "+OK"),
+            (&["past", "1", "ABSTTL"], "+OK"),
+            (&["n", "1", "ABSTTL", "REPLACE"], "+OK"),
+            (&["o", "-1"], "-ERR Invalid TTL value, must be >= 0"),
+        ] {
+            let mut line: Vec<&[u8]> = vec![b"RESTORE"];
+            line.extend(args[..2].iter().map(|arg| arg.as_bytes()));
+            line.push(&payload);
+            line.extend(args[2..].iter().map(|arg| arg.as_bytes()));
+            let reply = desk.send(&line);
+            assert_eq!(String::from_utf8_lossy(&reply).trim_end(), want, "{args:?}");
+        }
+        assert_eq!(desk.say("OBJECT IDLETIME m"), ":77");
+        assert_eq!(desk.say("PTTL m"), ":-1");
+        assert_eq!(desk.say("LRANGE m 0 -1"), "*3 $1 a $1 b $1 3");
+        assert_eq!(desk.say("EXISTS n past o"), ":0");
+    }
+
+    #[test]
+    fn a_payload_with_one_wrong_bit_is_refused() {
+        let mut desk = Desk::with_shards(1);
+        desk.say("SET s hello");
+        let payload = dumped(&mut desk, "s");
+        for at in 0..payload.len() * 8 {
+            let mut wrong = payload.clone();
+            wrong[at / 8] ^= 1 << (at % 8);
+            let reply = desk.send(&[b"RESTORE", b"t", b"0", &wrong]);
+            assert_eq!(
+                reply,
+                b"-ERR DUMP payload version or checksum are wrong\r\n"
+            );
+        }
     }
 }

@@ -222,6 +222,73 @@ pub const COMMANDS: &[Spec] = &[
     ),
 ];
 
+/// DEBUG OBJECT, whose container has no keys.
+pub static DEBUG_OBJECT: Spec = Spec::store(
+    "DEBUG",
+    -3,
+    READ,
+    Keys::one(2),
+    "Shows how a key's value is kept",
+    debug_object,
+);
+
+/// There is no address to show, and no clock of uses.
+fn debug_object(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
+    let (key, now) = (args.at(2), ctx.now);
+    let encoding = ctx.keys(key).encoding(key, now).ok_or(Error::NO_SUCH_KEY)?;
+    let bytes = ctx.keys(key).memory(key, now).unwrap_or(0);
+    ctx.out.simple(&format!(
+        "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{bytes} lru:0 lru_seconds_idle:0"
+    ));
+    Ok(())
+}
+
+/// CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT, whose container has no keys.
+pub static KEYS_IN_SLOT: Spec = Spec::store(
+    "CLUSTER",
+    -3,
+    READ,
+    Keys::All,
+    "Counts or returns the keys of a slot",
+    keys_in_slot,
+);
+
+/// Keys that are visited between two looks at whether there are enough.
+const SLOT_STEP: usize = 1024;
+
+/// Walks over the keys of the shard: nothing is kept per slot. Slot and count are known to fit.
+fn keys_in_slot(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
+    let slot = int(args, 2)?;
+    let wanted = match args.len() {
+        3 => None,
+        _ => Some(int(args, 3)? as usize),
+    };
+    let enough = wanted.unwrap_or(usize::MAX);
+    let (mark, out, mut count) = (ctx.out.mark(), &mut *ctx.out, 0);
+    for at in ctx.shards.each() {
+        let keys = ctx.shards.keyspace(at, ctx.db);
+        let mut place = 0;
+        while count < enough {
+            place = keys.scan(place, SLOT_STEP, ctx.now, |key, _| {
+                if i64::from(crate::route::slot(key)) == slot && count < enough {
+                    count += 1;
+                    if wanted.is_some() {
+                        out.bulk(key);
+                    }
+                }
+            });
+            if place == 0 {
+                break;
+            }
+        }
+    }
+    match wanted {
+        Some(_) => out.array_since(mark, count),
+        None => out.len_int(count),
+    }
+    Ok(())
+}
+
 /// DEL and UNLINK are one command here: what is large is always freed in slices.
 fn delete(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut count = 0;
@@ -367,9 +434,8 @@ fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 fn dbsize(ctx: &mut Ctx<'_>, _args: Args<'_>) -> Result<(), Error> {
-    let count = (0..ctx.shards.count())
-        .map(|at| ctx.shards.keyspace(at, ctx.db).len())
-        .sum();
+    let each = ctx.shards.each();
+    let count = each.map(|at| ctx.shards.keyspace(at, ctx.db).len()).sum();
     ctx.out.len_int(count);
     Ok(())
 }
@@ -394,8 +460,8 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, only: Option<usize>) -> Result<(), E
     if !plain {
         return Err(Error::SYNTAX);
     }
-    for (_, shard) in ctx.shards.iter_mut() {
-        for (db, keys) in shard.databases() {
+    for at in ctx.shards.each() {
+        for (db, keys) in ctx.shards.shard(at).databases() {
             if only.is_none_or(|only| only == db) {
                 keys.clear();
             }
@@ -410,7 +476,7 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, only: Option<usize>) -> Result<(), E
 fn keys(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (pattern, mark, out) = (args.at(1), ctx.out.mark(), &mut *ctx.out);
     let mut count = 0;
-    for at in 0..ctx.shards.count() {
+    for at in ctx.shards.each() {
         ctx.shards
             .keyspace(at, ctx.db)
             .scan(0, usize::MAX, ctx.now, |key, _| {
@@ -428,13 +494,14 @@ fn keys(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 fn scan_keys(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let cursor = scan::cursor(args.at(1))?;
     let filter = Filter::parse(args)?;
-    let mut shard = (cursor >> PLACE_BITS) as usize;
+    let each = ctx.shards.each();
+    let mut shard = ((cursor >> PLACE_BITS) as usize).max(each.start);
     let mut place = cursor & ((1 << PLACE_BITS) - 1);
 
     // The cursor comes first in the reply and is known last.
     let mut found = Out::new(ctx.out.proto);
     let (mut seen, mut shown) = (0, 0);
-    while shard < ctx.shards.count() && seen < filter.count {
+    while shard < each.end && seen < filter.count {
         let left = filter.count - seen;
         place = ctx
             .shards
@@ -451,7 +518,7 @@ fn scan_keys(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         shard += 1;
     }
-    let next = if shard < ctx.shards.count() {
+    let next = if shard < each.end {
         (shard as u64) << PLACE_BITS | place
     } else {
         0
@@ -509,14 +576,16 @@ impl<'a> Filter<'a> {
 fn randomkey(ctx: &mut Ctx<'_>, _args: Args<'_>) -> Result<(), Error> {
     // A shard may turn out to hold nothing but due keys, which its own tries remove.
     for _ in 0..16 {
-        let total: usize = (0..ctx.shards.count())
+        let total: usize = ctx
+            .shards
+            .each()
             .map(|at| ctx.shards.keyspace(at, ctx.db).len())
             .sum();
         if total == 0 {
             break;
         }
         let mut chosen = ctx.rng.below(total as u64) as usize;
-        for at in 0..ctx.shards.count() {
+        for at in ctx.shards.each() {
             let keys = ctx.shards.keyspace(at, ctx.db);
             if chosen < keys.len() {
                 if let Some(key) = keys.random_key(ctx.rng, ctx.now) {

@@ -1,9 +1,11 @@
 //! Commands: one row per command in its family's table, one function that runs it on stores.
 
 mod bitmaps;
+mod book;
 #[cfg(test)]
 mod cover;
 mod ctx;
+mod describe;
 mod dump;
 pub mod events;
 mod expiry;
@@ -26,7 +28,8 @@ pub mod testing;
 mod zsets;
 
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
-pub use keys::MEMORY_USAGE;
+pub use describe::{command, help, in_category, subcommand};
+pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
 
@@ -59,17 +62,20 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static Spec)> {
 
 /// Runs a store command whose shards are all here. What the command wrote before failing is taken
 /// back and the error is written instead.
+///
+/// # Errors
+/// The error that was written.
 #[inline(always)]
 pub fn run(
     ctx: &mut Ctx<'_>,
     run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,
     args: Args<'_>,
-) {
+) -> Result<(), Error> {
     let mark = ctx.out.mark();
-    if let Err(error) = run(ctx, args) {
+    run(ctx, args).inspect_err(|error| {
         ctx.out.rewind(mark);
-        ctx.out.error(&error);
-    }
+        ctx.out.error(error);
+    })
 }
 
 /// The commands by name.
@@ -78,13 +84,16 @@ pub struct Table {
     slots: Vec<Option<&'static Spec>>,
 }
 
+/// Places of a [`Table`]. Every table has the same commands in the same places.
+pub const PLACES: usize = 1024;
+
 /// Longest command name; anything longer is unknown without looking.
 const NAME_MAX: usize = 32;
 
 impl Table {
     /// Builds the table of all commands.
     pub fn build() -> Self {
-        let mut slots = vec![None; 1024];
+        let mut slots = vec![None; PLACES];
         for (_, spec) in all() {
             assert!(spec.name.len() <= NAME_MAX);
             let mut at = hash(spec.name.as_bytes());
@@ -99,14 +108,31 @@ impl Table {
 
     /// Finds a command by its name in any case.
     pub fn find(&self, name: &[u8]) -> Option<&'static Spec> {
+        Some(self.find_at(name)?.1)
+    }
+
+    /// The place of a command.
+    pub fn place(&self, spec: &Spec) -> Option<usize> {
+        Some(self.find_at(spec.name.as_bytes())?.0)
+    }
+
+    /// The command at a place.
+    pub fn at(&self, place: usize) -> Option<&'static Spec> {
+        *self.slots.get(place)?
+    }
+
+    /// Finds a command by its name in any case, with its place.
+    #[inline]
+    pub fn find_at(&self, name: &[u8]) -> Option<(usize, &'static Spec)> {
         if name.len() > NAME_MAX {
             return None;
         }
         let mut at = hash(name);
         loop {
-            let spec = self.slots[at & (self.slots.len() - 1)]?;
+            let place = at & (self.slots.len() - 1);
+            let spec = self.slots[place]?;
             if spec.name.as_bytes().eq_ignore_ascii_case(name) {
-                return Some(spec);
+                return Some((place, spec));
             }
             at += 1;
         }

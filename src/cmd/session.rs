@@ -7,6 +7,8 @@ use super::{Keys, Spec, flag::*, spec::Run};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Verb {
+    Acl,
+    Asking,
     Auth,
     BgRewriteAof,
     BgSave,
@@ -32,6 +34,8 @@ pub enum Verb {
     PubSub,
     PUnsubscribe,
     Quit,
+    ReadOnly,
+    ReadWrite,
     ReplicaOf,
     Reset,
     Role,
@@ -104,6 +108,20 @@ const ALWAYS: u32 = LOADING | STALE | FAST;
 
 /// Rows of this family.
 pub const COMMANDS: &[Spec] = &[
+    Spec::session(
+        "ACL",
+        -2,
+        ADMIN | LOADING | STALE | NO_SCRIPT,
+        "Shows who may run commands",
+        Verb::Acl,
+    ),
+    Spec::session(
+        "ASKING",
+        1,
+        FAST,
+        "Says that a cluster client was sent here for one request",
+        Verb::Asking,
+    ),
     Spec::session(
         "AUTH",
         -2,
@@ -267,6 +285,20 @@ pub const COMMANDS: &[Spec] = &[
         ALWAYS | NO_SCRIPT,
         "Closes the connection",
         Verb::Quit,
+    ),
+    Spec::session(
+        "READONLY",
+        1,
+        ALWAYS,
+        "Lets a cluster client read from replicas",
+        Verb::ReadOnly,
+    ),
+    Spec::session(
+        "READWRITE",
+        1,
+        ALWAYS,
+        "Ends what READONLY began",
+        Verb::ReadWrite,
     ),
     Spec::session(
         "REPLICAOF",

@@ -71,7 +71,7 @@ impl Desk {
             block: None,
             from_primary: false,
         };
-        run(&mut ctx, function, args);
+        let _ = run(&mut ctx, function, args);
         (self.dirty, self.blocked) = (ctx.dirty, ctx.block.is_some());
         out.to_vec()
     }

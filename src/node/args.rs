@@ -1,5 +1,7 @@
 //! What the command line says.
 
+use std::net::IpAddr;
+
 use uring::Level;
 
 /// What to do.
@@ -40,6 +42,12 @@ pub struct Options {
     pub spin_us: u64,
     /// Primary to follow: host and port.
     pub replica_of: Option<(String, u16)>,
+    /// Password that clients have to show; empty: none.
+    pub password: String,
+    /// Address that cluster clients are sent to; the first one to listen on if absent.
+    pub announce: Option<IpAddr>,
+    /// Cluster mode: the port of the first shard.
+    pub slots: Option<u16>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
 }
@@ -58,6 +66,9 @@ impl Default for Options {
             dir: ".".into(),
             spin_us: 30,
             replica_of: None,
+            password: String::new(),
+            announce: None,
+            slots: None,
             level: None,
         }
     }
@@ -81,6 +92,11 @@ usage: ringkeep [options]          serve
   --databases N        databases of SELECT (16)
   --dir PATH           data directory (.)
   --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
+  --requirepass TEXT   password that clients have to show (none)
+  --cluster            cluster mode: slots, and one more port for each shard
+  --cluster-port N     port of the first shard, the others follow (the one after the client port)
+  --cluster-announce-ip ADDR
+                       where cluster clients are sent (the first address to listen on)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
   --help, --version
 ";
@@ -114,6 +130,7 @@ impl std::fmt::Display for UsageError {
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageError> {
     let mut options = Options::default();
     let mut bind = Vec::new();
+    let (mut cluster, mut cluster_port) = (false, None);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (name, mut inline) = match arg.split_once('=') {
@@ -162,6 +179,16 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 });
                 options.replica_of = Some(parsed.ok_or(UsageError::BadValue(name, text))?);
             }
+            "--requirepass" => options.password = value()?,
+            "--cluster" => cluster = true,
+            "--cluster-port" => {
+                cluster_port = Some(number(&name, value()?, 1, 65_535)? as u16);
+            }
+            "--cluster-announce-ip" => {
+                let text = value()?;
+                let address = text.parse();
+                options.announce = Some(address.map_err(|_| UsageError::BadValue(name, text))?);
+            }
             "--ring-level" => {
                 let text = value()?;
                 options.level = Some(match text.as_str() {
@@ -176,6 +203,10 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
     }
     if !bind.is_empty() {
         options.bind = bind;
+    }
+    if cluster {
+        // kevy's ports: a client port of 6004 has its shards on 6005, 6006 and so on.
+        options.slots = Some(cluster_port.unwrap_or(options.port.saturating_add(1)));
     }
     Ok(Command::Serve(Box::new(options)))
 }

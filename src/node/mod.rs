@@ -36,6 +36,8 @@ pub enum StartError {
     Scripts(String),
     /// The address to listen on is none.
     Bind(String),
+    /// Cluster mode without an address to send clients to, or without ports for all shards.
+    Cluster,
 }
 
 impl std::fmt::Display for StartError {
@@ -44,6 +46,11 @@ impl std::fmt::Display for StartError {
             StartError::Ring(error) => write!(out, "cannot set up io_uring: {error}"),
             StartError::Listen(at, error) => write!(out, "cannot listen on {at}: {error}"),
             StartError::Scripts(error) => write!(out, "cannot set up scripts: {error}"),
+            StartError::Cluster => write!(
+                out,
+                "cluster mode needs an address that clients can be sent to (--cluster-announce-ip) and a \
+                 port below 65536 for each shard (--cluster-port)"
+            ),
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"
@@ -81,9 +88,15 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         unix: options.unix.clone(),
         cores,
         shards,
-        databases: options.databases,
+        // A cluster has one.
+        databases: options.slots.map_or(options.databases, |_| 1),
         spin_us: options.spin_us,
         dir: options.dir.clone(),
+        announce: options
+            .announce
+            .map_or_else(|| options.bind.first().cloned(), |at| Some(at.to_string()))
+            .unwrap_or_default(),
+        slots: options.slots,
     };
     let addresses = options
         .bind
@@ -93,10 +106,25 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 .map_err(|_| StartError::Bind(text.clone()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    for address in &addresses {
+    if let Some(first) = options.slots {
+        let announced = options.announce.or(addresses.first().copied());
+        if usize::from(first) + shards > usize::from(u16::MAX) + 1
+            || announced.is_some_and(|address| address.is_unspecified())
+        {
+            return Err(StartError::Cluster);
+        }
+    }
+    let ports = options
+        .slots
+        .iter()
+        .flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
+    for (address, port) in ports
+        .chain([options.port])
+        .flat_map(|port| addresses.iter().map(move |address| (address, port)))
+    {
         // Listeners of several cores share a port, so another node's would be shared too, without an
         // error. A listener that does not share finds that out.
-        let at = SocketAddr::new(*address, options.port);
+        let at = SocketAddr::new(*address, port);
         bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     let started = SystemTime::now()
@@ -112,7 +140,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         chance.hash_one(2),
         std::process::id()
     );
-    let shared = Arc::new(Shared::new(settings, started.as_millis() as u64, run_id));
+    let shared = Shared::new(settings, started.as_millis() as u64, run_id);
+    if let Ok(mut tunables) = shared.tunables.write() {
+        tunables.password = options.password.clone();
+    }
+    let shared = Arc::new(shared);
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
     // hands its waker over; the mailboxes are built from all wakers and handed back.
@@ -161,13 +193,20 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 }
             };
             for address in addresses {
-                let at = SocketAddr::new(address, options.port);
-                if let Err(error) = core_loop.listen(&Endpoint::Tcp(at)) {
-                    return drop(to_main.send(Err(StartError::Listen(at.to_string(), error))));
+                let own = options.slots.into_iter().flat_map(|first| {
+                    let shards = (core..shards).step_by(cores);
+                    shards.map(move |shard| (first + shard as u16, Some(shard)))
+                });
+                for (port, shard) in own.chain([(options.port, None)]) {
+                    let at = SocketAddr::new(address, port);
+                    if let Err(error) = core_loop.listen(&Endpoint::Tcp(at), shard) {
+                        let at = at.to_string();
+                        return drop(to_main.send(Err(StartError::Listen(at, error))));
+                    }
                 }
             }
             if let (0, Some(path)) = (core, &options.unix)
-                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()))
+                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()), None)
             {
                 return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
             }

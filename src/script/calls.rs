@@ -49,7 +49,9 @@ impl Caller<'_, '_> {
         if spec.flags & flag::NO_SCRIPT != 0 {
             return refused("ERR This Redis command is not allowed from script");
         }
-        if self.read_only && spec.is_write() {
+        // A message may go on to replicas and a count may be kept, so both are taken for writes.
+        let writes = spec.is_write() || matches!(spec.name, "PUBLISH" | "PFCOUNT");
+        if self.read_only && writes {
             return refused("ERR Write commands are not allowed from read-only scripts.");
         }
         let grows = self.refuse_growth && spec.flags & flag::DENY_OOM != 0;

@@ -147,8 +147,12 @@ fn write_table(out: &mut Out, table: &Table, value: &Value, script: Proto, depth
         return;
     }
     if let Some(text) = field_text(value, "ok") {
-        let text = String::from_utf8_lossy(&text).replace(['\r', '\n'], " ");
-        out.simple(&text);
+        let end = text.iter().position(|byte| *byte == 0);
+        let line = text[..end.unwrap_or(text.len())].iter().copied();
+        let line: Vec<u8> = line
+            .map(|byte| if b"\r\n".contains(&byte) { b' ' } else { byte })
+            .collect();
+        out.raw(&[b"+", &line[..], b"\r\n"].concat());
         return;
     }
     match get("double") {

@@ -77,7 +77,7 @@ pub trait Host {
     fn command(&mut self, ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> bool {
         match spec.run {
             Run::Store(function) => {
-                cmd::run(ctx, function, args);
+                let _ = cmd::run(ctx, function, args);
                 true
             }
             _ => plain_session(ctx, spec, args),
@@ -139,7 +139,7 @@ pub fn plain_session(ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> 
         }
         "MEMORY" => {
             if let Run::Store(function) = cmd::MEMORY_USAGE.run {
-                cmd::run(ctx, function, args);
+                let _ = cmd::run(ctx, function, args);
             }
         }
         _ => return false,
@@ -280,6 +280,9 @@ impl ScriptEngine {
         if starts(b"FCALL") {
             return self.call_function(ctx, host, args, read_only);
         }
+        if starts(b"EVALSHA") && args.at(1).len() != 40 {
+            return Err(NO_SCRIPT);
+        }
         let keys = parse_i64(args.at(2)).ok_or(Error::NOT_INTEGER)?;
         let keys = key_count(keys, args)?;
         self.forget_flushed();
@@ -377,7 +380,6 @@ impl ScriptEngine {
     }
 
     fn known(&mut self, text: &[u8]) -> Result<(Sha, Compiled), Error> {
-        const NO_SCRIPT: Error = Error::fixed("NOSCRIPT No matching script. Please use EVAL.");
         let sha = Sha::parse(text).ok_or(NO_SCRIPT)?;
         if let Some(compiled) = self.compiled.get(&sha) {
             return Ok((sha, compiled.clone()));
@@ -514,6 +516,7 @@ impl ScriptEngine {
         };
         let field = |name: &str| match problem.raw_get::<Value>(name) {
             Ok(Value::Nil) | Err(_) => None,
+            Ok(Value::String(text)) => Some(text.to_string_lossy()),
             Ok(value) => value.to_string().ok(),
         };
         let text = match self.watch.ended() {
@@ -533,6 +536,8 @@ impl ScriptEngine {
         }
     }
 }
+
+const NO_SCRIPT: Error = Error::fixed("NOSCRIPT No matching script. Please use EVAL.");
 
 /// How many of the arguments behind the third are keys.
 fn key_count(count: i64, args: Args<'_>) -> Result<usize, Error> {

@@ -37,6 +37,7 @@ impl State {
         socket: SocketId,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
+        port_shard: Option<usize>,
     ) -> bool {
         let others = self
             .shared
@@ -50,6 +51,8 @@ impl State {
         let id = self.shared.next_client();
         let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
         conn.local = local;
+        conn.port_shard = port_shard;
+        conn.trusted = self.tunables.password.is_empty();
         self.clients.count += 1;
         if refused {
             self.stats.refused += 1;

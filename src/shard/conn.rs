@@ -167,6 +167,10 @@ pub struct Conn {
     pub no_touch: bool,
     /// CLIENT NO-EVICT.
     pub no_evict: bool,
+    /// Has shown the password, or none was wanted when it came.
+    pub trusted: bool,
+    /// Came to the port of this shard.
+    pub port_shard: Option<usize>,
     /// MULTI.
     pub multi: Option<Multi>,
     /// CLIENT TRACKING.
@@ -230,6 +234,8 @@ impl Conn {
             reply_mode: ReplyMode::On,
             no_touch: false,
             no_evict: false,
+            trusted: false,
+            port_shard: None,
             multi: None,
             tracking: None,
             watching: Vec::new(),

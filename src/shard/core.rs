@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
@@ -43,7 +43,8 @@ pub struct Core<R: Reactor> {
     state: State,
     /// The links to the primary that this node follows; on core 0 only.
     follower: Option<Follower>,
-    listeners: Vec<SocketId>,
+    /// With the shard whose port it is, in cluster mode.
+    listeners: Vec<(SocketId, Option<usize>)>,
     stopping: bool,
 }
 
@@ -68,12 +69,12 @@ impl<R: Reactor> Core<R> {
         })
     }
 
-    /// Opens a client listener.
+    /// Opens a client listener: for all keys, or for those of one shard that lives here.
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn listen(&mut self, at: &Endpoint) -> std::io::Result<()> {
-        self.listeners.push(self.reactor.listen(at, 1024)?);
+    pub fn listen(&mut self, at: &Endpoint, shard: Option<usize>) -> std::io::Result<()> {
+        self.listeners.push((self.reactor.listen(at, 1024)?, shard));
         Ok(())
     }
 
@@ -204,12 +205,16 @@ impl<R: Reactor> Core<R> {
                 }
             }
             Event::Accepted {
-                listener: _,
+                listener,
                 socket,
                 peer,
             } => {
+                let mut listeners = self.listeners.iter();
+                let shard = listeners
+                    .find(|(other, _)| *other == listener)
+                    .and_then(|(_, shard)| *shard);
                 let local = self.reactor.local_addr(socket);
-                if self.state.accept(socket, peer, local) {
+                if self.state.accept(socket, peer, local, shard) {
                     self.reactor.start_receiving(socket);
                 }
             }
@@ -312,7 +317,7 @@ impl<R: Reactor> Core<R> {
         }
         if self.state.shared.is_stopping() {
             self.stopping = true;
-            while let Some(listener) = self.listeners.pop() {
+            while let Some((listener, _)) = self.listeners.pop() {
                 self.reactor.close(listener);
             }
         }
@@ -328,9 +333,4 @@ fn outgoing_len(outgoing: &uring::Outgoing) -> usize {
 
 fn os_error(errno: i32) -> std::io::Error {
     std::io::Error::from_raw_os_error(errno)
-}
-
-/// Microseconds since `start`, for the slow log.
-pub(crate) fn micros_since(start: Instant) -> u64 {
-    start.elapsed().as_micros() as u64
 }

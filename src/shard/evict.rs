@@ -13,7 +13,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    blocking::Hear,
     conn::Conn,
     oddities::{Went, odd},
     shared::{DbSize, lock},
@@ -243,16 +242,23 @@ impl State {
         if self.excess() == 0 {
             return true;
         }
-        if self.memory.policy == Policy::NoEviction {
-            return false;
-        }
         self.evict_some(EVICTED_PER_COMMAND);
-        self.excess() == 0 || self.memory.own.evictable + self.memory.others.evictable > 0
+        !self.is_out_of_room()
+    }
+
+    /// Is the node above its limit, and nothing may go?
+    fn is_out_of_room(&self) -> bool {
+        self.excess() > 0 && self.memory.own.evictable + self.memory.others.evictable == 0
     }
 
     /// Makes room for a script, which is told by its first write that there is none.
-    pub(super) fn make_room_for_script(&mut self, from_primary: bool) {
-        self.memory.script_is_refused = self.memory.limit > 0 && !from_primary && !self.make_room();
+    /// Between the commands of a transaction nothing is evicted.
+    pub(super) fn make_room_for_script(&mut self, from_primary: bool, may_evict: bool) {
+        self.memory.script_is_refused = match self.memory.limit > 0 && !from_primary {
+            false => false,
+            true if may_evict => !self.make_room(),
+            true => self.is_out_of_room(),
+        };
     }
 
     /// May a client's command run, as far as memory goes? Keys may be evicted for it.
@@ -272,22 +278,14 @@ impl State {
         }
         let has_room = self.make_room();
         // A transaction that watches an evicted key must know before it runs.
-        while let Some(hear) = self.waits.heard.pop_front() {
-            match hear {
-                Hear::One(listener) if listener.core == self.me && listener.conn == conn.socket => {
-                    conn.hear_taint(listener.want);
-                }
-                Hear::One(listener) => self.hear(listener),
-                Hear::Round(round) => self.go_round(round),
-            }
-        }
+        self.hear_beside(conn);
         has_room
     }
 
     /// Refuses a command for want of memory.
     pub(super) fn refuse_for_memory(&mut self, conn: &mut Conn, spec: &Spec) {
         if spec.name != "EXEC" {
-            return self.refuse(conn, &OUT_OF_MEMORY);
+            return self.refuse(conn, Some(spec), &OUT_OF_MEMORY);
         }
         self.discard(conn);
         conn.out.error(&Error::text(format!(

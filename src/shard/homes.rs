@@ -10,10 +10,14 @@ use std::collections::{HashMap, VecDeque};
 
 use uring::SocketId;
 
-use super::message::{CoreId, Waiting};
+use super::{
+    message::{CoreId, Waiting},
+    shared::Settings,
+};
 use crate::base::Ms;
 use crate::cmd::{Keys, Shard, Shards, Spec};
 use crate::resp::Args;
+use crate::route::Routing;
 
 /// A connection that wants to hear of a key: blocked on it, or watching it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,11 +95,16 @@ struct Home {
 
 impl Homes {
     /// The homes of the shards of core `me`, all empty.
-    pub fn new(me: CoreId, cores: usize, shards: usize, databases: usize, seed: u64) -> Self {
+    pub fn new(me: CoreId, settings: &Settings, seed: u64) -> Self {
+        let (cores, shards, databases) = (settings.cores, settings.shards, settings.databases);
+        let routing = match settings.slots {
+            Some(_) => Routing::Slots,
+            None => Routing::KevyHash,
+        };
         let mut homes = Self {
             me,
             cores,
-            shards: Shards::none_of(shards as u32),
+            shards: Shards::none_of(shards as u32).routed(routing),
             homes: (0..shards).map(|_| Home::default()).collect(),
             absent: shards,
             listeners: 0,

@@ -2,10 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::shared::{CoreStats, FollowView, Shared, lock};
+use super::{
+    census::Totals,
+    shared::{CoreStats, FollowView, Shared, lock},
+};
 use crate::{
     base::{Ms, parse_i64, parse_u64},
-    cmd::events,
+    cmd::{Table, events},
     resp::{Args, Error},
     store::Policy,
 };
@@ -26,39 +29,55 @@ pub(super) fn link_state(view: &FollowView, _now: Ms) -> &'static str {
     }
 }
 
-/// The text of INFO: the wanted sections, or all.
-pub(super) fn text(shared: &Shared, now: Ms, args: Args<'_>) -> String {
+/// What the sections draw from.
+pub(super) struct Facts<'a> {
+    pub shared: &'a Shared,
+    pub table: &'a Table,
+    pub now: Ms,
+    /// Counts since the last CONFIG RESETSTAT.
+    pub totals: Totals,
+}
+
+type Section = (&'static str, fn(&Facts<'_>, &mut Lines<'_>));
+
+const SECTIONS: [Section; 13] = [
+    ("Server", server),
+    ("Clients", clients),
+    ("Memory", memory),
+    ("Persistence", persistence),
+    ("Stats", stats),
+    ("Replication", replication),
+    ("CPU", cpu),
+    ("Modules", |_, _| ()),
+    ("Commandstats", command_stats),
+    ("Errorstats", error_stats),
+    ("Latencystats", latency_stats),
+    ("Cluster", cluster),
+    ("Keyspace", keyspace),
+];
+
+/// The text of INFO: the wanted sections. Without a word those of `default`.
+pub(super) fn text(facts: &Facts<'_>, args: Args<'_>) -> String {
+    let is_long = |name: &str| matches!(name, "Commandstats" | "Latencystats");
     let wanted = |name: &str| {
-        args.len() == 1
-            || args.rest(1).iter().any(|arg| {
-                let arg = arg.to_ascii_lowercase();
-                arg == name.as_bytes() || matches!(&arg[..], b"all" | b"default" | b"everything")
-            })
+        (args.len() == 1 && !is_long(name))
+            || args
+                .rest(1)
+                .iter()
+                .any(|arg| match &arg.to_ascii_lowercase()[..] {
+                    b"all" | b"everything" => true,
+                    b"default" => !is_long(name),
+                    arg => arg == name.to_lowercase().as_bytes(),
+                })
     };
     let mut text = String::new();
-    type Section = (&'static str, fn(&Shared, Ms, &mut Lines<'_>));
-    let sections: [Section; 8] = [
-        ("server", server),
-        ("clients", clients),
-        ("memory", memory),
-        ("persistence", persistence),
-        ("stats", stats),
-        ("replication", replication),
-        ("cpu", cpu),
-        ("keyspace", keyspace),
-    ];
-    for (name, write) in sections {
+    for (name, write) in SECTIONS {
         if wanted(name) {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            let mut title = name.to_string();
-            title[..1].make_ascii_uppercase();
-            if name == "cpu" {
-                title.make_ascii_uppercase();
-            }
-            text.push_str(&format!("# {title}\r\n"));
-            write(shared, now, &mut Lines(&mut text));
+            text.push_str(&format!("# {name}\r\n"));
+            write(facts, &mut Lines(&mut text));
         }
     }
     text
@@ -72,14 +91,25 @@ impl Lines<'_> {
     }
 }
 
-fn server(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
+fn server(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let (shared, now) = (facts.shared, facts.now);
     lines.put("redis_version", REDIS_VERSION);
     lines.put("ringkeep_version", env!("CARGO_PKG_VERSION"));
-    lines.put("redis_mode", "standalone");
-    lines.put("os", "Linux");
-    lines.put("arch_bits", 64);
+    lines.put(
+        "redis_mode",
+        match shared.settings.slots {
+            Some(_) => "cluster",
+            None => "standalone",
+        },
+    );
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let os = format!("Linux {} {}", release.trim(), std::env::consts::ARCH);
+    lines.put("os", os);
+    lines.put("arch_bits", usize::BITS);
+    lines.put("monotonic_clock", "POSIX clock_gettime");
     lines.put("multiplexing_api", "io_uring");
     lines.put("process_id", std::process::id());
+    lines.put("process_supervised", "no");
     lines.put("run_id", &shared.run_id);
     lines.put("tcp_port", shared.settings.port);
     lines.put("server_time_usec", now * 1000);
@@ -91,12 +121,20 @@ fn server(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
         "uptime_in_days",
         now.saturating_sub(shared.started) / 86_400_000,
     );
+    lines.put("hz", 10);
+    lines.put("configured_hz", 10);
+    lines.put("lru_clock", (now / 1000) & 0xff_ffff);
+    let program = std::env::current_exe().unwrap_or_default();
+    lines.put("executable", program.display());
+    lines.put("config_file", "");
+    lines.put("io_threads_active", 0);
     lines.put("cores", shared.settings.cores);
     lines.put("shards", shared.settings.shards);
     lines.put("ring", lock(&shared.ring).as_str());
 }
 
-fn clients(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
+fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let shared = facts.shared;
     lines.put("connected_clients", shared.clients());
     lines.put(
         "maxclients",
@@ -127,44 +165,32 @@ fn clients(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
     );
 }
 
-fn memory(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
-    super::memory::info(shared, lines);
+fn memory(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    super::memory::info(facts.shared, lines);
 }
 
-fn persistence(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
+fn persistence(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let shared = facts.shared;
     lines.put("loading", u8::from(shared.loading.load(Relaxed)));
+    lines.put("async_loading", 0);
     lines.put("rdb_bgsave_in_progress", 0);
     lines.put("rdb_last_save_time", shared.started / 1000);
     lines.put("aof_enabled", 0);
     lines.put("aof_rewrite_in_progress", 0);
+    lines.put("aof_rewrite_scheduled", 0);
 }
 
-fn stats(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
-    let commands = shared.sum(|stats| stats.commands.load(Relaxed));
-    lines.put(
-        "total_connections_received",
-        shared.sum(|stats| stats.accepted.load(Relaxed)),
-    );
-    lines.put("total_commands_processed", commands);
+fn stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let (shared, now) = (facts.shared, facts.now);
+    let count = |name: &str| facts.totals.counter(name);
+    let rate = *lock(&shared.rate);
+    lines.put("total_connections_received", count("accepted"));
+    lines.put("total_commands_processed", count("commands"));
+    lines.put("instantaneous_ops_per_sec", rate.commands);
     lines.put(
         "average_ops_per_sec",
-        commands * 1000 / now.saturating_sub(shared.started).max(1),
-    );
-    lines.put(
-        "total_net_input_bytes",
-        shared.sum(|stats| stats.bytes_in.load(Relaxed)),
-    );
-    lines.put(
-        "total_net_output_bytes",
-        shared.sum(|stats| stats.bytes_out.load(Relaxed)),
-    );
-    lines.put(
-        "rejected_connections",
-        shared.sum(|stats| stats.refused.load(Relaxed)),
-    );
-    lines.put(
-        "expired_keys",
-        shared.sum(|stats| stats.expired.load(Relaxed)),
+        shared.sum(|stats| stats.commands.load(Relaxed)) * 1000
+            / now.saturating_sub(shared.started).max(1),
     );
     let sum =
         |size: fn(&CoreStats) -> &AtomicUsize| shared.sum(|stats| size(stats).load(Relaxed) as u64);
@@ -175,25 +201,81 @@ fn stats(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
         "tracking_total_prefixes",
         shared.stats[0].tracked_prefixes.load(Relaxed),
     );
-    lines.put(
-        "evicted_keys",
-        shared.sum(|stats| stats.evicted.load(Relaxed)),
-    );
+    lines.put("total_net_input_bytes", count("bytes_in"));
+    lines.put("total_net_output_bytes", count("bytes_out"));
+    let kilobytes = |bytes: u64| format!("{:.2}", bytes as f64 / 1024.0);
+    lines.put("instantaneous_input_kbps", kilobytes(rate.bytes_in));
+    lines.put("instantaneous_output_kbps", kilobytes(rate.bytes_out));
+    lines.put("rejected_connections", count("refused"));
+    lines.put("expired_keys", count("expired"));
+    lines.put("evicted_keys", count("evicted"));
     lines.put("evicted_clients", 0);
+    lines.put("latest_fork_usec", 0);
+    lines.put("total_forks", 0);
     lines.put(
-        "protocol_errors",
-        shared.sum(|stats| stats.protocol_errors.load(Relaxed)),
+        "total_error_replies",
+        facts.totals.errors().values().sum::<u64>(),
     );
+    lines.put("protocol_errors", count("protocol_errors"));
     lines.put("ring_turns", shared.sum(|stats| stats.turns.load(Relaxed)));
 }
 
-fn replication(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
+fn command_stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    for (name, sum) in facts.totals.commands(facts.table) {
+        lines.put(
+            &format!("cmdstat_{name}"),
+            format!(
+                "calls={},usec={},usec_per_call={:.2},rejected_calls={},failed_calls={}",
+                sum.calls,
+                sum.micros(),
+                sum.micros_per_call(),
+                sum.rejected,
+                sum.failed
+            ),
+        );
+    }
+}
+
+fn error_stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    for (kind, count) in facts.totals.errors() {
+        lines.put(&format!("errorstat_{kind}"), format!("count={count}"));
+    }
+}
+
+fn latency_stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    for (name, sum) in facts.totals.commands(facts.table) {
+        if sum.timed == 0 {
+            continue;
+        }
+        let percentiles = [("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)]
+            .map(|(name, percent)| format!("{name}={:.3}", sum.percentile(percent)));
+        lines.put(
+            &format!("latency_percentiles_usec_{name}"),
+            percentiles.join(","),
+        );
+    }
+}
+
+fn cluster(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let enabled = facts.shared.settings.slots.is_some();
+    lines.put("cluster_enabled", u8::from(enabled));
+}
+
+fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let (shared, now) = (facts.shared, facts.now);
     match &*lock(&shared.follow) {
         None => {
             lines.put("role", "master");
             lines.put("connected_slaves", 0);
+            lines.put("master_failover_state", "no-failover");
             lines.put("master_replid", "0".repeat(40));
+            lines.put("master_replid2", "0".repeat(40));
             lines.put("master_repl_offset", 0);
+            lines.put("second_repl_offset", -1);
+            lines.put("repl_backlog_active", 0);
+            lines.put("repl_backlog_size", 0);
+            lines.put("repl_backlog_first_byte_offset", 0);
+            lines.put("repl_backlog_histlen", 0);
         }
         Some(view) => {
             lines.put("role", "slave");
@@ -250,12 +332,29 @@ fn replication(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     }
 }
 
-fn cpu(_shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
+fn cpu(_facts: &Facts<'_>, lines: &mut Lines<'_>) {
     let nanos = uring::sys::process_cpu_ns();
+    if let Some((user, system)) = cpu_seconds() {
+        lines.put("used_cpu_sys", format!("{system:.6}"));
+        lines.put("used_cpu_user", format!("{user:.6}"));
+        lines.put("used_cpu_sys_children", "0.000000");
+        lines.put("used_cpu_user_children", "0.000000");
+    }
     lines.put("used_cpu_total", format!("{:.6}", nanos as f64 / 1e9));
 }
 
-fn keyspace(shared: &Shared, _now: Ms, lines: &mut Lines<'_>) {
+/// Time spent in the process and in the kernel for it. The kernel counts it in hundredths of a second.
+fn cpu_seconds() -> Option<(f64, f64)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name may hold anything; behind it there are only numbers and a letter.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut seconds = || Some(fields.next()?.parse::<f64>().ok()? / 100.0);
+    Some((seconds()?, seconds()?))
+}
+
+fn keyspace(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let shared = facts.shared;
     for db in 0..shared.settings.databases {
         let (mut keys, mut expiring) = (0, 0);
         for sizes in &shared.sizes {
@@ -322,12 +421,36 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             "lua-time-limit",
             shared.scripts.running().busy_ms().to_string(),
         ),
+        ("latency-monitor-threshold", tunables.latency_ms.to_string()),
+        ("requirepass", tunables.password),
+        // What does not change here, for clients that look at it.
+        ("latency-tracking", "yes".into()),
+        ("latency-tracking-info-percentiles", "50 99 99.9".into()),
+        ("cluster-enabled", yes_no(settings.slots.is_some())),
+        ("appendfsync", "no".into()),
+        ("daemonize", "no".into()),
+        ("protected-mode", "no".into()),
+        ("tcp-backlog", "1024".into()),
+        ("tcp-keepalive", "0".into()),
+        ("hz", "10".into()),
+        ("activedefrag", "no".into()),
+        ("lazyfree-lazy-eviction", "yes".into()),
+        ("lazyfree-lazy-expire", "yes".into()),
+        ("lazyfree-lazy-server-del", "yes".into()),
+        ("lazyfree-lazy-user-del", "yes".into()),
+        ("lazyfree-lazy-user-flush", "yes".into()),
+        ("replica-read-only", "yes".into()),
+        ("replica-serve-stale-data", "yes".into()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
     .collect();
     all.sort();
     all
+}
+
+fn yes_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.into()
 }
 
 /// CONFIG SET: all pairs or none.
@@ -342,14 +465,20 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .unwrap_or_default();
     let mut busy_ms = None;
     let known = parameters(shared);
-    for at in (0..pairs.len()).step_by(2) {
-        let name = String::from_utf8_lossy(pairs.at(at)).to_lowercase();
-        let value = pairs.at(at + 1);
+    let names: Vec<String> = (0..pairs.len())
+        .step_by(2)
+        .map(|at| String::from_utf8_lossy(pairs.at(at)).to_lowercase())
+        .collect();
+    for (at, name) in names.iter().enumerate() {
+        let value = pairs.at(2 * at + 1);
         let failed = |why: &str| {
             Error::text(format!(
                 "ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"
             ))
         };
+        if names[..at].contains(name) {
+            return Err(failed("duplicate parameter"));
+        }
         let number = || {
             parse_u64(value).ok_or_else(|| failed("argument couldn't be parsed into an integer"))
         };
@@ -397,6 +526,11 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             }
             "busy-reply-threshold" | "lua-time-limit" => busy_ms = Some(number()?),
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
+            "latency-monitor-threshold" => changed.latency_ms = number()?,
+            "requirepass" => {
+                changed.password = String::from_utf8(value.to_vec())
+                    .map_err(|_| failed("the password is not UTF-8"))?;
+            }
             "client-query-buffer-limit" => {
                 let len =
                     memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
@@ -415,7 +549,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}
             "appendonly" if value.eq_ignore_ascii_case(b"no") => {}
-            _ if known.iter().any(|(known, _)| *known == name) => {
+            _ if known.iter().any(|(known, _)| known == name) => {
                 return Err(failed("can't set immutable config"));
             }
             _ => {

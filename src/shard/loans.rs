@@ -17,7 +17,7 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Shard, Spec, flag},
+    cmd::{Keys, Shard, Spec, flag},
     resp::{Args, Out, OwnedArgs},
 };
 
@@ -182,7 +182,11 @@ impl State {
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
                 let mut out = Out::new(proto);
-                let slow = self.slow_clock(spec);
+                let start = self.clock(spec);
+                // Whoever works on all keys with fewer shards in hand came to the port of one of them.
+                if let (Keys::All, [shard]) = (spec.keys, &need[..]) {
+                    self.homes.shards.narrow(Some(*shard));
+                }
                 // A request whose client has gone is still run: it was received whole.
                 let block = self.run_here(
                     spec,
@@ -192,8 +196,9 @@ impl State {
                     &mut out,
                     Some(&mut away),
                 );
-                if let Some(start) = slow {
-                    self.note_slow(conn.as_deref(), args.as_args(), start);
+                self.homes.shards.narrow(None);
+                if let Some(start) = start {
+                    self.note_time(conn.as_deref(), spec, args.as_args(), start);
                 }
                 if let Some(mut conn) = conn {
                     match block {
@@ -364,17 +369,18 @@ impl State {
                     conn,
                 };
                 self.act_for(client, errand.remembers);
-                let slow = self.slow_clock(errand.spec);
+                let start = self.clock(errand.spec);
                 let args = errand.args.as_args();
                 let call = Call::of(errand.db, false);
                 let grows = errand.spec.flags & flag::DENY_OOM != 0;
                 if self.memory.limit > 0 && grows && !self.make_room() {
+                    self.count_refused(Some(errand.spec), &OUT_OF_MEMORY);
                     out.error(&OUT_OF_MEMORY);
                 } else {
                     self.run_here(errand.spec, run, &args, call, &mut out, None);
                 }
-                if let Some(start) = slow {
-                    self.note_slow(None, args, start);
+                if let Some(start) = start {
+                    self.note_time(None, errand.spec, args, start);
                 }
                 self.acting = None;
             }

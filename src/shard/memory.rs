@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{
     conn::Conn,
     info::Lines,
+    requests::{Call, Work},
     session::unknown_subcommand,
     shared::{Shared, lock},
     state::State,
@@ -174,8 +175,8 @@ pub(super) fn info(shared: &Shared, lines: &mut Lines<'_>) {
 }
 
 impl State {
-    /// MEMORY.
-    pub(super) fn memory_command(&mut self, conn: &mut Conn, args: Args<'_>) {
+    /// MEMORY. Inside EXEC the key's shard is here, wherever it lives.
+    pub(super) fn memory_command(&mut self, conn: &mut Conn, args: Args<'_>, in_exec: bool) {
         let sub = args.at(1).to_ascii_lowercase();
         match (&sub[..], args.len()) {
             (b"stats", 2) => {
@@ -196,7 +197,13 @@ impl State {
                 conn.out.ok();
             }
             (b"usage" | b"help" | b"stats" | b"doctor" | b"malloc-stats" | b"purge", _) => {
-                if let Some(work) = super::requests::Work::of(&cmd::MEMORY_USAGE) {
+                let Some(work) = Work::of(&cmd::MEMORY_USAGE) else {
+                    return;
+                };
+                if in_exec {
+                    let (call, out) = (Call::of(conn.db, false), &mut conn.out);
+                    self.run_here(&cmd::MEMORY_USAGE, work, &args, call, out, None);
+                } else {
                     self.store_request(conn, &cmd::MEMORY_USAGE, work, &args);
                 }
             }

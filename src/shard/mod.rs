@@ -1,15 +1,20 @@
 //! One core: its loop, its connections and its shards.
 
+mod access;
 mod blocking;
+mod census;
 mod client;
 mod clients;
+mod cluster;
 mod conn;
 mod core;
+mod debug;
 mod evict;
 mod follow;
 mod frames;
 mod homes;
 mod info;
+mod latency;
 mod load;
 mod loans;
 mod log;

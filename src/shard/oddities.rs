@@ -76,13 +76,13 @@ impl State {
     pub(super) fn carry_out_oddly(
         &mut self,
         conn: &mut Conn,
-        spec: &'static Spec,
+        (place, spec): (usize, &'static Spec),
         args: &Args<'_>,
     ) {
         let touches_keys = spec.flags & (flag::READ | flag::WRITE) != 0 || may_write(conn, spec);
         if conn.monitors && touches_keys {
             let error = Error::fixed("ERR Replica can't interact with the keyspace");
-            return self.refuse(conn, &error);
+            return self.refuse(conn, Some(spec), &error);
         }
         if let Some(pause) = self.pause
             && (pause.all || may_write(conn, spec))
@@ -100,7 +100,7 @@ impl State {
             self.show(conn, *args);
         }
         self.acting = self.acting_of(conn);
-        self.carry_out(conn, spec, args);
+        self.carry_out(conn, (place, spec), args);
         self.acting = None;
         // EXEC that waits for shards is shown behind what it runs.
         let runs_later = spec.run_is(Verb::Exec) && matches!(conn.hold, Hold::Loan);

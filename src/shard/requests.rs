@@ -290,14 +290,18 @@ impl State {
 
     /// Is nothing about the connection or the node such that requests need [`request`](Self::request)?
     fn may_short_cut(&self, conn: &Conn) -> bool {
-        self.odd == 0 && conn.is_plain() && !self.scripts_busy && !self.shared.loading.load(Relaxed)
+        self.odd == 0
+            && conn.is_plain()
+            && conn.trusted
+            && !self.scripts_busy
+            && !self.shared.loading.load(Relaxed)
     }
 
     /// Runs the request if all that it takes is a command on keys that are here: the way of nearly all
     /// requests, without the questions whose answers [`may_short_cut`](Self::may_short_cut) knows.
     #[inline(always)]
     fn short_cut(&mut self, conn: &mut Conn, args: Args<'_>) -> bool {
-        let Some(spec) = self.command(args.at(0)) else {
+        let Some((place, spec)) = self.command(args.at(0)) else {
             return false;
         };
         let Run::Store(run) = spec.run else {
@@ -306,18 +310,22 @@ impl State {
         if spec.flags & flag::BLOCKING != 0
             || !spec.fits(args.len())
             || !self.homes.is_surely_here(spec, &args)
-            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || (spec.is_write() && self.shared.following.load(Relaxed))
+            || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
+            || conn
+                .port_shard
+                .is_some_and(|shard| !self.is_at_its_port(shard, spec, args))
         {
             return false;
         }
         self.stats.commands += 1;
         conn.last = spec.name;
-        let slow = self.slow_clock(spec);
+        self.census.called(place);
+        let start = self.clock(spec);
         let call = Call::of(conn.db, false);
         self.run_work(spec, Work::Store(run), &args, call, &mut conn.out, None);
-        if let Some(start) = slow {
-            self.note_slow(Some(conn), args, start);
+        if let Some(start) = start {
+            self.note_time(Some(conn), spec, args, start);
         }
         if conn.is_full() {
             conn.hold = Hold::SlowReader;
@@ -330,16 +338,16 @@ impl State {
 
     /// Finds a command. Clients mostly repeat the last one.
     #[inline]
-    fn command(&mut self, name: &[u8]) -> Option<&'static Spec> {
+    fn command(&mut self, name: &[u8]) -> Option<(usize, &'static Spec)> {
         let short = short_name(name);
         if short != 0 && short == self.last_name {
             return self.last_command;
         }
-        let spec = self.table.find(name);
+        let found = self.table.find_at(name);
         if short != 0 {
-            (self.last_name, self.last_command) = (short, spec);
+            (self.last_name, self.last_command) = (short, found);
         }
-        spec
+        found
     }
 
     /// Runs one request, or arranges for it to be run; its reply takes its place in order.
@@ -368,6 +376,11 @@ impl State {
             conn.hold = Hold::Mail;
             self.clients.stalled.push(conn.socket);
         }
+        self.hear_beside(conn);
+    }
+
+    /// Tells everybody who is to hear of a change while this connection is worked on.
+    pub(super) fn hear_beside(&mut self, conn: &mut Conn) {
         while let Some(hear) = self.waits.heard.pop_front() {
             match hear {
                 Hear::One(listener) if listener.core == self.me && listener.conn == conn.socket => {
@@ -392,7 +405,7 @@ impl State {
     }
 
     fn dispatch(&mut self, conn: &mut Conn, args: &Args<'_>) {
-        let Some(spec) = self.command(args.at(0)) else {
+        let Some((place, spec)) = self.command(args.at(0)) else {
             // A web page may make a browser send requests here; nothing of them may run.
             if ["post", "host:"]
                 .iter()
@@ -403,39 +416,59 @@ impl State {
                 conn.closing = true;
                 return;
             }
-            return self.refuse(conn, &cmd::unknown(*args));
+            return self.refuse(conn, None, &cmd::unknown(*args));
         };
         if !spec.fits(args.len()) {
             let error = Error::arity(spec.name);
             if spec.name == "EXEC" {
-                return self.abort_exec(conn, &error);
+                return self.abort_exec(conn, spec, &error);
             }
-            return self.refuse(conn, &error);
+            return self.refuse(conn, Some(spec), &error);
         }
         conn.last = spec.name;
         if let Some(error) = self.gate(conn, spec) {
             if spec.name == "EXEC" {
-                return self.abort_exec(conn, &error);
+                return self.abort_exec(conn, spec, &error);
             }
-            return self.refuse(conn, &error);
+            return self.refuse(conn, Some(spec), &error);
+        }
+        if let Some(shard) = conn.port_shard
+            && let Some(error) = self.misplaced(shard, spec, *args)
+        {
+            return self.refuse(conn, Some(spec), &error);
         }
         if self.memory.limit > 0 && !self.has_room_for(conn, spec) {
             return self.refuse_for_memory(conn, spec);
         }
         if self.odd != 0 {
-            return self.carry_out_oddly(conn, spec, args);
+            return self.carry_out_oddly(conn, (place, spec), args);
         }
-        self.carry_out(conn, spec, args);
+        self.carry_out(conn, (place, spec), args);
     }
 
     /// Queues or runs a request that nothing speaks against.
     #[inline]
-    pub(super) fn carry_out(&mut self, conn: &mut Conn, spec: &'static Spec, args: &Args<'_>) {
+    pub(super) fn carry_out(
+        &mut self,
+        conn: &mut Conn,
+        (place, spec): (usize, &'static Spec),
+        args: &Args<'_>,
+    ) {
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
+        self.census.called(place);
         match spec.run {
-            Run::Session(verb) => self.session(conn, spec, verb, *args),
+            Run::Session(verb) => {
+                let start = self.clock(spec);
+                let before = conn.out.as_bytes().len();
+                self.session(conn, spec, verb, *args);
+                if let Some(start) = start {
+                    self.note_time(Some(conn), spec, *args, start);
+                }
+                let reply = conn.out.as_bytes();
+                self.count_reply(spec, &reply[before.min(reply.len())..]);
+            }
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
             Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, spec, *args),
             Run::Script => self.store_request(conn, spec, Work::Script, args),
@@ -443,14 +476,15 @@ impl State {
     }
 
     /// EXEC cannot be run, so its transaction is over.
-    fn abort_exec(&mut self, conn: &mut Conn, error: &Error) {
+    fn abort_exec(&mut self, conn: &mut Conn, spec: &Spec, error: &Error) {
         self.discard(conn);
         let why = error.as_str().trim_start_matches("ERR ");
         let text = format!("EXECABORT Transaction discarded because of: {why}");
-        conn.out.error(&Error::text(text));
+        self.refuse(conn, Some(spec), &Error::text(text));
     }
 
-    pub(super) fn refuse(&mut self, conn: &mut Conn, error: &Error) {
+    pub(super) fn refuse(&mut self, conn: &mut Conn, spec: Option<&Spec>, error: &Error) {
+        self.count_refused(spec, error);
         if let Some(multi) = &mut conn.multi {
             multi.failed = true;
         }
@@ -459,6 +493,11 @@ impl State {
 
     /// Why a command may not be run now.
     pub(super) fn gate(&self, conn: &Conn, spec: &Spec) -> Option<Error> {
+        if !conn.trusted
+            && let Some(error) = self.who_are_you(spec)
+        {
+            return Some(error);
+        }
         if self.shared.following.load(Relaxed) && spec.is_write() {
             return Some(READ_ONLY);
         }
@@ -518,9 +557,12 @@ impl State {
         run: Work,
         args: &Args<'_>,
     ) {
+        if let Some(shard) = self.narrowed(conn, spec) {
+            return self.collect_for(conn, spec, run, *args, vec![shard]);
+        }
         match self.homes.place(spec, *args) {
             Place::Here => {
-                let slow = self.slow_clock(spec);
+                let start = self.clock(spec);
                 let db = conn.db;
                 let may_block = !conn.ended;
                 let block = self.run_here(
@@ -531,8 +573,8 @@ impl State {
                     &mut conn.out,
                     None,
                 );
-                if let Some(start) = slow {
-                    self.note_slow(Some(conn), *args, start);
+                if let Some(start) = start {
+                    self.note_time(Some(conn), spec, *args, start);
                 }
                 if let Some(block) = block {
                     self.start_block(conn, spec, *args, block, None);
@@ -567,7 +609,7 @@ impl State {
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
         if matches!(work, Work::Script) {
-            self.make_room_for_script(call.from_primary);
+            self.make_room_for_script(call.from_primary, away.is_none());
         }
         if self.odd != 0 {
             return self.run_here_oddly(spec, work, args, call, out, away);
@@ -599,11 +641,16 @@ impl State {
         };
         match work {
             Work::Store(run) => {
-                cmd::run(&mut ctx, run, *args);
+                let failed = cmd::run(&mut ctx, run, *args);
                 let (dirty, block) = (ctx.dirty, ctx.block.take());
                 if dirty > 0 && spec.is_write() {
                     self.freeing = true;
                     self.tell(spec, *args, call.db, away);
+                }
+                if let Err(error) = failed
+                    && !call.from_primary
+                {
+                    self.count_failed(spec, error.as_str());
                 }
                 (block, dirty > 0)
             }
@@ -614,12 +661,16 @@ impl State {
                 let mut host = ScriptHost::new(&self.subs, read_only, is_full, remembers);
                 host.shows_calls = self.odd & odd::MONITORED != 0;
                 host.tells_events = self.odd & odd::EVENTS != 0;
-                let mark = ctx.out.mark();
+                let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());
                 if let Err(error) = self.scripts.run(&mut ctx, &mut host, *args) {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
                 }
-                self.after_script(host.into_done(), away);
+                let done = host.into_done();
+                if !call.from_primary {
+                    self.count_reply(spec, &out.as_bytes()[before..]);
+                }
+                self.after_script(done, away);
                 (None, false)
             }
         }
@@ -664,7 +715,7 @@ impl State {
     /// SCRIPT and FUNCTION.
     pub(super) fn keep_script(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
         if let Some(error) = self.gate_of_scripts(spec, args) {
-            return self.refuse(conn, &error);
+            return self.refuse(conn, Some(spec), &error);
         }
         let mark = conn.out.mark();
         let result = if spec.name == "FUNCTION" {

@@ -103,7 +103,8 @@ impl Host for ScriptHost<'_> {
             Run::Store(function) => {
                 let before = ctx.dirty;
                 let look = self.tells_events.then(|| Before::look(ctx, spec, args));
-                cmd::run(ctx, function, args);
+                // The reply tells the script; what a script calls is not counted.
+                let _ = cmd::run(ctx, function, args);
                 if let Some(look) = look {
                     let changed = ctx.dirty > before;
                     self.done

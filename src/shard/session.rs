@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
+    census::Totals,
     conn::{Blocked, Conn, GiveUp, ReplyMode},
     info,
     message::{Message, Topics},
@@ -11,26 +12,18 @@ use super::{
 };
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
-    cmd::{self, Keys, Spec, Verb, flag},
-    resp::{Args, Error, Out, OwnedArgs, Proto},
+    cmd::{self, Spec, Verb},
+    resp::{Args, Error, OwnedArgs, Proto},
 };
 
 const NO_PERSISTENCE: Error =
     Error::fixed("ERR this version of ringkeep keeps its data in memory only and cannot save it");
-const NO_CLUSTER: Error = Error::fixed("ERR This instance has cluster support disabled");
+const HELLO_FIRST: Error = Error::fixed(
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
+     <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+     the same time",
+);
 const NO_PROTO: Error = Error::fixed("NOPROTO unsupported protocol version");
-
-const SLOWLOG_HELP: &[&str] = &[
-    "GET [<count>]",
-    "    Return top <count> entries from the slowlog (default: 10, -1 mean all).",
-    "    Entries are made of:",
-    "    id, timestamp, time in microseconds, arguments array, client IP and port,",
-    "    client name",
-    "LEN",
-    "    Return the length of the slowlog.",
-    "RESET",
-    "    Reset the slowlog.",
-];
 
 /// The error for a subcommand that does not exist.
 pub(super) fn unknown_subcommand(conn: &mut Conn, command: &str, args: Args<'_>) {
@@ -58,6 +51,9 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::Debug => self.debug(conn, spec, args, false),
+            Verb::Cluster => self.cluster(conn, spec, args, false),
+            Verb::Memory => self.memory_command(conn, args, true),
             Verb::Monitor => conn.out.error(&Error::fixed(
                 "ERR MONITOR isn't allowed for DENY BLOCKING client",
             )),
@@ -74,23 +70,17 @@ impl State {
     ) {
         match spec.subcommand(args) {
             Ok(full) => conn.last = full.unwrap_or(spec.name),
-            Err(error) => return self.refuse(conn, &error),
+            Err(error) => return self.refuse(conn, Some(spec), &error),
         }
         match verb {
             Verb::Ping => ping(conn, args),
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
-            // Nobody has a password, so every one will do for the only user there is.
-            Verb::Auth if args.len() == 3 && args.at(1) == b"default" => conn.out.ok(),
-            Verb::Auth if args.len() == 3 => conn.out.error(&Error::fixed(
-                "WRONGPASS invalid username-password pair or user is disabled.",
-            )),
-            Verb::Auth if args.len() > 3 => conn.out.error(&Error::SYNTAX),
-            Verb::Auth => conn.out.error(&Error::fixed(
-                "ERR AUTH <password> called without any password configured for the default user. Are you \
-                 sure your configuration is correct?",
-            )),
-            Verb::Select => match cmd::select(args, self.shared.settings.databases) {
+            Verb::Auth => self.auth(conn, args),
+            Verb::Acl => self.acl(conn, spec, args),
+            Verb::Select => match cmd::select(args, self.shared.settings.databases)
+                .and_then(|db| self.may_select(db as i64).map(|()| db))
+            {
                 Ok(db) => {
                     conn.db = db;
                     conn.out.ok();
@@ -107,6 +97,7 @@ impl State {
                 self.end_tracking(conn);
                 self.end_monitoring(conn);
                 conn.set_proto(Proto::Two);
+                conn.trusted = self.tunables.password.is_empty();
                 conn.db = 0;
                 conn.name.clear();
                 conn.reply_mode = ReplyMode::On;
@@ -114,15 +105,30 @@ impl State {
                 conn.out.simple("RESET");
             }
             Verb::Client => self.client(conn, args),
-            Verb::Command => command(conn, &self.table, args),
-            Verb::Config => self.config(conn, args),
+            Verb::Command => {
+                let mark = conn.out.mark();
+                if let Err(error) = cmd::command(&mut conn.out, &self.table, spec, args) {
+                    conn.out.rewind(mark);
+                    conn.out.error(&error);
+                }
+            }
+            Verb::Config => self.config(conn, spec, args),
             Verb::Info => {
                 // What this core last told may be a beat old.
                 self.publish();
-                let text = info::text(&self.shared, self.now, args);
+                let facts = info::Facts {
+                    shared: &self.shared,
+                    table: &self.table,
+                    now: self.now,
+                    totals: Totals::since_reset(&self.shared),
+                };
+                let text = info::text(&facts, args);
                 conn.out.verbatim(&text);
             }
             Verb::Shutdown => {
+                if let Err(error) = shutdown_options(args) {
+                    return conn.out.error(&error);
+                }
                 super::log(&format!("client {}: SHUTDOWN", conn.peer_text()));
                 self.shared.stop.store(true, Relaxed);
                 conn.closing = true;
@@ -140,7 +146,9 @@ impl State {
             }
             Verb::Multi => {
                 if conn.multi.is_some() {
-                    return conn.out.error(&Error::fixed("ERR MULTI calls can not be nested"));
+                    return conn
+                        .out
+                        .error(&Error::fixed("ERR MULTI calls can not be nested"));
                 }
                 conn.multi = Some(Default::default());
                 conn.out.ok();
@@ -155,7 +163,9 @@ impl State {
             }
             Verb::Watch => {
                 if conn.multi.is_some() {
-                    return conn.out.error(&Error::fixed("ERR WATCH inside MULTI is not allowed"));
+                    return conn
+                        .out
+                        .error(&Error::fixed("ERR WATCH inside MULTI is not allowed"));
                 }
                 self.watch(conn, args);
             }
@@ -183,12 +193,15 @@ impl State {
             Verb::PubSub => self.pubsub(conn, args),
             Verb::Save | Verb::BgSave | Verb::BgRewriteAof => conn.out.error(&NO_PERSISTENCE),
             Verb::LastSave => conn.out.int((self.shared.started / 1000) as i64),
-            Verb::Debug => self.debug(conn, args),
-            Verb::SlowLog => self.slow_log(conn, args),
-            Verb::Latency => latency(conn, args),
-            Verb::Cluster => self.cluster(conn, args),
-            Verb::Memory => self.memory_command(conn, args),
-            Verb::Lolwut => conn.out.verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
+            Verb::Debug => self.debug(conn, spec, args, true),
+            Verb::SlowLog => self.slow_log(conn, spec, args),
+            Verb::Latency => self.latency(conn, spec, args),
+            Verb::Cluster => self.cluster(conn, spec, args, true),
+            Verb::ReadOnly | Verb::ReadWrite | Verb::Asking => self.cluster_mode(conn),
+            Verb::Memory => self.memory_command(conn, args, false),
+            Verb::Lolwut => conn
+                .out
+                .verbatim(&format!("ringkeep ver. {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
 
@@ -208,7 +221,7 @@ impl State {
             };
             at = 2;
         }
-        let mut name = None;
+        let (mut name, mut shown) = (None, None);
         while at < args.len() {
             let option = args.at(at);
             if option.eq_ignore_ascii_case(b"setname") && at + 1 < args.len() {
@@ -218,7 +231,7 @@ impl State {
                 name = Some(args.at(at + 1).to_vec());
                 at += 2;
             } else if option.eq_ignore_ascii_case(b"auth") && at + 2 < args.len() {
-                // Nobody has a password, so every user may come in as the default one does.
+                shown = Some((args.at(at + 1), args.at(at + 2)));
                 at += 3;
             } else {
                 return conn.out.error(&Error::text(format!(
@@ -226,6 +239,14 @@ impl State {
                     String::from_utf8_lossy(option)
                 )));
             }
+        }
+        if let Some((user, password)) = shown
+            && let Err(error) = self.admit(conn, user, password)
+        {
+            return conn.out.error(&error);
+        }
+        if !conn.trusted && !self.tunables.password.is_empty() {
+            return conn.out.error(&HELLO_FIRST);
         }
         if let Some(name) = name {
             conn.name = name;
@@ -241,7 +262,11 @@ impl State {
         conn.out.bulk_str("id");
         conn.out.int(conn.id as i64);
         conn.out.bulk_str("mode");
-        conn.out.bulk_str("standalone");
+        conn.out.bulk_str(if self.has_slots() {
+            "cluster"
+        } else {
+            "standalone"
+        });
         conn.out.bulk_str("role");
         conn.out.bulk_str(if self.shared.following.load(Relaxed) {
             "replica"
@@ -340,7 +365,10 @@ impl State {
         self.hold_blocked(conn, blocked);
     }
 
-    fn config(&mut self, conn: &mut Conn, args: Args<'_>) {
+    fn config(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
+        if let Err(error) = cmd::subcommand(spec, args) {
+            return conn.out.error(&error);
+        }
         let sub = args.at(1).to_ascii_uppercase();
         match (&sub[..], args.len()) {
             (b"GET", 3..) => {
@@ -370,7 +398,7 @@ impl State {
                 }
             }
             (b"RESETSTAT", 2) => {
-                self.stats.commands = 0;
+                Totals::reset(&self.shared);
                 conn.out.ok();
             }
             (b"REWRITE", 2) => {
@@ -378,30 +406,17 @@ impl State {
                     "ERR The server is running without a config file",
                 ));
             }
-            (b"GET" | b"SET", _) => {
-                let sub = String::from_utf8_lossy(&sub).to_lowercase();
-                conn.out.error(&Error::arity(&format!("config|{sub}")));
-            }
-            _ => unknown_subcommand(conn, "config", args),
+            (b"SET", _) => conn.out.error(&Error::arity("config|set")),
+            _ => cmd::help(&mut conn.out, spec),
         }
     }
 
-    fn debug(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let sub = args.at(1).to_ascii_uppercase();
-        match (&sub[..], args.len()) {
-            // Tests of client libraries switch these; both are how the node always is.
-            (b"SET-ACTIVE-EXPIRE" | b"JMAP", _) => conn.out.ok(),
-            (b"SLEEP", _) => conn.out.error(&Error::fixed(
-                "ERR DEBUG SLEEP is not available: it would stop a core",
-            )),
-            _ => unknown_subcommand(conn, "debug", args),
+    fn slow_log(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
+        if let Err(error) = cmd::subcommand(spec, args) {
+            return conn.out.error(&error);
         }
-    }
-
-    fn slow_log(&mut self, conn: &mut Conn, args: Args<'_>) {
         let sub = args.at(1).to_ascii_uppercase();
         match (&sub[..], args.len()) {
-            (b"HELP", _) => conn.out.help("SLOWLOG", SLOWLOG_HELP),
             (b"LEN", 2) => {
                 let len = lock(&self.shared.slow).1.len();
                 conn.out.len_int(len);
@@ -415,12 +430,11 @@ impl State {
                     None => 10,
                     Some(Some(-1)) => usize::MAX,
                     Some(Some(count @ 0..)) => count as usize,
-                    Some(Some(_)) => {
+                    Some(_) => {
                         return conn.out.error(&Error::fixed(
                             "ERR count should be greater than or equal to -1",
                         ));
                     }
-                    Some(None) => return conn.out.error(&Error::NOT_INTEGER),
                 };
                 let guard = lock(&self.shared.slow);
                 let shown = guard.1.iter().take(count);
@@ -438,16 +452,7 @@ impl State {
                     conn.out.bulk(&entry.name);
                 }
             }
-            _ => wrong_form(conn, "SLOWLOG", args),
-        }
-    }
-
-    fn cluster(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let sub = args.at(1).to_ascii_uppercase();
-        match (&sub[..], args.len()) {
-            (b"KEYSLOT", 3) => conn.out.int(i64::from(crate::route::slot(args.at(2)))),
-            (b"MYID", 2) => conn.out.bulk_str(&self.shared.run_id),
-            _ => conn.out.error(&NO_CLUSTER),
+            _ => cmd::help(&mut conn.out, spec),
         }
     }
 }
@@ -466,15 +471,6 @@ fn ping(conn: &mut Conn, args: Args<'_>) {
     }
 }
 
-fn latency(conn: &mut Conn, args: Args<'_>) {
-    let sub = args.at(1).to_ascii_uppercase();
-    match (&sub[..], args.len()) {
-        (b"LATEST" | b"HISTORY", _) => conn.out.array(0),
-        (b"RESET", _) => conn.out.int(0),
-        _ => unknown_subcommand(conn, "latency", args),
-    }
-}
-
 /// Refuses a client name that would break the lines of CLIENT LIST.
 pub(super) fn check_name(name: &[u8]) -> Result<(), Error> {
     if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
@@ -485,112 +481,26 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Error> {
     ))
 }
 
-// ---- COMMAND ----
-
-fn command(conn: &mut Conn, table: &cmd::Table, args: Args<'_>) {
-    let Some(sub) = args.get(1).map(<[u8]>::to_ascii_uppercase) else {
-        conn.out.array(cmd::all().count());
-        return cmd::all().for_each(|(group, spec)| describe(&mut conn.out, group, spec));
-    };
-    match (&sub[..], args.len()) {
-        (b"COUNT", 2) => conn.out.len_int(cmd::all().count()),
-        (b"LIST", 2) => {
-            conn.out.array(cmd::all().count());
-            cmd::all().for_each(|(_, spec)| conn.out.bulk_str(&spec.name.to_lowercase()));
-        }
-        (b"INFO", 2) => command(conn, table, args.rest(2)),
-        (b"INFO", _) => {
-            conn.out.array(args.len() - 2);
-            for name in args.rest(2).iter() {
-                match cmd::all().find(|(_, spec)| spec.name.as_bytes().eq_ignore_ascii_case(name)) {
-                    Some((group, spec)) => describe(&mut conn.out, group, spec),
-                    None => conn.out.null_array(),
-                }
-            }
-        }
-        (b"DOCS", _) => {
-            let wanted: Vec<_> = cmd::all()
-                .filter(|(_, spec)| {
-                    args.len() == 2
-                        || args
-                            .rest(2)
-                            .iter()
-                            .any(|name| spec.name.as_bytes().eq_ignore_ascii_case(name))
-                })
-                .collect();
-            conn.out.map(wanted.len());
-            for (group, spec) in wanted {
-                conn.out.bulk_str(&spec.name.to_lowercase());
-                conn.out.map(2);
-                conn.out.bulk_str("summary");
-                conn.out.bulk_str(spec.summary);
-                conn.out.bulk_str("group");
-                conn.out.bulk_str(group);
-            }
-        }
-        (b"GETKEYS", 3..) => {
-            let inner = args.rest(2);
-            let Some(spec) = table.find(inner.at(0)) else {
-                return conn
-                    .out
-                    .error(&Error::fixed("ERR Invalid command specified"));
-            };
-            if !spec.fits(inner.len()) {
-                return conn.out.error(&Error::fixed(
-                    "ERR Invalid number of arguments specified for command",
-                ));
-            }
-            let mut keys = Vec::new();
-            spec.keys.for_each(inner, |at| keys.push(at));
-            if keys.is_empty() {
-                return conn
-                    .out
-                    .error(&Error::fixed("ERR The command has no key arguments"));
-            }
-            conn.out.array(keys.len());
-            keys.iter().for_each(|at| conn.out.bulk(inner.at(*at)));
-        }
-        _ => unknown_subcommand(conn, "command", args),
-    }
-}
-
-/// One command as COMMAND and COMMAND INFO show it.
-fn describe(out: &mut Out, group: &str, spec: &Spec) {
-    let (first, last, step) = spec.keys.info();
-    let mut flags: Vec<&str> = Vec::new();
-    for (bit, name) in [
-        (flag::WRITE, "write"),
-        (flag::READ, "readonly"),
-        (flag::DENY_OOM, "denyoom"),
-        (flag::ADMIN, "admin"),
-        (flag::PUBSUB, "pubsub"),
-        (flag::NO_SCRIPT, "noscript"),
-        (flag::BLOCKING, "blocking"),
-        (flag::LOADING, "loading"),
-        (flag::STALE, "stale"),
-        (flag::FAST, "fast"),
-        (flag::NO_MULTI, "no_multi"),
-        (flag::MOVABLE_KEYS, "movablekeys"),
-    ] {
-        if spec.flags & bit != 0 {
-            flags.push(name);
+/// SHUTDOWN's words: a slip of the pen must not end the node, nor a wish to save that it cannot meet.
+fn shutdown_options(args: Args<'_>) -> Result<(), Error> {
+    let (mut save, mut no_save, mut abort, mut force) = (false, false, false, false);
+    for word in args.rest(1).iter() {
+        match &word.to_ascii_lowercase()[..] {
+            b"save" => save = true,
+            b"nosave" => no_save = true,
+            b"abort" => abort = true,
+            b"force" => force = true,
+            b"now" => {}
+            _ => return Err(Error::SYNTAX),
         }
     }
-    if matches!(
-        spec.keys,
-        Keys::Counted { .. } | Keys::Streams | Keys::GeoStore { .. } | Keys::Sort
-    ) && !flags.contains(&"movablekeys")
-    {
-        flags.push("movablekeys");
+    if (abort && args.len() > 2) || (save && no_save) {
+        Err(Error::SYNTAX)
+    } else if abort {
+        Err(Error::fixed("ERR No shutdown in progress."))
+    } else if save && !force {
+        Err(Error::fixed("ERR Errors trying to SHUTDOWN. Check logs."))
+    } else {
+        Ok(())
     }
-    out.array(7);
-    out.bulk_str(&spec.name.to_lowercase());
-    out.int(i64::from(spec.arity));
-    out.set(flags.len());
-    flags.iter().for_each(|name| out.simple(name));
-    out.int(first);
-    out.int(last);
-    out.int(step);
-    out.set(1);
-    out.simple(&format!("@{}", group.replace('-', "")));
 }

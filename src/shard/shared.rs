@@ -1,10 +1,11 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
 use std::sync::{
-    Mutex, OnceLock, RwLock,
+    Arc, Mutex, OnceLock, RwLock,
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use super::census::{Census, LatencyLog, Totals};
 use crate::{base::Ms, script::Scripts, store::Policy};
 
 /// What the node was started with.
@@ -26,6 +27,10 @@ pub struct Settings {
     pub spin_us: u64,
     /// Data directory.
     pub dir: String,
+    /// Address that cluster clients are sent to.
+    pub announce: String,
+    /// Cluster mode: the port of the first shard. The others follow it.
+    pub slots: Option<u16>,
 }
 
 /// Parameters that CONFIG SET changes at run time.
@@ -52,6 +57,10 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
+    /// Milliseconds from which the latency monitor notes an event; 0: it notes none.
+    pub latency_ms: u64,
+    /// Password of the default user; empty: none.
+    pub password: String,
     /// Bytes that a client may have waiting to be run, what MULTI queues included.
     pub queue_bytes_max: usize,
     /// Classes of keyspace events that are told.
@@ -73,6 +82,8 @@ impl Default for Tunables {
             lfu_decay_minutes: 1,
             slow_us: 10_000,
             slow_len: 128,
+            latency_ms: 0,
+            password: String::new(),
             queue_bytes_max: 1 << 30,
             events: 0,
             tracking_keys_max: 1_000_000,
@@ -104,10 +115,33 @@ pub struct CoreStats {
     pub bytes_out: AtomicU64,
     pub turns: AtomicU64,
     pub expired: AtomicU64,
-    pub hits: AtomicU64,
-    pub misses: AtomicU64,
     pub protocol_errors: AtomicU64,
-    pub errors: AtomicU64,
+}
+
+/// A counter by its name.
+type Counter = (&'static str, fn(&CoreStats) -> u64);
+
+/// The counters that CONFIG RESETSTAT sets back.
+pub(super) const COUNTERS: [Counter; 8] = [
+    ("accepted", |stats| stats.accepted.load(Relaxed)),
+    ("bytes_in", |stats| stats.bytes_in.load(Relaxed)),
+    ("bytes_out", |stats| stats.bytes_out.load(Relaxed)),
+    ("commands", |stats| stats.commands.load(Relaxed)),
+    ("evicted", |stats| stats.evicted.load(Relaxed)),
+    ("expired", |stats| stats.expired.load(Relaxed)),
+    ("protocol_errors", |stats| {
+        stats.protocol_errors.load(Relaxed)
+    }),
+    ("refused", |stats| stats.refused.load(Relaxed)),
+];
+
+/// How fast counters grew of late, per second.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Rate {
+    pub commands: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
 }
 
 /// Sizes of one database of one shard, published by its core once per tick.
@@ -182,12 +216,22 @@ pub struct Shared {
     pub loading: AtomicBool,
     /// This node follows a primary: clients' writes are refused.
     pub following: AtomicBool,
+    /// Keys that are due are removed although nobody asks for them.
+    pub expires_by_itself: AtomicBool,
     /// The node is to stop.
     pub stop: AtomicBool,
     /// Counts the signals that ask the node to stop.
     pub signals: OnceLock<&'static AtomicU32>,
     /// Counters per core.
     pub stats: Vec<CoreStats>,
+    /// What each core counts of its commands.
+    pub census: Vec<Arc<Census>>,
+    /// What CONFIG RESETSTAT found: counts are shown from there on.
+    pub reset: Mutex<Totals>,
+    /// How fast counters grew of late, per second.
+    pub rate: Mutex<Rate>,
+    /// What the latency monitor saw.
+    pub latency: Mutex<LatencyLog>,
     /// Sizes per shard and database.
     pub sizes: Vec<Mutex<Vec<DbSize>>>,
     /// The most bytes that were ever in use, as seen at the beats.
@@ -215,9 +259,14 @@ impl Shared {
             tunables_version: AtomicU64::new(0),
             loading: AtomicBool::new(false),
             following: AtomicBool::new(false),
+            expires_by_itself: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             signals: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
+            census: (0..settings.cores).map(|_| Arc::default()).collect(),
+            reset: Mutex::default(),
+            rate: Mutex::default(),
+            latency: Mutex::default(),
             sizes: (0..settings.shards).map(|_| Mutex::default()).collect(),
             used_peak: AtomicUsize::new(0),
             follow: Mutex::default(),

@@ -1,11 +1,12 @@
 //! Everything of a core but its ring, and what its turns still have to do.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use uring::SocketId;
 
 use super::{
     blocking::Waits,
+    census::Census,
     client::Gathers,
     clients::Clients,
     evict::Memory,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::{Spec, Table},
+    cmd::{Spec, Table, flag},
     mesh::Mesh,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
@@ -60,7 +61,12 @@ pub(super) struct State {
     /// Messages that scripts published in this turn.
     pub published: Vec<Message>,
     pub table: Table,
+    pub census: Arc<Census>,
     pub tunables: Tunables,
+    /// Commands with one of these flags are not timed.
+    pub untimed: u32,
+    /// Fast commands that are still to be timed in this beat.
+    pub samples: u32,
     /// Sockets to close at the end of the turn.
     pub dropped: Vec<SocketId>,
     /// Frames that other cores applied.
@@ -77,7 +83,7 @@ pub(super) struct State {
     pub scratch: Out,
     /// The command found last, with its name as a number.
     pub last_name: u64,
-    pub last_command: Option<&'static Spec>,
+    pub last_command: Option<(usize, &'static Spec)>,
     pub gathers: Gathers,
     /// Why requests take the long way: see [`odd`](super::oddities::odd).
     pub odd: u8,
@@ -95,6 +101,8 @@ pub(super) struct State {
     pub more_due: bool,
     pub memory: Memory,
     pub last_log: Ms,
+    /// Core 0: the last beats with the sums of commands, bytes in and bytes out.
+    pub beats: VecDeque<(Ms, u64, u64, u64)>,
 }
 
 impl State {
@@ -118,7 +126,7 @@ impl State {
         let scripts = ScriptEngine::new(shared.scripts.clone(), limits, clock)?;
         Ok(Self {
             me,
-            homes: Homes::new(me, cores, settings.shards, settings.databases, seed),
+            homes: Homes::new(me, settings, seed),
             subs: Subscriptions::new(cores),
             scripts,
             scripts_busy: false,
@@ -129,7 +137,10 @@ impl State {
             rng: Rng::seeded(seed ^ me as u64),
             stats: Stats::default(),
             table: Table::build(),
+            census: shared.census[me].clone(),
             tunables: Tunables::default(),
+            untimed: flag::FAST | flag::QUICK,
+            samples: 0,
             tunables_version: 0,
             limits: ParseLimits::default(),
             dropped: Vec::new(),
@@ -154,6 +165,7 @@ impl State {
             more_due: false,
             memory: Memory::default(),
             last_log: 0,
+            beats: VecDeque::new(),
             shared,
         })
     }

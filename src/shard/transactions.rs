@@ -28,7 +28,7 @@ impl State {
     pub(super) fn queue(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
         let full = match spec.subcommand(args) {
             Ok(full) => full.unwrap_or_default(),
-            Err(error) => return self.refuse(conn, &error),
+            Err(error) => return self.refuse(conn, Some(spec), &error),
         };
         // The answers of other cores come too late for EXEC.
         let asks_all = matches!(
@@ -38,6 +38,7 @@ impl State {
         if spec.flags & flag::NO_MULTI != 0 || asks_all {
             return self.refuse(
                 conn,
+                Some(spec),
                 &Error::fixed("ERR Command not allowed inside a transaction"),
             );
         }
@@ -121,10 +122,13 @@ impl State {
         for (spec, args) in multi.queued {
             let args = args.as_args();
             if let Some(error) = self.gate(conn, spec) {
+                self.count_refused(Some(spec), &error);
                 out.error(&error);
                 continue;
             }
-            let slow = self.slow_clock(spec);
+            self.count_call(spec);
+            let start = self.clock(spec);
+            let before = out.as_bytes().len();
             let is_script = matches!(spec.run, Run::Script);
             if is_script {
                 self.show_queued(conn, args);
@@ -133,7 +137,9 @@ impl State {
                 (_, Some(run))
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
                 {
+                    self.homes.shards.narrow(self.narrowed(conn, spec));
                     self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
+                    self.homes.shards.narrow(None);
                 }
                 (Run::Session(verb), _) => {
                     // The reply goes where EXEC's replies go.
@@ -153,8 +159,11 @@ impl State {
             if !is_script {
                 self.show_queued(conn, args);
             }
-            if let Some(start) = slow {
-                self.note_slow(Some(conn), args, start);
+            if let Some(start) = start {
+                self.note_time(Some(conn), spec, args, start);
+            }
+            if let Run::Session(_) = spec.run {
+                self.count_reply(spec, &out.as_bytes()[before..]);
             }
         }
         conn.set_proto(out.proto);

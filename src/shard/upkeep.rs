@@ -1,23 +1,19 @@
-//! What has no client waiting: time-outs, expiry, freeing, counters, the slow log.
+//! What has no client waiting: time-outs, expiry, freeing, counters.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Instant};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    conn::Conn,
-    core::micros_since,
     message::{Message, Topics},
     oddities::{Went, odd},
-    shared::{SlowEntry, lock},
+    shared::{CoreStats, Rate, lock},
     state::State,
 };
-use crate::{
-    base::Ms,
-    cmd::{Spec, flag},
-    resp::Args,
-};
+use crate::base::Ms;
 
 /// Keys that one turn may expire per database.
 const EXPIRE_BUDGET: usize = 200;
+/// Beats over which the rates of INFO are taken.
+const RATE_BEATS: usize = 16;
 /// Elements that one turn may free.
 const FREE_BUDGET: usize = 256;
 
@@ -91,7 +87,7 @@ impl State {
             }
         }
         self.end_pause(now);
-        self.expire(now);
+        self.watched("expire-cycle", |state| state.expire(now));
         let beat = self.beat;
         let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         for index in 0..self.clients.places.len() {
@@ -120,7 +116,11 @@ impl State {
             }
         }
         self.track_uses();
+        self.set_untimed();
         self.publish();
+        if self.me == 0 {
+            self.note_rate();
+        }
     }
 
     /// Takes over what CONFIG SET changed.
@@ -134,7 +134,7 @@ impl State {
     /// Removes some keys that are due; the next turn goes on if more are.
     fn expire(&mut self, now: Ms) {
         self.more_due = false;
-        if self.pause.is_some() {
+        if self.pause.is_some() || !self.shared.expires_by_itself.load(Relaxed) {
             return;
         }
         // A replica of a primary that sends no DEL for expired keys must do this by its own clock too.
@@ -187,35 +187,29 @@ impl State {
         self.publish_memory();
     }
 
-    /// The start of a command that may be slow.
-    pub(super) fn slow_clock(&self, spec: &Spec) -> Option<Instant> {
-        (self.tunables.slow_us >= 0 && spec.flags & (flag::FAST | flag::QUICK) == 0)
-            .then(Instant::now)
-    }
-
-    /// Notes a slow command. Which client sent it is not known where it is run for another core.
-    pub(super) fn note_slow(&mut self, conn: Option<&Conn>, args: Args<'_>, start: Instant) {
-        let us = micros_since(start);
-        if us < self.tunables.slow_us as u64 {
-            return;
+    /// Notes how fast the counters of all cores grew over the last second or so.
+    fn note_rate(&mut self) {
+        let sum = |counter: fn(&CoreStats) -> u64| self.shared.sum(counter);
+        let newest = (
+            self.now,
+            sum(|stats| stats.commands.load(Relaxed)),
+            sum(|stats| stats.bytes_in.load(Relaxed)),
+            sum(|stats| stats.bytes_out.load(Relaxed)),
+        );
+        self.beats.push_back(newest);
+        if self.beats.len() > RATE_BEATS {
+            self.beats.pop_front();
         }
-        let mut guard = lock(&self.shared.slow);
-        let (next, entries) = &mut *guard;
-        let args = args
-            .iter()
-            .take(32)
-            .map(|arg| arg[..arg.len().min(128)].to_vec())
-            .collect();
-        entries.push_front(SlowEntry {
-            id: *next,
-            at_secs: self.now / 1000,
-            us,
-            args,
-            peer: conn.map(Conn::peer_text).unwrap_or_default(),
-            name: conn.map(|conn| conn.name.clone()).unwrap_or_default(),
-        });
-        *next += 1;
-        entries.truncate(self.tunables.slow_len);
+        let Some(oldest) = self.beats.front() else {
+            return;
+        };
+        let millis = newest.0.saturating_sub(oldest.0).max(1);
+        let per_second = |newest: u64, oldest: u64| newest.saturating_sub(oldest) * 1000 / millis;
+        *lock(&self.shared.rate) = Rate {
+            commands: per_second(newest.1, oldest.1),
+            bytes_in: per_second(newest.2, oldest.2),
+            bytes_out: per_second(newest.3, oldest.3),
+        };
     }
 
     /// Logs a line, at most one per second of such lines.

@@ -192,6 +192,11 @@ impl Lfu {
         LFU_MARK | minute_of(now) << 8 | COUNTER_NEW
     }
 
+    /// The clock of an entry whose counter is known.
+    pub(super) fn clock_with(now: Ms, counter: u8) -> u32 {
+        minute_of(now) << 8 | u32::from(counter)
+    }
+
     /// The counter of a stored clock, at the time of the clock `now`.
     pub(super) fn counter(self, clock: u32, now: u32) -> u32 {
         let minutes = (now >> 8).wrapping_sub(clock >> 8) & MINUTE_MASK;

@@ -63,6 +63,15 @@ pub struct Meta {
     pub frequency: Option<u8>,
 }
 
+/// How a key was used where it comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Used {
+    /// Last so many seconds ago.
+    SecsAgo(u64),
+    /// So often, on the logarithmic scale of [`Lfu`].
+    Counted(u8),
+}
+
 /// A key's hash in one keyspace.
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed(u64);
@@ -454,13 +463,18 @@ impl Keyspace {
         true
     }
 
-    /// Makes a key look as if it was last used so many seconds ago.
-    pub fn set_idle(&mut self, key: &[u8], secs: u64, now: Ms) {
-        if let Some(found) = self.live(key, now) {
-            let clock = clock_of(now.saturating_sub(secs.saturating_mul(1000)));
-            let head = found.head.with_clock(clock);
-            head.write(self.cells.arena.at_mut(found.entry.cell()));
-        }
+    /// Makes a key look as if it had been used so, if that is how uses are tracked.
+    pub fn set_used(&mut self, key: &[u8], used: Used, now: Ms) {
+        let Some(found) = self.live(key, now) else {
+            return;
+        };
+        let clock = match (self.lfu, used) {
+            (None, Used::SecsAgo(secs)) => clock_of(now.saturating_sub(secs.saturating_mul(1000))),
+            (Some(_), Used::Counted(counter)) => Lfu::clock_with(now, counter),
+            _ => return,
+        };
+        let head = found.head.with_clock(clock);
+        head.write(self.cells.arena.at_mut(found.entry.cell()));
     }
 
     /// Removes every key. The memory is given back in slices.

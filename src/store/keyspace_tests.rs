@@ -188,6 +188,7 @@ fn it_behaves_like_a_map_with_deadlines() {
         check(&mut space);
         while space.free_some(100) {}
         assert_eq!(space.used_bytes(), Keyspace::new(0).used_bytes());
+        assert_eq!(space.waiting_bytes(), 0);
     }
 }
 

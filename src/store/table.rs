@@ -343,24 +343,23 @@ impl Table {
             .map(|slot| entry(*slot))
     }
 
-    /// Visits up to `count` entries of neighbouring buckets, from one on that `hash` chooses. Which keys
-    /// are neighbours is up to the hash of keys, so that to any rule about keys they are chosen by chance.
-    pub fn sample(&self, hash: u64, count: usize, mut visit: impl FnMut(Entry)) {
+    /// Visits about `count` entries, all those in some neighbouring slots that chance chooses. Every entry
+    /// is as likely to be visited as any other: as many slots are looked at as hold so many on average.
+    pub fn sample(&self, hash: u64, chance: u64, count: usize, mut visit: impl FnMut(Entry)) {
         let (segment, _) = self.segment_of(hash);
-        let mut left = count.min(usize::from(self.infos[segment].count));
+        let entries = usize::from(self.infos[segment].count);
+        if entries == 0 {
+            return;
+        }
+        let all = BUCKETS * SLOTS;
+        let width = (count * all).div_ceil(entries).min(all);
+        let first = (chance % all as u64) as usize;
         let buckets = &self.segments[segment];
-        let mut bucket = home_of(hash);
-        while left > 0 {
-            for slot in buckets[bucket]
-                .slots
-                .iter()
-                .filter(|slot| **slot != 0)
-                .take(left)
-            {
-                left -= 1;
-                visit(entry(*slot));
+        for at in first..first + width {
+            let slot = buckets[at / SLOTS % BUCKETS].slots[at % SLOTS];
+            if slot != 0 {
+                visit(entry(slot));
             }
-            bucket = (bucket + 1) % BUCKETS;
         }
     }
 
@@ -671,6 +670,57 @@ mod tests {
         }
         assert_eq!((table.len(), table.segments(), table.depth), (0, 1, 0));
         assert_eq!(table.directory, [0]);
+    }
+
+    /// Also while keys come and go, which puts new ones where there is room.
+    #[test]
+    fn samples_favour_nobody() {
+        let mut rng = Rng::seeded(8);
+        let hashes: Vec<u64> = (0..4_000).map(|_| rng.next_u64()).collect();
+        let hash = |entries: &[Entry], into: &mut [u64]| {
+            for (entry, into) in entries.iter().zip(into) {
+                *into = hashes[entry.cell() as usize];
+            }
+        };
+        let mut table = Table::new();
+        let insert = |table: &mut Table, at: usize| {
+            table.insert(hashes[at], Entry::new(1, at as u64), hash);
+        };
+        let mut present = vec![false; hashes.len()];
+        for (at, present) in present.iter_mut().enumerate().take(2_000) {
+            insert(&mut table, at);
+            *present = true;
+        }
+        // By age, the youngest tenth of the keys first.
+        let mut visits = [0u32; 10];
+        let mut order: Vec<usize> = (0..2_000).collect();
+        for _ in 0..60_000 {
+            let gone = order.remove(rng.below(2_000) as usize);
+            let (place, _) = table
+                .find(hashes[gone], |entry| entry.cell() == gone as u64)
+                .expect("present");
+            table.remove(place, hash);
+            present[gone] = false;
+            let new = loop {
+                let new = rng.below(4_000) as usize;
+                if !present[new] {
+                    break new;
+                }
+            };
+            insert(&mut table, new);
+            present[new] = true;
+            order.push(new);
+            table.sample(rng.next_u64(), rng.next_u64(), 3, |entry| {
+                let at = order.iter().rposition(|one| *one as u64 == entry.cell());
+                visits[(1_999 - at.expect("present")) / 200] += 1;
+            });
+        }
+        let mean = visits.iter().sum::<u32>() / 10;
+        assert!((170_000..230_000).contains(&(mean * 10)), "{visits:?}");
+        assert!(
+            visits.iter().all(|count| count.abs_diff(mean) < mean / 20),
+            "{visits:?}"
+        );
     }
 
     /// Entries from `first` on are found by their hashes and met once by a walk in order of places.

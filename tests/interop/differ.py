@@ -140,7 +140,7 @@ CALLS = [
 # The reply of the command is not the script's.
 AROUND = [
     b"redis.call(unpack(ARGV)) return redis.call('EXISTS', 's0', 'l0', 'h0', 'z0')",
-    b"local r = redis.pcall(unpack(ARGV)) if type(r) == 'table' and r.err then return r.err end return type(r)",
+    b"local r = redis.pcall(unpack(ARGV)) if type(r) == 'table' and r.err then return {err = r.err} end return type(r)",
     b"redis.call(unpack(ARGV)) error({err = 'MINE after'})",
     b"local r = redis.call(unpack(ARGV)) return {type(r), #ARGV}",
 ]
@@ -696,6 +696,11 @@ def refused(w):
     if b"LEX" in verb or b"BYLEX" in [x.upper() for x in w]:
         # Ranges by member are only defined where all scores are equal.
         return len(w) > 2 and not (w[1][:1] == b"y" and (verb != b"ZRANGESTORE" or w[2][:1] == b"y"))
+    if verb in (b"SORT", b"SORT_RO"):
+        # A pattern without a star sorts by nothing, and texts by which to sort may be equal or missing: what is
+        # equal comes in any order.
+        alpha = b"ALPHA" in [x.upper() for x in w]
+        return any(x.upper() == b"BY" and (alpha or b"*" not in y) for x, y in zip(w, w[1:]))
     if verb in (b"ZRANK", b"ZREVRANK"):
         return len(w) > 3  # Redis 7.2 and later know one more word
     if verb == b"ZADD" and len(w) > 2 and w[1][:1] == b"y":

@@ -5,6 +5,7 @@ mod blocking;
 mod client;
 mod flow;
 mod life;
+mod memory;
 mod node;
 mod pubsub;
 mod scripts;

@@ -709,7 +709,7 @@ impl World {
             block: None,
             from_primary,
         };
-        run(&mut ctx, function, args.as_args());
+        let _ = run(&mut ctx, function, args.as_args());
         let again = ctx.block.and_then(|block| block.again);
         let reply = String::from_utf8_lossy(out.as_bytes())
             .trim_end()
