@@ -452,7 +452,8 @@ impl State {
                     conn.out.bulk(&entry.name);
                 }
             }
-            _ => cmd::help(&mut conn.out, spec),
+            (b"HELP", _) => cmd::help(&mut conn.out, spec),
+            _ => wrong_form(conn, "SLOWLOG", args),
         }
     }
 }
