@@ -345,6 +345,7 @@ fn go(
         may_block: modes & 2 == 0,
         block: None,
         from_primary: modes & 4 != 0,
+        arrived: None,
     };
     let _ = run(&mut ctx, function, args.as_args());
     let block = ctx.block.take();

@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::{
     base::{Ms, Rng},
     resp::{Args, Error, Out, OwnedArgs},
     route::Routing,
     store::{Keyspace, Lfu, WrongType},
 };
+
+/// The part of a request's memory that may be something else than the value kept from it.
+const WASTE: usize = 16;
 
 /// One shard: its databases.
 #[derive(Debug)]
@@ -241,6 +246,8 @@ pub struct Ctx<'a> {
     /// True when the command comes from the primary that this node follows: internal commands of a
     /// kevy stream are then accepted.
     pub from_primary: bool,
+    /// The memory of a large request, from which a value can be kept without a copy.
+    pub arrived: Option<&'a Bytes>,
 }
 
 impl Ctx<'_> {
@@ -249,6 +256,27 @@ impl Ctx<'_> {
     #[inline(always)]
     pub fn keys(&mut self, key: &[u8]) -> &mut Keyspace {
         self.shards.of(self.db, key)
+    }
+
+    /// Sets a string of the connection's database to one of the arguments.
+    #[inline(always)]
+    pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
+        match self.arrived {
+            None => self.keys(key).set_string(key, value, deadline),
+            Some(arrived) => self.set_arrived(arrived, key, value, deadline),
+        }
+    }
+
+    #[cold]
+    fn set_arrived(&mut self, arrived: &Bytes, key: &[u8], value: &[u8], deadline: Option<Ms>) {
+        let lies_in = arrived.as_ptr_range().contains(&value.as_ptr());
+        // What else the memory holds stays with the value: it has to be little.
+        if lies_in && arrived.len() - value.len() <= arrived.len() / WASTE {
+            let value = arrived.slice_ref(value);
+            self.keys(key).set_shared(key, value, deadline);
+        } else {
+            self.keys(key).set_string(key, value, deadline);
+        }
     }
 
     /// Counts a change.

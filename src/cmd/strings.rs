@@ -228,8 +228,7 @@ fn set(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() > 3 {
         return set_with(ctx, args);
     }
-    ctx.keys(args.at(1))
-        .set_string(args.at(1), args.at(2), None);
+    ctx.set_string(args.at(1), args.at(2), None);
     ctx.changed();
     ctx.out.ok();
     Ok(())
@@ -268,7 +267,7 @@ fn set_with(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         // Set and over in the same instant.
         keys.remove(key, now);
     } else {
-        keys.set_string(key, value, deadline);
+        ctx.set_string(key, value, deadline);
     }
     ctx.changed();
     if !options.get {
@@ -366,10 +365,9 @@ impl<'a> Options<'a> {
 
 fn setnx(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (key, now) = (args.at(1), ctx.now);
-    let keys = ctx.keys(key);
-    let absent = keys.meta(key, now).is_none();
+    let absent = ctx.keys(key).meta(key, now).is_none();
     if absent {
-        keys.set_string(key, args.at(2), None);
+        ctx.set_string(key, args.at(2), None);
         ctx.changed();
     }
     ctx.out.flag(absent);
@@ -391,8 +389,7 @@ fn set_expiring(ctx: &mut Ctx<'_>, args: Args<'_>, command: &str, unit: i64) -> 
         absolute: false,
     };
     let deadline = expiry.deadline(command, ctx.now)?;
-    ctx.keys(args.at(1))
-        .set_string(args.at(1), args.at(3), Some(deadline));
+    ctx.set_string(args.at(1), args.at(3), Some(deadline));
     ctx.changed();
     ctx.out.ok();
     Ok(())
@@ -402,7 +399,7 @@ fn getset(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = args.at(1);
     let keys = ctx.shards.of(ctx.db, key);
     write(ctx.out, keys.string(key, ctx.now)?);
-    keys.set_string(key, args.at(2), None);
+    ctx.set_string(key, args.at(2), None);
     ctx.changed();
     Ok(())
 }
@@ -644,8 +641,7 @@ fn msetnx(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 
 fn set_pairs(ctx: &mut Ctx<'_>, args: Args<'_>) {
     for at in (1..args.len()).step_by(2) {
-        ctx.keys(args.at(at))
-            .set_string(args.at(at), args.at(at + 1), None);
+        ctx.set_string(args.at(at), args.at(at + 1), None);
         ctx.changed();
     }
 }

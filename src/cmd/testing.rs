@@ -70,6 +70,7 @@ impl Desk {
             may_block: true,
             block: None,
             from_primary: false,
+            arrived: None,
         };
         let _ = run(&mut ctx, function, args);
         (self.dirty, self.blocked) = (ctx.dirty, ctx.block.is_some());

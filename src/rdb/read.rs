@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-
 use super::{
     Damaged, form, kind,
     listpack::{Item, Items},
@@ -13,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{Ms, parse_f64},
-    store::{End, Hash, List, Set, Typed, Value, Zset},
+    store::{End, Hash, InValue, List, Set, Typed, Value, Zset},
 };
 
 /// What the compressed parts of one value may expand to in all. Compression makes up to 88 bytes out of
@@ -35,7 +33,7 @@ pub fn read_value(kind: u8, input: &mut &[u8]) -> Result<Value, Damaged> {
         room: EXPANDED_MAX,
     };
     let value = match kind {
-        kind::STRING => Value::String(Bytes::from(reader.string()?.into_owned())),
+        kind::STRING => Value::string(reader.string()?.into_owned()),
         kind::LIST | kind::LIST_ZIPLIST | kind::LIST_QUICKLIST | kind::LIST_QUICKLIST_2 => {
             Value::List(reader.list(kind)?)
         }
@@ -49,9 +47,7 @@ pub fn read_value(kind: u8, input: &mut &[u8]) -> Result<Value, Damaged> {
         | kind::HASH_LISTPACK
         | kind::HASH_DEADLINES
         | kind::HASH_LISTPACK_DEADLINES => Value::Hash(reader.hash(kind)?),
-        kind::STREAM_1 | kind::STREAM_2 | kind::STREAM_3 => {
-            Value::Stream(stream::read(&mut reader, kind)?)
-        }
+        kind::STREAM_1 | kind::STREAM_2 | kind::STREAM_3 => stream::read(&mut reader, kind)?.wrap(),
         _ => return Err(Damaged),
     };
     *input = reader.rest;

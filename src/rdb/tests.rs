@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::{listpack::Builder, *};
 use crate::{
     each_collection,
-    store::{End, Hash, List, NewId, Set, Stream, StreamId, Typed, Value, Zset},
+    store::{End, Hash, InValue, List, NewId, Set, Stream, StreamId, Typed, Value, Zset},
 };
 
 fn borrowed(value: &Value) -> Borrowed<'_> {
@@ -99,7 +99,7 @@ type Texts = Vec<Vec<u8>>;
 fn value_of(form: u8, texts: Texts, numbers: Vec<u64>) -> Value {
     let numbers = numbers.iter().cycle().copied();
     match form {
-        0 => Value::String(texts.concat().into()),
+        0 => Value::string(texts.concat()),
         1 => {
             let mut list = List::default();
             texts.iter().for_each(|text| list.push(End::Right, text));
@@ -150,7 +150,7 @@ fn value_of(form: u8, texts: Texts, numbers: Vec<u64>) -> Value {
                 let at = group.create_consumer(consumer.as_bytes(), 7, Some(8));
                 stream.deliver(b"group", at, Some(3), false, 9, |_| ());
             }
-            Value::Stream(stream)
+            stream.wrap()
         }
     }
 }

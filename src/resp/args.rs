@@ -2,6 +2,8 @@
 
 use std::ops::Index;
 
+use bytes::Bytes;
+
 /// Place of one argument in its buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {
@@ -76,6 +78,8 @@ impl Index<usize> for Args<'_> {
 pub struct OwnedArgs {
     buffer: Vec<u8>,
     spans: Vec<Span>,
+    /// The memory that the arguments lie in instead of `buffer`.
+    shared: Option<Bytes>,
 }
 
 impl OwnedArgs {
@@ -88,8 +92,28 @@ impl OwnedArgs {
         owned
     }
 
+    /// Keeps the arguments where they are if that is this memory, and copies them otherwise.
+    pub fn keep(args: Args<'_>, memory: Option<&Bytes>) -> Self {
+        match memory {
+            Some(memory) if std::ptr::eq(&memory[..], args.buffer) => Self {
+                buffer: Vec::new(),
+                spans: args.spans.to_vec(),
+                shared: Some(memory.clone()),
+            },
+            _ => Self::copy(args.iter()),
+        }
+    }
+
+    /// The memory that [`keep`](OwnedArgs::keep) kept.
+    pub fn shared(&self) -> Option<&Bytes> {
+        self.shared.as_ref()
+    }
+
     /// Appends one argument.
     pub fn push(&mut self, arg: &[u8]) {
+        if let Some(shared) = self.shared.take() {
+            self.buffer = shared.into();
+        }
         self.spans.push(Span {
             start: self.buffer.len() as u32,
             len: arg.len() as u32,
@@ -104,6 +128,29 @@ impl OwnedArgs {
 
     /// The arguments, borrowed.
     pub fn as_args(&self) -> Args<'_> {
-        Args::new(&self.buffer, &self.spans)
+        let buffer = self.shared.as_deref().unwrap_or(&self.buffer);
+        Args::new(buffer, &self.spans)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_kept_where_they_are_or_copied() {
+        let memory = Bytes::from_static(b"SETkvalue");
+        let spans = [(0, 3), (3, 1), (4, 5)].map(|(start, len)| Span { start, len });
+        let args = Args::new(&memory, &spans);
+        let other = Bytes::from_static(b"other");
+        for shared in [None, Some(&other), Some(&memory)] {
+            let mut kept = OwnedArgs::keep(args, shared);
+            let stays = shared == Some(&memory);
+            assert_eq!(kept.shared().is_some(), stays);
+            assert_eq!(kept.as_args().at(2).as_ptr() == memory[4..].as_ptr(), stays);
+            kept.push(b"NX");
+            let want: [&[u8]; 4] = [b"SET", b"k", b"value", b"NX"];
+            assert!(kept.as_args().iter().eq(want));
+        }
     }
 }

@@ -61,6 +61,7 @@ impl Desk {
             may_block: true,
             block: None,
             from_primary: false,
+            arrived: None,
         };
         let is = |name: &[u8]| args[0].eq_ignore_ascii_case(name);
         let result = if is(b"SCRIPT") {

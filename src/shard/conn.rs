@@ -26,6 +26,8 @@ pub const SLOTS_HIGH: usize = 512;
 pub const UNPARSED_HIGH: usize = 256 << 10;
 /// Owed bytes at which a connection that listens to channels is closed.
 pub const PUBSUB_OWED_MAX: usize = 32 << 20;
+/// What the buffer of an unfinished request reserves at first; later steps are larger.
+const INPUT_STEP: usize = 1 << 20;
 /// Bytes of one send: the progress of a slow reader is seen in steps of this size.
 const SEND_LEN_MAX: usize = 1 << 20;
 
@@ -384,6 +386,23 @@ impl Conn {
                 self.out.append(&mut reply);
             }
         }
+    }
+
+    /// Keeps received bytes until their request is complete, which needs `need` bytes. The buffer grows to
+    /// just that, but in steps, so that a header alone reserves little.
+    pub fn keep(&mut self, bytes: &[u8]) {
+        let have = self.input.len();
+        let room = self.need.saturating_sub(have);
+        if self.input.capacity() - have < bytes.len() && room >= bytes.len().max(have / 8) {
+            let step = (8 * have).max(INPUT_STEP);
+            let len = if self.need <= step + step / 8 {
+                self.need
+            } else {
+                step
+            };
+            self.input.reserve_exact(len - have);
+        }
+        self.input.extend_from_slice(bytes);
     }
 
     /// Should a receive be armed?

@@ -5,7 +5,7 @@ use crate::{
     cmd::Shards,
     repl::image::{EntryId, ImageReader, Key, Record},
     route,
-    store::{End, Hash, InValue, List, Set, Stream, StreamId, Value, Zset},
+    store::{End, Hash, InValue, List, Set, Stream, StreamId, Zset},
 };
 
 /// Image bytes that one turn loads.
@@ -238,7 +238,7 @@ fn put(shards: &mut Shards, record: Record<'_>, now: Ms) {
                     id(meta.max_deleted_id),
                     meta.entries_added,
                 );
-                keys.insert(key.bytes, Value::Stream(stream), key.deadline);
+                keys.insert(key.bytes, stream.wrap(), key.deadline);
             }
             if let Ok(Some(stream)) = keys.get_mut::<Stream>(key.bytes, now) {
                 for entry in entries.by_ref().take(STEP_ITEMS) {

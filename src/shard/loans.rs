@@ -343,7 +343,7 @@ impl State {
             db: conn.db,
             proto: conn.out.proto,
             spec,
-            args: OwnedArgs::copy(args.iter()),
+            args: OwnedArgs::keep(args, self.arrived.as_ref()),
             remembers: self.acting.is_some_and(|acting| acting.remembers),
         })
     }
@@ -377,7 +377,9 @@ impl State {
                     self.count_refused(Some(errand.spec), &OUT_OF_MEMORY);
                     out.error(&OUT_OF_MEMORY);
                 } else {
+                    self.arrived = errand.args.shared().cloned();
                     self.run_here(errand.spec, run, &args, call, &mut out, None);
+                    self.arrived = None;
                 }
                 if let Some(start) = start {
                     self.note_time(None, errand.spec, args, start);

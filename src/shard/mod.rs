@@ -14,6 +14,7 @@ mod follow;
 mod frames;
 mod homes;
 mod info;
+mod large;
 mod latency;
 mod load;
 mod loans;

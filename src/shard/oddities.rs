@@ -181,6 +181,7 @@ impl State {
             may_block: false,
             block: None,
             from_primary: false,
+            arrived: None,
         }
     }
 

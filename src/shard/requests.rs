@@ -11,6 +11,7 @@ use super::{
     conn::{Conn, Hold, ReplyMode},
     evict::OUT_OF_MEMORY,
     homes::{Place, Sweep},
+    large::LARGE_MIN,
     message::{After, Message, Topics, Waiting},
     oddities::odd,
     scripts::{Done, ScriptHost},
@@ -30,8 +31,6 @@ const FETCH_AHEAD_MIN: usize = 8;
 const FETCH_AT: [usize; 3] = [0, 64, 88];
 /// Smaller keyspaces are near anyway.
 const FETCH_KEYS_MIN: usize = 8192;
-/// Growth of the buffer of an unfinished request per step, so that a header alone reserves little.
-const INPUT_STEP: usize = 1 << 20;
 
 /// What clients may send while a script of another core runs for too long; SCRIPT and FUNCTION look at
 /// their subcommands themselves.
@@ -97,6 +96,9 @@ impl State {
             return;
         }
         conn.used = self.beat;
+        if !conn.input.is_empty() && conn.is_free() && conn.need >= LARGE_MIN {
+            return self.on_more(conn, bytes);
+        }
         if !conn.input.is_empty() || !conn.is_free() {
             conn.input.extend_from_slice(bytes);
             if conn.is_free() && conn.input.len() >= conn.need {
@@ -108,9 +110,7 @@ impl State {
             let end = self.run_buffer(conn, &mut parser, bytes);
             if end < bytes.len() && !conn.closing {
                 conn.parser = parser.split_open(end);
-                conn.input
-                    .reserve((conn.need).min(INPUT_STEP).max(bytes.len() - end));
-                conn.input.extend_from_slice(&bytes[end..]);
+                conn.keep(&bytes[end..]);
             }
             self.parser = parser;
         }
@@ -351,7 +351,7 @@ impl State {
     }
 
     /// Runs one request, or arranges for it to be run; its reply takes its place in order.
-    fn request(&mut self, conn: &mut Conn, args: &Args<'_>) {
+    pub(super) fn request(&mut self, conn: &mut Conn, args: &Args<'_>) {
         self.stats.commands += 1;
         let behind = conn.begin_reply();
         let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
@@ -638,6 +638,7 @@ impl State {
             may_block: call.may_block,
             block: None,
             from_primary: call.from_primary,
+            arrived: self.arrived.as_ref(),
         };
         match work {
             Work::Store(run) => {

@@ -78,8 +78,9 @@ impl State {
             Verb::Hello => self.hello(conn, args),
             Verb::Auth => self.auth(conn, args),
             Verb::Acl => self.acl(conn, spec, args),
-            Verb::Select => match cmd::select(args, self.shared.settings.databases)
-                .and_then(|db| self.may_select(db as i64).map(|()| db))
+            Verb::Select => match parse_i64(args.at(1))
+                .map_or(Ok(()), |db| self.may_select(db))
+                .and_then(|()| cmd::select(args, self.shared.settings.databases))
             {
                 Ok(db) => {
                     conn.db = db;
@@ -452,7 +453,7 @@ impl State {
                     conn.out.bulk(&entry.name);
                 }
             }
-            (b"HELP", _) => cmd::help(&mut conn.out, spec),
+            (b"HELP", 2) => cmd::help(&mut conn.out, spec),
             _ => wrong_form(conn, "SLOWLOG", args),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use uring::SocketId;
 
 use super::{
@@ -79,6 +80,8 @@ pub(super) struct State {
     pub loans: Loans,
     pub waits: Waits,
     pub parser: Parser,
+    /// The memory of the large request that is being run.
+    pub arrived: Option<Bytes>,
     /// Where replies go that nobody reads.
     pub scratch: Out,
     /// The command found last, with its name as a number.
@@ -150,6 +153,7 @@ impl State {
             loans: Loans::default(),
             waits: Waits::default(),
             parser: Parser::default(),
+            arrived: None,
             scratch: Out::default(),
             last_name: 0,
             last_command: None,

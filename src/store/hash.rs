@@ -1,11 +1,13 @@
 //! The hash value.
 
+mod pairs;
+
 use std::collections::BTreeSet;
 
+use self::pairs::{PAIRS_MAX, Pairs};
 use super::{
     Kind,
     dict::{Dict, Entry, Keyed, Short, Table},
-    packed::Packed,
     value::Typed,
 };
 use crate::base::{Ms, Rng};
@@ -13,30 +15,48 @@ use crate::base::{Ms, Rng};
 /// A hash value: fields with values, each field with a deadline of its own if it was given one.
 #[derive(Clone, Debug, Default)]
 pub struct Hash {
+    repr: Repr,
+}
+
+/// Most hashes are small and without deadlines: these take no more than they must.
+#[derive(Clone, Debug)]
+enum Repr {
+    Packed(Pairs),
+    Full(Box<Full>),
+}
+
+#[derive(Clone, Debug)]
+struct Full {
     body: Body,
     /// From the first deadline on, even when none is left: the encoding's name stays.
-    deadlines: Option<Box<Deadlines>>,
+    deadlines: Option<Deadlines>,
 }
 
 #[derive(Clone, Debug)]
 enum Body {
-    /// Field, value, field, value in the order of their creation.
-    Packed(Packed),
-    Table(Box<Table<Field>>),
+    /// In the order of their creation.
+    Packed(Pairs),
+    Table(Table<Field>),
 }
 
-impl Default for Body {
+impl Default for Repr {
     fn default() -> Self {
-        Body::Packed(Packed::default())
+        Repr::Packed(Pairs::default())
     }
+}
+
+/// What holds the fields.
+enum View<P, T> {
+    Packed(P),
+    Table(T),
 }
 
 impl Hash {
     /// Number of fields.
     pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Packed(packed) => packed.len() / 2,
-            Body::Table(table) => table.len(),
+        match self.body() {
+            View::Packed(pairs) => pairs.len(),
+            View::Table(table) => table.len(),
         }
     }
 
@@ -47,12 +67,9 @@ impl Hash {
 
     /// The value of a field.
     pub fn get(&self, field: &[u8]) -> Option<&[u8]> {
-        match &self.body {
-            Body::Packed(packed) => {
-                let place = packed.find(field, 2)?;
-                Some(packed.item(packed.after(place)))
-            }
-            Body::Table(table) => table.find(field).map(Field::value),
+        match self.body() {
+            View::Packed(pairs) => pairs.get(field),
+            View::Table(table) => table.find(field).map(Field::value),
         }
     }
 
@@ -63,28 +80,16 @@ impl Hash {
 
     /// Sets a field, which then has no deadline; true if it is new.
     pub fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
-        if let Some(deadlines) = &mut self.deadlines {
-            deadlines.clear(field);
-        }
+        self.clear_deadline(field);
         self.put(field, value)
     }
 
     /// Sets a field, whose deadline stays; true if it is new.
     pub fn put(&mut self, field: &[u8], value: &[u8]) -> bool {
-        if let Body::Packed(packed) = &mut self.body {
-            let short = field.len() <= SHORT_MAX && value.len() <= SHORT_MAX;
-            match packed.find(field, 2) {
-                Some(place) if short => {
-                    packed.replace(packed.after(place), value);
-                    return false;
-                }
-                None if short && packed.len() / 2 < PACKED_MAX => {
-                    packed.push(field);
-                    packed.push(value);
-                    return true;
-                }
-                _ => {}
-            }
+        if let View::Packed(pairs) = self.body_mut()
+            && let Some(new) = pairs.put(field, value)
+        {
+            return new;
         }
         match self.table().entry(field) {
             Entry::Found(found) => {
@@ -100,35 +105,27 @@ impl Hash {
 
     /// Makes ready for `fields` new fields, more than the packed form takes if need be.
     pub fn reserve(&mut self, fields: usize) {
-        if fields > PACKED_MAX {
+        if fields > PAIRS_MAX {
             self.table();
         }
     }
 
     /// Removes a field; true if it was there.
     pub fn remove(&mut self, field: &[u8]) -> bool {
-        if let Some(deadlines) = &mut self.deadlines {
-            deadlines.clear(field);
-        }
-        match &mut self.body {
-            Body::Packed(packed) => match packed.find(field, 2) {
-                Some(place) => {
-                    packed.remove(place, 2);
-                    true
-                }
-                None => false,
-            },
-            Body::Table(table) => table.remove(field).is_some(),
+        self.clear_deadline(field);
+        match self.body_mut() {
+            View::Packed(pairs) => pairs.remove(field),
+            View::Table(table) => table.remove(field).is_some(),
         }
     }
 
     /// All fields with their values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let (packed, table) = match &self.body {
-            Body::Packed(packed) => (Some(packed), None),
-            Body::Table(table) => (None, Some(table)),
+        let (pairs, table) = match self.body() {
+            View::Packed(pairs) => (Some(pairs), None),
+            View::Table(table) => (None, Some(table)),
         };
-        let pairs = packed.into_iter().flat_map(pairs);
+        let pairs = pairs.into_iter().flat_map(Pairs::iter);
         let fields = table.into_iter().flat_map(|table| table.iter());
         pairs.chain(fields.map(|field| (field.key(), field.value())))
     }
@@ -136,12 +133,12 @@ impl Hash {
     /// Visits some fields, about `count`, from a cursor on; the next cursor, 0 at the end. The packed
     /// form is visited whole. A field that is there all the time is visited at least once.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8], &[u8])) -> u64 {
-        match &self.body {
-            Body::Packed(packed) => {
-                pairs(packed).for_each(|(field, value)| visit(field, value));
+        match self.body() {
+            View::Packed(pairs) => {
+                pairs.iter().for_each(|(field, value)| visit(field, value));
                 0
             }
-            Body::Table(table) => {
+            View::Table(table) => {
                 table.scan(cursor, count, |field| visit(field.key(), field.value()))
             }
         }
@@ -149,14 +146,10 @@ impl Hash {
 
     /// A field chosen at random with its value.
     pub fn random(&self, rng: &mut Rng) -> Option<(&[u8], &[u8])> {
-        match &self.body {
-            Body::Packed(packed) if packed.len() == 0 => None,
-            Body::Packed(packed) => {
-                let at = rng.below(packed.len() as u64 / 2) as usize;
-                let place = packed.nth(2 * at);
-                Some((packed.item(place), packed.item(packed.after(place))))
-            }
-            Body::Table(table) => {
+        match self.body() {
+            View::Packed(pairs) if pairs.len() == 0 => None,
+            View::Packed(pairs) => pairs.iter().nth(rng.below(pairs.len() as u64) as usize),
+            View::Table(table) => {
                 let field = table.random(rng)?;
                 Some((field.key(), field.value()))
             }
@@ -165,7 +158,7 @@ impl Hash {
 
     /// When a field expires.
     pub fn deadline(&self, field: &[u8]) -> Option<Ms> {
-        self.deadlines.as_ref()?.by_field.get(field).copied()
+        self.due()?.by_field.get(field).copied()
     }
 
     /// Sets or clears a field's deadline; false if the field is absent. After a change the keyspace
@@ -175,36 +168,90 @@ impl Hash {
             return false;
         }
         match deadline {
-            Some(deadline) => self.deadlines.get_or_insert_default().set(field, deadline),
-            None => {
-                if let Some(deadlines) = &mut self.deadlines {
-                    deadlines.clear(field);
-                }
+            Some(deadline) => {
+                let deadlines = self.full().deadlines.get_or_insert_default();
+                deadlines.set(field, deadline);
             }
+            None => self.clear_deadline(field),
         }
         true
     }
 
     /// The fields that have deadlines, the next one due first.
     pub fn deadlines(&self) -> impl Iterator<Item = (Ms, &[u8])> {
-        self.deadlines
-            .iter()
+        self.due()
+            .into_iter()
             .flat_map(|deadlines| &deadlines.by_time)
             .map(|(deadline, field)| (*deadline, field.as_slice()))
     }
 
+    fn body(&self) -> View<&Pairs, &Table<Field>> {
+        match &self.repr {
+            Repr::Packed(pairs) => View::Packed(pairs),
+            Repr::Full(full) => match &full.body {
+                Body::Packed(pairs) => View::Packed(pairs),
+                Body::Table(table) => View::Table(table),
+            },
+        }
+    }
+
+    fn body_mut(&mut self) -> View<&mut Pairs, &mut Table<Field>> {
+        match &mut self.repr {
+            Repr::Packed(pairs) => View::Packed(pairs),
+            Repr::Full(full) => match &mut full.body {
+                Body::Packed(pairs) => View::Packed(pairs),
+                Body::Table(table) => View::Table(table),
+            },
+        }
+    }
+
+    fn due(&self) -> Option<&Deadlines> {
+        match &self.repr {
+            Repr::Packed(_) => None,
+            Repr::Full(full) => full.deadlines.as_ref(),
+        }
+    }
+
+    fn due_mut(&mut self) -> Option<&mut Deadlines> {
+        match &mut self.repr {
+            Repr::Packed(_) => None,
+            Repr::Full(full) => full.deadlines.as_mut(),
+        }
+    }
+
+    fn clear_deadline(&mut self, field: &[u8]) {
+        if let Some(deadlines) = self.due_mut() {
+            deadlines.clear(field);
+        }
+    }
+
+    /// The form that can take deadlines and a table, made out of the small one if need be.
+    fn full(&mut self) -> &mut Full {
+        if let Repr::Packed(pairs) = &mut self.repr {
+            self.repr = Repr::Full(Box::new(Full {
+                body: Body::Packed(std::mem::take(pairs)),
+                deadlines: None,
+            }));
+        }
+        match &mut self.repr {
+            Repr::Full(full) => full,
+            Repr::Packed(_) => unreachable!("made a full one just now"),
+        }
+    }
+
     /// The table, made out of the packed form if need be.
     fn table(&mut self) -> &mut Table<Field> {
-        if let Body::Packed(packed) = &self.body {
-            let mut table = Box::<Table<Field>>::default();
-            for (field, value) in pairs(packed) {
+        let full = self.full();
+        if let Body::Packed(pairs) = &full.body {
+            let mut table = Table::<Field>::default();
+            for (field, value) in pairs.iter() {
                 if let Entry::Absent(place) = table.entry(field) {
                     place.insert(Field::new(field, value));
                 }
             }
-            self.body = Body::Table(table);
+            full.body = Body::Table(table);
         }
-        match &mut self.body {
+        match &mut full.body {
             Body::Table(table) => table,
             Body::Packed(_) => unreachable!("made a table just now"),
         }
@@ -219,45 +266,49 @@ impl Typed for Hash {
     }
 
     fn free_slice(&mut self, budget: usize) -> bool {
-        let freed = match &mut self.body {
-            Body::Packed(packed) => {
-                *packed = Packed::default();
+        let freed = match self.body_mut() {
+            View::Packed(pairs) => {
+                *pairs = Pairs::default();
                 true
             }
-            Body::Table(table) => table.free_slice(budget),
+            View::Table(table) => table.free_slice(budget),
         };
-        let Some(deadlines) = &mut self.deadlines else {
-            return freed;
-        };
-        let freed_deadlines = deadlines.free_slice(budget);
+        let freed_deadlines = self
+            .due_mut()
+            .is_none_or(|deadlines| deadlines.free_slice(budget));
         freed && freed_deadlines
     }
 
     fn heap_bytes(&self) -> usize {
-        let body = match &self.body {
-            Body::Packed(packed) => packed.heap_bytes(),
-            Body::Table(table) => size_of::<Table<Field>>() + table.heap_bytes(),
+        let full = match &self.repr {
+            Repr::Packed(_) => 0,
+            Repr::Full(_) => size_of::<Full>(),
         };
-        body + self.deadlines.as_ref().map_or(0, |deadlines| {
-            // The second index holds as much again as the first.
-            size_of::<Deadlines>() + 2 * deadlines.by_field.heap_bytes()
-        })
+        let body = match self.body() {
+            View::Packed(pairs) => pairs.heap_bytes(),
+            View::Table(table) => table.heap_bytes(),
+        };
+        // The second index of deadlines holds as much again as the first.
+        full + body
+            + self
+                .due()
+                .map_or(0, |deadlines| 2 * deadlines.by_field.heap_bytes())
     }
 
     fn encoding(&self) -> &'static str {
-        match (&self.body, &self.deadlines) {
-            (Body::Packed(_), None) => "listpack",
-            (Body::Packed(_), Some(_)) => "listpackex",
-            (Body::Table(_), _) => "hashtable",
+        match (self.body(), self.due()) {
+            (View::Packed(_), None) => "listpack",
+            (View::Packed(_), Some(_)) => "listpackex",
+            (View::Table(_), _) => "hashtable",
         }
     }
 
     fn next_deadline(&self) -> Option<Ms> {
-        self.deadlines.as_ref()?.next()
+        self.due()?.next()
     }
 
     fn expire(&mut self, now: Ms) {
-        while let Some(deadlines) = &mut self.deadlines
+        while let Some(deadlines) = self.due_mut()
             && deadlines.next().is_some_and(|next| next <= now)
             && let Some((_, field)) = deadlines.by_time.pop_first()
         {
@@ -265,11 +316,6 @@ impl Typed for Hash {
             self.remove(field.as_slice());
         }
     }
-}
-
-fn pairs(packed: &Packed) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let mut items = packed.iter();
-    std::iter::from_fn(move || Some((items.next()?, items.next()?)))
 }
 
 /// Deadlines by field and in order of time.
@@ -367,11 +413,6 @@ impl Keyed for Field {
         self.0.heap_bytes()
     }
 }
-
-/// Most fields of the packed form.
-const PACKED_MAX: usize = 128;
-/// Longest field and value of the packed form.
-const SHORT_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -252,7 +252,24 @@ impl Keyspace {
     }
 
     /// Sets a string, whatever the key held before. The deadline becomes `deadline`.
+    #[inline]
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
+        self.set_text(key, value, deadline, || Bytes::copy_from_slice(value));
+    }
+
+    /// The same with memory that may become the value.
+    pub fn set_shared(&mut self, key: &[u8], value: Bytes, deadline: Option<Ms>) {
+        self.set_text(key, &value, deadline, || value.clone());
+    }
+
+    #[inline(always)]
+    fn set_text(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        deadline: Option<Ms>,
+        take: impl FnOnce() -> Bytes,
+    ) {
         self.settle();
         let hash = self.cells.hash(key);
         let found = match self.find(hash, key) {
@@ -270,7 +287,7 @@ impl Keyspace {
         let content = if fits_inline(key, value) {
             Content::Inline(value)
         } else {
-            Content::Object(Value::String(Bytes::copy_from_slice(value)))
+            Content::Object(Value::string(take()))
         };
         self.store(hash, key, found, content, deadline);
     }
@@ -321,7 +338,7 @@ impl Keyspace {
                     hash,
                     key,
                     found,
-                    Content::Object(Value::String(text)),
+                    Content::Object(Value::string(text)),
                     deadline,
                 );
             }
@@ -415,7 +432,7 @@ impl Keyspace {
         let value = match found.entry.kind() {
             TEXT => {
                 let text = self.cells.value(found.entry.cell(), found.head);
-                Value::String(Bytes::copy_from_slice(text))
+                Value::string(Bytes::copy_from_slice(text))
             }
             _ => self.release(found),
         };
@@ -428,7 +445,7 @@ impl Keyspace {
         let found = self.used(key, now)?;
         let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
         let value = match self.value(found) {
-            Held::Text(text) => Value::String(Bytes::copy_from_slice(text)),
+            Held::Text(text) => Value::string(Bytes::copy_from_slice(text)),
             Held::Object(value) => value.clone(),
         };
         Some((value, deadline))
@@ -949,7 +966,7 @@ impl Keyspace {
         let object = number(self.cells.value(found.entry.cell(), found.head));
         let slot = self.objects.at_mut(object);
         let mut text = match slot {
-            Value::String(text) => Vec::from(std::mem::take(text)),
+            Value::String(text) => Vec::from(std::mem::take(&mut **text)),
             _ => Vec::new(),
         };
         self.text_bytes -= text.len();
@@ -964,7 +981,7 @@ impl Keyspace {
             let hash = self.cells.hash(&key);
             self.store(hash, &key, Some(found), Content::Inline(&text), deadline);
         } else {
-            *slot = Value::String(Bytes::from(text));
+            *slot = Value::string(text);
         }
         result
     }

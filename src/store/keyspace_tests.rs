@@ -132,7 +132,7 @@ fn it_behaves_like_a_map_with_deadlines() {
                 }
                 84..86 => {
                     let value = value_of(&mut rng);
-                    space.insert(&key, Value::String(value.clone().into()), deadline);
+                    space.insert(&key, Value::string(value.clone()), deadline);
                     model.insert(key, (value, deadline));
                 }
                 86..88 => {

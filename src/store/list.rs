@@ -18,7 +18,7 @@ pub struct List {
 
 #[derive(Clone, Debug)]
 enum Repr {
-    Packed(Packed),
+    Packed(Box<Packed>),
     Quick(Box<Quick>),
 }
 
@@ -56,7 +56,7 @@ const NODE_SAMPLE: usize = 16;
 impl Default for List {
     fn default() -> Self {
         Self {
-            repr: Repr::Packed(Packed::default()),
+            repr: Repr::Packed(Box::default()),
         }
     }
 }
@@ -81,7 +81,7 @@ impl List {
         if let Repr::Packed(packed) = &mut self.repr
             && packed.bytes() + FRAME_BYTES + bytes > NODE_BYTES
         {
-            self.repr = Repr::Quick(Box::new(Quick::of(std::mem::take(packed))));
+            self.repr = Repr::Quick(Box::new(Quick::of(std::mem::take(&mut **packed))));
         }
     }
 
@@ -225,14 +225,14 @@ impl List {
             return;
         };
         if quick.nodes.is_empty() {
-            self.repr = Repr::Packed(Packed::default());
+            self.repr = Repr::Packed(Box::default());
             return;
         }
         if quick.nodes.len() == 1
             && let Node::Packed(packed) = &mut quick.nodes[0]
             && packed.bytes() + FRAME_BYTES <= NODE_BYTES / 2
         {
-            self.repr = Repr::Packed(std::mem::take(packed));
+            self.repr = Repr::Packed(Box::new(std::mem::take(packed)));
         }
     }
 }
@@ -246,7 +246,7 @@ impl Typed for List {
 
     fn free_slice(&mut self, budget: usize) -> bool {
         let Repr::Quick(quick) = &mut self.repr else {
-            self.repr = Repr::Packed(Packed::default());
+            self.repr = Repr::Packed(Box::default());
             return true;
         };
         let mut freed = 0;
@@ -262,7 +262,7 @@ impl Typed for List {
 
     fn heap_bytes(&self) -> usize {
         match &self.repr {
-            Repr::Packed(packed) => packed.buffer.capacity(),
+            Repr::Packed(packed) => size_of::<Packed>() + packed.buffer.capacity(),
             Repr::Quick(quick) => {
                 let nodes = quick.nodes.capacity() * size_of::<Node>();
                 let step = quick.nodes.len().div_ceil(NODE_SAMPLE).max(1);
@@ -735,10 +735,11 @@ impl Packed {
         0
     }
 
-    /// Grows by halves at least, but not past a full node where the elements do not ask for it.
+    /// Grows by an eighth at least, as there can be very many small lists, but not past a full node where
+    /// the elements do not ask for it.
     fn grow(&mut self, need: usize) {
         let wanted = self.buffer.len() + need;
-        let roomy = (self.buffer.capacity() * 2).min(NODE_BYTES);
+        let roomy = (wanted + wanted / 8).min(NODE_BYTES);
         self.buffer
             .reserve_exact(wanted.max(roomy) - self.buffer.len());
     }

@@ -1,6 +1,7 @@
 //! The keyspace of one shard: values, expiry, iteration. No clock: `now` is an argument everywhere.
 
 mod arena;
+mod block;
 mod dict;
 mod entry;
 mod evict;

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::{Kind, dict::Dict, packed::Packed, value::Typed};
+use super::{Kind, block::Block, dict::Dict, packed::Packed, value::Typed};
 use crate::base::{Rng, parse_i64};
 
 /// A set value.
@@ -83,7 +83,7 @@ impl Set {
     pub fn contains(&self, member: &[u8]) -> bool {
         match &self.body {
             Body::Ints(ints) => parse_i64(member).is_some_and(|value| ints.find(value).is_ok()),
-            Body::Packed(packed) => packed.find(member, 1).is_some(),
+            Body::Packed(packed) => packed.find(member).is_some(),
             Body::Table(table) => table.contains(member),
         }
     }
@@ -122,7 +122,7 @@ impl Set {
                 }
             }
             Body::Packed(packed) => {
-                if packed.find(member, 1).is_some() {
+                if packed.find(member).is_some() {
                     return false;
                 }
                 if packed.len() < PACKED_MAX && member.len() <= SHORT_MAX {
@@ -139,9 +139,9 @@ impl Set {
     pub fn remove(&mut self, member: &[u8]) -> bool {
         match &mut self.body {
             Body::Ints(ints) => parse_i64(member).is_some_and(|value| ints.remove(value)),
-            Body::Packed(packed) => match packed.find(member, 1) {
+            Body::Packed(packed) => match packed.find(member) {
                 Some(place) => {
-                    packed.remove(place, 1);
+                    packed.remove(place);
                     true
                 }
                 None => false,
@@ -184,7 +184,7 @@ impl Set {
         let mut below = |len: usize| rng.below(len as u64) as usize;
         Some(match &self.body {
             Body::Ints(ints) => Member::int(ints.get(below(ints.len()))),
-            Body::Packed(packed) => Member::Bytes(packed.item(packed.nth(below(packed.len())))),
+            Body::Packed(packed) => Member::Bytes(packed.iter().nth(below(packed.len()))?),
             Body::Table(table) => Member::Bytes(table.random(rng)?.0),
         })
     }
@@ -224,7 +224,7 @@ impl Typed for Set {
 
     fn heap_bytes(&self) -> usize {
         match &self.body {
-            Body::Ints(ints) => ints.bytes.capacity(),
+            Body::Ints(ints) => ints.bytes.heap_bytes(),
             Body::Packed(packed) => packed.heap_bytes(),
             Body::Table(table) => size_of::<Dict<()>>() + table.heap_bytes(),
         }
@@ -243,7 +243,7 @@ impl Typed for Set {
 #[derive(Clone, Debug, Default)]
 struct Ints {
     width: Width,
-    bytes: Vec<u8>,
+    bytes: Block,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -309,22 +309,17 @@ impl Ints {
         };
         if Width::of(value) > self.width {
             let width = Width::of(value);
-            let mut bytes = Vec::with_capacity((self.len() + 1) * width as usize);
+            let mut wide = Vec::with_capacity(self.len() * width as usize);
             for old in self.iter() {
-                bytes.extend_from_slice(&old.to_le_bytes()[..width as usize]);
+                wide.extend_from_slice(&old.to_le_bytes()[..width as usize]);
             }
+            let mut bytes = Block::default();
+            bytes.splice(0..0, &[&wide]);
             *self = Ints { width, bytes };
         }
         let width = self.width as usize;
-        if self.bytes.len() + width > self.bytes.capacity() {
-            let need = self.bytes.len() + width;
-            let room = (need + need / 4).next_multiple_of(16);
-            self.bytes.reserve_exact(room - self.bytes.len());
-        }
-        let place = at * width;
         let cell = value.to_le_bytes();
-        self.bytes
-            .splice(place..place, cell[..width].iter().copied());
+        self.bytes.splice(at * width..at * width, &[&cell[..width]]);
         true
     }
 
@@ -333,7 +328,7 @@ impl Ints {
             return false;
         };
         let width = self.width as usize;
-        self.bytes.drain(at * width..(at + 1) * width);
+        self.bytes.splice(at * width..(at + 1) * width, &[]);
         true
     }
 }

@@ -210,7 +210,7 @@ impl Typed for Stream {
             .take(sampled)
             .map(|(name, group)| name.len() + group.heap_bytes())
             .sum();
-        self.log.heap_bytes() + groups * self.groups.len() / sampled
+        size_of::<Self>() + self.log.heap_bytes() + groups * self.groups.len() / sampled
     }
 
     fn encoding(&self) -> &'static str {

@@ -52,19 +52,26 @@ pub trait Typed: Default + Clone {
     fn expire(&mut self, _now: Ms) {}
 }
 
-/// A value outside of the keyspace: on its way in or out.
+/// A value as an object of the keyspace, or on its way in or out. Small, because there can be very many:
+/// what is large or rare is behind a box.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub enum Value {
-    String(Bytes),
+    String(Box<Bytes>),
     Hash(Hash),
     List(List),
     Set(Set),
     Zset(Zset),
-    Stream(Stream),
+    Stream(Box<Stream>),
 }
+const _: () = assert!(size_of::<Value>() == 24);
 
 impl Value {
+    /// A string.
+    pub fn string(text: impl Into<Bytes>) -> Value {
+        Value::String(Box::new(text.into()))
+    }
+
     /// The value's type.
     pub fn kind(&self) -> Kind {
         match self {
@@ -103,7 +110,25 @@ macro_rules! in_value {
         }
     )*};
 }
-in_value!(Hash, List, Set, Zset, Stream);
+in_value!(Hash, List, Set, Zset);
+
+impl InValue for Stream {
+    fn wrap(self) -> Value {
+        Value::Stream(Box::new(self))
+    }
+    fn borrow(value: &Value) -> Option<&Self> {
+        match value {
+            Value::Stream(inner) => Some(inner),
+            _ => None,
+        }
+    }
+    fn borrow_mut(value: &mut Value) -> Option<&mut Self> {
+        match value {
+            Value::Stream(inner) => Some(inner),
+            _ => None,
+        }
+    }
+}
 
 /// Calls the same method on whichever collection a value holds; `$string` for strings.
 #[macro_export]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::{Client, request_line},
+    client::{Client, request, request_line},
     node::{Node, ONE, TWO, eventually},
 };
 
@@ -159,6 +159,92 @@ fn values_of_all_sizes_come_back_on_one_core() {
 #[test]
 fn values_of_all_sizes_come_back_on_two_cores() {
     values(TWO);
+}
+
+/// Large requests behind and before small ones, cut at any place.
+fn neighbours(options: &[&str]) {
+    let node = Node::start(options);
+    let mut client = node.client();
+    let value =
+        |at: usize, len: usize| -> Vec<u8> { (0..len).map(|byte| (byte * 7 + at) as u8).collect() };
+    for (at, len) in [32_700, 32_768, 50_000, 70_001, 1_200_000]
+        .into_iter()
+        .enumerate()
+    {
+        let (first, second) = (value(at, len), value(at + 1, len / 2 + 1));
+        let mut bytes = request_line("PING");
+        bytes.extend(request(&[&b"SET"[..], b"one", &first]));
+        bytes.extend(request(&[&b"SET"[..], b"two", &second, b"GET"]));
+        bytes.extend(request(&[
+            &b"MSET"[..],
+            b"three",
+            &second,
+            b"four",
+            &first,
+            b"five",
+            b"5",
+        ]));
+        bytes.extend(request_line("APPEND one tail"));
+        bytes.extend(request(&[
+            &b"RPUSH"[..],
+            b"list",
+            &first,
+            b"small",
+            &second,
+        ]));
+        bytes.extend(request_line("DEL list two"));
+        for cut in [
+            1,
+            17,
+            33,
+            20_000,
+            len + 46,
+            len + 47,
+            len + 48,
+            len + 49,
+            bytes.len() - 1,
+        ] {
+            let (head, tail) = bytes.split_at(cut);
+            client.write(head);
+            std::thread::sleep(Duration::from_millis(2));
+            client.write(tail);
+            let mut longer = first.clone();
+            longer.extend_from_slice(b"tail");
+            for want in ["+PONG", "+OK", "nil", "+OK"] {
+                assert_eq!(client.reply(), want, "{len} bytes cut at {cut}");
+            }
+            assert_eq!(client.reply(), format!(":{}", longer.len()));
+            assert_eq!(client.reply(), ":3");
+            assert_eq!(client.reply(), ":2");
+            for (key, want) in [("one", &longer), ("three", &second), ("four", &first)] {
+                client.post(&[b"GET", key.as_bytes()]);
+                assert!(client.bulk() == *want, "{key}: {len} bytes cut at {cut}");
+            }
+        }
+    }
+    let late = value(9, 100_000);
+    assert_eq!(client.say("CLIENT PAUSE 30 WRITE"), "+OK");
+    assert_eq!(client.send(&[b"SET", b"late", &late]), "+OK");
+    client.post(&[b"GET", b"late"]);
+    assert!(client.bulk() == late);
+    client.write(b"*3\r\n$3\r\nSET\r\n$3\r\nbad\r\n$40000\r\n");
+    client.write(&[b'x'; 40_002]);
+    assert_eq!(
+        client.reply(),
+        "-ERR Protocol error: expected line end after bulk"
+    );
+    assert!(client.is_closed());
+    assert_eq!(node.client().say("EXISTS bad"), ":0");
+}
+
+#[test]
+fn large_requests_leave_their_neighbours_alone_on_one_core() {
+    neighbours(ONE);
+}
+
+#[test]
+fn large_requests_leave_their_neighbours_alone_on_two_cores() {
+    neighbours(TWO);
 }
 
 #[test]

@@ -708,6 +708,7 @@ impl World {
             may_block: !from_primary,
             block: None,
             from_primary,
+            arrived: None,
         };
         let _ = run(&mut ctx, function, args.as_args());
         let again = ctx.block.and_then(|block| block.again);

@@ -2,23 +2,24 @@
 
 use std::cmp::Ordering;
 
+use crate::store::block::Block;
+
 /// Most elements of the packed form, as Redis's default `zset-max-listpack-entries`.
 pub const PACKED_LEN: usize = 128;
 /// Longest member of the packed form, as Redis's default `zset-max-listpack-value`.
 pub const PACKED_MEMBER: usize = 64;
 
-/// Elements ordered by score and member. Each is a byte with the member's length, the member and the
+/// Elements ordered by score and member, behind a byte with their number; without elements it holds
+/// nothing. Each is a byte with the member's length, the member and the
 /// score: four bytes for an integer of that size, eight otherwise, which the high bit of the first
 /// byte tells.
 #[derive(Clone, Debug, Default)]
-pub struct Packed {
-    bytes: Vec<u8>,
-    count: u32,
-}
+pub struct Packed(Block);
 
 const WIDE: u8 = 0x80;
 const _: () = assert!(PACKED_MEMBER < WIDE as usize);
-const _: () = assert!(PACKED_LEN * (PACKED_MEMBER + 9) <= u16::MAX as usize);
+const _: () = assert!(PACKED_LEN <= u8::MAX as usize);
+const _: () = assert!(PACKED_LEN * (PACKED_MEMBER + 9) < u16::MAX as usize);
 
 /// One element and where it lies.
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +34,17 @@ pub struct Entry<'a> {
 
 impl Packed {
     pub fn len(&self) -> usize {
-        self.count as usize
+        self.0.first().copied().unwrap_or(0).into()
     }
 
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.capacity()
+        self.0.heap_bytes()
     }
 
     pub fn iter(&self) -> Iter<'_> {
         Iter {
-            bytes: &self.bytes,
-            offset: 0,
+            bytes: &self.0,
+            offset: 1,
         }
     }
 
@@ -71,24 +72,25 @@ impl Packed {
         let at = self
             .iter()
             .find(|entry| order(entry.score, entry.member, score, member) == Ordering::Greater)
-            .map_or(self.bytes.len(), |entry| entry.offset);
-        let narrow = narrow(score);
-        let size = 1 + member.len() + if narrow.is_some() { 4 } else { 8 };
-        let end = self.bytes.len();
-        if self.bytes.capacity() < end + size {
-            // By a quarter, not twofold: most sets of this form stay small, and there are many.
-            self.bytes.reserve_exact(size.max(end / 4));
+            .map_or(self.0.len(), |entry| entry.offset);
+        let (small, wide);
+        let (mark, score): (u8, &[u8]) = match narrow(score) {
+            Some(score) => {
+                small = score.to_le_bytes();
+                (0, &small)
+            }
+            None => {
+                wide = score.to_le_bytes();
+                (WIDE, &wide)
+            }
+        };
+        let head = member.len() as u8 | mark;
+        if self.0.is_empty() {
+            self.0.splice(0..0, &[&[1, head], member, score]);
+        } else {
+            self.0.splice(at..at, &[&[head], member, score]);
+            self.0[0] += 1;
         }
-        self.bytes.resize(end + size, 0);
-        self.bytes.copy_within(at..end, at + size);
-        let place = &mut self.bytes[at..at + size];
-        place[0] = member.len() as u8 | if narrow.is_some() { 0 } else { WIDE };
-        place[1..=member.len()].copy_from_slice(member);
-        match narrow {
-            Some(score) => place[member.len() + 1..].copy_from_slice(&score.to_le_bytes()),
-            None => place[member.len() + 1..].copy_from_slice(&score.to_le_bytes()),
-        }
-        self.count += 1;
     }
 
     /// Removes an element by its member; its score.
@@ -101,16 +103,15 @@ impl Packed {
 
     /// Removes the elements of a range of ranks that lies inside.
     pub fn remove_range(&mut self, ranks: std::ops::Range<usize>) {
-        let offset = |rank| self.at(rank).map_or(self.bytes.len(), |entry| entry.offset);
+        let offset = |rank| self.at(rank).map_or(self.0.len(), |entry| entry.offset);
         let range = offset(ranks.start)..offset(ranks.end);
         self.cut(range, ranks.len());
     }
 
     fn cut(&mut self, range: std::ops::Range<usize>, count: usize) {
-        self.bytes.drain(range);
-        self.count -= count as u32;
-        if self.bytes.capacity() > 256 && self.bytes.len() * 4 < self.bytes.capacity() {
-            self.bytes.shrink_to(self.bytes.len() * 2);
+        if count > 0 {
+            self.0.splice(range, &[]);
+            self.0[0] -= count as u8;
         }
     }
 
@@ -126,7 +127,7 @@ impl Packed {
     /// The element that begins at an offset.
     pub fn entry_at(&self, offset: u16) -> Option<Entry<'_>> {
         Iter {
-            bytes: &self.bytes,
+            bytes: &self.0,
             offset: offset.into(),
         }
         .next()
