@@ -230,7 +230,11 @@ impl State {
             conn.input.capacity() - conn.input.len(),
             conn.pieces(),
             conn.owed() - block_len,
-            if conn.sending { "rw" } else { "r" },
+            if conn.sending && conn.owed() > 0 {
+                "rw"
+            } else {
+                "r"
+            },
             if conn.last.is_empty() {
                 "NULL".to_string()
             } else {

@@ -321,26 +321,27 @@ impl Homes {
         }
     }
 
+    /// The same for a key that went by itself.
+    pub fn went(&mut self, shard: usize, db: usize, key: &[u8], heard: &mut Vec<Listener>) {
+        if self.listeners == 0 {
+            return;
+        }
+        let name = (db, key.into());
+        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
+            self.listeners -= hear_removed(listeners, heard);
+            if listeners.is_empty() {
+                self.homes[shard].listeners.remove(&name);
+            }
+        }
+    }
+
     /// The same for every key of a shard.
     pub fn all_changed(&mut self, shard: usize, sweep: Sweep, heard: &mut Vec<Listener>) {
         let mut gone = 0;
         self.homes[shard].listeners.retain(|(db, _), listeners| {
             match sweep {
                 Sweep::Emptied(Some(only)) if only != *db => {}
-                Sweep::Emptied(_) => {
-                    let mut left = Vec::new();
-                    for entry in listeners.drain(..) {
-                        if entry.existed || entry.listener.want == Want::Retry {
-                            heard.push(entry.listener);
-                        }
-                        if !entry.existed || entry.listener.want == Want::Retry {
-                            left.push(entry);
-                        } else {
-                            gone += 1;
-                        }
-                    }
-                    *listeners = left;
-                }
+                Sweep::Emptied(_) => gone += hear_removed(listeners, heard),
                 Sweep::Any => gone += hear(listeners, heard),
             }
             !listeners.is_empty()
@@ -354,5 +355,19 @@ fn hear(listeners: &mut Vec<Entry>, heard: &mut Vec<Listener>) -> usize {
     heard.extend(listeners.iter().map(|entry| entry.listener));
     let before = listeners.len();
     listeners.retain(|entry| entry.listener.want == Want::Retry);
+    before - listeners.len()
+}
+
+/// The same where the key was removed: for who watches since it was not there, or was due already, nothing
+/// has changed.
+fn hear_removed(listeners: &mut Vec<Entry>, heard: &mut Vec<Listener>) -> usize {
+    let before = listeners.len();
+    listeners.retain(|entry| {
+        let blocks = entry.listener.want == Want::Retry;
+        if blocks || entry.existed {
+            heard.push(entry.listener);
+        }
+        blocks || !entry.existed
+    });
     before - listeners.len()
 }

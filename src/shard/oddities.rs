@@ -234,7 +234,7 @@ impl State {
         why: Went,
         heard: &mut Vec<Listener>,
     ) {
-        self.homes.changed(shard, db, key, heard);
+        self.homes.went(shard, db, key, heard);
         self.invalidate(key, None);
         self.tell_event(why.event(db, key));
     }
