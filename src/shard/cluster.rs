@@ -266,6 +266,7 @@ impl State {
             Work::Store(run),
             args,
             vec![shard],
+            Some(shard),
         );
     }
 }

@@ -150,6 +150,7 @@ impl State {
         run: Work,
         args: Args<'_>,
         need: Vec<usize>,
+        only: Option<usize>,
     ) {
         // What the connection asked of other cores must not be overtaken. A script may run for long, so it
         // has a loan of its own.
@@ -163,7 +164,7 @@ impl State {
             run,
             args: OwnedArgs::copy(args.iter()),
             db: conn.db,
-            only: self.narrowed(conn, spec),
+            only,
             acting: self.acting,
         };
         let id = match may_join.then(|| self.joined(&need)).flatten() {

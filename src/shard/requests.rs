@@ -572,7 +572,7 @@ impl State {
         args: &Args<'_>,
     ) {
         if let Some(shard) = self.narrowed(conn, spec) {
-            return self.collect_for(conn, spec, run, *args, vec![shard]);
+            return self.collect_for(conn, spec, run, *args, vec![shard], Some(shard));
         }
         match self.homes.place(spec, *args) {
             Place::Here => {
@@ -596,7 +596,7 @@ impl State {
             }
             _ if spec.flags & flag::BLOCKING != 0 => {
                 let need = self.homes.shards_of([(spec, *args)]);
-                self.collect_for(conn, spec, run, *args, need);
+                self.collect_for(conn, spec, run, *args, need, None);
             }
             Place::Later(shard) => {
                 let errand = self.errand(conn, spec, *args, shard);
@@ -606,7 +606,9 @@ impl State {
                 let errand = self.errand(conn, spec, *args, shard);
                 self.mesh.send(owner, Message::Run(errand));
             }
-            Place::Collect(need) => self.collect_for(conn, spec, run, *args, need),
+            Place::Collect(need) => {
+                self.collect_for(conn, spec, run, *args, need, None);
+            }
         }
     }
 
