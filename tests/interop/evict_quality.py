@@ -18,8 +18,6 @@ from wire import Count, Scratch, node_server, redis_server
 POLICIES = ["allkeys-lru", "allkeys-lfu", "volatile-lru", "volatile-lfu"]
 # Two runs of one server differ by about half of this.
 TOLERANCE = 1.5
-# A short run is over before the ratios have settled.
-TOLERANCE_SHORT = 3.0
 BATCH = 250
 VALUE = b"v" * 100
 
@@ -120,8 +118,7 @@ def main():
             text = "%s: %.2f%% of requests hit, redis-server %.2f%%; keys held %d and %d; evicted %d and %d" % (
                 policy, ours, theirs, held[1], held[0], evicted[1], evicted[0],
             )
-            tolerance = TOLERANCE_SHORT if opts.short else TOLERANCE
-            count.check(text, ours >= theirs - tolerance and evicted[1] > 0)
+            count.check(text, ours >= theirs - TOLERANCE and evicted[1] > 0)
     count.close()
 
 
