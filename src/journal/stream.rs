@@ -355,7 +355,7 @@ impl Head {
     #[inline]
     fn count_up(&mut self, next: u64) {
         match self.text.get_mut(self.len - 3) {
-            Some(digit @ b'0'..b'9') => *digit += 1,
+            Some(digit @ b'0'..=b'8') => *digit += 1,
             _ => self.carry(next),
         }
     }
