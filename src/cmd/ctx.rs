@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::effects::{self, Writer};
+use super::{
+    effects::{self, Writer},
+    noted::Walking,
+};
 use crate::{
     base::{Ms, Rng},
     journal::Stream,
@@ -29,6 +32,8 @@ pub struct Shard {
     pub stream: Option<Box<Stream>>,
     /// The keyspaces note what goes without a command.
     notes_gone: bool,
+    /// A snapshot that is being made.
+    pub(super) walking: Option<Box<Walking>>,
 }
 
 /// What keyspaces keep track of besides the time of the last use of each key.
@@ -50,6 +55,7 @@ impl Shard {
             tracked: 0,
             stream: None,
             notes_gone: false,
+            walking: None,
         }
     }
 
@@ -341,6 +347,9 @@ impl Shards {
         // What is answered replaces the parts once each stream has seen them all.
         for at in 0..parts.len() {
             let shard = self.shard(parts[at].0 as usize);
+            if shard.walking.is_some() {
+                shard.note_unit();
+            }
             let Some(stream) = &mut shard.stream else {
                 continue;
             };

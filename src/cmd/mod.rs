@@ -16,6 +16,7 @@ mod hashes;
 mod hyperloglog;
 mod keys;
 mod lists;
+mod noted;
 mod scan;
 mod scripts;
 mod session;

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use uring::Level;
 
+use crate::shard::Fsync;
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -36,8 +38,12 @@ pub struct Options {
     pub pin: bool,
     /// Databases of SELECT.
     pub databases: usize,
-    /// Data directory.
-    pub dir: String,
+    /// Data directory; without one nothing is kept.
+    pub dir: Option<String>,
+    /// Keep a journal; absent: where there is a data directory.
+    pub journals: Option<bool>,
+    /// When what was written is synced.
+    pub fsync: Fsync,
     /// Microseconds that a core looks for work before it sleeps.
     pub spin_us: u64,
     /// Primary to follow: host and port.
@@ -63,7 +69,9 @@ impl Default for Options {
             cpus: Vec::new(),
             pin: true,
             databases: 16,
-            dir: ".".into(),
+            dir: None,
+            journals: None,
+            fsync: Fsync::default(),
             spin_us: 30,
             replica_of: None,
             password: String::new(),
@@ -90,7 +98,10 @@ usage: ringkeep [options]          serve
   --no-pin             do not pin the cores
   --replicaof H:P      follow a kevy primary; P is its replication base port or its client port
   --databases N        databases of SELECT (16)
-  --dir PATH           data directory (.)
+  --dir PATH           data directory; what is written is kept there (none: memory only)
+  --appendonly yes|no  keep a journal in the data directory (yes where there is one)
+  --no-aof             the same as --appendonly no
+  --appendfsync WHEN   always: before the reply; everysec: each second; no: never (everysec)
   --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
   --requirepass TEXT   password that clients have to show (none)
   --cluster            cluster mode: slots, and one more port for each shard
@@ -159,7 +170,21 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             }
             "--shards" => options.shards = Some(number(&name, value()?, 1, 4096)? as usize),
             "--databases" => options.databases = number(&name, value()?, 1, 10_000)? as usize,
-            "--dir" => options.dir = value()?,
+            "--dir" => options.dir = Some(value()?),
+            "--no-aof" => options.journals = Some(false),
+            "--appendonly" => {
+                let text = value()?;
+                options.journals = Some(match text.as_str() {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(UsageError::BadValue(name, text)),
+                });
+            }
+            "--appendfsync" => {
+                let text = value()?;
+                let fsync = Fsync::parse(text.as_bytes());
+                options.fsync = fsync.ok_or(UsageError::BadValue(name, text))?;
+            }
             "--spin-us" => options.spin_us = number(&name, value()?, 0, 1_000_000)?,
             "--no-pin" => options.pin = false,
             "--cpu-list" => {

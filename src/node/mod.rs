@@ -1,6 +1,8 @@
 //! The process: arguments, cores, signals.
 
 mod args;
+mod boot;
+mod data;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -38,6 +40,10 @@ pub enum StartError {
     Bind(String),
     /// Cluster mode without an address to send clients to, or without ports for all shards.
     Cluster,
+    /// The data directory cannot be used.
+    Data(DataError),
+    /// What is in it cannot be read.
+    Recover(RecoverError),
 }
 
 impl std::fmt::Display for StartError {
@@ -51,6 +57,8 @@ impl std::fmt::Display for StartError {
                 "cluster mode needs an address that clients can be sent to (--cluster-announce-ip) and a \
                  port below 65536 for each shard (--cluster-port)"
             ),
+            StartError::Data(error) => write!(out, "{error}"),
+            StartError::Recover(error) => write!(out, "{error}"),
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"
@@ -92,6 +100,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         databases: options.slots.map_or(options.databases, |_| 1),
         spin_us: options.spin_us,
         dir: options.dir.clone(),
+        journals: options.journals.unwrap_or(options.dir.is_some()),
+        segment_len: SEGMENT_LEN,
         announce: options
             .announce
             .map_or_else(|| options.bind.first().cloned(), |at| Some(at.to_string()))
@@ -143,8 +153,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let shared = Shared::new(settings, started.as_millis() as u64, run_id);
     if let Ok(mut tunables) = shared.tunables.write() {
         tunables.password = options.password.clone();
+        tunables.fsync = options.fsync;
     }
     let shared = Arc::new(shared);
+    let boot = match &options.dir {
+        None => None,
+        Some(dir) => Some(Boot::survey(dir.as_ref(), &shared, seed)?),
+    };
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
     // hands its waker over; the mailboxes are built from all wakers and handed back.
@@ -210,6 +225,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             {
                 return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
             }
+            if let Some(dir) = &options.dir {
+                core_loop.keep(dir.into());
+            }
             if let (0, Some((host, port))) = (core, options.replica_of.clone()) {
                 core_loop.follow(host, port);
             }
@@ -249,6 +267,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let signals = sys::watch_termination(waker).map_err(StartError::Ring)?;
         // Every core looks at it once per beat.
         let _ = shared.signals.set(signals);
+        if let Some(boot) = boot {
+            boot.start(&shared, &wakers);
+        }
         log(&format!(
             "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, \
              {descriptors} descriptors",

@@ -15,8 +15,11 @@ use crate::resp::{Error, Out};
 pub(super) struct Clients {
     /// By the index of their socket.
     pub places: Vec<Option<Box<Conn>>>,
-    /// What they held at the last beat.
+    /// What they held when they were last looked at.
     pub bytes: usize,
+    /// Those looked at in this round, and what they hold.
+    pub swept: usize,
+    pub sweeping: usize,
     /// Those in their places and the one that is worked on.
     pub count: usize,
     /// Connections with something to send.

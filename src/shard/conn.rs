@@ -140,6 +140,11 @@ pub struct Conn {
     behind_len: usize,
     /// Slots whose replies CLIENT REPLY suppressed.
     muted: Vec<u64>,
+    /// Replies that wait for the disk, with the numbers under which they do.
+    held: VecDeque<(u64, Out)>,
+    held_len: usize,
+    /// Those that no longer wait.
+    freed: Out,
     /// Large replies on their way, cut into sendable pieces.
     pieces: VecDeque<Bytes>,
     pieces_len: usize,
@@ -223,6 +228,9 @@ impl Conn {
             first_slot: 0,
             behind_len: 0,
             muted: Vec::new(),
+            held: VecDeque::new(),
+            held_len: 0,
+            freed: Out::default(),
             pieces: VecDeque::new(),
             pieces_len: 0,
             sending: false,
@@ -414,7 +422,34 @@ impl Conn {
 
     /// Everything owed, in bytes, replies behind missing ones left out.
     pub fn owed(&self) -> usize {
-        self.out.len() + self.pieces_len
+        self.out.len() + self.held_len + self.freed.len() + self.pieces_len
+    }
+
+    /// Do replies wait for the disk?
+    pub fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Has the replies written so far wait under this number.
+    pub fn hold_back(&mut self, number: u64) {
+        if !self.out.is_empty() {
+            let fresh = Out::new(self.out.proto);
+            self.held_len += self.out.len();
+            let out = std::mem::replace(&mut self.out, fresh);
+            self.held.push_back((number, out));
+        }
+    }
+
+    /// What waits under this number or an earlier one may leave.
+    pub fn let_go(&mut self, number: u64) {
+        while let Some((held, _)) = self.held.front()
+            && *held <= number
+        {
+            if let Some((_, mut out)) = self.held.pop_front() {
+                self.held_len -= out.len();
+                self.freed.append(&mut out);
+            }
+        }
     }
 
     /// Large replies on their way, in pieces.
@@ -450,10 +485,14 @@ impl Conn {
     /// Takes the next bytes to send.
     pub fn next_outgoing(&mut self) -> Option<Outgoing> {
         if self.pieces.is_empty() {
-            if self.out.is_empty() {
+            let from = if !self.freed.is_empty() {
+                &mut self.freed
+            } else if self.held.is_empty() && !self.out.is_empty() {
+                &mut self.out
+            } else {
                 return None;
-            }
-            let (block, shared) = self.out.take(std::mem::take(&mut self.spare));
+            };
+            let (block, shared) = from.take(std::mem::take(&mut self.spare));
             if shared.is_empty() && block.len() <= SEND_LEN_MAX {
                 return Some(Outgoing::Block(block));
             }

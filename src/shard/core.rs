@@ -1,17 +1,21 @@
 //! The loop of one core: reap, step, submit.
 
 use std::{
-    sync::Arc,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{
-    conn::Conn, follow::Follower, message::Message, requests::GROUP_LEN, shared::Shared,
+    conn::Conn, durable::{Durable, Start}, log::log, follow::Follower, message::Message, requests::GROUP_LEN, shared::Shared,
     state::State,
 };
-use crate::{base::Ms, mesh::Mesh, script::EngineError};
+use crate::{base::Ms, journal::Stream, mesh::Mesh, script::EngineError};
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
 const TICK: Nanos = 100_000_000;
@@ -26,6 +30,9 @@ const TICK_MARK: u64 = 1;
 
 /// Messages of other cores that one turn handles.
 const MESSAGES_PER_TURN: usize = 8192;
+
+/// A node that stops writes down what it has; it does not wait longer for a disk.
+const STOP_TIME: Nanos = 20_000_000_000;
 
 /// Ends a slow reader that took nothing for this long.
 const STALL_MS: Ms = 60_000;
@@ -43,9 +50,17 @@ pub struct Core<R: Reactor> {
     state: State,
     /// The links to the primary that this node follows; on core 0 only.
     follower: Option<Follower>,
+    /// Journals and snapshots, where there are any.
+    durable: Option<Durable>,
+    /// The data directory, and what was loaded of it so far.
+    awaited: Option<(PathBuf, Vec<Start>)>,
+    follow_later: Option<(String, u16)>,
     /// With the shard whose port it is, in cluster mode.
     listeners: Vec<(SocketId, Option<usize>)>,
     stopping: bool,
+    /// Everything of this core is written down.
+    is_finished: bool,
+    stop_by: Nanos,
 }
 
 impl<R: Reactor> Core<R> {
@@ -63,9 +78,14 @@ impl<R: Reactor> Core<R> {
         Ok(Self {
             reactor,
             follower: (me == 0).then(|| Follower::new(shared.clone())),
+            durable: None,
             state: State::new(mesh, shared, seed)?,
+            awaited: None,
+            follow_later: None,
             listeners: Vec::new(),
             stopping: false,
+            is_finished: false,
+            stop_by: 0,
         })
     }
 
@@ -78,10 +98,53 @@ impl<R: Reactor> Core<R> {
         Ok(())
     }
 
-    /// Follows a primary from the first turn on (core 0 only).
+    /// Follows a primary from the first turn on, or once everything is loaded (core 0 only).
     pub fn follow(&mut self, host: String, port: u16) {
-        if let Some(follower) = &mut self.follower {
+        if self.awaited.is_some() {
+            self.follow_later = Some((host, port));
+        } else if let Some(follower) = &mut self.follower {
             follower.follow(Some((host, port)));
+        }
+    }
+
+    /// Keeps what is written in this directory. What it holds is loaded elsewhere and awaited here; until
+    /// then the node is loading.
+    pub fn keep(&mut self, dir: PathBuf) {
+        self.awaited = Some((dir, Vec::new()));
+    }
+
+    /// Takes over shards that were loaded; with the last one of this core its journals begin.
+    fn take_loaded(&mut self) {
+        let Some((_, starts)) = &mut self.awaited else {
+            return;
+        };
+        let shared = self.state.shared.clone();
+        for shard in self.state.homes.own() {
+            let Some(mut loaded) = shared.durable.loading.take(shard) else {
+                continue;
+            };
+            if shared.settings.journals {
+                loaded.shard.stream = Some(Box::new(Stream::new(shard as u32, loaded.start.at)));
+            }
+            self.state.homes.replace(shard, loaded.shard);
+            starts.push(loaded.start);
+        }
+        if starts.len() < self.state.homes.own().count() {
+            return;
+        }
+        let Some((dir, starts)) = self.awaited.take() else {
+            return;
+        };
+        let own = starts.len();
+        match Durable::new(&dir, starts, &mut self.state, &mut self.reactor) {
+            Ok(durable) => self.durable = Some(durable),
+            Err(error) => {
+                log(&format!("cannot open the data directory: {error}"));
+                std::process::exit(1);
+            }
+        }
+        if shared.durable.loading.shards.fetch_sub(own, SeqCst) == own {
+            shared.loading.store(false, SeqCst);
         }
     }
 
@@ -96,9 +159,11 @@ impl<R: Reactor> Core<R> {
         self.state.beat = useful / NANOS_PER_MS;
         self.reactor.set_timer(useful + TICK, TICK_MARK);
         let mut idle = false;
-        while !self.stopping {
-            let wait = if self.state.has_work()
+        while !self.is_done() {
+            let wait = if self.stopping
+                || self.state.has_work()
                 || self.follower.as_ref().is_some_and(Follower::has_work)
+                || self.durable.as_ref().is_some_and(Durable::has_work)
             {
                 Wait::Look
             } else if idle
@@ -132,13 +197,32 @@ impl<R: Reactor> Core<R> {
         Ok(())
     }
 
+    /// Is there nothing left to do for this core? A node that stops writes down what it has, and other cores
+    /// may need our shards for that.
+    fn is_done(&mut self) -> bool {
+        if !self.stopping {
+            return false;
+        }
+        let shared = &self.state.shared;
+        let mine = self
+            .durable
+            .as_mut()
+            .is_none_or(|durable| durable.is_finished(&mut self.state, &mut self.reactor));
+        if mine && !self.is_finished {
+            self.is_finished = true;
+            shared.finished.fetch_add(1, SeqCst);
+        }
+        let all = shared.finished.load(SeqCst) == shared.settings.cores;
+        all || self.reactor.now() > self.stop_by
+    }
+
     /// Reads the clock and the mailboxes; true if a message was there.
     fn begin_turn(&mut self) -> bool {
         self.state.now = wall_clock();
         self.state.stats.turns += 1;
         self.state.begin_memory();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
-        let mut worked = false;
+        let (mut worked, mut is_further) = (false, false);
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {
             let Some((from, message)) = self.state.mesh.receive() else {
@@ -151,8 +235,12 @@ impl<R: Reactor> Core<R> {
                         follower.follow(target);
                     }
                 }
+                Message::Frontier => is_further = true,
                 message => self.state.on_message(from, message),
             }
+        }
+        if is_further && let Some(durable) = &mut self.durable {
+            durable.advance(&mut self.state);
         }
         worked
     }
@@ -172,6 +260,7 @@ impl<R: Reactor> Core<R> {
     /// Handles one event; true if it was work (timers and wake-ups are not).
     fn on_event(&mut self, event: Event) -> bool {
         match event {
+            Event::Received { lease, .. } if self.stopping => self.reactor.give_back(lease),
             Event::Received { socket, lease } => {
                 self.state.stats.bytes_in += lease.len() as u64;
                 let bytes = self.reactor.received(&lease);
@@ -244,13 +333,27 @@ impl<R: Reactor> Core<R> {
                 self.tick();
                 return false;
             }
-            Event::Woken
-            | Event::Closed { .. }
-            | Event::Written { .. }
-            | Event::Synced { .. }
-            | Event::Done { .. } => {
-                return false;
+            Event::Written {
+                mark,
+                block,
+                result,
+                ..
+            } => {
+                if let Some(durable) = &mut self.durable {
+                    durable.on_written(
+                        &mut self.state,
+                        (mark, block),
+                        result,
+                        &mut self.reactor,
+                    );
+                }
             }
+            Event::Synced { mark, result, .. } | Event::Done { mark, result } => {
+                if let Some(durable) = &mut self.durable {
+                    durable.on_done(&mut self.state, mark, result, &mut self.reactor);
+                }
+            }
+            Event::Woken | Event::Closed { .. } => return false,
         }
         true
     }
@@ -266,12 +369,24 @@ impl<R: Reactor> Core<R> {
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
         // it announced having been posted.
         self.state.mesh.post();
+        if self.awaited.is_some() {
+            self.take_loaded();
+        }
+        if let Some(durable) = &mut self.durable {
+            worked |= durable.step(&mut self.state, &mut self.reactor);
+        }
+        self.state.close_gate();
         while let Some(index) = self.state.next_listed() {
             let Some(mut conn) = self.state.take_conn_at(index) else {
                 continue;
             };
             worked = true;
             conn.listed = false;
+            if !self.state.gate.is_idle()
+                && let Some(number) = self.state.gate.hold(conn.socket, conn.has_held())
+            {
+                conn.hold_back(number);
+            }
             self.push_out(&mut conn);
             self.state.put_conn(conn);
         }
@@ -296,7 +411,9 @@ impl<R: Reactor> Core<R> {
                         self.state.drop_conn(conn);
                     }
                 }
-                None if conn.closing && !conn.is_waiting() => self.state.drop_conn(conn),
+                None if conn.closing && !conn.is_waiting() && !conn.has_held() => {
+                    self.state.drop_conn(conn);
+                }
                 None => {}
             }
         }
@@ -314,12 +431,23 @@ impl<R: Reactor> Core<R> {
     /// Looks after time: blocked clients, idle clients, slow readers, expiry, counters, the stop.
     fn tick(&mut self) {
         let now = self.state.now;
+        if !self.state.shared.loading.load(Relaxed)
+            && let Some((host, port)) = self.follow_later.take()
+        {
+            self.follow(host, port);
+        }
+        if let Some(durable) = &mut self.durable {
+            durable.tick(&mut self.state, &mut self.reactor);
+        }
         self.state.beat = self.reactor.now() / NANOS_PER_MS;
         self.state.tick(STALL_MS);
         if let Some(follower) = &mut self.follower {
             follower.tick(now);
         }
         if self.state.shared.is_stopping() {
+            if !self.stopping {
+                self.stop_by = self.reactor.now() + STOP_TIME;
+            }
             self.stopping = true;
             while let Some((listener, _)) = self.listeners.pop() {
                 self.reactor.close(listener);

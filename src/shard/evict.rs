@@ -191,7 +191,6 @@ impl State {
 
     /// Publishes what INFO and MEMORY tell of this core.
     pub(super) fn publish_memory(&mut self) {
-        self.clients.bytes = self.conns().map(Conn::held_bytes).sum();
         self.count_memory();
         let own = self.memory.own;
         let stats = &self.shared.stats[self.me];

@@ -93,6 +93,8 @@ struct Home {
     listeners: HashMap<KeyName, Vec<Entry>>,
     /// Those of them that are blocked.
     blocked: usize,
+    /// How far its stream was when it was last here.
+    next: u64,
 }
 
 impl Homes {
@@ -215,11 +217,37 @@ impl Homes {
         }
     }
 
+    /// Has the place of one of our shards that is at home look anew at whether it has a stream.
+    pub fn refresh(&mut self, shard: usize) {
+        if let Some(home) = self.shards.take(shard) {
+            self.shards.put(shard, home);
+        }
+    }
+
+    /// Puts another shard in the place of one of ours that is at home.
+    pub fn replace(&mut self, shard: usize, with: Box<Shard>) {
+        self.shards.take(shard);
+        self.shards.put(shard, with);
+    }
+
     /// Takes a shard of ours out of its home, if it is in.
     pub fn lend(&mut self, shard: usize) -> Option<Box<Shard>> {
         let lent = self.shards.take(shard)?;
+        if let Some(stream) = &lent.stream {
+            self.homes[shard].next = stream.next();
+        }
         self.absent += 1;
         Some(lent)
+    }
+
+    /// How far the stream of a shard that lives here is, or was when it was lent.
+    pub fn stream_end(&mut self, shard: usize) -> u64 {
+        if self.shards.has(shard)
+            && let Some(stream) = &self.shards.shard(shard).stream
+        {
+            self.homes[shard].next = stream.next();
+        }
+        self.homes[shard].next
     }
 
     /// Puts a shard of ours back into its home.

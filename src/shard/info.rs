@@ -1,9 +1,10 @@
 //! What the node says about itself: INFO, CONFIG.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::{
     census::Totals,
+    durable::{Fsync, Marks},
     shared::{CoreStats, FollowView, Shared, lock},
 };
 use crate::{
@@ -173,11 +174,64 @@ fn persistence(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     let shared = facts.shared;
     lines.put("loading", u8::from(shared.loading.load(Relaxed)));
     lines.put("async_loading", 0);
-    lines.put("rdb_bgsave_in_progress", 0);
-    lines.put("rdb_last_save_time", shared.started / 1000);
-    lines.put("aof_enabled", 0);
+    let durable = &shared.durable;
+    let loading = &durable.loading;
+    if shared.loading.load(Relaxed) && loading.bytes.load(Relaxed) > 0 {
+        let (all, done) = (loading.bytes.load(Relaxed), loading.done.load(Relaxed));
+        let began = loading.began.load(Relaxed);
+        let took = facts.now.saturating_sub(began) / 1000;
+        lines.put("loading_start_time", began / 1000);
+        lines.put("loading_total_bytes", all);
+        lines.put("loading_loaded_bytes", done);
+        lines.put(
+            "loading_loaded_perc",
+            format!("{:.2}", done as f64 * 100.0 / all as f64),
+        );
+        lines.put("loading_eta_seconds", took * (all - done.min(all)) / done.max(1));
+    }
+    let saves = durable.saves.view();
+    let sum = |count: fn(&Marks) -> &AtomicU64| -> u64 {
+        durable.shards.iter().map(|marks| count(marks).load(Relaxed)).sum()
+    };
+    let good = if saves.last.2 { "err" } else { "ok" };
+    let written = if durable.broken.load(Relaxed) { "err" } else { "ok" };
+    lines.put("rdb_bgsave_in_progress", u8::from(saves.open > 0));
+    lines.put(
+        "rdb_last_save_time",
+        durable.saves.good_ms.load(Relaxed).max(shared.started) / 1000,
+    );
+    lines.put("rdb_last_bgsave_status", good);
+    let took = match saves.open {
+        0 => -1,
+        _ => (facts.now.saturating_sub(saves.began) / 1000) as i64,
+    };
+    lines.put("rdb_current_bgsave_time_sec", took);
+    lines.put("aof_enabled", u8::from(shared.settings.journals));
     lines.put("aof_rewrite_in_progress", 0);
     lines.put("aof_rewrite_scheduled", 0);
+    lines.put("aof_last_bgrewrite_status", good);
+    lines.put("aof_last_write_status", written);
+    if let Some(why) = durable.trouble() {
+        lines.put("journal_trouble", why);
+    }
+    if shared.settings.journals {
+        lines.put("aof_current_size", sum(|marks| &marks.size));
+        lines.put("aof_base_size", sum(|marks| &marks.snapshot));
+        lines.put("journal_bytes_written", sum(|marks| &marks.bytes));
+        lines.put("journal_writes", sum(|marks| &marks.writes));
+        lines.put("journal_syncs", sum(|marks| &marks.syncs));
+        for (shard, marks) in durable.shards.iter().enumerate() {
+            lines.put(
+                &format!("journal{shard}"),
+                format!(
+                    "generation={},next={},durable={}",
+                    marks.generation.load(Relaxed),
+                    marks.next.load(Relaxed),
+                    marks.passed.load(Relaxed)
+                ),
+            );
+        }
+    }
 }
 
 fn stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
@@ -385,10 +439,10 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("bind", settings.bind.clone()),
         ("unixsocket", settings.unix.clone().unwrap_or_default()),
         ("databases", settings.databases.to_string()),
-        ("dir", settings.dir.clone()),
+        ("dir", settings.dir.clone().unwrap_or_else(|| ".".into())),
         // A kevy tool reads the number of shards from here.
         ("io-threads", settings.shards.to_string()),
-        ("appendonly", "no".into()),
+        ("appendonly", yes_no(settings.journals)),
         ("save", String::new()),
         ("maxmemory", tunables.memory_max.to_string()),
         ("maxmemory-policy", tunables.policy.name().into()),
@@ -427,7 +481,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("latency-tracking", "yes".into()),
         ("latency-tracking-info-percentiles", "50 99 99.9".into()),
         ("cluster-enabled", yes_no(settings.slots.is_some())),
-        ("appendfsync", "no".into()),
+        ("appendfsync", tunables.fsync.name().into()),
         ("daemonize", "no".into()),
         ("protected-mode", "no".into()),
         ("tcp-backlog", "1024".into()),
@@ -548,7 +602,12 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             "tracking-table-max-keys" => changed.tracking_keys_max = number()? as usize,
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}
-            "appendonly" if value.eq_ignore_ascii_case(b"no") => {}
+            "appendonly" if value.eq_ignore_ascii_case(b"no") && !shared.settings.journals => {}
+            "appendfsync" => {
+                changed.fsync = Fsync::parse(value).ok_or_else(|| {
+                    failed("argument(s) must be one of the following: everysec, always, no")
+                })?;
+            }
             _ if known.iter().any(|(known, _)| known == name) => {
                 return Err(failed("can't set immutable config"));
             }

@@ -306,6 +306,11 @@ impl State {
                 break;
             }
         }
+        for shard in &collection.need {
+            if let Some(stream) = &self.homes.shards.shard(*shard).stream {
+                self.gate.borrowed(*shard, stream.next());
+            }
+        }
         self.give_back(&collection.need, away);
         // Behind the shards in the mailbox: the next client of the round finds them at home.
         self.end_try(tried);
@@ -558,8 +563,8 @@ impl State {
     fn answer(&mut self, to: CoreId, asker: Asker, out: Out) {
         if to == self.me {
             self.on_ran(asker, out);
-        } else {
-            self.mesh.send(to, Message::Ran(asker, Box::new(out)));
+        } else if let Some(message) = self.gate.reply(to, Message::Ran(asker, Box::new(out))) {
+            self.mesh.send(to, message);
         }
     }
 
@@ -591,6 +596,11 @@ impl State {
             Message::Borrow(shard, id) => self.lend(shard, from, id),
             Message::Lent(id, lent, is_wanted) => self.on_lent(id, lent, is_wanted),
             Message::Returned(shard, lent, after) => {
+                if self.gate.on
+                    && let Some(stream) = &lent.stream
+                {
+                    self.watch.push((shard, from, stream.next()));
+                }
                 self.homes.come_home(shard, lent);
                 let mut heard = Vec::new();
                 for after in after {
@@ -670,7 +680,8 @@ impl State {
                 let client = ClientAt { core: from, conn };
                 self.on_prefixes(client, &prefixes, no_loop, on);
             }
-            Message::Follow(_) => {}
+            // What they are good for is done by the core, behind all messages.
+            Message::Follow(_) | Message::Frontier => {}
         }
         self.run_ready();
     }

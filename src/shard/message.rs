@@ -214,4 +214,6 @@ pub enum Message {
     },
     /// Core 0 is to follow this primary, or nobody.
     Follow(Option<(String, u16)>),
+    /// More of our shards' streams is durable.
+    Frontier,
 }

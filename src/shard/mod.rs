@@ -9,6 +9,7 @@ mod cluster;
 mod conn;
 mod core;
 mod debug;
+mod durable;
 mod evict;
 mod follow;
 mod frames;
@@ -34,6 +35,7 @@ mod transactions;
 mod upkeep;
 
 pub use self::core::Core;
+pub use durable::{Fsync, Loaded, OldSegment, Start};
 pub use log::log;
 pub use message::Message;
 pub use shared::{Settings, Shared, Tunables, lock};

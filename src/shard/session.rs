@@ -16,8 +16,6 @@ use crate::{
     resp::{Args, Error, OwnedArgs, Proto},
 };
 
-const NO_PERSISTENCE: Error =
-    Error::fixed("ERR this version of ringkeep keeps its data in memory only and cannot save it");
 const HELLO_FIRST: Error = Error::fixed(
     "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
      <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
@@ -192,8 +190,8 @@ impl State {
             }
             Verb::Monitor => self.start_monitoring(conn),
             Verb::PubSub => self.pubsub(conn, args),
-            Verb::Save | Verb::BgSave | Verb::BgRewriteAof => conn.out.error(&NO_PERSISTENCE),
-            Verb::LastSave => conn.out.int((self.shared.started / 1000) as i64),
+            Verb::Save | Verb::BgSave | Verb::BgRewriteAof => self.save(conn, verb),
+            Verb::LastSave => conn.out.int(self.last_save_secs() as i64),
             Verb::Debug => self.debug(conn, spec, args, true),
             Verb::SlowLog => self.slow_log(conn, spec, args),
             Verb::Latency => self.latency(conn, spec, args),

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use super::census::{Census, LatencyLog, Totals};
+use super::{
+    census::{Census, LatencyLog, Totals},
+    durable::{Durability, Fsync},
+};
 use crate::{base::Ms, script::Scripts, store::Policy};
 
 /// What the node was started with.
@@ -25,12 +28,16 @@ pub struct Settings {
     pub databases: usize,
     /// How long a core looks for work before it sleeps.
     pub spin_us: u64,
-    /// Data directory.
-    pub dir: String,
+    /// Data directory, if any.
+    pub dir: Option<String>,
     /// Address that cluster clients are sent to.
     pub announce: String,
     /// Cluster mode: the port of the first shard. The others follow it.
     pub slots: Option<u16>,
+    /// What is written is kept in the data directory.
+    pub journals: bool,
+    /// Bytes of a segment of a journal.
+    pub segment_len: u64,
 }
 
 /// Parameters that CONFIG SET changes at run time.
@@ -67,6 +74,8 @@ pub struct Tunables {
     pub events: u16,
     /// Keys that the node remembers for clients that track; 0: no limit.
     pub tracking_keys_max: usize,
+    /// When what was written is synced.
+    pub fsync: Fsync,
 }
 
 impl Default for Tunables {
@@ -87,6 +96,7 @@ impl Default for Tunables {
             queue_bytes_max: 1 << 30,
             events: 0,
             tracking_keys_max: 1_000_000,
+            fsync: Fsync::EverySecond,
         }
     }
 }
@@ -220,6 +230,8 @@ pub struct Shared {
     pub expires_by_itself: AtomicBool,
     /// The node is to stop.
     pub stop: AtomicBool,
+    /// Cores that stop and have written down what they had.
+    pub finished: AtomicUsize,
     /// Counts the signals that ask the node to stop.
     pub signals: OnceLock<&'static AtomicU32>,
     /// Counters per core.
@@ -248,6 +260,8 @@ pub struct Shared {
     pub started: Ms,
     /// What the ring found, for INFO.
     pub ring: Mutex<String>,
+    /// What is durable, and how that is going.
+    pub durable: Durability,
     next_client: AtomicU64,
 }
 
@@ -261,6 +275,7 @@ impl Shared {
             following: AtomicBool::new(false),
             expires_by_itself: AtomicBool::new(true),
             stop: AtomicBool::new(false),
+            finished: AtomicUsize::new(0),
             signals: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             census: (0..settings.cores).map(|_| Arc::default()).collect(),
@@ -275,6 +290,7 @@ impl Shared {
             run_id,
             started,
             ring: Mutex::default(),
+            durable: Durability::new(settings.shards, settings.dir.is_some()),
             next_client: AtomicU64::new(1),
             settings,
         }

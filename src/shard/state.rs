@@ -1,6 +1,10 @@
 //! Everything of a core but its ring, and what its turns still have to do.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use uring::SocketId;
@@ -10,6 +14,7 @@ use super::{
     census::Census,
     client::Gathers,
     clients::Clients,
+    durable::Gate,
     evict::Memory,
     homes::Homes,
     loans::Loans,
@@ -100,6 +105,12 @@ pub(super) struct State {
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     pub freeing: bool,
+    /// Replies that wait for the disk.
+    pub gate: Gate,
+    /// Shards of ours that cores had on loan, and the offset up to which their frontier matters to those.
+    pub watch: Vec<(usize, CoreId, u64)>,
+    /// Who waits for the end of SAVE: connection, slot and round.
+    pub saving: Vec<(SocketId, u64, u64)>,
     /// More keys are due than one turn may remove.
     pub more_due: bool,
     pub memory: Memory,
@@ -166,6 +177,9 @@ impl State {
             acting: None,
             follow_request: None,
             freeing: false,
+            gate: Gate::default(),
+            watch: Vec::new(),
+            saving: Vec::new(),
             more_due: false,
             memory: Memory::default(),
             last_log: 0,
@@ -217,6 +231,43 @@ impl State {
         }
         self.run_ready();
         worked
+    }
+
+    /// Lets go the replies that waited for the disk and need not any more.
+    pub(super) fn let_go(&mut self) {
+        if self.gate.is_idle() {
+            return;
+        }
+        let shared = &self.shared;
+        let released = self
+            .gate
+            .release(|shard| shared.durable.shards[shard].passed.load(SeqCst));
+        for socket in released.conns {
+            if let Some(mut conn) = self.take_conn(socket) {
+                conn.let_go(released.number);
+                self.list(&mut conn);
+                self.put_conn(conn);
+            }
+        }
+        for (to, message) in released.messages {
+            self.mesh.send(to, message);
+        }
+    }
+
+    /// The end of a turn, before its replies leave: with `appendfsync always` they wait for what is missing
+    /// on the disk.
+    pub(super) fn close_gate(&mut self) {
+        if self.gate.is_idle() {
+            return;
+        }
+        let (shared, homes) = (&self.shared, &mut self.homes);
+        let own = homes.own().map(|shard| (shard, homes.stream_end(shard)));
+        let free = self
+            .gate
+            .end_turn(own, |shard| shared.durable.shards[shard].passed.load(SeqCst));
+        for (to, message) in free {
+            self.mesh.send(to, message);
+        }
     }
 
     pub(super) fn run_ready(&mut self) {

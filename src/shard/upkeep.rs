@@ -10,6 +10,8 @@ use super::{
 };
 use crate::base::Ms;
 
+/// Connections that a beat looks at, or a sixteenth of them if that is more.
+const CLIENTS_PER_BEAT: usize = 256;
 /// Keys that one turn may expire per database.
 const EXPIRE_BUDGET: usize = 200;
 /// Beats over which the rates of INFO are taken.
@@ -91,12 +93,28 @@ impl State {
         }
         self.end_pause(now);
         self.watched("expire-cycle", |state| state.expire(now));
+        self.look_after_clients(stall_ms);
+        self.track_uses();
+        self.set_untimed();
+        self.publish();
+        if self.me == 0 {
+            self.note_rate();
+        }
+    }
+
+    /// Closes clients that are idle or read too slowly, and adds up what all hold. Of many connections a beat
+    /// looks at a part, so that those that do nothing cost next to nothing.
+    fn look_after_clients(&mut self, stall_ms: Ms) {
         let beat = self.beat;
         let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
-        for index in 0..self.clients.places.len() {
+        let len = self.clients.places.len();
+        let from = self.clients.swept.min(len);
+        let to = (from + CLIENTS_PER_BEAT.max(len / 16)).min(len);
+        for index in from..to {
             let Some(conn) = &mut self.clients.places[index] else {
                 continue;
             };
+            self.clients.sweeping += conn.held_bytes();
             if conn.owed() == 0 && !conn.sending {
                 conn.progress = beat;
             }
@@ -118,11 +136,10 @@ impl State {
                 self.put_conn(conn);
             }
         }
-        self.track_uses();
-        self.set_untimed();
-        self.publish();
-        if self.me == 0 {
-            self.note_rate();
+        self.clients.swept = to;
+        if to == len {
+            self.clients.swept = 0;
+            self.clients.bytes = std::mem::take(&mut self.clients.sweeping);
         }
     }
 

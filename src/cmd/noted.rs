@@ -1,0 +1,130 @@
+//! A snapshot that is being made of a shard, and what commands did to the keys that it has passed.
+
+use super::{Shard, ShardSlice, ShardWalk};
+use crate::{
+    base::parse_u64,
+    journal::{Position, frame},
+    resp::{Args, Parser},
+    store::Budget,
+};
+
+/// A walk and the frames that belong behind its slices.
+#[derive(Debug)]
+pub(super) struct Walking {
+    walk: ShardWalk,
+    noted: Vec<Noted>,
+    parser: Parser,
+}
+
+/// Frames of one database.
+#[derive(Debug)]
+struct Noted {
+    database: u32,
+    count: u32,
+    frames: Vec<u8>,
+}
+
+impl Shard {
+    /// Begins to write the shard down: slices are taken by [`walk_on`](Shard::walk_on), and what commands do
+    /// between them to keys that are written already by [`take_noted`](Shard::take_noted). It needs a stream.
+    pub fn begin_walk(&mut self) {
+        self.walking = Some(Box::new(Walking {
+            walk: ShardWalk::new(self.database_count()),
+            noted: Vec::new(),
+            parser: Parser::default(),
+        }));
+    }
+
+    /// Writes the next slice to the end of `out`.
+    ///
+    /// # Panics
+    /// If no walk was begun.
+    pub fn walk_on(&mut self, budget: Budget, out: &mut Vec<u8>) -> ShardSlice {
+        let mut walking = self.walking.take().expect("a walk was begun");
+        let slice = walking.walk.next_slice(self, budget, out);
+        self.walking = Some(walking);
+        slice
+    }
+
+    /// Hands over what was noted since the last slice, in order: database, number of frames, frames.
+    pub fn take_noted(&mut self, mut write: impl FnMut(u32, u32, &[u8])) {
+        if let Some(walking) = &mut self.walking {
+            for noted in walking.noted.drain(..) {
+                write(noted.database, noted.count, &noted.frames);
+            }
+        }
+    }
+
+    /// The walk is over, or given up.
+    pub fn end_walk(&mut self) {
+        self.walking = None;
+    }
+
+    /// Where its stream is; unknown without one.
+    pub fn position(&self) -> Position {
+        self.stream.as_ref().map_or(Position::UNKNOWN, |stream| Position {
+            generation: stream.generation(),
+            offset: stream.next(),
+        })
+    }
+
+    /// Forgets what was recorded and not taken from the stream yet.
+    pub fn drop_recorded(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            while stream.take_block().is_some() {}
+        }
+    }
+
+    /// Notes what the open unit did to keys that the walk has passed.
+    #[cold]
+    pub(super) fn note_unit(&mut self) {
+        let Some(mut walking) = self.walking.take() else {
+            return;
+        };
+        if let Some(stream) = &self.stream {
+            let mut frames = stream.open_frames(&mut walking.parser);
+            let (walk, noted) = (&mut walking.walk, &mut walking.noted);
+            // What was composed here can be read here.
+            while let Ok(Some(frame)) = frames.next() {
+                if is_noted(walk, self, frame.database, frame.args) {
+                    note(noted, frame.database, frame.offset, frame.args);
+                }
+            }
+        }
+        self.walking = Some(walking);
+    }
+}
+
+/// Does a frame belong behind the slices so far?
+fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) -> bool {
+    let name = args.at(0);
+    let number = |at: usize| args.get(at).and_then(parse_u64).map(|number| number as usize);
+    match name {
+        b"FLUSHALL" => walk.flushed(None),
+        b"FLUSHDB" => walk.flushed(Some(database as usize)),
+        b"SWAPDB" => {
+            if let (Some(first), Some(second)) = (number(1), number(2)) {
+                walk.swapped(first, second);
+            }
+        }
+        _ => {
+            let key = args.get(if name == b"XGROUP" { 2 } else { 1 });
+            return key.is_some_and(|key| walk.takes(shard, database as usize, key, name));
+        }
+    }
+    true
+}
+
+fn note(noted: &mut Vec<Noted>, database: u32, offset: u64, args: Args<'_>) {
+    if noted.last().is_none_or(|last| last.database != database) {
+        noted.push(Noted {
+            database,
+            count: 0,
+            frames: Vec::new(),
+        });
+    }
+    if let Some(last) = noted.last_mut() {
+        last.count += 1;
+        frame::compose(&mut last.frames, offset, args.iter());
+    }
+}

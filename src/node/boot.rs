@@ -1,0 +1,197 @@
+//! What the data directory holds is put into the shards while the node answers that it is loading.
+
+use std::{
+    io::IsTerminal,
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use uring::Wake;
+
+use super::{
+    StartError,
+    data::{DataDir, DataError, routing_number},
+};
+use crate::{
+    journal::{Position, meta::Meta},
+    recover::{self, Plan},
+    route::Routing,
+    shard::{Loaded, OldSegment, Shared, Start, log},
+};
+
+/// A data directory whose files were looked at.
+pub(super) struct Boot {
+    dir: Arc<DataDir>,
+    plans: Vec<Plan>,
+    seed: u64,
+    began: Instant,
+}
+
+impl Boot {
+    /// Locks the directory and finds out what is to be loaded.
+    ///
+    /// # Errors
+    /// What keeps the node from starting.
+    pub(super) fn survey(dir: &Path, shared: &Shared, seed: u64) -> Result<Self, StartError> {
+        let began = Instant::now();
+        let settings = &shared.settings;
+        let routing = match settings.slots {
+            Some(_) => Routing::Slots,
+            None => Routing::KevyHash,
+        };
+        let wanted = Meta {
+            shard_count: settings.shards as u32,
+            routing: routing_number(routing),
+        };
+        let dir = DataDir::open(dir, wanted).map_err(StartError::Data)?;
+        dir.check(&wanted).map_err(StartError::Data)?;
+        let plans = recover::survey(&dir, settings.shards).map_err(StartError::Recover)?;
+        for plan in &plans {
+            plan.notes.iter().for_each(|note| log(note));
+            dir.remove(&plan.unused).map_err(|error| {
+                StartError::Data(DataError::Io("tidy up", dir.path().to_owned(), error))
+            })?;
+        }
+        let bytes = plans.iter().map(|plan| plan.bytes).sum();
+        let loading = &shared.durable.loading;
+        loading.bytes.store(bytes, Relaxed);
+        loading.began.store(now_ms(), Relaxed);
+        loading.shards.store(settings.shards, Relaxed);
+        shared.loading.store(true, Relaxed);
+        Ok(Self {
+            dir: Arc::new(dir),
+            plans,
+            seed,
+            began,
+        })
+    }
+
+    /// Loads, with a thread for each core.
+    pub(super) fn start<W: Wake + Clone + Send + 'static>(self, shared: &Arc<Shared>, wakers: &[W]) {
+        let cores = wakers.len();
+        let mut parts: Vec<Vec<Plan>> = (0..cores).map(|_| Vec::new()).collect();
+        let bytes: u64 = self.plans.iter().map(|plan| plan.bytes).sum();
+        for plan in self.plans {
+            parts[plan.shard % cores].push(plan);
+        }
+        let mut threads = Vec::new();
+        for (core, plans) in parts.into_iter().enumerate() {
+            let (dir, shared) = (self.dir.clone(), shared.clone());
+            let (waker, seed) = (wakers[core].clone(), self.seed);
+            threads.push(thread::spawn(move || {
+                for plan in plans {
+                    load(&dir, plan, &shared, seed);
+                    waker.wake();
+                }
+            }));
+        }
+        let (shared, began) = (shared.clone(), self.began);
+        // The directory stays locked as long as the process lives.
+        let dir = self.dir;
+        thread::spawn(move || {
+            if bytes > 0 {
+                show_progress(&shared, bytes);
+            }
+            for thread in threads {
+                let _ = thread.join();
+            }
+            if bytes > 0 {
+                let seconds = began.elapsed().as_secs_f64();
+                log(&format!("loaded {bytes} bytes in {seconds:.2} s"));
+            }
+            loop {
+                thread::park();
+                let _ = &dir;
+            }
+        });
+    }
+}
+
+fn load(dir: &DataDir, plan: Plan, shared: &Shared, seed: u64) {
+    let settings = &shared.settings;
+    let place = recover::Place {
+        shard: plan.shard,
+        shards: settings.shards,
+        databases: settings.databases,
+        routing: match settings.slots {
+            Some(_) => Routing::Slots,
+            None => Routing::KevyHash,
+        },
+        seed: seed.wrapping_add((plan.shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+    };
+    let done = &shared.durable.loading.done;
+    let loaded = match recover::load(dir, &plan, place, |bytes| {
+        done.fetch_add(bytes, Relaxed);
+    }) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            log(&error.to_string());
+            std::process::exit(1);
+        }
+    };
+    let at = next_position(&plan);
+    shared.durable.loading.put(Loaded {
+        shard: loaded,
+        start: Start {
+            shard: plan.shard,
+            at,
+            parent: plan.end,
+            routing: dir.meta.routing,
+            next_seq: plan.next_seq,
+            segments: plan
+                .segments
+                .iter()
+                .map(|(seq, end, bytes)| OldSegment {
+                    seq: *seq,
+                    end: *end,
+                    bytes: *bytes,
+                })
+                .collect(),
+            snapshots: plan.snapshots.clone(),
+            snapshot_bytes: plan.snapshot_bytes,
+        },
+    });
+}
+
+/// Where a stream goes on: after a stop in order, where it was. After a crash something may be lost that
+/// others have seen, so a new history begins, far above whatever the old one can have reached.
+fn next_position(plan: &Plan) -> Position {
+    if plan.is_clean && plan.end.generation > 0 {
+        return plan.end;
+    }
+    let now = now_ms();
+    Position {
+        generation: now.max(plan.generation + 1),
+        offset: (plan.end.offset + (1 << 20)).max((now / 1000) << 20),
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A bar on a terminal; otherwise a line now and then.
+fn show_progress(shared: &Shared, bytes: u64) {
+    let loading = &shared.durable.loading;
+    let bar = std::io::stderr().is_terminal();
+    let mut told = Instant::now();
+    while shared.loading.load(Relaxed) && !shared.is_stopping() {
+        let done = loading.done.load(Relaxed).min(bytes);
+        let percent = done * 100 / bytes.max(1);
+        if bar {
+            let full = (percent / 4) as usize;
+            eprint!("\rloading [{}{}] {percent:3} %", "#".repeat(full), " ".repeat(25 - full));
+        } else if told.elapsed() >= Duration::from_secs(2) {
+            told = Instant::now();
+            log(&format!("loading: {percent} % of {bytes} bytes"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    if bar {
+        eprintln!();
+    }
+}

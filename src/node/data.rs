@@ -1,0 +1,225 @@
+//! The data directory as the node finds it: locked, of our format, and readable.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    journal::{FileName, meta::Meta},
+    recover::Files,
+    route::Routing,
+};
+
+/// Why a data directory cannot be used.
+#[derive(Debug)]
+pub enum DataError {
+    /// Something the operating system refused.
+    Io(&'static str, PathBuf, io::Error),
+    /// Another process has it.
+    InUse(PathBuf),
+    /// `ringkeep.meta` is damaged.
+    Meta(PathBuf, String),
+    /// The data is split into another number of shards.
+    Shards {
+        /// The directory.
+        dir: PathBuf,
+        /// As it was made.
+        there: u32,
+        /// As asked for.
+        asked: u32,
+    },
+    /// Keys are placed in another way.
+    Routing(PathBuf),
+}
+
+impl std::fmt::Display for DataError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DataError::Io(what, path, error) => {
+                write!(out, "cannot {what} {}: {error}", path.display())?;
+                match error.kind() {
+                    ErrorKind::PermissionDenied => write!(
+                        out,
+                        "; the directory and its files have to belong to the user that the node runs as"
+                    ),
+                    ErrorKind::ReadOnlyFilesystem => {
+                        write!(out, "; the file system is mounted read-only")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            DataError::InUse(dir) => {
+                write!(out, "another node runs on {}", dir.display())
+            }
+            DataError::Meta(path, why) => write!(out, "{} is damaged: {why}", path.display()),
+            DataError::Shards { dir, there, asked } => write!(
+                out,
+                "{} has {there} shard(s), not {asked}: start with --shards {there}, or change it with \
+                 `ringkeep reshard {} --shards {asked}`",
+                dir.display(),
+                dir.display()
+            ),
+            DataError::Routing(dir) => write!(
+                out,
+                "{} was written with another setting of --cluster",
+                dir.display()
+            ),
+        }
+    }
+}
+
+/// A data directory that is ours until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// What it is.
+    pub meta: Meta,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens a data directory, which is made if it is not there; `wanted` is what a new one becomes.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn open(path: &Path, wanted: Meta) -> Result<Self, DataError> {
+        let failed = |what| move |error| DataError::Io(what, path.to_owned(), error);
+        fs::create_dir_all(path).map_err(failed("make"))?;
+        let lock = Self::lock(path)?;
+        let name = path.join(FileName::Meta.to_string());
+        let meta = match fs::read(&name) {
+            Ok(bytes) => {
+                Meta::read(&bytes).map_err(|why| DataError::Meta(name.clone(), why.to_string()))?
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                write_durably(path, FileName::Meta, &wanted.compose())
+                    .map_err(|error| DataError::Io("write", name, error))?;
+                wanted
+            }
+            Err(error) => return Err(DataError::Io("read", name, error)),
+        };
+        let dir = Self {
+            path: path.to_owned(),
+            meta,
+            _lock: lock,
+        };
+        dir.remove_unfinished().map_err(failed("tidy up"))?;
+        Ok(dir)
+    }
+
+    fn lock(path: &Path) -> Result<File, DataError> {
+        let name = path.join(FileName::Lock.to_string());
+        let failed = |error| DataError::Io("lock", name.clone(), error);
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let mut file = options.open(&name).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // For people who look; the lock is what counts.
+        let _ = file.set_len(0);
+        let _ = writeln!(file, "{}", std::process::id());
+        Ok(file)
+    }
+
+    /// Snapshots that were not published are of no use to anybody.
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(FileName::is_unfinished) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Is the directory one for a node that wants this?
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn check(&self, wanted: &Meta) -> Result<(), DataError> {
+        if self.meta.shard_count != wanted.shard_count {
+            return Err(DataError::Shards {
+                dir: self.path.clone(),
+                there: self.meta.shard_count,
+                asked: wanted.shard_count,
+            });
+        }
+        if self.meta.routing != wanted.routing {
+            return Err(DataError::Routing(self.path.clone()));
+        }
+        Ok(())
+    }
+
+    /// Removes files that hold nothing.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn remove(&self, names: &[FileName]) -> io::Result<()> {
+        for name in names {
+            fs::remove_file(self.path.join(name.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Files for DataDir {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that is no text is none of ours.
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path.join(name))?.len())
+    }
+
+    fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let file = File::open(self.path.join(name))?;
+        let mut done = 0;
+        while done < into.len() {
+            match file.read_at(&mut into[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(len) => done += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The number under which a way to place keys is kept.
+pub fn routing_number(routing: Routing) -> u32 {
+    match routing {
+        Routing::KevyHash => 0,
+        Routing::Slots => 1,
+    }
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+///
+/// # Errors
+/// What the operating system said.
+pub fn write_durably(dir: &Path, name: FileName, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = dir.join(name.unfinished());
+    let mut file = File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, dir.join(name.to_string()))?;
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,504 @@
+//! The journal of one shard as its core writes it: segments, group commit, syncs.
+//!
+//! One write is in flight at a time; what comes meanwhile goes with the next one, so the slower the disk
+//! is, the more requests share a write. A segment is made ready before the one in use is full. Every request
+//! to the ring ends in an event that comes back here; nothing waits.
+
+use std::path::PathBuf;
+
+use uring::{FileId, OpenHow, Reactor};
+
+use super::{
+    Fsync,
+    frontier::{Frontier, SharedUnit},
+    mark,
+};
+use crate::journal::{
+    Block, FileName, Position, Stream,
+    segment::{SEGMENT_HEADER_LEN, Segment as Header},
+};
+
+/// Bytes that one write takes, unless one block is longer.
+const WRITE_LEN: usize = 1 << 20;
+
+/// What a request to the ring was for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A block was written.
+    Block = 1,
+    /// The header of a fresh segment was written.
+    Header,
+    /// The segment in use was synced.
+    Sync,
+    /// Space was reserved for the next segment.
+    Reserve,
+    /// The name of the next segment is durable.
+    Name,
+    /// The last block of a node that stops was written.
+    Close,
+}
+
+impl Step {
+    /// Of a mark.
+    pub fn of(step: u8) -> Option<Self> {
+        [
+            Self::Block,
+            Self::Header,
+            Self::Sync,
+            Self::Reserve,
+            Self::Name,
+            Self::Close,
+        ]
+        .into_iter()
+        .find(|known| *known as u8 == step)
+    }
+}
+
+/// Where a journal is kept.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its shard.
+    pub shard: usize,
+    /// The shard's number among those of its core.
+    pub own: usize,
+    /// Shards of the node.
+    pub shards: usize,
+    /// How keys are placed on them, as a number.
+    pub routing: u32,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The same, open.
+    pub folder: FileId,
+    /// Bytes of a segment, unless one write is longer.
+    pub segment_len: u64,
+    /// Number of the next segment.
+    pub next_seq: u64,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+struct Segment {
+    file: FileId,
+    seq: u64,
+    at: u64,
+}
+
+/// The segment that comes next.
+#[derive(Debug)]
+enum Next {
+    None,
+    /// It is being made.
+    Making(FileId, u64),
+    /// Its header can be written.
+    Made(FileId, u64),
+}
+
+/// A write in flight.
+#[derive(Debug)]
+struct Flight {
+    end: u64,
+    len: u64,
+    durable: bool,
+}
+
+/// A segment that is no longer written to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OldSegment {
+    /// Its number.
+    pub seq: u64,
+    /// The offset behind its last frame.
+    pub end: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Why nothing is written any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// What failed.
+    pub step: &'static str,
+    /// What the kernel said.
+    pub errno: i32,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Journal {
+    place: Place,
+    active: Option<Segment>,
+    next: Next,
+    /// The header of the segment in use is being written.
+    is_heading: bool,
+    flight: Option<Flight>,
+    /// What a sync in flight covers.
+    syncing: Option<u64>,
+    wants_sync: bool,
+    /// End of what was written, synced or not.
+    written: u64,
+    /// The history that a fresh segment goes on from.
+    parent: Position,
+    /// Nothing is written until a snapshot makes a new beginning.
+    is_suspended: bool,
+    /// The block that says so is on its way, or written, when the node stops in order.
+    closing: Option<bool>,
+    /// Tells events of what was given up from others.
+    era: u8,
+    /// How far the disk and the other shards are.
+    pub frontier: Frontier,
+    /// Nothing is written until this is over.
+    pub trouble: Option<Trouble>,
+    /// Bytes written since the start.
+    pub bytes: u64,
+    /// Writes since the start.
+    pub writes: u64,
+    /// Syncs and durable writes since the start.
+    pub syncs: u64,
+    /// Segments before the one in use.
+    pub old_segments: Vec<OldSegment>,
+}
+
+impl Journal {
+    /// A journal that goes on at `at`, where the recovered history ended at `parent`.
+    pub fn new(place: Place, at: Position, parent: Position) -> Self {
+        Self {
+            frontier: Frontier::new(at.offset),
+            written: at.offset,
+            parent,
+            place,
+            active: None,
+            next: Next::None,
+            is_heading: false,
+            flight: None,
+            syncing: None,
+            wants_sync: false,
+            is_suspended: false,
+            closing: None,
+            era: 0,
+            trouble: None,
+            bytes: 0,
+            writes: 0,
+            syncs: 0,
+            old_segments: Vec::new(),
+        }
+    }
+
+    /// The shard whose journal it is.
+    pub fn shard(&self) -> usize {
+        self.place.shard
+    }
+
+    /// Has everything below `end` been written and synced, with nothing in flight?
+    pub fn is_settled(&self, end: u64) -> bool {
+        self.is_suspended()
+            || (self.flight.is_none()
+                && self.syncing.is_none()
+                && !self.is_heading
+                && self.frontier.synced_end() >= end)
+    }
+
+    /// Hands to the ring what can be handed over now.
+    pub fn step<R: Reactor>(&mut self, stream: &mut Stream, fsync: Fsync, reactor: &mut R) {
+        if self.is_suspended() {
+            return;
+        }
+        let half_full = self
+            .active
+            .as_ref()
+            .is_none_or(|active| active.at > self.place.segment_len / 2);
+        if half_full && matches!(self.next, Next::None) {
+            self.make_next(reactor);
+        }
+        if self.flight.is_some() || self.is_heading {
+            return;
+        }
+        let pending = stream.pending_bytes() as u64;
+        if pending > 0 {
+            match &self.active {
+                None => self.begin_segment(stream.generation(), reactor),
+                Some(active)
+                    if active.at + pending > self.place.segment_len
+                        && active.at > SEGMENT_HEADER_LEN as u64 =>
+                {
+                    self.roll(stream.generation(), reactor);
+                }
+                Some(_) => self.write(stream, fsync, reactor),
+            }
+        }
+        let is_behind = self.frontier.synced_end() < self.written;
+        if (self.wants_sync || fsync == Fsync::Always) && is_behind && self.flight.is_none() {
+            self.sync(reactor);
+        }
+    }
+
+    /// Does nothing happen until a snapshot makes a new beginning?
+    pub fn is_suspended(&self) -> bool {
+        self.is_suspended || self.trouble.is_some()
+    }
+
+    /// The journal is of data that is gone.
+    pub fn suspend(&mut self) {
+        self.is_suspended = true;
+    }
+
+    /// Bytes of all segments that are there.
+    pub fn size(&self) -> u64 {
+        let old: u64 = self.old_segments.iter().map(|old| old.bytes).sum();
+        old + self.active.as_ref().map_or(0, |active| active.at)
+    }
+
+    /// Forgets the segments in which everything lies below `end`; their numbers.
+    pub fn take_older(&mut self, end: u64) -> impl Iterator<Item = u64> {
+        let (older, kept) = std::mem::take(&mut self.old_segments)
+            .into_iter()
+            .partition::<Vec<_>, _>(|old| old.end <= end);
+        self.old_segments = kept;
+        older.into_iter().map(|old| old.seq)
+    }
+
+    /// Says on the disk that nothing follows. Everything else was written.
+    pub fn close<R: Reactor>(&mut self, stream: &mut Stream, reactor: &mut R) {
+        let Some(active) = self.active.as_ref().filter(|_| !self.is_suspended()) else {
+            // A node that wrote nothing has nothing to say.
+            self.closing = Some(true);
+            return;
+        };
+        let mut block = stream.clean_end();
+        block.seal(active.seq, self.frontier.synced_end());
+        self.closing = Some(false);
+        let (file, at) = (active.file, active.at);
+        reactor.write_durable(file, block.into_bytes(), at, self.mark(Step::Close));
+    }
+
+    /// Has [`close`](Journal::close) done all?
+    pub fn is_closed(&self) -> bool {
+        self.closing == Some(true)
+    }
+
+    /// Everything that is written is to be synced.
+    pub fn want_sync(&mut self) {
+        self.wants_sync = self.frontier.synced_end() < self.written;
+    }
+
+    fn make_next<R: Reactor>(&mut self, reactor: &mut R) {
+        let seq = self.place.next_seq;
+        let name = FileName::Segment {
+            shard: self.place.shard as u32,
+            seq,
+        };
+        let path = self.place.dir.join(name.to_string());
+        let how = OpenHow {
+            create: true,
+            exclusive: true,
+            ..OpenHow::default()
+        };
+        match reactor.open(&path, how) {
+            Ok(file) => {
+                self.place.next_seq += 1;
+                reactor.reserve(file, self.place.segment_len, self.mark(Step::Reserve));
+                self.next = Next::Making(file, seq);
+            }
+            Err(error) => self.fail("making a segment", error.raw_os_error().unwrap_or(0)),
+        }
+    }
+
+    /// Leaves the full segment, once all of it is synced.
+    fn roll<R: Reactor>(&mut self, generation: u64, reactor: &mut R) {
+        if self.frontier.synced_end() < self.written {
+            return self.sync(reactor);
+        }
+        if self.syncing.is_some() || !matches!(self.next, Next::Made(..)) {
+            return;
+        }
+        if let Some(full) = self.active.take() {
+            self.old_segments.push(OldSegment {
+                seq: full.seq,
+                end: self.written,
+                bytes: full.at,
+            });
+            reactor.close_file(full.file);
+        }
+        self.parent = Position {
+            generation,
+            offset: self.written,
+        };
+        self.begin_segment(generation, reactor);
+    }
+
+    fn begin_segment<R: Reactor>(&mut self, generation: u64, reactor: &mut R) {
+        let Next::Made(file, seq) = self.next else {
+            return;
+        };
+        self.next = Next::None;
+        let header = Header {
+            seq,
+            shard: self.place.shard as u32,
+            shard_count: self.place.shards as u32,
+            routing: self.place.routing,
+            start: Position {
+                generation,
+                offset: self.written,
+            },
+            parent: self.parent,
+        };
+        let header = header.compose().to_vec();
+        self.active = Some(Segment {
+            file,
+            seq,
+            at: header.len() as u64,
+        });
+        self.is_heading = true;
+        reactor.write_durable(file, header, 0, self.mark(Step::Header));
+    }
+
+    fn write<R: Reactor>(&mut self, stream: &mut Stream, fsync: Fsync, reactor: &mut R) {
+        let Some(active) = &self.active else { return };
+        let (seq, synced) = (active.seq, self.frontier.synced_end());
+        let Some(first) = stream.take_block() else {
+            return;
+        };
+        let mut end = first.end();
+        let mut bytes = self.sealed(first, seq, synced);
+        // Units over several shards have blocks of their own; they still share a write.
+        while bytes.len() < WRITE_LEN
+            && stream.pending_bytes() > 0
+            && let Some(block) = stream.take_block()
+        {
+            end = block.end();
+            let more = self.sealed(block, seq, synced);
+            bytes.extend_from_slice(&more);
+            stream.reuse(more);
+        }
+        let Some(active) = &self.active else { return };
+        let durable = fsync == Fsync::Always && synced == self.written;
+        self.flight = Some(Flight {
+            end,
+            len: bytes.len() as u64,
+            durable,
+        });
+        self.bytes += bytes.len() as u64;
+        self.writes += 1;
+        let (file, at, mark) = (active.file, active.at, self.mark(Step::Block));
+        if durable {
+            self.syncs += 1;
+            reactor.write_durable(file, bytes, at, mark);
+        } else {
+            reactor.write(file, bytes, at, mark);
+        }
+    }
+
+    fn sealed(&mut self, mut block: Block, seq: u64, synced: u64) -> Vec<u8> {
+        block.seal(seq, synced);
+        if block.is_shared() {
+            let others = block.participants().iter();
+            self.frontier.expect(SharedUnit {
+                first: block.first(),
+                end: block.end(),
+                others: others
+                    .map(|(shard, first)| (*shard as usize, *first))
+                    .filter(|(shard, _)| *shard != self.place.shard)
+                    .collect(),
+            });
+        }
+        block.into_bytes()
+    }
+
+    fn sync<R: Reactor>(&mut self, reactor: &mut R) {
+        if let (None, Some(active)) = (self.syncing, &self.active) {
+            self.syncing = Some(self.written);
+            self.wants_sync = false;
+            self.syncs += 1;
+            reactor.sync(active.file, self.mark(Step::Sync));
+        }
+    }
+
+    /// Was this asked for before what happened last to be given up?
+    pub fn is_stale(&self, era: u8) -> bool {
+        self.era != era
+    }
+
+    /// A write is over.
+    pub fn on_written(&mut self, step: Step, result: Result<(), i32>) {
+        if step == Step::Close {
+            self.closing = Some(true);
+            return;
+        }
+        if step == Step::Header {
+            self.is_heading = false;
+            if let Err(errno) = result {
+                self.fail("writing a segment header", errno);
+            }
+            return;
+        }
+        let Some(flight) = self.flight.take() else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.written = flight.end;
+                if let Some(active) = &mut self.active {
+                    active.at += flight.len;
+                }
+                if flight.durable {
+                    self.frontier.synced(flight.end);
+                }
+            }
+            Err(errno) => self.fail("writing", errno),
+        }
+    }
+
+    /// A sync of the segment or of the folder, or a reservation, is over.
+    pub fn on_done<R: Reactor>(&mut self, step: Step, result: Result<(), i32>, reactor: &mut R) {
+        match (step, result) {
+            (Step::Sync, Ok(())) => {
+                if let Some(end) = self.syncing.take() {
+                    self.frontier.synced(end);
+                }
+            }
+            (Step::Sync, Err(errno)) => {
+                self.syncing = None;
+                self.fail("syncing", errno);
+            }
+            (Step::Reserve, Ok(())) => reactor.sync(self.place.folder, self.mark(Step::Name)),
+            (Step::Name, Ok(())) => {
+                if let Next::Making(file, seq) = self.next {
+                    self.next = Next::Made(file, seq);
+                }
+            }
+            (_, Err(errno)) => self.fail("making a segment", errno),
+            (Step::Block | Step::Header | Step::Close, Ok(())) => {}
+        }
+    }
+
+    fn fail(&mut self, step: &'static str, errno: i32) {
+        self.trouble.get_or_insert(Trouble { step, errno });
+    }
+
+    /// A snapshot has made everything below `at` durable: the journal goes on from there in a fresh segment.
+    pub fn heal<R: Reactor>(&mut self, at: Position, reactor: &mut R) {
+        let unused = match std::mem::replace(&mut self.next, Next::None) {
+            Next::Making(file, _) | Next::Made(file, _) => Some(file),
+            Next::None => None,
+        };
+        let used = self.active.take();
+        if let Some(used) = &used {
+            self.old_segments.push(OldSegment {
+                seq: used.seq,
+                end: self.frontier.synced_end(),
+                bytes: used.at,
+            });
+        }
+        for file in unused.into_iter().chain(used.map(|used| used.file)) {
+            reactor.close_file(file);
+        }
+        (self.trouble, self.flight, self.syncing) = (None, None, None);
+        (self.is_heading, self.wants_sync, self.is_suspended) = (false, false, false);
+        self.era = self.era.wrapping_add(1);
+        self.written = at.offset;
+        self.parent = at;
+        self.frontier = Frontier::new(at.offset);
+    }
+
+    fn mark(&self, step: Step) -> u64 {
+        mark(self.place.own, self.era, step as u8)
+    }
+}

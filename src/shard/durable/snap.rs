@@ -1,0 +1,297 @@
+//! A snapshot of one shard on its way to the disk, a slice per turn.
+//!
+//! The walk goes through the shard while commands change it; what they do to keys that it has passed goes into
+//! the file too, so that the file is exactly the shard as it was when the walk ended. It counts once it is
+//! synced, named, and everything up to its end is durable in the journal.
+
+use std::path::PathBuf;
+
+use uring::{FileId, OpenHow, Reactor};
+
+use super::mark;
+use crate::{
+    cmd::Shard,
+    journal::{
+        FileName, Position,
+        snapshot::{Composer, Kind, Snapshot},
+    },
+    store::Budget,
+};
+
+/// What one slice writes down at most.
+const SLICE: Budget = Budget {
+    records: 128,
+    bytes: 32 << 10,
+};
+/// Bytes of chunks from which on they are written.
+const WRITE_LEN: usize = 256 << 10;
+/// Writes on their way to the disk.
+const FLIGHTS_MAX: usize = 2;
+
+/// What a request to the ring was for; see [`Step`](super::journal::Step).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SnapStep {
+    /// A chunk was written.
+    Chunk = 16,
+    /// The file was synced.
+    Sync,
+    /// It got its name.
+    Rename,
+    /// The name is durable.
+    Name,
+    /// An older file was removed.
+    Remove,
+}
+
+impl SnapStep {
+    /// Of a mark.
+    pub fn of(step: u8) -> Option<Self> {
+        [Self::Chunk, Self::Sync, Self::Rename, Self::Name, Self::Remove]
+            .into_iter()
+            .find(|known| *known as u8 == step)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Chunk => "writing a snapshot",
+            Self::Sync => "syncing a snapshot",
+            Self::Rename | Self::Name => "naming a snapshot",
+            Self::Remove => "removing a file",
+        }
+    }
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Walking,
+    /// The footer is on its way.
+    Ending,
+    Syncing,
+    /// Synced; the journal is not that far yet.
+    Waiting,
+    Renaming,
+    Naming,
+}
+
+/// Where snapshots of a shard go.
+#[derive(Clone, Debug)]
+pub struct SnapPlace {
+    /// The shard.
+    pub shard: usize,
+    /// Its number among those of its core.
+    pub own: usize,
+    /// Shards of the node.
+    pub shards: usize,
+    /// How keys are placed on them, as a number.
+    pub routing: u32,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The same, open.
+    pub folder: FileId,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Snap {
+    place: SnapPlace,
+    /// Its number.
+    pub seq: u64,
+    file: FileId,
+    at: u64,
+    flights: usize,
+    phase: Phase,
+    composer: Option<Composer>,
+    /// Chunks that are not written yet.
+    chunks: Vec<u8>,
+    /// Where the shard's stream was when the walk ended.
+    end: Option<Position>,
+    /// The round that it belongs to, if a client asked for it.
+    pub is_asked: bool,
+    /// The journal goes on behind it in a fresh segment.
+    pub heals: bool,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// How a snapshot ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It is there, and will be after a crash: everything below this.
+    Published(Position),
+    /// Something failed: what, and what the kernel said.
+    Failed(&'static str, i32),
+}
+
+impl Snap {
+    /// Begins a snapshot of a shard that is here and whose stream is at `position`.
+    ///
+    /// # Errors
+    /// The errno of opening the file.
+    pub fn begin<R: Reactor>(
+        place: SnapPlace,
+        seq: u64,
+        shard: &mut Shard,
+        position: Position,
+        reactor: &mut R,
+    ) -> Result<Self, i32> {
+        let how = OpenHow {
+            create: true,
+            truncate: true,
+            ..OpenHow::default()
+        };
+        let name = place.name(seq);
+        let file = reactor
+            .open(&place.dir.join(name.unfinished()), how)
+            .map_err(|error| error.raw_os_error().unwrap_or(0))?;
+        let header = Snapshot {
+            seq,
+            shard: place.shard as u32,
+            shard_count: place.shards as u32,
+            routing: place.routing,
+            generation: position.generation,
+            start: position.offset,
+        };
+        let mut chunks = Vec::new();
+        let composer = Composer::new(&header, &mut chunks);
+        shard.begin_walk();
+        Ok(Self {
+            place,
+            seq,
+            file,
+            at: 0,
+            flights: 0,
+            phase: Phase::Walking,
+            composer: Some(composer),
+            chunks,
+            end: None,
+            is_asked: false,
+            heals: false,
+            bytes: 0,
+        })
+    }
+
+    /// Is there something to do that no event will tell of?
+    pub fn has_work(&self) -> bool {
+        self.phase == Phase::Walking && self.flights < FLIGHTS_MAX
+    }
+
+    /// Where the walk ended, if it has.
+    pub fn end(&self) -> Option<Position> {
+        self.end
+    }
+
+    /// Works for one turn on a shard that is here. `position` is where its stream is, `passed` how far that is
+    /// durable. True when the walk has just ended.
+    pub fn step<R: Reactor>(
+        &mut self,
+        shard: &mut Shard,
+        position: Position,
+        passed: u64,
+        reactor: &mut R,
+    ) -> bool {
+        match self.phase {
+            Phase::Walking if self.flights < FLIGHTS_MAX => {
+                return self.walk(shard, position, reactor);
+            }
+            Phase::Ending if self.flights == 0 => {
+                self.phase = Phase::Syncing;
+                reactor.sync(self.file, self.mark(SnapStep::Sync));
+            }
+            Phase::Waiting if self.heals || self.end.is_some_and(|end| end.offset <= passed) => {
+                let name = self.place.name(self.seq);
+                let from = self.place.dir.join(name.unfinished());
+                let to = self.place.dir.join(name.to_string());
+                self.phase = Phase::Renaming;
+                reactor.rename(&from, &to, self.mark(SnapStep::Rename));
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn walk<R: Reactor>(&mut self, shard: &mut Shard, position: Position, reactor: &mut R) -> bool {
+        let Some(composer) = &mut self.composer else {
+            return false;
+        };
+        // What happened since the last slice stands behind it and before the next one.
+        shard.take_noted(|database, count, frames| {
+            let chunk = composer.open(&mut self.chunks);
+            self.chunks.extend_from_slice(frames);
+            composer.close(&mut self.chunks, chunk, Kind::Frames, database, count);
+        });
+        let chunk = composer.open(&mut self.chunks);
+        let slice = shard.walk_on(SLICE, &mut self.chunks);
+        let (database, count) = (slice.database as u32, slice.records as u32);
+        composer.close(&mut self.chunks, chunk, Kind::Records, database, count);
+        if slice.is_last {
+            shard.end_walk();
+            self.end = Some(position);
+            self.phase = Phase::Ending;
+            if let Some(composer) = self.composer.take() {
+                self.bytes = composer.finish(&mut self.chunks, position.offset);
+            }
+        }
+        if slice.is_last || self.chunks.len() >= WRITE_LEN {
+            let chunks = std::mem::take(&mut self.chunks);
+            let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
+            self.at += chunks.len() as u64;
+            self.flights += 1;
+            reactor.write(self.file, chunks, at, mark);
+        }
+        slice.is_last
+    }
+
+    /// A request is over; how the snapshot ended, if that ends it.
+    pub fn on_done<R: Reactor>(
+        &mut self,
+        step: SnapStep,
+        result: Result<(), i32>,
+        reactor: &mut R,
+    ) -> Option<Ended> {
+        if step == SnapStep::Chunk {
+            self.flights -= 1;
+        }
+        if let Err(errno) = result {
+            return Some(Ended::Failed(step.name(), errno));
+        }
+        match step {
+            SnapStep::Chunk => {}
+            SnapStep::Sync => self.phase = Phase::Waiting,
+            SnapStep::Rename => {
+                self.phase = Phase::Naming;
+                reactor.sync(self.place.folder, self.mark(SnapStep::Name));
+            }
+            SnapStep::Name => {
+                reactor.close_file(self.file);
+                return self.end.map(Ended::Published);
+            }
+            SnapStep::Remove => {}
+        }
+        None
+    }
+
+    /// Gives up: closes the file and has it removed.
+    pub fn give_up<R: Reactor>(&self, shard: Option<&mut Shard>, reactor: &mut R) {
+        if let Some(shard) = shard {
+            shard.end_walk();
+        }
+        reactor.close_file(self.file);
+        let name = self.place.name(self.seq).unfinished();
+        reactor.remove(&self.place.dir.join(name), self.mark(SnapStep::Remove));
+    }
+
+    fn mark(&self, step: SnapStep) -> u64 {
+        // The number tells events of a snapshot that was given up from those of the next one.
+        mark(self.place.own, self.seq as u8, step as u8)
+    }
+}
+
+impl SnapPlace {
+    fn name(&self, seq: u64) -> FileName {
+        FileName::Snapshot {
+            shard: self.shard as u32,
+            seq,
+        }
+    }
+}
