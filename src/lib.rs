@@ -12,6 +12,7 @@ pub mod journal;
 pub mod mesh;
 pub mod node;
 pub mod rdb;
+pub mod recover;
 pub mod repl;
 pub mod resp;
 pub mod route;

@@ -1,8 +1,6 @@
 //! What is fixed for a data directory, in its file `ringkeep.meta`.
 
-use zerocopy::{
-    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U32,
-};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U32};
 
 use super::segment::{HeaderFault, VERSION, check_header, header_sum};
 
@@ -78,7 +76,10 @@ mod tests {
         let bytes = meta.compose();
         assert_eq!(Meta::read(&bytes), Ok(meta));
         assert_eq!(Meta::read(&bytes[..19]), Err(HeaderFault::Cut));
-        assert_eq!(Meta::read(&[&bytes[..], b"x"].concat()), Err(HeaderFault::Numbers));
+        assert_eq!(
+            Meta::read(&[&bytes[..], b"x"].concat()),
+            Err(HeaderFault::Numbers)
+        );
         assert_eq!(Meta::read(&[0; META_LEN]), Err(HeaderFault::Magic));
         let mut later = bytes;
         later[4] = 2;

@@ -90,7 +90,10 @@ mod tests {
             (FileName::Meta, "ringkeep.meta"),
             (segment(0, 1), "journal-0-0000000000000001.rkj"),
             (segment(12, u64::MAX), "journal-12-ffffffffffffffff.rkj"),
-            (snapshot(u32::MAX, 0xabc), "snapshot-4294967295-0000000000000abc.rks"),
+            (
+                snapshot(u32::MAX, 0xabc),
+                "snapshot-4294967295-0000000000000abc.rks",
+            ),
         ] {
             assert_eq!(file.to_string(), name);
             assert_eq!(FileName::parse(name), Some(file));

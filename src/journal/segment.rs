@@ -120,10 +120,15 @@ impl fmt::Display for HeaderFault {
             Self::Cut => out.write_str("the file ends inside its header"),
             Self::Magic => out.write_str("the file begins with other bytes than its kind has"),
             Self::Version(version) => {
-                write!(out, "the file has version {version} of its format, {VERSION} is known")
+                write!(
+                    out,
+                    "the file has version {version} of its format, {VERSION} is known"
+                )
             }
             Self::Sum => out.write_str("the sum of the file's header is wrong"),
-            Self::Numbers => out.write_str("the numbers of the file's header contradict one another"),
+            Self::Numbers => {
+                out.write_str("the numbers of the file's header contradict one another")
+            }
         }
     }
 }
@@ -159,8 +164,18 @@ pub const BLOCK_MAGIC: [u8; 4] = *b"RKJB";
 /// Flag of the block that says: the node stopped in order, nothing follows.
 pub const CLEAN_END: u32 = 1;
 
-/// One participant of a unit over several shards, in a block's body: 12 bytes.
-pub const PARTICIPANT_LEN: usize = 12;
+/// One part of a unit over several shards, at the start of a block's body.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Participant {
+    pub(super) shard: U32,
+    /// Offset of the part's first frame.
+    pub(super) first: U64,
+}
+
+/// Bytes of a participant.
+pub(super) const PARTICIPANT_LEN: usize = size_of::<Participant>();
+const _: () = assert!(PARTICIPANT_LEN == 12);
 
 /// What stands before the body of a block.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]

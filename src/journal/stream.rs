@@ -7,7 +7,9 @@ use zerocopy::IntoBytes;
 use super::{
     Position,
     frame::{self, Frames, Head, Order},
-    segment::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN},
+    segment::{
+        BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN, Participant,
+    },
 };
 
 use crate::resp::Parser;
@@ -134,8 +136,11 @@ impl Stream {
         let mut bytes = self.fresh();
         bytes.reserve(room + self.bytes.len() - self.complete);
         for (shard, first) in participants {
-            bytes.extend_from_slice(&shard.to_le_bytes());
-            bytes.extend_from_slice(&first.to_le_bytes());
+            let row = Participant {
+                shard: (*shard).into(),
+                first: (*first).into(),
+            };
+            bytes.extend_from_slice(row.as_bytes());
         }
         bytes.extend_from_slice(&self.bytes[self.complete..]);
         self.bytes.truncate(self.complete);

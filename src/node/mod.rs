@@ -15,6 +15,8 @@ use std::{
 };
 
 pub use args::{Command, Options, USAGE, UsageError, parse};
+use boot::Boot;
+use data::DataError;
 use uring::{
     Doctor, Endpoint, KernelReactor, Reactor, RingConfig, Severity, Wake,
     affinity::{self, CoreNumber},
@@ -23,9 +25,13 @@ use uring::{
 
 use crate::{
     mesh,
+    recover::RecoverError,
     shard::{Core, Settings, Shared, lock, log},
     store::seed_collections,
 };
+
+/// Bytes of a segment of a journal.
+const SEGMENT_LEN: u64 = 64 << 20;
 
 /// Why the node did not start.
 #[derive(Debug)]

@@ -203,7 +203,7 @@ impl<R: Reactor> Core<R> {
         if !self.stopping {
             return false;
         }
-        let shared = &self.state.shared;
+        let shared = self.state.shared.clone();
         let mine = self
             .durable
             .as_mut()

@@ -182,11 +182,6 @@ impl Journal {
         }
     }
 
-    /// The shard whose journal it is.
-    pub fn shard(&self) -> usize {
-        self.place.shard
-    }
-
     /// Has everything below `end` been written and synced, with nothing in flight?
     pub fn is_settled(&self, end: u64) -> bool {
         self.is_suspended()

@@ -456,12 +456,9 @@ impl Kept {
         let home = state.homes.shards.shard(shard);
         let at = home.position();
         match Snap::begin(self.place.clone(), seq, home, at, reactor) {
-            Ok(snap) => {
-                self.snap = Some(Snap {
-                    is_asked,
-                    heals,
-                    ..snap
-                });
+            Ok(mut snap) => {
+                (snap.is_asked, snap.heals) = (is_asked, heals);
+                self.snap = Some(snap);
             }
             Err(errno) => self.end_failed("making a snapshot", errno, is_asked, state),
         }
