@@ -329,7 +329,10 @@ impl<'a> Chain<'a> {
         // What the part still to be found ends with, and the file that says so.
         let mut wanted: Option<(Position, FileName)> = None;
         for &(seq, scanned) in segments.iter().rev() {
-            if wanted.is_some_and(|(end, _)| end == start) {
+            let is_older = scanned.segment.start.generation < start.generation;
+            // What is older than the snapshot and nothing newer goes on from: the snapshot was the beginning
+            // of a new history.
+            if wanted.map_or(is_older, |(end, _)| end == start) {
                 return Ok(());
             }
             let file = self.segment_name(seq);

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     Position,
-    frame::{self, Head},
+    frame::{self, Frames, Head, Order},
     segment::{
         BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN, Participant,
     },
@@ -323,6 +323,12 @@ impl Block {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The same in the caller's hands; [`reuse`](Stream::reuse) takes the memory back.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
 
 /// A block that has grown so long is closed.
 pub const BLOCK_LEN: usize = 1 << 20;

@@ -47,7 +47,7 @@ impl Boot {
         };
         let dir = DataDir::open(dir, wanted).map_err(StartError::Data)?;
         dir.check(&wanted).map_err(StartError::Data)?;
-        let plans = recover::survey(&dir, settings.shards).map_err(StartError::Recover)?;
+        let plans = recover::survey(&dir, &dir.meta).map_err(StartError::Recover)?;
         for plan in &plans {
             plan.notes.iter().for_each(|note| log(note));
             dir.remove(&plan.unused).map_err(|error| {

@@ -1,11 +1,12 @@
 //! One shard filled from its files.
 
-use super::{Fault, Files, Plan, RecoverError, read};
+use super::{Files, Plan, RecoverError, read};
 use crate::{
     cmd::{Shard, Shards, effects::Replay},
     journal::{
         FileName,
         frame::{FrameFault, Frames},
+        plan::PlanError,
         scan::Scan,
         snapshot::{Chunk, Reader},
     },
@@ -43,7 +44,7 @@ pub fn load(
     if let Some(seq) = plan.snapshot {
         filling.snapshot(files, FileName::Snapshot { shard, seq }, &mut progress)?;
     }
-    for part in &plan.replay {
+    for part in &plan.replays {
         let name = FileName::Segment {
             shard,
             seq: part.seq,
@@ -96,7 +97,7 @@ impl Filling {
             at += bytes.len() as u64;
             progress(bytes.len() as u64);
             reader.feed(&bytes);
-            let refused = |fault| RecoverError::of(name, 0, Fault::Snapshot(fault));
+            let refused = |fault| RecoverError::Snapshot(name, fault);
             while let Some(chunk) = reader.next().map_err(refused)? {
                 match chunk {
                     Chunk::Records { database, body, .. } => self.records(name, at, database, body)?,
@@ -104,7 +105,7 @@ impl Filling {
                 }
             }
         }
-        let refused = |fault| RecoverError::of(name, 0, Fault::Snapshot(fault));
+        let refused = |fault| RecoverError::Snapshot(name, fault);
         reader.finish().map_err(refused)?;
         Ok(())
     }
@@ -118,11 +119,11 @@ impl Filling {
     ) -> Result<(), RecoverError> {
         let database = database as usize;
         if database >= self.databases {
-            return Err(RecoverError::of(name, at, Fault::Database(database)));
+            return Err(RecoverError::Database(name, database));
         }
         let keys = self.shards.keyspace(self.shard, database);
         keys.load(body)
-            .map_err(|error| RecoverError::of(name, at, Fault::Records(error.to_string())))?;
+            .map_err(|error| RecoverError::Record(name, at, error.to_string()))?;
         Ok(())
     }
 
@@ -135,7 +136,7 @@ impl Filling {
     ) -> Result<(), RecoverError> {
         let mut scan = Scan::default();
         let mut at = 0;
-        let refused = |fault| RecoverError::of(name, 0, Fault::Header(fault));
+        let refused = |fault| RecoverError::Plan(Box::new(PlanError::Header { file: name, fault }));
         loop {
             let bytes = read(files, name, at)?;
             if bytes.is_empty() {
@@ -168,7 +169,7 @@ impl Filling {
         mut frames: Frames<'_>,
         range: std::ops::Range<u64>,
     ) -> Result<(), RecoverError> {
-        let refused = |fault: FrameFault| RecoverError::of(name, at, Fault::Frame(fault));
+        let refused = |fault: FrameFault| RecoverError::Frame(name, at, fault);
         while let Some(frame) = frames.next().map_err(refused)? {
             if !range.contains(&frame.offset) {
                 continue;
@@ -182,7 +183,7 @@ impl Filling {
                         String::from_utf8_lossy(frame.args.at(0)),
                         frame.offset
                     );
-                    RecoverError::of(name, at, Fault::Unplayable(text))
+                    RecoverError::Unplayable(name, at, text)
                 })?;
         }
         Ok(())

@@ -4,21 +4,22 @@
 //! shards, because a unit over several of them counts in all or in none. [`load`] fills one shard.
 //! No file is opened here: [`Files`] is the directory.
 
-mod chain;
-mod error;
 mod load;
 
-use std::{collections::BTreeMap, io};
+use std::{fmt, io};
 
-use chain::{Piece, SharedAt};
-pub use error::{Fault, RecoverError};
 pub use load::{Place, load};
 
 use crate::journal::{
     FileName, Position,
+    frame::FrameFault,
+    meta::Meta,
+    plan::{PlanError, Replay, Scanned, SegmentFile, ShardFiles, SharedUnit, SnapshotFile, plan},
     scan::{Scan, Tail},
-    segment::HeaderFault,
-    snapshot::{FOOTER_LEN, SNAPSHOT_HEADER_LEN, Snapshot, Summary},
+    segment::{HeaderFault, SEGMENT_HEADER_LEN},
+    snapshot::{
+        FOOTER_LEN, SNAPSHOT_HEADER_LEN, Snapshot, SnapshotFault, SnapshotReason, Summary,
+    },
 };
 
 /// A data directory.
@@ -52,8 +53,8 @@ pub struct Plan {
     pub shard: usize,
     /// The snapshot that is loaded, if any.
     pub snapshot: Option<u64>,
-    /// Segments that are replayed behind it, with the frames of them that count.
-    pub replay: Vec<Replayed>,
+    /// The frames that are replayed behind it.
+    pub replays: Vec<Replay>,
     /// Where what is loaded ends.
     pub end: Position,
     /// The node had stopped in order.
@@ -62,13 +63,13 @@ pub struct Plan {
     pub next_seq: u64,
     /// The highest generation that any file names.
     pub generation: u64,
-    /// Segments that count: number, end, bytes.
+    /// Segments that count, or are kept: number, end, bytes.
     pub segments: Vec<(u64, u64, u64)>,
     /// Snapshots that are there.
     pub snapshots: Vec<u64>,
     /// Bytes of the snapshot.
     pub snapshot_bytes: u64,
-    /// Files that hold nothing that counts.
+    /// Files that nothing needs.
     pub unused: Vec<FileName>,
     /// Bytes to read.
     pub bytes: u64,
@@ -76,36 +77,73 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// The part of a segment that is replayed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Replayed {
-    /// Number of the segment.
-    pub seq: u64,
-    /// First frame.
-    pub from: u64,
-    /// Behind the last frame.
-    pub to: u64,
+/// Why a data directory cannot be loaded. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RecoverError {
+    /// The directory, or a file from some byte on, cannot be read.
+    Io(Option<FileName>, u64, String),
+    /// Something is missing or damaged.
+    Plan(Box<PlanError>),
+    /// A snapshot is damaged inside.
+    Snapshot(FileName, SnapshotFault),
+    /// A frame, near some byte, is none.
+    Frame(FileName, u64, FrameFault),
+    /// A frame, near some byte, does not run; which one and why.
+    Unplayable(FileName, u64, String),
+    /// A record, before some byte, is none.
+    Record(FileName, u64, String),
+    /// There are keys in a database that this node does not have.
+    Database(FileName, usize),
+    /// The file is of a shard that the directory does not have.
+    Shard(FileName, usize),
 }
 
-/// The files of one shard.
-#[derive(Debug, Default)]
+impl fmt::Display for RecoverError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(Some(file), at, why) => write!(out, "{file}: byte {at}: cannot be read: {why}"),
+            Self::Io(None, _, why) => write!(out, "the data directory cannot be read: {why}"),
+            Self::Plan(error) => write!(out, "{error}. What can be done: {}", error.remedy()),
+            Self::Snapshot(file, fault) => write!(out, "{file}: {fault}"),
+            Self::Frame(file, at, fault) => write!(out, "{file}: near byte {at}: {fault}"),
+            Self::Unplayable(file, at, why) => {
+                write!(out, "{file}: near byte {at}: a frame does not run: {why}")
+            }
+            Self::Record(file, at, why) => {
+                write!(out, "{file}: before byte {at}: a record cannot be read: {why}")
+            }
+            Self::Database(file, number) => write!(
+                out,
+                "{file}: it has keys in database {number}: start with --databases {} or more",
+                number + 1
+            ),
+            Self::Shard(file, count) => {
+                write!(out, "{file}: the directory has only {count} shard(s)")
+            }
+        }
+    }
+}
+
+impl std::error::Error for RecoverError {}
+
+/// What is found of one shard besides what [`plan`] needs.
+#[derive(Default)]
 struct Found {
-    snapshots: BTreeMap<u64, Position>,
-    pieces: Vec<Piece>,
+    files: ShardFiles,
     unused: Vec<FileName>,
-    bad: Vec<RecoverError>,
-    sizes: BTreeMap<FileName, u64>,
+    sizes: Vec<(FileName, u64)>,
 }
 
 /// Looks at everything in a directory.
 ///
 /// # Errors
 /// [`RecoverError`]: something that had been durable cannot be read.
-pub fn survey(files: &impl Files, shards: usize) -> Result<Vec<Plan>, RecoverError> {
+pub fn survey(files: &impl Files, meta: &Meta) -> Result<Vec<Plan>, RecoverError> {
+    let shards = meta.shard_count as usize;
     let mut found: Vec<Found> = (0..shards).map(|_| Found::default()).collect();
     let mut names: Vec<FileName> = files
         .names()
-        .map_err(|error| RecoverError::directory(&error))?
+        .map_err(|error| RecoverError::Io(None, 0, error.to_string()))?
         .iter()
         .filter_map(|name| FileName::parse(name))
         .collect();
@@ -114,32 +152,31 @@ pub fn survey(files: &impl Files, shards: usize) -> Result<Vec<Plan>, RecoverErr
         let (FileName::Segment { shard, .. } | FileName::Snapshot { shard, .. }) = name else {
             continue;
         };
-        let Some(found) = found.get_mut(shard as usize) else {
-            return Err(RecoverError::of(name, 0, Fault::Shard(shards)));
-        };
-        look(files, name, found)?;
+        let found = found.get_mut(shard as usize);
+        look(files, name, found.ok_or(RecoverError::Shard(name, shards))?)?;
     }
-    let mut plans = Vec::new();
-    for (shard, found) in found.into_iter().enumerate() {
-        plans.push((chain::follow(shard, &found)?, found));
-    }
-    chain::cut_consistently(&mut plans);
-    Ok(plans.into_iter().map(|(chain, found)| chain.plan(found)).collect())
+    let all: Vec<ShardFiles> = found.iter().map(|found| found.files.clone()).collect();
+    let plans = plan(meta, &all).map_err(|error| RecoverError::Plan(Box::new(error)))?;
+    let plans = plans.into_iter().zip(found).enumerate();
+    Ok(plans.map(|(shard, (plan, found))| found.plan(shard, plan)).collect())
 }
 
 /// Looks at one file.
 fn look(files: &impl Files, name: FileName, found: &mut Found) -> Result<(), RecoverError> {
-    let text = name.to_string();
-    let failed = |error: io::Error| RecoverError::of(name, 0, Fault::Io(error.to_string()));
-    let len = files.len(&text).map_err(failed)?;
-    found.sizes.insert(name, len);
+    let len = files
+        .len(&name.to_string())
+        .map_err(|error| RecoverError::Io(Some(name), 0, error.to_string()))?;
+    found.sizes.push((name, len));
     match name {
-        FileName::Snapshot { seq, .. } => match look_at_snapshot(files, name, len) {
-            Ok(end) => drop(found.snapshots.insert(seq, end)),
-            Err(error) => found.bad.push(error),
-        },
+        FileName::Snapshot { seq, .. } => found.files.snapshots.push(SnapshotFile {
+            seq,
+            found: look_at_snapshot(files, name, len)?,
+        }),
         FileName::Segment { seq, .. } => match scan(files, name, len)? {
-            Some(piece) => found.pieces.push(Piece { seq, len, ..piece }),
+            Some(found_here) => found.files.segments.push(SegmentFile {
+                seq,
+                found: found_here,
+            }),
             None => found.unused.push(name),
         },
         FileName::Lock | FileName::Meta => {}
@@ -147,90 +184,90 @@ fn look(files: &impl Files, name: FileName, found: &mut Found) -> Result<(), Rec
     Ok(())
 }
 
-/// Reads a segment from its beginning to its end; `None` if nothing was ever written to it.
-fn scan(files: &impl Files, name: FileName, len: u64) -> Result<Option<Piece>, RecoverError> {
+/// Reads a segment from its beginning to its end; `None` if nothing was ever written to it but, perhaps, a
+/// header that was cut off.
+fn scan(
+    files: &impl Files,
+    name: FileName,
+    len: u64,
+) -> Result<Option<Result<Scanned, HeaderFault>>, RecoverError> {
     let mut scan = Scan::default();
     let (mut at, mut shared) = (0, Vec::new());
-    let mut is_blank = true;
-    let refused = |fault| RecoverError::of(name, 0, Fault::Header(fault));
+    let mut refused = None;
     while at < len {
         let bytes = read(files, name, at)?;
         if bytes.is_empty() {
             break;
         }
+        let rest = if at == 0 {
+            &bytes[bytes.len().min(SEGMENT_HEADER_LEN)..]
+        } else {
+            &bytes[..]
+        };
         at += bytes.len() as u64;
-        is_blank &= bytes.iter().all(|byte| *byte == 0);
-        // A segment that was made and not used yet, or whose header was being written when the node died.
-        let is_headless = is_blank || (scan.segment().is_none() && is_torn_header(&bytes, at >= len));
-        if is_headless {
+        if refused.is_some() {
+            // Behind a header that was cut off there is nothing.
+            if rest.iter().any(|byte| *byte != 0) {
+                return Ok(refused.map(Err));
+            }
             continue;
         }
         scan.feed(&bytes);
-        while let Some(block) = scan.next().map_err(refused)? {
-            if block.participants().len() > 0 {
-                shared.push(SharedAt {
-                    first: block.first,
-                    end: block.end,
-                    parts: block
-                        .participants()
-                        .map(|(shard, first)| (shard as usize, first))
-                        .collect(),
-                });
+        loop {
+            match scan.next() {
+                Ok(None) => break,
+                Ok(Some(block)) => {
+                    let participants: Vec<(u32, u64)> = block.participants().collect();
+                    if !participants.is_empty() {
+                        shared.push(SharedUnit {
+                            first: block.first,
+                            participants,
+                        });
+                    }
+                }
+                Err(fault) => {
+                    let is_cut = !matches!(fault, HeaderFault::Version(_));
+                    if !is_cut || rest.iter().any(|byte| *byte != 0) {
+                        return Ok(Some(Err(fault)));
+                    }
+                    refused = Some(fault);
+                    break;
+                }
             }
         }
     }
-    let Some(header) = scan.segment().copied() else {
+    if refused.is_some() {
+        return Ok(None);
+    }
+    let Some(segment) = scan.segment().copied() else {
         return Ok(None);
     };
-    let end = scan.finish().map_err(refused)?;
-    if let Tail::Damaged { reason, .. } = end.tail {
-        return Err(RecoverError::of(name, end.at, Fault::Block(reason)));
-    }
-    Ok(Some(Piece {
-        seq: 0,
-        len,
-        start: header.start,
-        parent: header.parent,
-        end: end.next,
-        end_at: end.at,
-        tail: end.tail,
+    let found = scan.finish().map(|end| Scanned {
+        segment,
+        end,
         shared,
-    }))
+    });
+    Ok(Some(found))
 }
 
-/// Is this the whole of a file that has a torn header and nothing behind it?
-fn is_torn_header(bytes: &[u8], is_all: bool) -> bool {
-    use crate::journal::segment::{SEGMENT_HEADER_LEN, Segment};
-    let head = &bytes[..bytes.len().min(SEGMENT_HEADER_LEN)];
-    let is_bad = matches!(
-        Segment::read(head),
-        Err(HeaderFault::Cut | HeaderFault::Magic | HeaderFault::Sum)
-    );
-    let rest = &bytes[head.len()..];
-    is_bad && rest.iter().all(|byte| *byte == 0) && (is_all || bytes.len() > SEGMENT_HEADER_LEN)
-}
-
-/// Where a snapshot ends, if it is whole as far as its footer tells.
+/// What the header and the footer of a snapshot say.
 fn look_at_snapshot(
     files: &impl Files,
     name: FileName,
     len: u64,
-) -> Result<Position, RecoverError> {
+) -> Result<Result<(Snapshot, Summary), SnapshotFault>, RecoverError> {
     let tail_len = len.min(FOOTER_LEN as u64);
     let mut head = vec![0; SNAPSHOT_HEADER_LEN.min(len as usize)];
     let mut tail = vec![0; tail_len as usize];
-    let failed = |error: io::Error| RecoverError::of(name, 0, Fault::Io(error.to_string()));
+    let failed = |error: io::Error| RecoverError::Io(Some(name), 0, error.to_string());
     let text = name.to_string();
     files.read(&text, 0, &mut head).map_err(failed)?;
     files.read(&text, len - tail_len, &mut tail).map_err(failed)?;
-    let header = Snapshot::read(&head)
-        .map_err(|fault| RecoverError::of(name, 0, Fault::Header(fault)))?;
-    let summary = Summary::read(&tail, len)
-        .map_err(|fault| RecoverError::of(name, fault.at, Fault::Snapshot(fault)))?;
-    Ok(Position {
-        generation: header.generation,
-        offset: summary.end,
-    })
+    let header = Snapshot::read(&head).map_err(|fault| SnapshotFault {
+        at: 0,
+        reason: SnapshotReason::Header(fault),
+    });
+    Ok(header.and_then(|header| Ok((header, Summary::read(&tail, len)?))))
 }
 
 /// The next piece of a file.
@@ -238,7 +275,71 @@ fn read(files: &impl Files, name: FileName, at: u64) -> Result<Vec<u8>, RecoverE
     let mut bytes = vec![0; PIECE_LEN];
     let len = files
         .read(&name.to_string(), at, &mut bytes)
-        .map_err(|error| RecoverError::of(name, at, Fault::Io(error.to_string())))?;
+        .map_err(|error| RecoverError::Io(Some(name), at, error.to_string()))?;
     bytes.truncate(len);
     Ok(bytes)
+}
+
+impl Found {
+    fn plan(self, shard: usize, plan: crate::journal::plan::ShardPlan) -> Plan {
+        let size = |wanted: FileName| {
+            let mut sizes = self.sizes.iter();
+            sizes.find(|(name, _)| *name == wanted).map_or(0, |(_, len)| *len)
+        };
+        let number = shard as u32;
+        let mut notes = Vec::new();
+        if plan.cut_count > 0 {
+            notes.push(format!(
+                "shard {shard}: {} frame(s) are left out: other shards lack parts of their units, which nobody \
+                 was told had happened",
+                plan.cut_count
+            ));
+        }
+        let mut segments = Vec::new();
+        let mut generation = plan.end.generation;
+        for file in &self.files.segments {
+            let Ok(scanned) = &file.found else { continue };
+            generation = generation.max(scanned.segment.start.generation);
+            let name = FileName::Segment {
+                shard: number,
+                seq: file.seq,
+            };
+            if let (Tail::Torn(reason), false) = (scanned.end.tail, plan.unused.contains(&name)) {
+                notes.push(format!(
+                    "{name}: a write that was never confirmed is left out from byte {} on: {reason}",
+                    scanned.end.at
+                ));
+            }
+            if !plan.unused.contains(&name) {
+                segments.push((file.seq, scanned.end.next, size(name)));
+            }
+        }
+        let snapshot_bytes = plan.snapshot.map_or(0, |seq| {
+            size(FileName::Snapshot { shard: number, seq })
+        });
+        let replayed = plan.replays.iter().map(|replay| {
+            let mut files = self.files.segments.iter();
+            let file = files.find(|file| file.seq == replay.seq);
+            file.and_then(|file| file.found.as_ref().ok()).map_or(0, |scanned| scanned.end.at)
+        });
+        let seqs = self.sizes.iter().map(|(name, _)| match name {
+            FileName::Segment { seq, .. } | FileName::Snapshot { seq, .. } => *seq,
+            FileName::Lock | FileName::Meta => 0,
+        });
+        Plan {
+            shard,
+            snapshot: plan.snapshot,
+            bytes: snapshot_bytes + replayed.sum::<u64>(),
+            replays: plan.replays,
+            end: plan.end,
+            is_clean: plan.is_clean && plan.cut_count == 0,
+            next_seq: seqs.max().unwrap_or(0) + 1,
+            generation,
+            segments,
+            snapshots: plan.snapshot.into_iter().collect(),
+            snapshot_bytes,
+            unused: [self.unused, plan.unused].concat(),
+            notes,
+        }
+    }
 }
