@@ -166,8 +166,10 @@ class Model:
             return [("EVAL", script, 3, *keys, n)], states
         if pick == 12:
             # From one shard to another and back.
-            here, there = (key("r0"), key("r1")) if n % 2 else (key("r1"), key("r0"))
-            if now.get(here) is None:
+            here, there = key("r0"), key("r1")
+            if there in now:
+                here, there = there, here
+            if here not in now:
                 return [("SET", here, n)], {here: ("string", str(n), -1)}
             return [("RENAME", here, there)], {here: None, there: now[here]}
         if pick == 13:

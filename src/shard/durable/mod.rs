@@ -178,11 +178,14 @@ impl Durable {
                 retry_at: 0,
             });
         }
+        state.read_tunables();
+        let fsync = state.tunables.fsync;
+        state.gate.on = fsync == Fsync::Always && state.shared.settings.journals;
         Ok(Self {
             kept,
             tell: Vec::new(),
             synced: 0,
-            fsync: Fsync::EverySecond,
+            fsync,
             replaced: state.shared.durable.replaced.load(SeqCst),
             is_closed: false,
         })

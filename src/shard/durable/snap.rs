@@ -220,10 +220,16 @@ impl Snap {
             self.chunks.extend_from_slice(frames);
             composer.close(&mut self.chunks, chunk, Kind::Frames, database, count);
         });
+        let before = self.chunks.len();
         let chunk = composer.open(&mut self.chunks);
+        let body = self.chunks.len();
         let slice = shard.walk_on(SLICE, &mut self.chunks);
-        let (database, count) = (slice.database as u32, slice.records as u32);
-        composer.close(&mut self.chunks, chunk, Kind::Records, database, count);
+        if self.chunks.len() > body {
+            let (database, count) = (slice.database as u32, slice.records as u32);
+            composer.close(&mut self.chunks, chunk, Kind::Records, database, count);
+        } else {
+            self.chunks.truncate(before);
+        }
         if slice.is_last {
             shard.end_walk();
             self.end = Some(position);
