@@ -1,5 +1,5 @@
 //! A core in its steady state allocates nothing for a GET, and nothing for a SET of a small value over
-//! one that is there.
+//! one that is there; nor does what records such commands.
 //!
 //! The shipped loop runs on the kernel's ring, on a thread whose allocations are counted. It is run with
 //! few requests and with many; what the two runs differ by is what the requests cost.
@@ -12,7 +12,11 @@ use std::{
 };
 
 use ringkeep::{
+    base::{Position, Rng},
+    cmd::{Ctx, Run, Shard, Shards, Table, run},
+    journal::Stream,
     mesh,
+    resp::{Out, OwnedArgs},
     shard::{Core, Message, Settings, Shared},
 };
 use uring::{Endpoint, KernelReactor, Reactor, RingConfig, Wake};
@@ -112,4 +116,55 @@ fn requests_of_the_steady_state_allocate_nothing() {
             "pipeline {pipeline}: {more} allocations for {requests} requests"
         );
     }
+}
+
+#[test]
+fn recorded_commands_allocate_nothing() {
+    let table = Table::build();
+    let lines = ["SET key some-value", "INCR number", "HSET hash field value"];
+    let commands: Vec<OwnedArgs> = lines
+        .iter()
+        .map(|line| OwnedArgs::copy(line.split(' ').map(str::as_bytes)))
+        .collect();
+    let mut shard = Box::new(Shard::new(1, 7));
+    let start = Position {
+        generation: 1,
+        offset: 0,
+    };
+    shard.stream = Some(Box::new(Stream::new(0, start)));
+    let mut shards = Shards::none_of(1);
+    shards.put(0, shard);
+    let (mut out, mut rng) = (Out::default(), Rng::seeded(1));
+    let mut rounds = |count: usize| {
+        for _ in 0..count {
+            for args in &commands {
+                let args = args.as_args();
+                let spec = table.find(args.at(0)).expect("a command");
+                let Run::Store(function) = spec.run else {
+                    panic!("{} is no store command", spec.name)
+                };
+                let mut ctx = Ctx {
+                    shards: &mut shards,
+                    db: 0,
+                    out: &mut out,
+                    now: 1_000_000_000_000,
+                    rng: &mut rng,
+                    dirty: 0,
+                    may_block: false,
+                    block: None,
+                    from_primary: false,
+                    arrived: None,
+                };
+                run(&mut ctx, spec, function, args).expect("it succeeds");
+                assert_eq!(shards.end_unit().len(), 1);
+            }
+            out.clear();
+            // The journal writes what has come and gives the memory back.
+            let stream = shards.shard(0).stream.as_mut().expect("it has one");
+            let block = stream.take_block().expect("something was recorded");
+            stream.give_back(block);
+        }
+    };
+    rounds(1000);
+    assert_eq!(allocation_counter::measure(|| rounds(1000)).count_total, 0);
 }

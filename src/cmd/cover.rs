@@ -216,7 +216,7 @@ fn word<'a>(rng: &mut Rng, from: &[&'a str]) -> &'a str {
 }
 
 /// Arguments that often make sense and often do not.
-fn arguments(spec: &Spec, rng: &mut Rng) -> Vec<String> {
+pub(super) fn arguments(spec: &Spec, rng: &mut Rng) -> Vec<String> {
     let forms: Vec<&str> = FORMS
         .iter()
         .copied()

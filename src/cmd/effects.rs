@@ -7,6 +7,8 @@
 
 mod rebuild;
 mod replay;
+#[cfg(test)]
+mod replayed;
 mod rules;
 #[cfg(test)]
 mod tests;

@@ -418,7 +418,7 @@ fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     let first = index(1, Error::fixed("ERR invalid first DB index"))?;
     let second = index(2, Error::fixed("ERR invalid second DB index"))?;
-    let count = ctx.shards.shard(0).database_count();
+    let count = ctx.shards.databases();
     let in_range = |index: i32| match usize::try_from(index) {
         Ok(index) if index < count => Ok(index),
         _ => Err(DB_RANGE),

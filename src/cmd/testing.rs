@@ -15,6 +15,8 @@ pub struct Desk {
     pub db: usize,
     table: Table,
     rng: Rng,
+    /// Whether the next command comes from a primary.
+    pub from_primary: bool,
     /// The wall clock.
     pub now: Ms,
     /// The protocol of the replies.
@@ -35,6 +37,7 @@ impl Desk {
         Self {
             shards,
             db: 0,
+            from_primary: false,
             table: Table::build(),
             rng: Rng::seeded(1),
             now: 1_000_000_000_000,
@@ -116,9 +119,9 @@ impl Desk {
             now: self.now,
             rng: &mut self.rng,
             dirty: 0,
-            may_block: true,
+            may_block: !self.from_primary,
             block: None,
-            from_primary: false,
+            from_primary: self.from_primary,
             arrived: None,
         };
         let _ = run(&mut ctx, spec, function, args);

@@ -694,7 +694,7 @@ mod tests {
     use uring::Wake;
 
     use super::{super::shared::*, *};
-    use crate::mesh;
+    use crate::{base::Position, journal::Stream, mesh};
 
     struct Mute;
 
@@ -898,6 +898,99 @@ mod tests {
         let want = "+OK $1 1 +OK +QUEUED *1 $1 1 ";
         assert_eq!(node.replies(0, watcher), want);
         assert_eq!(node.borrows, 2);
+    }
+
+    /// Takes the frames of a shard, block by block; parts of a unit over several shards are marked.
+    fn blocks(node: &mut Node, shard: usize) -> Vec<String> {
+        let shard = node.cores[shard].homes.shards.shard(shard);
+        let stream = shard.stream.as_mut().expect("it was given one");
+        let blocks = std::iter::from_fn(|| stream.take_block());
+        blocks
+            .map(|block| {
+                let text = String::from_utf8_lossy(block.frames()).replace("\r\n", " ");
+                let verbs: Vec<_> = text
+                    .split(' ')
+                    .filter(|word| word.starts_with(|char: char| char.is_ascii_uppercase()))
+                    .collect();
+                let mark = if block.is_shared() { "shared " } else { "" };
+                format!("{mark}{}", verbs.join(" "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_one_request_changes_is_one_unit() {
+        let mut node = Node::new(2);
+        for at in 0..2 {
+            let shards = &mut node.cores[at].homes.shards;
+            let mut shard = shards.take(at).expect("its own");
+            let start = Position {
+                generation: 1,
+                offset: 0,
+            };
+            shard.stream = Some(Box::new(Stream::new(at as u32, start)));
+            shards.put(at, shard);
+        }
+        let (a, b) = (node.key(0), node.key(1));
+        let (one, waiter) = (node.client(0), node.client(1));
+        let mut expect = |lines: &[String], want: [&[&str]; 2]| {
+            node.send(0, one, lines);
+            node.settle();
+            for (shard, want) in want.iter().enumerate() {
+                assert_eq!(
+                    blocks(&mut node, shard),
+                    *want,
+                    "shard {shard} after {lines:?}"
+                );
+            }
+        };
+        // Here, and as an errand.
+        expect(
+            &[format!("SET {a} 1"), format!("INCR {a}")],
+            [&["SET INCR"], &[]],
+        );
+        expect(&[format!("GET {a}"), format!("INCR {b}")], [&[], &["INCR"]]);
+        // Over both.
+        expect(
+            &[format!("MSET {a} 1 {b} 1")],
+            [&["shared SET"], &["shared SET"]],
+        );
+        expect(&[format!("DEL {a} {b}x")], [&["DEL"], &[]]);
+        let multi = [
+            "MULTI".into(),
+            format!("INCR {a}"),
+            format!("INCR {b}"),
+            format!("INCR {a}"),
+        ];
+        expect(&multi, [&[], &[]]);
+        expect(&["EXEC".into()], [&["shared INCR INCR"], &["shared INCR"]]);
+        let multi = [
+            "MULTI".into(),
+            format!("INCR {a}"),
+            format!("APPEND {a} x"),
+            "EXEC".into(),
+        ];
+        expect(&multi, [&["INCR APPEND"], &[]]);
+        let script = "\"redis.call('del', KEYS[1]); redis.call('set', KEYS[2], 1)\"";
+        let script = format!("EVAL {script} 2 {a} {b}");
+        expect(&[script], [&["shared DEL"], &["shared SET"]]);
+        expect(
+            &["FLUSHALL".into()],
+            [&["shared FLUSHALL"], &["shared FLUSHALL"]],
+        );
+        // A client that is served is a unit of its own.
+        node.send(1, waiter, &[format!("BLPOP {b} 0")]);
+        node.settle();
+        let mut lines = vec![
+            "MULTI".into(),
+            format!("RPUSH {a} x"),
+            format!("RPUSH {b} y"),
+        ];
+        lines.push("EXEC".into());
+        node.send(0, one, &lines);
+        node.settle();
+        assert_eq!(blocks(&mut node, 0), ["shared RPUSH"]);
+        assert_eq!(blocks(&mut node, 1), ["shared RPUSH", "LPOP"]);
     }
 
     #[test]
