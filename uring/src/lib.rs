@@ -6,6 +6,7 @@ pub mod affinity;
 mod bufs;
 mod caps;
 mod doctor;
+pub mod durable;
 pub mod fake;
 mod kernel;
 mod net;
