@@ -21,38 +21,13 @@ pub enum Borrowed<'a> {
 /// Appends a value: one byte for the encoding, then its bytes. Takes the encoding that Redis 7.0 has for
 /// the name that OBJECT ENCODING answers. The version that the bytes are of.
 pub fn write_value(value: Borrowed<'_>, out: &mut Vec<u8>) -> u16 {
-    let at = out.len();
-    out.push(0);
-    let mut writer = Writer {
-        out,
-        packer: Packer::default(),
-    };
-    let kind = match value {
-        Borrowed::String(text) => {
-            writer.string(text);
-            kind::STRING
-        }
-        Borrowed::Hash(hash) => writer.hash(hash),
-        Borrowed::List(list) => writer.list(list),
-        Borrowed::Set(set) => writer.set(set),
-        Borrowed::Zset(zset) => writer.zset(zset),
-        Borrowed::Stream(stream) => {
-            stream::write(&mut writer, stream);
-            kind::STREAM_2
-        }
-    };
-    out[at] = kind;
-    if kind == kind::HASH_DEADLINES {
-        super::VERSION_FIELDS
-    } else {
-        super::VERSION
-    }
+    Writer::new(out, &mut Packer::default()).value(value)
 }
 
 /// Appends the parts of a value.
 pub struct Writer<'a> {
     out: &'a mut Vec<u8>,
-    packer: Packer,
+    packer: &'a mut Packer,
 }
 
 /// Bytes of elements in one listpack of a list, as Redis's default `list-max-listpack-size -2`, and what
@@ -64,7 +39,37 @@ const LIST_ITEM_HEAD: usize = 8;
 const PACK_MIN: usize = 20;
 const INT_MAX: usize = 11;
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    pub fn new(out: &'a mut Vec<u8>, packer: &'a mut Packer) -> Self {
+        Self { out, packer }
+    }
+
+    /// Appends a value as [`write_value`] does.
+    pub fn value(&mut self, value: Borrowed<'_>) -> u16 {
+        let at = self.out.len();
+        self.out.push(0);
+        let kind = match value {
+            Borrowed::String(text) => {
+                self.string(text);
+                kind::STRING
+            }
+            Borrowed::Hash(hash) => self.hash(hash),
+            Borrowed::List(list) => self.list(list),
+            Borrowed::Set(set) => self.set(set),
+            Borrowed::Zset(zset) => self.zset(zset),
+            Borrowed::Stream(stream) => {
+                stream::write(self, stream);
+                kind::STREAM_2
+            }
+        };
+        self.out[at] = kind;
+        if kind == kind::HASH_DEADLINES {
+            super::VERSION_FIELDS
+        } else {
+            super::VERSION
+        }
+    }
+
     pub fn raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
