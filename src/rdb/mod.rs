@@ -18,7 +18,7 @@ mod write;
 pub use crc::crc64;
 pub use file::{FileError, FileFault, FileReader, FileWriter, Item, Key};
 pub use read::{EXPANDED_MAX, read_value};
-pub use write::{Borrowed, write_value};
+pub use write::{Borrowed, borrow_value, write_value};
 
 /// The version of what [`write_value`] writes: Redis 7.0's.
 pub const VERSION: u16 = 10;

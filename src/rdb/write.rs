@@ -2,8 +2,8 @@
 
 use super::{form, kind, listpack::Builder, lzf::Packer, old::to_intset, stream};
 use crate::{
-    base::{format_f64, parse_i64},
-    store::{Hash, List, Set, Stream, Typed, Zset},
+    base::{Ms, format_f64, parse_i64},
+    store::{Hash, Keyspace, Kind, List, Set, Stream, Typed, Zset},
 };
 
 /// A value to be written, where it lies.
@@ -16,6 +16,18 @@ pub enum Borrowed<'a> {
     Set(&'a Set),
     Zset(&'a Zset),
     Stream(&'a Stream),
+}
+
+/// The value of a key; `None` if there is none.
+pub fn borrow_value<'a>(keys: &'a mut Keyspace, key: &[u8], now: Ms) -> Option<Borrowed<'a>> {
+    match keys.meta(key, now)?.kind {
+        Kind::String => Some(Borrowed::String(keys.string(key, now).ok()??.as_bytes())),
+        Kind::Hash => keys.get(key, now).ok()?.map(Borrowed::Hash),
+        Kind::List => keys.get(key, now).ok()?.map(Borrowed::List),
+        Kind::Set => keys.get(key, now).ok()?.map(Borrowed::Set),
+        Kind::Zset => keys.get(key, now).ok()?.map(Borrowed::Zset),
+        Kind::Stream => keys.get(key, now).ok()?.map(Borrowed::Stream),
+    }
 }
 
 /// Appends a value: one byte for the encoding, then its bytes. Takes the encoding that Redis 7.0 has for
