@@ -1,11 +1,23 @@
 //! The durable form of what a shard did: its stream of frames in memory, and the bytes of the files that
-//! keep it. No file is opened here and no clock is read; `src/docs/journal.md` draws every byte.
+//! keep it. No file is opened here and no clock is read; [`docs::journal`](crate::docs::journal) draws
+//! every byte.
 //!
 //! - [`stream`] composes frames and cuts them into blocks, one block per group commit.
-//! - [`segment`] has the layouts of a journal file.
+//! - [`frame`] is the form of one frame, both ways.
+//! - [`segment`] has the layouts of a journal file, [`scan`] reads one from its first byte to its end.
+//! - [`snapshot`] composes and reads the file of a whole shard.
+//! - [`meta`] is what is fixed for a whole directory, [`names`] the names of the files in it.
+//! - [`plan`] decides, from what all files say, what is loaded and replayed.
 
+pub mod frame;
+pub mod meta;
+pub mod names;
+pub mod plan;
+pub mod scan;
 pub mod segment;
+pub mod snapshot;
 pub mod stream;
 
 pub use crate::base::Position;
+pub use names::FileName;
 pub use stream::{Block, Stream};

@@ -6,7 +6,10 @@ use zerocopy::IntoBytes;
 
 use super::{
     Position,
-    segment::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN},
+    frame::{self, Head},
+    segment::{
+        BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN, Participant,
+    },
 };
 
 /// The effects of one shard in order, from the moment they happen until a block of them is taken.
@@ -19,10 +22,10 @@ use super::{
 pub struct Stream {
     shard: u32,
     generation: u64,
-    next: u64,
-    /// Database of the frame before `next`.
-    db: u32,
+    /// Beginning of the next frame.
     head: Head,
+    /// Database of the frame before it.
+    db: u32,
     /// Room for a header, whole units, then the open unit.
     bytes: Vec<u8>,
     /// Of the block in `bytes`: its first frame and the database before it.
@@ -52,9 +55,8 @@ impl Stream {
         Stream {
             shard,
             generation: at.generation,
-            next: at.offset,
-            db: 0,
             head: Head::new(at.offset),
+            db: 0,
             bytes: vec![0; BLOCK_HEADER_LEN],
             start,
             complete: BLOCK_HEADER_LEN,
@@ -67,7 +69,7 @@ impl Stream {
 
     /// The offset that the next frame gets.
     pub fn next(&self) -> u64 {
-        self.next
+        self.head.offset()
     }
 
     /// The history that the frames belong to.
@@ -82,12 +84,13 @@ impl Stream {
         if db as u32 != self.db {
             self.select(db as u32);
         }
-        self.append(args);
+        frame::put(&mut self.bytes, &self.head, args);
+        self.head.count_up();
     }
 
     /// A unit has begun and has not ended.
     pub fn unit_is_open(&self) -> bool {
-        self.next != self.complete_at.offset
+        self.next() != self.complete_at.offset
     }
 
     /// The offset of the first frame of the open unit.
@@ -123,8 +126,11 @@ impl Stream {
         let mut bytes = self.fresh();
         bytes.reserve(room + self.bytes.len() - self.complete);
         for (shard, first) in participants {
-            bytes.extend_from_slice(&shard.to_le_bytes());
-            bytes.extend_from_slice(&first.to_le_bytes());
+            let row = Participant {
+                shard: (*shard).into(),
+                first: (*first).into(),
+            };
+            bytes.extend_from_slice(row.as_bytes());
         }
         bytes.extend_from_slice(&self.bytes[self.complete..]);
         self.bytes.truncate(self.complete);
@@ -165,7 +171,7 @@ impl Stream {
         let bytes = self.fresh();
         Block {
             flags: CLEAN_END,
-            ..self.block(bytes, self.here(), self.next)
+            ..self.block(bytes, self.here(), self.next())
         }
     }
 
@@ -180,29 +186,15 @@ impl Stream {
     fn select(&mut self, db: u32) {
         self.db = db;
         let mut digits = itoa::Buffer::new();
-        self.append([b"SELECT", digits.format(db).as_bytes()].into_iter());
-    }
-
-    /// `*2 :offset *argc`, then `$len arg` for each.
-    #[inline]
-    fn append<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
-        let len: usize = args.clone().map(|arg| arg.len() + NUMBER_LEN + 2).sum();
-        self.bytes.reserve(len + HEAD_LEN + NUMBER_LEN);
-        self.head.put(&mut self.bytes);
-        put_number(&mut self.bytes, b'*', args.len());
-        for arg in args {
-            put_number(&mut self.bytes, b'$', arg.len());
-            self.bytes.extend_from_slice(arg);
-            self.bytes.extend_from_slice(b"\r\n");
-        }
-        self.next += 1;
-        self.head.count_up(self.next);
+        let args = [b"SELECT", digits.format(db).as_bytes()];
+        frame::put(&mut self.bytes, &self.head, args.into_iter());
+        self.head.count_up();
     }
 
     /// The place behind the last frame.
     fn here(&self) -> Mark {
         Mark {
-            offset: self.next,
+            offset: self.next(),
             db: self.db,
         }
     }
@@ -323,76 +315,8 @@ impl Block {
     }
 }
 
-/// `*2 :offset` of the next frame, as text that is counted up in place: frame after frame only the last
-/// digit differs mostly.
-#[derive(Clone, Copy, Debug)]
-struct Head {
-    text: [u8; HEAD_LEN],
-    len: usize,
-}
-
-impl Head {
-    fn new(offset: u64) -> Self {
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(offset).as_bytes();
-        let mut text = [0; HEAD_LEN];
-        let len = HEAD_START.len() + digits.len() + 2;
-        text[..HEAD_START.len()].copy_from_slice(HEAD_START);
-        text[HEAD_START.len()..len - 2].copy_from_slice(digits);
-        text[len - 2..len].copy_from_slice(b"\r\n");
-        Self { text, len }
-    }
-
-    /// Copies all of the text and cuts off what is too much: a length known beforehand needs no call.
-    #[inline]
-    fn put(&self, bytes: &mut Vec<u8>) {
-        let end = bytes.len() + self.len;
-        bytes.extend_from_slice(&self.text);
-        bytes.truncate(end);
-    }
-
-    /// Adds one; `next` is what comes out.
-    #[inline]
-    fn count_up(&mut self, next: u64) {
-        match self.text.get_mut(self.len - 3) {
-            Some(digit @ b'0'..=b'8') => *digit += 1,
-            _ => self.carry(next),
-        }
-    }
-
-    fn carry(&mut self, next: u64) {
-        *self = Self::new(next);
-    }
-}
-
-/// A count or length with its sign in front and its line end.
-#[inline]
-fn put_number(bytes: &mut Vec<u8>, sign: u8, value: usize) {
-    match value {
-        0..10 => bytes.extend_from_slice(&[sign, b'0' + value as u8, b'\r', b'\n']),
-        10..100 => {
-            let value = value as u8;
-            let (tens, ones) = (b'0' + value / 10, b'0' + value % 10);
-            bytes.extend_from_slice(&[sign, tens, ones, b'\r', b'\n']);
-        }
-        _ => {
-            let mut digits = itoa::Buffer::new();
-            bytes.push(sign);
-            bytes.extend_from_slice(digits.format(value).as_bytes());
-            bytes.extend_from_slice(b"\r\n");
-        }
-    }
-}
-
 /// A block that has grown so long is closed.
 pub const BLOCK_LEN: usize = 1 << 20;
-
-/// What every frame begins with, before its offset.
-const HEAD_START: &[u8] = b"*2\r\n:";
-/// The longest beginning of a frame: start, 20 digits, line end.
-const HEAD_LEN: usize = HEAD_START.len() + 20 + 2;
-/// The longest sign, number and line end.
-const NUMBER_LEN: usize = 1 + 20 + 2;
 
 /// Memory kept for blocks to come, and how large one piece of it may be.
 const SPARE_COUNT: usize = 4;
@@ -558,18 +482,6 @@ mod tests {
         stream.end_unit();
         let block = stream.take_block().unwrap();
         assert_eq!(text(&block), "*2 :2 *2 $3 DEL $1 c ");
-    }
-
-    #[test]
-    fn offsets_count_up_as_text() {
-        for start in [0, 8, 98, 1999, 999_999_998, u64::MAX - 13] {
-            let mut head = Head::new(start);
-            for next in start + 1..start + 12 {
-                head.count_up(next);
-                let want = format!("*2\r\n:{next}\r\n");
-                assert_eq!(&head.text[..head.len], want.as_bytes());
-            }
-        }
     }
 
     proptest! {

@@ -1,0 +1,119 @@
+//! The names of the files in a data directory.
+
+use std::fmt;
+
+/// A file of the directory by what it is. `Display` gives its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FileName {
+    /// Held by the node that uses the directory.
+    Lock,
+    /// What is fixed for the directory.
+    Meta,
+    /// Blocks of one shard.
+    Segment {
+        /// The shard.
+        shard: u32,
+        /// Number among the segments of the shard.
+        seq: u64,
+    },
+    /// All of one shard.
+    Snapshot {
+        /// The shard.
+        shard: u32,
+        /// Number among the snapshots of the shard.
+        seq: u64,
+    },
+}
+
+impl FileName {
+    /// What the name stands for; `None` if it is not exactly a name of ours.
+    pub fn parse(name: &str) -> Option<FileName> {
+        match name {
+            "LOCK" => Some(FileName::Lock),
+            "ringkeep.meta" => Some(FileName::Meta),
+            _ => {
+                let segment = numbers(name, "journal-", ".rkj");
+                let segment = segment.map(|(shard, seq)| FileName::Segment { shard, seq });
+                let snapshot = numbers(name, "snapshot-", ".rks");
+                segment.or(snapshot.map(|(shard, seq)| FileName::Snapshot { shard, seq }))
+            }
+        }
+    }
+
+    /// The name that the file has while it is being made. What is found under such a name at start was
+    /// never finished and is removed.
+    pub fn unfinished(self) -> String {
+        format!("{self}{UNFINISHED_END}")
+    }
+
+    /// Is it a name of [`unfinished`](FileName::unfinished)?
+    pub fn is_unfinished(name: &str) -> bool {
+        let made = name.strip_suffix(UNFINISHED_END);
+        made.is_some_and(|name| FileName::parse(name).is_some())
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lock => out.write_str("LOCK"),
+            Self::Meta => out.write_str("ringkeep.meta"),
+            Self::Segment { shard, seq } => write!(out, "journal-{shard}-{seq:016x}.rkj"),
+            Self::Snapshot { shard, seq } => write!(out, "snapshot-{shard}-{seq:016x}.rks"),
+        }
+    }
+}
+
+/// Shard and number between `start` and `end`, in the one form in which they are written.
+fn numbers(name: &str, start: &str, end: &str) -> Option<(u32, u64)> {
+    let middle = name.strip_prefix(start)?.strip_suffix(end)?;
+    let (shard, seq) = middle.split_once('-')?;
+    let shard = u32::try_from(crate::base::parse_u64(shard.as_bytes())?).ok()?;
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_seq = seq.len() == 16 && seq.bytes().all(is_digit);
+    let seq = u64::from_str_radix(seq, 16).ok().filter(|_| is_seq)?;
+    Some((shard, seq))
+}
+
+const UNFINISHED_END: &str = ".tmp";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_in_the_one_form_in_which_they_are_written() {
+        let segment = |shard, seq| FileName::Segment { shard, seq };
+        let snapshot = |shard, seq| FileName::Snapshot { shard, seq };
+        for (file, name) in [
+            (FileName::Lock, "LOCK"),
+            (FileName::Meta, "ringkeep.meta"),
+            (segment(0, 1), "journal-0-0000000000000001.rkj"),
+            (segment(12, u64::MAX), "journal-12-ffffffffffffffff.rkj"),
+            (
+                snapshot(u32::MAX, 0xabc),
+                "snapshot-4294967295-0000000000000abc.rks",
+            ),
+        ] {
+            assert_eq!(file.to_string(), name);
+            assert_eq!(FileName::parse(name), Some(file));
+            assert!(FileName::is_unfinished(&file.unfinished()) && !FileName::is_unfinished(name));
+        }
+        for name in [
+            "",
+            "lock",
+            "journal-0-1.rkj",
+            "journal-00-0000000000000001.rkj",
+            "journal-0-000000000000000A.rkj",
+            "journal-0-+000000000000001.rkj",
+            "journal-4294967296-0000000000000001.rkj",
+            "journal-0-0000000000000001.rks",
+            "journal-0-0000000000000001.rkj.tmp",
+            "journal-0-0000000000000001-.rkj",
+            "other.tmp",
+        ] {
+            assert_eq!(FileName::parse(name), None, "{name}");
+        }
+        assert!(!FileName::is_unfinished("other.tmp"));
+    }
+}
