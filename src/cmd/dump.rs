@@ -5,9 +5,9 @@
 use super::{Ctx, Keys, Spec, flag::*, int};
 use crate::{
     base::Ms,
-    rdb::{Borrowed, VERSION_MAX, crc64, read_value, write_value},
+    rdb::{VERSION_MAX, borrow_value, crc64, read_value, write_value},
     resp::{Args, Error},
-    store::{Hash, Keyspace, Kind, List, Set, Stream, Used, WrongType, Zset},
+    store::Used,
 };
 
 /// Rows of this family.
@@ -40,51 +40,16 @@ pub const COMMANDS: &[Spec] = &[
 
 fn dump(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (key, now) = (args.at(1), ctx.now);
-    let keys = ctx.keys(key);
-    let Some(meta) = keys.meta(key, now) else {
+    let Some(value) = borrow_value(ctx.keys(key), key, now) else {
         ctx.out.null();
         return Ok(());
     };
     let mut text = Vec::new();
-    if let Some(version) = write_key(keys, key, meta.kind, now, &mut text)? {
-        text.extend(version.to_le_bytes());
-        text.extend(crc64(0, &text).to_le_bytes());
-    }
+    let version = write_value(value, &mut text);
+    text.extend(version.to_le_bytes());
+    text.extend(crc64(0, &text).to_le_bytes());
     ctx.out.bulk_shared(&text.into());
     Ok(())
-}
-
-/// Appends the value of a key; the version of its bytes.
-fn write_key(
-    keys: &mut Keyspace,
-    key: &[u8],
-    kind: Kind,
-    now: Ms,
-    text: &mut Vec<u8>,
-) -> Result<Option<u16>, WrongType> {
-    let mut write = |value: Borrowed<'_>| write_value(value, text);
-    Ok(match kind {
-        Kind::String => {
-            let found = keys.string(key, now)?;
-            found.map(|found| write(Borrowed::String(found.as_bytes())))
-        }
-        Kind::Hash => keys
-            .get::<Hash>(key, now)?
-            .map(|hash| write(Borrowed::Hash(hash))),
-        Kind::List => keys
-            .get::<List>(key, now)?
-            .map(|list| write(Borrowed::List(list))),
-        Kind::Set => keys
-            .get::<Set>(key, now)?
-            .map(|set| write(Borrowed::Set(set))),
-        Kind::Zset => keys
-            .get::<Zset>(key, now)?
-            .map(|zset| write(Borrowed::Zset(zset))),
-        Kind::Stream => {
-            let stream = keys.get::<Stream>(key, now)?;
-            stream.map(|stream| write(Borrowed::Stream(stream)))
-        }
-    })
 }
 
 const BAD_PAYLOAD: Error = Error::fixed("ERR DUMP payload version or checksum are wrong");

@@ -1,21 +1,24 @@
 //! Values in the form that Redis keeps them in: what DUMP and RESTORE carry and what RDB files hold.
 //!
-//! Bytes in, values out, and back; framing (versions, checksums, keys) is the caller's. Written is what
-//! Redis 7.0 reads. Read is every encoding that Redis has written since 2.2, up to RDB version
+//! Bytes in, values out, and back. [`FileReader`] and [`FileWriter`] do the frame of files; that of
+//! DUMP is the caller's. Written is what Redis 7.0 reads. Read is every encoding that Redis has written since 2.2, up to RDB version
 //! [`VERSION_MAX`]. Nothing that the bytes say is believed before it is there: no count reserves memory,
 //! and what compressed parts may grow to is bounded ([`EXPANDED_MAX`]).
 
 mod crc;
+mod file;
 mod listpack;
 mod lzf;
+mod measure;
 mod old;
 mod read;
 mod stream;
 mod write;
 
 pub use crc::crc64;
+pub use file::{FileError, FileFault, FileReader, FileWriter, Item, Key};
 pub use read::{EXPANDED_MAX, read_value};
-pub use write::{Borrowed, write_value};
+pub use write::{Borrowed, borrow_value, write_value};
 
 /// The version of what [`write_value`] writes: Redis 7.0's.
 pub const VERSION: u16 = 10;
@@ -54,6 +57,18 @@ mod kind {
     pub const STREAM_3: u8 = 21;
     pub const HASH_DEADLINES: u8 = 24;
     pub const HASH_LISTPACK_DEADLINES: u8 = 25;
+
+    /// Can values of this encoding be read?
+    pub fn is_known(kind: u8) -> bool {
+        matches!(kind, STRING..=ZSET_2 | HASH_ZIPMAP..=STREAM_3 | HASH_DEADLINES..)
+            && kind <= HASH_LISTPACK_DEADLINES
+    }
+}
+
+/// What stands before most things: a number, or the form of a string that is no plain bytes.
+enum Length {
+    Plain(u64),
+    Form(u64),
 }
 
 /// Forms of a string that are no plain bytes: the low six bits behind two set ones.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Damaged, form, kind,
+    Damaged, Length, form, kind,
     listpack::{Item, Items},
     lzf,
     old::{Ziplist, Zipmap, intset},
@@ -28,10 +28,7 @@ const STRING_MAX: usize = 512 << 20;
 /// # Errors
 /// [`Damaged`]; `input` is then somewhere inside the value.
 pub fn read_value(kind: u8, input: &mut &[u8]) -> Result<Value, Damaged> {
-    let mut reader = Reader {
-        rest: input,
-        room: EXPANDED_MAX,
-    };
+    let mut reader = Reader::new(input);
     let value = match kind {
         kind::STRING => Value::string(reader.string()?.into_owned()),
         kind::LIST | kind::LIST_ZIPLIST | kind::LIST_QUICKLIST | kind::LIST_QUICKLIST_2 => {
@@ -62,6 +59,13 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    pub fn new(rest: &'a [u8]) -> Self {
+        Self {
+            rest,
+            room: EXPANDED_MAX,
+        }
+    }
+
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Damaged> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(Damaged)?;
         self.rest = rest;
@@ -309,11 +313,6 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
-}
-
-enum Length {
-    Plain(u64),
-    Form(u64),
 }
 
 fn push_ziplist(list: &mut List, bytes: &[u8]) -> Result<(), Damaged> {

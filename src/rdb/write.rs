@@ -2,8 +2,8 @@
 
 use super::{form, kind, listpack::Builder, lzf::Packer, old::to_intset, stream};
 use crate::{
-    base::{format_f64, parse_i64},
-    store::{Hash, List, Set, Stream, Typed, Zset},
+    base::{Ms, format_f64, parse_i64},
+    store::{Hash, Keyspace, Kind, List, Set, Stream, Typed, Zset},
 };
 
 /// A value to be written, where it lies.
@@ -18,41 +18,28 @@ pub enum Borrowed<'a> {
     Stream(&'a Stream),
 }
 
+/// The value of a key; `None` if there is none.
+pub fn borrow_value<'a>(keys: &'a mut Keyspace, key: &[u8], now: Ms) -> Option<Borrowed<'a>> {
+    match keys.meta(key, now)?.kind {
+        Kind::String => Some(Borrowed::String(keys.string(key, now).ok()??.as_bytes())),
+        Kind::Hash => keys.get(key, now).ok()?.map(Borrowed::Hash),
+        Kind::List => keys.get(key, now).ok()?.map(Borrowed::List),
+        Kind::Set => keys.get(key, now).ok()?.map(Borrowed::Set),
+        Kind::Zset => keys.get(key, now).ok()?.map(Borrowed::Zset),
+        Kind::Stream => keys.get(key, now).ok()?.map(Borrowed::Stream),
+    }
+}
+
 /// Appends a value: one byte for the encoding, then its bytes. Takes the encoding that Redis 7.0 has for
 /// the name that OBJECT ENCODING answers. The version that the bytes are of.
 pub fn write_value(value: Borrowed<'_>, out: &mut Vec<u8>) -> u16 {
-    let at = out.len();
-    out.push(0);
-    let mut writer = Writer {
-        out,
-        packer: Packer::default(),
-    };
-    let kind = match value {
-        Borrowed::String(text) => {
-            writer.string(text);
-            kind::STRING
-        }
-        Borrowed::Hash(hash) => writer.hash(hash),
-        Borrowed::List(list) => writer.list(list),
-        Borrowed::Set(set) => writer.set(set),
-        Borrowed::Zset(zset) => writer.zset(zset),
-        Borrowed::Stream(stream) => {
-            stream::write(&mut writer, stream);
-            kind::STREAM_2
-        }
-    };
-    out[at] = kind;
-    if kind == kind::HASH_DEADLINES {
-        super::VERSION_FIELDS
-    } else {
-        super::VERSION
-    }
+    Writer::new(out, &mut Packer::default()).value(value)
 }
 
 /// Appends the parts of a value.
 pub struct Writer<'a> {
     out: &'a mut Vec<u8>,
-    packer: Packer,
+    packer: &'a mut Packer,
 }
 
 /// Bytes of elements in one listpack of a list, as Redis's default `list-max-listpack-size -2`, and what
@@ -64,7 +51,37 @@ const LIST_ITEM_HEAD: usize = 8;
 const PACK_MIN: usize = 20;
 const INT_MAX: usize = 11;
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    pub fn new(out: &'a mut Vec<u8>, packer: &'a mut Packer) -> Self {
+        Self { out, packer }
+    }
+
+    /// Appends a value as [`write_value`] does.
+    pub fn value(&mut self, value: Borrowed<'_>) -> u16 {
+        let at = self.out.len();
+        self.out.push(0);
+        let kind = match value {
+            Borrowed::String(text) => {
+                self.string(text);
+                kind::STRING
+            }
+            Borrowed::Hash(hash) => self.hash(hash),
+            Borrowed::List(list) => self.list(list),
+            Borrowed::Set(set) => self.set(set),
+            Borrowed::Zset(zset) => self.zset(zset),
+            Borrowed::Stream(stream) => {
+                stream::write(self, stream);
+                kind::STREAM_2
+            }
+        };
+        self.out[at] = kind;
+        if kind == kind::HASH_DEADLINES {
+            super::VERSION_FIELDS
+        } else {
+            super::VERSION
+        }
+    }
+
     pub fn raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
