@@ -26,4 +26,13 @@ impl Position {
         generation: 0,
         offset: 0,
     };
+
+    /// Where a history begins that others must not take for this one going on: above whatever this one can
+    /// have reached, also for peers that compare offsets alone. Below 2^53.
+    pub fn renewed(self, now: Ms) -> Position {
+        Position {
+            generation: now.max(self.generation + 1),
+            offset: (self.offset + (1 << 20)).max((now / 1000) << 20),
+        }
+    }
 }

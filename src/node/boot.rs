@@ -161,11 +161,11 @@ fn next_position(plan: &Plan) -> Position {
     if plan.is_clean && plan.end.generation > 0 {
         return plan.end;
     }
-    let now = now_ms();
-    Position {
-        generation: now.max(plan.generation + 1),
-        offset: (plan.end.offset + (1 << 20)).max((now / 1000) << 20),
-    }
+    let newest = Position {
+        generation: plan.generation,
+        offset: plan.end.offset,
+    };
+    newest.renewed(now_ms())
 }
 
 fn now_ms() -> u64 {

@@ -1,6 +1,6 @@
 //! What the primary sends takes effect: frames one by one, and whole snapshots.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::{
     homes::{Place, Sweep},
@@ -116,6 +116,8 @@ impl State {
         self.note_heard(heard);
         self.flushed();
         self.freeing = true;
+        // Before the shards are at home: their journals are of data that is gone.
+        self.shared.durable.replaced.fetch_add(1, SeqCst);
         self.give_back(need, away);
     }
 }

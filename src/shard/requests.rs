@@ -518,6 +518,9 @@ impl State {
         if self.shared.following.load(Relaxed) && spec.is_write() {
             return Some(READ_ONLY);
         }
+        if self.odd & odd::BROKEN != 0 && spec.is_write() {
+            return Some(self.shared.durable.refusal());
+        }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
         }
@@ -676,7 +679,8 @@ impl State {
             }
             Work::Script => {
                 let is_full = self.memory.script_is_refused;
-                let read_only = self.shared.following.load(Relaxed) && !call.from_primary;
+                let read_only = (self.shared.following.load(Relaxed) && !call.from_primary)
+                    || self.odd & odd::BROKEN != 0;
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, read_only, is_full, remembers);
                 host.shows_calls = self.odd & odd::MONITORED != 0;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
     time::Instant,
 };
 
@@ -20,7 +23,7 @@ use super::{
     loans::Loans,
     message::{Asker, CoreId, Message},
     monitor::Monitors,
-    oddities::{Acting, Pause},
+    oddities::{Acting, Pause, odd},
     pubsub::Subscriptions,
     shared::{Shared, Tunables},
     tracking::Tracked,
@@ -231,6 +234,15 @@ impl State {
         }
         self.run_ready();
         worked
+    }
+
+    /// Sees whether writes are to be refused because they cannot be written down.
+    pub(super) fn note_broken(&mut self) {
+        if self.shared.durable.broken.load(Relaxed) {
+            self.odd |= odd::BROKEN;
+        } else {
+            self.odd &= !odd::BROKEN;
+        }
     }
 
     /// Lets go the replies that waited for the disk and need not any more.

@@ -21,7 +21,7 @@ use std::{
 use uring::Reactor;
 
 use self::{
-    journal::{Journal, Place, Step},
+    journal::{Journal, Place, Step, Trouble},
     snap::{Ended, Snap, SnapPlace, SnapStep},
 };
 pub use self::{gate::Gate, journal::OldSegment, save::Saves};
@@ -114,6 +114,10 @@ struct Kept {
     round: u64,
     /// A snapshot failed: the next one that nobody asks for is not tried before this.
     retry_at: Ms,
+    /// What was said of the journal last.
+    told: Option<Trouble>,
+    /// Without a journal: where the newest snapshot is.
+    last: Position,
 }
 
 /// The journals and snapshots of a core.
@@ -176,6 +180,8 @@ impl Durable {
                 snapshot_bytes: start.snapshot_bytes,
                 round: state.shared.durable.saves.round.load(Relaxed),
                 retry_at: 0,
+                told: None,
+                last: start.at,
             });
         }
         state.read_tunables();
@@ -325,6 +331,9 @@ impl Durable {
 
     /// Moves the frontiers as far as they go, tells other cores, and lets go what waited.
     pub fn advance(&mut self, state: &mut State) {
+        for kept in &mut self.kept {
+            kept.tell_trouble(state);
+        }
         let shared = state.shared.clone();
         let marks = &shared.durable.shards;
         loop {
@@ -366,6 +375,27 @@ impl Durable {
 }
 
 impl Kept {
+    /// Says so when the journal has stopped, or goes on.
+    fn tell_trouble(&mut self, state: &mut State) {
+        let trouble = self.journal.trouble;
+        if trouble == self.told {
+            return;
+        }
+        self.told = trouble;
+        let text = trouble.map(|trouble| {
+            let error = std::io::Error::from_raw_os_error(trouble.errno);
+            format!("{}: {error}", trouble.step)
+        });
+        super::log(&match &text {
+            Some(text) => format!(
+                "shard {}: {text}: writes are refused until a snapshot has made a new beginning",
+                self.place.shard
+            ),
+            None => format!("shard {}: the journal goes on", self.place.shard),
+        });
+        state.shared.durable.note_trouble(self.place.shard, text);
+    }
+
     /// Goes on with the snapshot that is being made.
     fn go_on<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
         let Some(snap) = &mut self.snap else {
@@ -404,13 +434,6 @@ impl Kept {
         let shard = self.place.shard;
         let marks = &shared.durable.shards[shard];
         let journal = &self.journal;
-        shared.durable.note_trouble(
-            shard,
-            journal.trouble.map(|trouble| {
-                let error = std::io::Error::from_raw_os_error(trouble.errno);
-                format!("{}: {error}", trouble.step)
-            }),
-        );
         marks.bytes.store(journal.bytes, Relaxed);
         marks.writes.store(journal.writes, Relaxed);
         marks.syncs.store(journal.syncs, Relaxed);
@@ -422,17 +445,26 @@ impl Kept {
         let at = state.homes.shards.shard(shard).position();
         marks.next.store(at.offset, Relaxed);
         marks.generation.store(at.generation, Relaxed);
-        if self.snap.is_some() {
-            return;
+        if let Some(snap) = &self.snap {
+            if !self.journal.is_suspended() || snap.heals {
+                return;
+            }
+            // It waits for a journal that does not go on.
+            let is_asked = snap.is_asked;
+            snap.give_up(Some(state.homes.shards.shard(shard)), reactor);
+            self.snap = None;
+            self.end_failed("the journal failed during a snapshot", 0, is_asked, state);
         }
         let round = shared.durable.saves.round.load(Relaxed);
         let is_asked = self.round != round;
+        let journal = &self.journal;
         let heals = journal.is_suspended() && state.now >= self.retry_at;
         let grown = journal.bytes - self.since;
         let is_large = grown > COMPACT_MIN.max(self.snapshot_bytes) && state.now >= self.retry_at;
         if is_asked || heals || is_large {
             self.round = round;
-            self.begin(is_asked, journal.is_suspended(), state, reactor);
+            let heals = journal.is_suspended();
+            self.begin(is_asked, heals, state, reactor);
         }
     }
 
@@ -448,15 +480,22 @@ impl Kept {
         self.next_snap += 1;
         if !state.shared.settings.journals {
             // The walk needs to hear of changes.
-            let at = Position {
-                generation: state.now,
-                offset: 1,
-            };
+            let at = self.last.renewed(state.now);
+            self.last = at;
             let home = state.homes.shards.shard(shard);
             home.stream = Some(Box::new(Stream::new(shard as u32, at)));
             state.homes.refresh(shard);
         }
         let home = state.homes.shards.shard(shard);
+        if heals && let Some(stream) = &mut home.stream {
+            // Some of what was recorded is in no file, so this is another history.
+            let at = Position {
+                generation: stream.generation(),
+                offset: stream.next(),
+            };
+            let at = at.renewed(state.now);
+            **stream = Stream::new(shard as u32, at);
+        }
         let at = home.position();
         match Snap::begin(self.place.clone(), seq, home, at, reactor) {
             Ok(mut snap) => {
