@@ -1,13 +1,10 @@
 //! Replication without sockets and clocks: what a kevy peer's bytes mean, and what to do about them.
 //!
-//! - [`image`] reads snapshot images: a checker that can run while the image arrives, and a reader that
-//!   loads it in slices.
 //! - [`wire`] cuts the bytes of one stream into acknowledgements, pings, snapshot chunks and frames.
 //! - [`link`] follows one stream of an upstream: handshake, positions, acks, time-outs, reconnects.
 //! - [`discover`] finds out which ports an upstream's streams are on.
 
 pub mod discover;
-pub mod image;
 pub mod link;
 pub mod wire;
 
