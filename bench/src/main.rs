@@ -12,6 +12,7 @@ mod compose;
 mod disk;
 mod expiry;
 mod image;
+mod journal;
 mod mailbox;
 mod measure;
 mod parse;
@@ -71,6 +72,7 @@ type Run = fn(&What);
 const PRIMITIVES: [(&str, Run); 9] = [
     ("parse", |_| parse::run()),
     ("compose", |_| compose::run()),
+    ("journal", |_| journal::run()),
     ("route", |_| route::run()),
     ("table", |_| table::run()),
     ("expiry", |_| expiry::run()),
