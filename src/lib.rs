@@ -1,7 +1,7 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
-//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `store`, `repl` (2), `rdb` (3),
-//! `cmd` (4), `script` (5), `mesh` (6), `shard` (7), `node` (8). `uring` is met from `mesh` up, and nothing
+//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `store`, `repl` (2),
+//! `rdb` (3), `cmd` (4), `script` (5), `mesh` (6), `shard` (7), `node` (8). `uring` is met from `mesh` up, and nothing
 //! below it has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
 

@@ -79,6 +79,11 @@ impl Shard {
         self.databases[at] = Some(keys);
     }
 
+    /// A database, if it was ever used.
+    pub fn used_database(&self, at: usize) -> Option<&Keyspace> {
+        self.databases[at].as_deref()
+    }
+
     /// Number of databases.
     pub fn database_count(&self) -> usize {
         self.databases.len()
