@@ -100,8 +100,7 @@ fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) 
     let name = args.at(0);
     let number = |at: usize| args.get(at).and_then(parse_u64).map(|number| number as usize);
     match name {
-        b"FLUSHALL" => walk.flushed(None),
-        b"FLUSHDB" => walk.flushed(Some(database as usize)),
+        b"FLUSHALL" | b"FLUSHDB" => {}
         b"SWAPDB" => {
             if let (Some(first), Some(second)) = (number(1), number(2)) {
                 walk.swapped(first, second);

@@ -1,14 +1,13 @@
 //! The walk that writes all databases of a shard down while commands change them.
 
 use super::Shard;
-use crate::store::{Budget, Change, Walk};
+use crate::store::{Budget, Walk};
 
 /// A walk through the databases of a shard, one after the other. See [`Walk`]: its slices, with the frames
 /// noted between them, are in the end exactly what is in the shard. Frames are the effects of commands.
 ///
-/// FLUSHALL, FLUSHDB and SWAPDB are noted always, and the walk is told of them by
-/// [`flushed`](ShardWalk::flushed) and [`swapped`](ShardWalk::swapped); all other frames are asked for by
-/// [`takes`](ShardWalk::takes).
+/// FLUSHALL, FLUSHDB and SWAPDB are always noted, and the walk is told of the last by
+/// [`swapped`](ShardWalk::swapped). Of all other frames [`takes`](ShardWalk::takes) knows whether they are.
 #[derive(Debug)]
 pub struct ShardWalk {
     databases: Vec<Stage>,
@@ -80,19 +79,8 @@ impl ShardWalk {
     pub fn takes(&mut self, shard: &Shard, database: usize, key: &[u8], name: &[u8]) -> bool {
         match (&mut self.databases[database], shard.used_database(database)) {
             (Stage::Behind, _) => true,
-            (Stage::Here(walk), Some(keys)) => walk.takes(keys, key, change_of(name)),
+            (Stage::Here(walk), Some(keys)) => walk.takes(keys, key, is_by_member(name)),
             (Stage::Here(_) | Stage::Ahead, _) => false,
-        }
-    }
-
-    /// All keys of a database, or of all of them, were removed.
-    pub fn flushed(&mut self, database: Option<usize>) {
-        for (at, stage) in self.databases.iter_mut().enumerate() {
-            if let Stage::Here(walk) = stage
-                && database.is_none_or(|only| only == at)
-            {
-                walk.cleared();
-            }
         }
     }
 
@@ -102,36 +90,28 @@ impl ShardWalk {
     }
 }
 
-/// What a frame does to its key. Commands that are not here may be noted, too, but for a collection that is
-/// written in part, which is then written anew.
-fn change_of(name: &[u8]) -> Change {
-    let is = |names: &[&str]| {
-        let mut names = names.iter();
-        names.any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-    };
-    if is(&["DEL", "UNLINK"]) {
-        Change::Removal
-    } else if is(&MEMBER_COMMANDS) {
-        Change::Members
-    } else {
-        Change::Other
-    }
+/// Does a command do the same to each member it names, whatever other members are there? Others may be noted,
+/// too, but a collection of which a part is written is then written anew.
+fn is_by_member(name: &[u8]) -> bool {
+    let mut names = BY_MEMBER.iter();
+    names.any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
-/// Commands that do the same to each member they name whatever other members are there.
-const MEMBER_COMMANDS: [&str; 12] = [
-    "HSET",
+const BY_MEMBER: [&str; 14] = [
+    "DEL",
     "HDEL",
     "HINCRBY",
     "HINCRBYFLOAT",
-    "HPEXPIREAT",
     "HPERSIST",
+    "HPEXPIREAT",
+    "HSET",
+    "PERSIST",
+    "PEXPIREAT",
     "SADD",
     "SREM",
+    "UNLINK",
     "ZADD",
     "ZREM",
-    "PEXPIREAT",
-    "PERSIST",
 ];
 
 #[cfg(test)]

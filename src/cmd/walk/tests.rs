@@ -207,14 +207,7 @@ impl World {
     fn note(&mut self, database: usize, args: OwnedArgs) {
         let name = args.as_args().at(0).to_ascii_uppercase();
         let is_noted = match &name[..] {
-            b"FLUSHDB" => {
-                self.walk.flushed(Some(database));
-                true
-            }
-            b"FLUSHALL" => {
-                self.walk.flushed(None);
-                true
-            }
+            b"FLUSHDB" | b"FLUSHALL" => true,
             b"SWAPDB" => {
                 let index = |at| crate::base::parse_i64(args.as_args().at(at)).expect("an index");
                 self.walk.swapped(index(1) as usize, index(2) as usize);
@@ -295,7 +288,10 @@ impl World {
             38..41 => format!("ZADD z{key} {value} {other}"),
             41 => format!("ZADD z{key} -0.5 {other}"),
             42 => format!("ZREM z{key} {other}"),
-            43 => format!("ZREMRANGEBYRANK z{key} 3 5"),
+            43 => format!(
+                "ZREMRANGEBYRANK z{key} {}",
+                ["-5 -3", "-2 -1", "0 -1"][pick(3) as usize]
+            ),
             44..48 => format!("XADD x{key} {id}-1 field {value}"),
             48 => format!("XDEL x{key} {}-1", pick(id)),
             49 => format!("XTRIM x{key} MAXLEN 100"),

@@ -16,7 +16,8 @@ use crate::{
 /// Between slices the keyspace may be changed, and [`takes`](Walk::takes) says of each change whether it
 /// has to be noted behind the slices so far. The keys that the slices hold, with what was noted applied
 /// in between as it came, are in the end exactly those of the keyspace: a key that the walk comes to is
-/// written as it is by then, and a change is noted only if the walk has passed its key.
+/// written as it is by then, and a change is noted only if the walk has passed its key. The removal of all
+/// keys is noted, and does not concern the walk.
 ///
 /// Deadlines are written as they are and nobody is removed: of a key that is due but still there, too,
 /// the removal will be noted when it comes.
@@ -65,18 +66,6 @@ pub struct Slice {
     pub is_last: bool,
 }
 
-/// What a noted change does to a key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
-    /// Adds, changes or removes members that it names, or their deadlines or the key's: to each of them the
-    /// same, whatever other members are there.
-    Members,
-    /// Removes the key.
-    Removal,
-    /// Anything else.
-    Other,
-}
-
 impl Default for Walk {
     fn default() -> Self {
         Self {
@@ -111,8 +100,9 @@ impl Walk {
     }
 
     /// Is a change of the key to be noted behind the slices so far? To be asked once for each change, in
-    /// their order, and with no slice between the change and the question.
-    pub fn takes(&mut self, keys: &Keyspace, key: &[u8], change: Change) -> bool {
+    /// their order, and with no slice between the change and the question. `by_member`: what it does to one
+    /// member of a collection, or to its deadline or the key's, does not depend on the others.
+    pub fn takes(&mut self, keys: &Keyspace, key: &[u8], by_member: bool) -> bool {
         let hash = keys.cells.hash(key);
         if self.next.is_some_and(|next| Table::place(hash) >= next) {
             return false;
@@ -122,24 +112,14 @@ impl Walk {
             return true;
         };
         let state = &mut self.open[at].state;
-        match (&state, change) {
+        match (&state, by_member) {
             (State::Waiting | State::Spoiled, _) => false,
-            (State::Begun(_), Change::Members) => true,
-            (State::Begun(_), Change::Removal) => {
-                // What becomes of the key from now on is noted from its beginning.
-                self.open.swap_remove(at);
-                true
-            }
-            (State::Begun(_), Change::Other) => {
+            (State::Begun(_), true) => true,
+            (State::Begun(_), false) => {
                 *state = State::Spoiled;
                 false
             }
         }
-    }
-
-    /// All keys were removed at once, which is always to be noted.
-    pub fn cleared(&mut self) {
-        self.open.clear();
     }
 
     /// Takes the next entries, about `room`; how many steps that took.
