@@ -114,6 +114,11 @@ impl Shard {
         }
     }
 
+    /// A database, if it was ever used.
+    pub fn used_database(&self, at: usize) -> Option<&Keyspace> {
+        self.databases[at].as_deref()
+    }
+
     /// Number of databases.
     pub fn database_count(&self) -> usize {
         self.databases.len()

@@ -26,6 +26,7 @@ mod streams;
 mod strings;
 #[cfg(test)]
 pub mod testing;
+mod walk;
 mod zsets;
 
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
@@ -33,6 +34,7 @@ pub use describe::{command, help, in_category, subcommand};
 pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
+pub use walk::{ShardSlice, ShardWalk};
 
 use crate::resp::{Args, Error};
 

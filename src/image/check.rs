@@ -1,6 +1,9 @@
 //! Walks an image item by item, for the checker and for the reader.
 
-use super::{Cursor, Fault, GROUPS_SINCE, Head, Header, ImageError, ImageSummary, ItemKind, Tail};
+use super::{
+    BODY_VERSION, Cursor, Fault, GROUPS_SINCE, Head, Header, ImageError, ImageSummary, ItemKind,
+    Tail,
+};
 
 /// Checks a whole image: every length inside, every type known, every score a number, the end record there
 /// and no trailer record cut short. Linear in the length, allocates nothing.
@@ -102,6 +105,20 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// A walk through a body, which begins with a record.
+    pub(super) fn of_body() -> Self {
+        let header = Header {
+            version: BODY_VERSION,
+            is_body: true,
+            ..Header::default()
+        };
+        Self {
+            header,
+            phase: Phase::Record,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next items, at least one if it is there. False at the end of the image.
     pub(super) fn advance(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Fault> {
         match self.phase {
@@ -184,9 +201,17 @@ impl Walk {
         Ok(true)
     }
 
+    /// Takes items until the walk stands at `phase`, where the rest of the record leads.
+    pub(super) fn go_to(&mut self, phase: Phase, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+        while self.phase != phase {
+            self.advance(cursor)?;
+        }
+        Ok(())
+    }
+
     /// Takes the head of a record. The walk stands at one.
     pub(super) fn head<'a>(&mut self, cursor: &mut Cursor<'a>) -> Result<Head<'a>, Fault> {
-        let head = cursor.head(self.header.version)?;
+        let head = cursor.head(self.header)?;
         let next = match head {
             Head::End => Phase::Trailer,
             Head::String { ttl, .. } => {
@@ -211,6 +236,7 @@ impl Walk {
                 self.field_deadline_count += 1;
                 Phase::Record
             }
+            Head::Reads { count } => Phase::Readers(count),
         };
         self.settle(cursor, next);
         Ok(head)
@@ -241,6 +267,7 @@ impl Walk {
             Phase::Strings(0) | Phase::Pairs(0) | Phase::Members(0) | Phase::Groups(0) => {
                 Phase::Record
             }
+            Phase::Wide(0) if self.header.is_body => Phase::Record,
             Phase::Parts(0) | Phase::Wide(0) => Phase::Trailer,
             Phase::Readers(0) => Phase::WideCount,
             unfinished => unfinished,

@@ -1,8 +1,9 @@
-//! Snapshot images of kevy, versions 2 to 6.
+//! Keys and values as bytes: snapshot images of kevy, versions 2 to 6, and bodies of our own snapshots, which
+//! hold the same records.
 //!
 //! An image carries neither a length nor a checksum, so its structure is the only thing that can be
 //! checked. [`Checker`] does that while the image arrives; [`ImageReader`] then loads it record by record,
-//! in slices as large as the caller likes.
+//! in slices as large as the caller likes. [`Writer`] appends records.
 //!
 //! ```text
 //! "KEVYSNAP"  version u8  [version >= 5: generation u64, offset u64]
@@ -10,17 +11,29 @@
 //! 0x00        end
 //! trailer*    0x09 auxiliary frame (at most one) | 0x0a group reads; anything else ends the reading
 //! ```
+//!
+//! A body is `record*` as in version 6, to the end of the bytes, without header, end and trailer. A record is
+//! in it where it belongs: field deadlines and group reads (0x0a) stand behind their key. One type is ours:
+//!
+//! ```text
+//! more        0x0b, then a record of type 2 to 5: more items of this key, whose deadline is this one
+//! ```
+//! Any other record of a key stands for all of it and replaces what was there; one without items says that
+//! the key is not there.
+//!
 //! Numbers are little-endian, a string is a u32 length and its bytes, a collection is a u32 count and its
 //! items.
 
 mod check;
 mod reader;
+mod write;
 
 pub use check::{Checker, check};
 pub use reader::{
     Aux, Consumer, Consumers, Elements, Entries, Entry, Fields, Group, GroupReads, ImageReader,
-    Key, Members, Pairs, Parts, Pending, PendingRows, Record, Wide, WideCount,
+    Key, Members, Pairs, Parts, Pending, PendingRows, Record, StringRecord, Wide, WideCount,
 };
+pub use write::{ItemKind, Items, Writer};
 
 /// First bytes of every image.
 pub const MAGIC: &[u8; 8] = b"KEVYSNAP";
@@ -127,6 +140,8 @@ pub struct StreamMeta {
 struct Header {
     version: u8,
     feed: (u64, u64),
+    /// The records are a body: there is no header, and no end but that of the bytes.
+    is_body: bool,
 }
 
 /// A record up to, not including, its items.
@@ -143,6 +158,7 @@ enum Head<'a> {
         key: &'a [u8],
         ttl: Option<u64>,
         count: u32,
+        is_more: bool,
     },
     Stream {
         key: &'a [u8],
@@ -155,14 +171,10 @@ enum Head<'a> {
         field: &'a [u8],
         deadline: u64,
     },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ItemKind {
-    Hash,
-    List,
-    Set,
-    SortedSet,
+    /// In bodies only; in images these stand in the trailer.
+    Reads {
+        count: u32,
+    },
 }
 
 /// A trailer record up to, not including, its items.
@@ -299,14 +311,32 @@ impl<'a> Cursor<'a> {
         } else {
             (0, 0)
         };
-        Ok(Header { version, feed })
+        Ok(Header {
+            version,
+            feed,
+            is_body: false,
+        })
     }
 
-    fn head(&mut self, version: u8) -> Result<Head<'a>, Fault> {
+    fn head(&mut self, header: Header) -> Result<Head<'a>, Fault> {
+        let Header {
+            version, is_body, ..
+        } = header;
         let start = self.at;
-        let kind = self.u8()?;
+        let mut kind = self.u8()?;
+        let is_more = is_body && kind == MORE;
+        if is_more {
+            kind = self.u8()?;
+            if !(HASH..=SORTED_SET).contains(&kind) {
+                return Err(ImageError::UnknownRecord { at: start, kind }.into());
+            }
+        }
         match kind {
-            END => return Ok(Head::End),
+            END if !is_body => return Ok(Head::End),
+            GROUP_READS if is_body => {
+                let (_, _, _, count) = self.reads()?;
+                return Ok(Head::Reads { count });
+            }
             STRING..=STREAM => {}
             FIELD_TTL if version >= 6 => {
                 let (key, field) = self.pair()?;
@@ -332,6 +362,7 @@ impl<'a> Cursor<'a> {
             key,
             ttl,
             count,
+            is_more,
         };
         Ok(match kind {
             STRING => Head::String {
@@ -359,6 +390,18 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// Key, group, entries read and number of consumers, behind the type of the record.
+    #[expect(clippy::type_complexity, reason = "taken apart at once")]
+    fn reads(&mut self) -> Result<(&'a [u8], &'a [u8], Option<u64>, u32), Fault> {
+        let (key, group) = self.pair()?;
+        let entries_read = if self.u8()? == 1 {
+            Some(self.u64()?)
+        } else {
+            None
+        };
+        Ok((key, group, entries_read, self.u32()?))
+    }
+
     /// `aux_seen`: the one auxiliary frame has been read; a second one ends the reading.
     fn tail(&mut self, aux_seen: bool) -> Result<Tail<'a>, Fault> {
         match self.bytes.get(self.at) {
@@ -368,17 +411,12 @@ impl<'a> Cursor<'a> {
             }
             Some(&GROUP_READS) => {
                 self.at += 1;
-                let (key, group) = self.pair()?;
-                let entries_read = if self.u8()? == 1 {
-                    Some(self.u64()?)
-                } else {
-                    None
-                };
+                let (key, group, entries_read, count) = self.reads()?;
                 Ok(Tail::Reads {
                     key,
                     group,
                     entries_read,
-                    count: self.u32()?,
+                    count,
                 })
             }
             Some(_) => Ok(Tail::End),
@@ -398,7 +436,10 @@ const FIELD_TTL: u8 = 7;
 const SEGMENT_STUB: u8 = 8;
 const AUX: u8 = 9;
 const GROUP_READS: u8 = 10;
+const MORE: u8 = 11;
 
+/// The version whose records bodies hold.
+const BODY_VERSION: u8 = 6;
 /// From this version on a stream is followed by its consumer groups.
 const GROUPS_SINCE: u8 = 4;
 /// Until this version a key's time to live is what remained of it, in ms.

@@ -1,7 +1,11 @@
 //! Hands out the records of an image, a slice of them at a time.
 
+use arrayvec::ArrayVec;
+
 use super::check::{Phase, Walk};
-use super::{Cursor, EntryId, Fault, Head, ImageError, ItemKind, RELATIVE_UNTIL, StreamMeta, Tail};
+use super::{
+    Cursor, EntryId, Fault, Head, ImageError, ItemKind, RELATIVE_UNTIL, STRING, StreamMeta, Tail,
+};
 
 /// Reads an image record by record. It owns its bytes (`Vec<u8>`, `Arc<[u8]>`, `bytes::Bytes`, or borrows
 /// them as `&[u8]`), so that it can be kept from turn to turn.
@@ -43,7 +47,7 @@ pub struct Key<'a> {
     /// When it expires, in Unix ms. Records of version 2 carry the remaining time; they count from the
     /// `now` that the reader was made with.
     pub deadline: Option<u64>,
-    /// The record was begun in an earlier call; its items go on here.
+    /// The record was begun in an earlier call, or in an earlier record of a body; its items go on here.
     pub is_resumed: bool,
 }
 
@@ -110,6 +114,35 @@ pub enum Record<'a> {
     GroupReads(GroupReads<'a>),
     /// A command of kevy's own; may be ignored.
     Aux(Aux<'a>),
+}
+
+impl<'a> Record<'a> {
+    /// The key that the record is about.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        match self {
+            Record::String { key, .. }
+            | Record::Hash { key, .. }
+            | Record::List { key, .. }
+            | Record::Set { key, .. }
+            | Record::SortedSet { key, .. }
+            | Record::Stream { key, .. } => Some(key.bytes),
+            Record::Group(group) => Some(group.key),
+            Record::FieldTtl { key, .. } => Some(key),
+            Record::GroupReads(reads) => Some(reads.key),
+            Record::Aux(_) => None,
+        }
+    }
+}
+
+/// A string that lives as long as the bytes that are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StringRecord<'a> {
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+    /// When it expires, in Unix ms.
+    pub deadline: Option<u64>,
 }
 
 /// A consumer group.
@@ -211,6 +244,17 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
         })
     }
 
+    /// A reader at the first record of a body.
+    pub fn of_body(bytes: B) -> Self {
+        Self {
+            bytes,
+            now: 0,
+            walk: Walk::of_body(),
+            open: None,
+            fault: None,
+        }
+    }
+
     /// The next record, or `None` behind the last. Items of the record before that were not read are
     /// skipped.
     ///
@@ -268,7 +312,11 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
             (start, start + part.len())
         };
         loop {
+            let start = cursor.at;
             match self.walk.phase {
+                Phase::Record if self.walk.header.is_body && start == bytes.len() => {
+                    return Ok(Step::End);
+                }
                 Phase::Record => match self.walk.head(&mut cursor)? {
                     Head::End => {}
                     Head::String { key, ttl, value } => {
@@ -278,11 +326,18 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
                             value: place(value),
                         });
                     }
-                    Head::Items { kind, key, ttl, .. } => {
+                    Head::Items {
+                        kind,
+                        key,
+                        ttl,
+                        is_more,
+                        ..
+                    } => {
                         return Ok(Step::Open {
                             kind: OpenKind::Items(kind),
                             key: place(key),
                             ttl,
+                            is_more,
                         });
                     }
                     Head::Stream { key, ttl, meta, .. } => {
@@ -290,6 +345,7 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
                             kind: OpenKind::Stream(meta),
                             key: place(key),
                             ttl,
+                            is_more: false,
                         });
                     }
                     Head::FieldTtl {
@@ -303,27 +359,24 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
                             deadline,
                         });
                     }
+                    Head::Reads { .. } => {
+                        self.walk.go_to(Phase::Record, &mut cursor)?;
+                        return Ok(Step::Reads { start });
+                    }
                 },
                 Phase::Groups(left) if left > 0 => {
-                    let start = cursor.at;
                     // The whole group is walked here, so that its two lists can be handed out together.
-                    let end = Phase::Groups(left - 1);
-                    while self.walk.phase != end {
-                        self.walk.advance(&mut cursor)?;
-                    }
+                    self.walk.go_to(Phase::Groups(left - 1), &mut cursor)?;
                     return Ok(Step::Group { start });
                 }
                 Phase::Trailer if cursor.at == bytes.len() => return Ok(Step::End),
                 Phase::Trailer => {
-                    let start = cursor.at;
                     let step = match self.walk.tail(&mut cursor)? {
                         Tail::End => return Ok(Step::End),
                         Tail::Aux { .. } => Step::Aux { start },
                         Tail::Reads { .. } => Step::Reads { start },
                     };
-                    while self.walk.phase != Phase::Trailer {
-                        self.walk.advance(&mut cursor)?;
-                    }
+                    self.walk.go_to(Phase::Trailer, &mut cursor)?;
                     return Ok(step);
                 }
                 Phase::Done => return Ok(Step::End),
@@ -336,14 +389,19 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
 
     fn record(&mut self, step: Step) -> Option<Record<'_>> {
         match step {
-            Step::Open { kind, key, ttl } => {
+            Step::Open {
+                kind,
+                key,
+                ttl,
+                is_more,
+            } => {
                 let open = Open {
                     kind,
                     key,
                     deadline: self.deadline(ttl),
                 };
                 self.open = Some(open);
-                Some(self.open_record(open, false))
+                Some(self.open_record(open, is_more))
             }
             Step::String { key, ttl, value } => {
                 let bytes = self.bytes.as_ref();
@@ -442,12 +500,52 @@ impl<B: AsRef<[u8]>> ImageReader<B> {
     }
 }
 
+impl<'a> ImageReader<&'a [u8]> {
+    /// Takes the next records as long as they are strings and there is room in `into`. None is taken inside
+    /// another record, so [`next`](Self::next) goes on where this stops.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next); what was taken before is good.
+    pub fn strings<const N: usize>(
+        &mut self,
+        into: &mut ArrayVec<StringRecord<'a>, N>,
+    ) -> Result<(), ImageError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let mut cursor = Cursor {
+            bytes: self.bytes,
+            at: self.walk.at,
+        };
+        while !into.is_full()
+            && self.walk.phase == Phase::Record
+            && cursor.bytes.get(cursor.at) == Some(&STRING)
+        {
+            match self.walk.head(&mut cursor) {
+                Ok(Head::String { key, ttl, value }) => into.push(StringRecord {
+                    key,
+                    value,
+                    deadline: self.deadline(ttl),
+                }),
+                Ok(_) => break,
+                Err(fault) => {
+                    let error = final_error(fault, self.walk.at);
+                    self.fault = Some(error);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What [`ImageReader::step`] found, by place.
 enum Step {
     Open {
         kind: OpenKind,
         key: (usize, usize),
         ttl: Option<u64>,
+        is_more: bool,
     },
     String {
         key: (usize, usize),

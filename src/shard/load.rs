@@ -3,9 +3,8 @@
 use crate::{
     base::Ms,
     cmd::Shards,
-    image::{EntryId, ImageReader, Key, Record},
+    image::{ImageReader, Record},
     route,
-    store::{End, Hash, InValue, List, Set, Stream, StreamId, Zset},
 };
 
 /// Image bytes that one turn loads.
@@ -149,21 +148,21 @@ impl Load {
                 };
                 false
             }
-            Phase::Fill => self.fill(shards, now),
+            Phase::Fill => self.fill(shards),
         }
     }
 
-    fn fill(&mut self, shards: &mut Shards, now: Ms) -> bool {
+    fn fill(&mut self, shards: &mut Shards) -> bool {
         let Some(reader) = &mut self.reader else {
             return true;
         };
         let end = reader.read_len() + STEP_BYTES;
         if let Some(record) = reader.resume() {
-            put(shards, record, now);
+            put(shards, record);
         }
         while reader.read_len() < end && !reader.is_inside() {
             match reader.next() {
-                Ok(Some(record)) => put(shards, record, now),
+                Ok(Some(record)) => put(shards, record),
                 Ok(None) => return true,
                 Err(_) => {
                     self.good = false;
@@ -184,156 +183,19 @@ fn sample(image: &[u8], now: Ms) -> Vec<Vec<u8>> {
     while keys.len() < SAMPLE
         && let Ok(Some(record)) = reader.next()
     {
-        if let Record::String { key, .. }
-        | Record::Hash { key, .. }
-        | Record::List { key, .. }
-        | Record::Set { key, .. }
-        | Record::SortedSet { key, .. }
-        | Record::Stream { key, .. } = record
+        // Of a stream with groups several records name it.
+        if let Some(key) = record.key()
+            && keys.last().is_none_or(|last: &Vec<u8>| last != key)
         {
-            keys.push(key.bytes.to_vec());
+            keys.push(key.to_vec());
         }
     }
     keys
 }
 
-/// Stores one record, or the rest of one. A hostile image may name a key twice, with another type: the
-/// later record then wins.
-fn put(shards: &mut Shards, record: Record<'_>, now: Ms) {
-    match record {
-        Record::String { key, value } => {
-            shards
-                .of(0, key.bytes)
-                .set_string(key.bytes, value, key.deadline)
-        }
-        Record::Hash { key, mut pairs } => {
-            fill::<Hash, _>(shards, key, &mut pairs, now, |hash, (field, value)| {
-                hash.put(field, value);
-            })
-        }
-        Record::List { key, mut elements } => {
-            fill::<List, _>(shards, key, &mut elements, now, |list, element| {
-                list.push(End::Right, element);
-            })
-        }
-        Record::Set { key, mut members } => {
-            fill::<Set, _>(shards, key, &mut members, now, |set, member| {
-                set.insert(member);
-            })
-        }
-        Record::SortedSet { key, mut members } => {
-            fill::<Zset, _>(shards, key, &mut members, now, |zset, (member, score)| {
-                zset.insert(member, score);
-            });
-        }
-        Record::Stream {
-            key,
-            meta,
-            mut entries,
-        } => {
-            let keys = shards.of(0, key.bytes);
-            if !key.is_resumed {
-                let stream = Stream::restored(
-                    id(meta.last_id),
-                    id(meta.max_deleted_id),
-                    meta.entries_added,
-                );
-                keys.insert(key.bytes, stream.wrap(), key.deadline);
-            }
-            if let Ok(Some(stream)) = keys.get_mut::<Stream>(key.bytes, now) {
-                for entry in entries.by_ref().take(STEP_ITEMS) {
-                    // An entry out of order is refused by the log and left out.
-                    stream.log_mut().restore(id(entry.id), entry.fields);
-                }
-            }
-        }
-        Record::Group(group) => {
-            let keys = shards.of(0, group.key);
-            let Ok(Some(stream)) = keys.get_mut::<Stream>(group.key, now) else {
-                return;
-            };
-            let Some(made) = stream.create_group(group.name, id(group.last_delivered), None) else {
-                return;
-            };
-            for consumer in group.consumers {
-                made.create_consumer(consumer.name, consumer.at, None);
-            }
-            for row in group.pending {
-                let consumer = made.create_consumer(row.consumer, row.delivered_at, None);
-                made.assign(
-                    id(row.id),
-                    consumer,
-                    row.delivered_at,
-                    u64::from(row.delivery_count),
-                );
-            }
-        }
-        Record::FieldTtl {
-            key,
-            field,
-            deadline,
-        } => {
-            let keys = shards.of(0, key);
-            if let Ok(Some(hash)) = keys.get_mut::<Hash>(key, now) {
-                hash.set_deadline(field, Some(deadline));
-                keys.reindex(key);
-            }
-        }
-        Record::GroupReads(reads) => {
-            let keys = shards.of(0, reads.key);
-            let Ok(Some(stream)) = keys.get_mut::<Stream>(reads.key, now) else {
-                return;
-            };
-            let Some((_, group)) = stream.with_group(reads.group) else {
-                return;
-            };
-            group.entries_read = reads.entries_read;
-            for consumer in reads.active {
-                if let Some(at) = group.find(consumer.name) {
-                    group.touch_active(at, consumer.at);
-                }
-            }
-            for wide in reads.wide {
-                let row = group
-                    .pending(id(wide.id))
-                    .map(|row| (row.consumer, row.delivered));
-                if let Some((consumer, delivered)) = row {
-                    group.assign(id(wide.id), consumer, delivered, wide.delivery_count);
-                }
-            }
-        }
-        Record::Aux(_) => {}
-    }
-}
-
-/// Adds items to a collection until they end or the turn's share is used up.
-fn fill<T: InValue, I: Iterator>(
-    shards: &mut Shards,
-    key: Key<'_>,
-    items: &mut I,
-    now: Ms,
-    mut add: impl FnMut(&mut T, I::Item),
-) {
-    let keys = shards.of(0, key.bytes);
-    let Some(first) = items.next() else { return };
-    if !key.is_resumed {
-        keys.insert(key.bytes, T::default().wrap(), None);
-    }
-    // The deadline follows once the items are in: a key that is due would be removed with each access.
-    if let Ok(Some(collection)) = keys.get_mut::<T>(key.bytes, now) {
-        add(collection, first);
-        for item in items.take(STEP_ITEMS) {
-            add(collection, item);
-        }
-    }
-    if key.deadline.is_some() {
-        keys.set_deadline(key.bytes, key.deadline, now);
-    }
-}
-
-fn id(id: EntryId) -> StreamId {
-    StreamId {
-        ms: id.ms,
-        seq: id.seq,
+/// Stores one record, or the rest of one.
+fn put(shards: &mut Shards, record: Record<'_>) {
+    if let Some(key) = record.key() {
+        shards.of(0, key).put_record(record, STEP_ITEMS);
     }
 }

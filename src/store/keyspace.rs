@@ -5,8 +5,11 @@
 //! [`Slab`], named by the cell.
 
 mod evict;
+mod load;
+mod walk;
 
 pub use evict::Sampling;
+pub use walk::{Budget, Slice, Walk};
 
 use std::hash::Hasher;
 
@@ -266,24 +269,27 @@ impl Keyspace {
     /// Sets a string, whatever the key held before. The deadline becomes `deadline`.
     #[inline]
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {
-        self.set_text(key, value, deadline, || Bytes::copy_from_slice(value));
+        self.settle();
+        let hash = self.cells.hash(key);
+        self.set_text(hash, key, value, deadline, || Bytes::copy_from_slice(value));
     }
 
     /// The same with memory that may become the value.
     pub fn set_shared(&mut self, key: &[u8], value: Bytes, deadline: Option<Ms>) {
-        self.set_text(key, &value, deadline, || value.clone());
+        self.settle();
+        let hash = self.cells.hash(key);
+        self.set_text(hash, key, &value, deadline, || value.clone());
     }
 
     #[inline(always)]
     fn set_text(
         &mut self,
+        hash: u64,
         key: &[u8],
         value: &[u8],
         deadline: Option<Ms>,
         take: impl FnOnce() -> Bytes,
     ) {
-        self.settle();
-        let hash = self.cells.hash(key);
         let found = match self.find(hash, key) {
             Some(found) if self.lfu.is_some() => {
                 let head = found.head.with_clock(self.touched(found.head.clock()));
@@ -479,6 +485,12 @@ impl Keyspace {
         let Some(found) = self.live(key, now) else {
             return false;
         };
+        self.redate(found, deadline);
+        true
+    }
+
+    /// Gives an entry another deadline, or none.
+    fn redate(&mut self, found: Found, deadline: Option<Ms>) {
         match deadline {
             Some(due) if found.head.has(DEADLINE) => self.move_timer(found, due),
             None if !found.head.has(DEADLINE) => {}
@@ -489,7 +501,6 @@ impl Keyspace {
                 self.reshape(found, deadline, fields);
             }
         }
-        true
     }
 
     /// Makes a key look as if it had been used so, if that is how uses are tracked.

@@ -8,6 +8,7 @@ mod evict;
 mod expiry;
 mod graveyard;
 mod hash;
+mod image;
 mod keyspace;
 mod list;
 mod packed;
@@ -22,7 +23,9 @@ pub use dict::{Dict, seed_collections};
 pub use entry::Lfu;
 pub use evict::{Candidate, EvictionPool, Policy};
 pub use hash::Hash;
-pub use keyspace::{Gone, Hashed, Keyspace, Meta, Sampling, Str, Used, WrongType};
+pub use keyspace::{
+    Budget, Gone, Hashed, Keyspace, Meta, Sampling, Slice, Str, Used, Walk, WrongType,
+};
 pub use list::{End, List};
 pub use set::Set;
 pub use stream::{

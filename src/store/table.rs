@@ -327,6 +327,14 @@ impl Table {
         }
     }
 
+    /// Does a [`walk`](Table::walk) from `place` visit entries before it, too? It does where two segments
+    /// were merged whose border it was.
+    pub fn is_within(&self, place: Place) -> bool {
+        let prefix = place & PREFIX_MASK;
+        let (_, depth) = self.segment_of(prefix << (64 - DEPTH_MAX));
+        prefix & ((1 << (DEPTH_MAX - depth)) - 1) != 0
+    }
+
     /// The `chance`-th entry (modulo their number) of the segment that holds `hash`.
     pub fn pick(&self, hash: u64, chance: u64) -> Option<Entry> {
         let (segment, _) = self.segment_of(hash);

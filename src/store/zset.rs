@@ -257,6 +257,13 @@ impl Zset {
         start..end.max(start)
     }
 
+    /// The rank of the first element behind this score and member, whether they are in the set or not.
+    pub fn rank_behind(&self, score: f64, member: &[u8]) -> usize {
+        self.partition_point(|other, other_member| {
+            other < score || other == score && other_member <= member
+        })
+    }
+
     /// Visits about `count` elements from a cursor on; the next cursor, 0 at the end. An element that
     /// is there during the whole iteration is visited. A small set is visited at once.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8], f64)) -> u64 {
