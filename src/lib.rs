@@ -26,6 +26,8 @@ pub mod docs {
     pub mod architecture {}
     #[doc = include_str!("docs/coverage.md")]
     pub mod coverage {}
+    #[doc = include_str!("docs/journal.md")]
+    pub mod journal {}
     #[doc = include_str!("docs/migration.md")]
     pub mod migration {}
     #[doc = include_str!("docs/wire.md")]

@@ -9,6 +9,7 @@
 
 mod compose;
 mod expiry;
+mod journal;
 mod mailbox;
 mod measure;
 mod parse;
@@ -56,9 +57,10 @@ fn chosen(args: &[String]) -> Option<(Vec<&'static str>, Vec<u64>)> {
 
 type Run = fn(sizes: &[u64]);
 
-const PRIMITIVES: [(&str, Run); 8] = [
+const PRIMITIVES: [(&str, Run); 9] = [
     ("parse", |_| parse::run()),
     ("compose", |_| compose::run()),
+    ("journal", |_| journal::run()),
     ("route", |_| route::run()),
     ("table", |_| table::run()),
     ("expiry", |_| expiry::run()),

@@ -53,13 +53,14 @@ struct Round {
     instructions: Option<f64>,
 }
 
-/// Times both and prints a line. Each call of `ours` and of `naive` is one round of so many operations.
+/// Times both and prints a line. Each call of `ours` and of `naive` is one round of so many operations. What
+/// one operation of ours took, in nanoseconds.
 pub fn compare(
     what: &str,
     operations: u64,
     mut ours: impl FnMut(&mut Meter),
     mut naive: impl FnMut(&mut Meter),
-) {
+) -> f64 {
     let mut meter = Meter::new();
     let mut rounds: [Vec<Round>; 2] = Default::default();
     for round in 0..=ROUNDS {
@@ -78,6 +79,7 @@ pub fn compare(
     if let [Some(a), Some(b)] = rounds.each_ref().map(|rounds| instructions(rounds)) {
         println!("  {:48} instructions {a:.1}, naive {b:.1}", "");
     }
+    a.median
 }
 
 /// What the lines mean.

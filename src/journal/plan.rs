@@ -236,7 +236,8 @@ impl PlanError {
         let whole = "put the directory back from a backup, or let the node copy another one";
         match self {
             Self::Damaged { file, at, .. } => format!(
-                "{whole}; or lose what the file holds from there on: ringkeep repair --truncate-at {at} {file}"
+                "{whole}; or lose what the file holds from there on: \
+                 ringkeep repair --truncate-at {at} {file}"
             ),
             Self::Header {
                 fault: HeaderFault::Version(_),

@@ -592,7 +592,9 @@ mod tests {
         }
 
         #[test]
-        fn what_was_composed_is_found(lines in vec("DEL [a-z]{0,60}(;SET [a-z]{1,5} [A-Z]{0,300}){0,3}", 0..8)) {
+        fn what_was_composed_is_found(
+            lines in vec("DEL [a-z]{0,60}(;SET [a-z]{1,5} [A-Z]{0,300}){0,3}", 0..8),
+        ) {
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             let (found, end) = scan(&file(&lines, 0, false).bytes, 1 << 16).unwrap();
             let frames = lines.iter().flat_map(|line| line.split(';')).zip(100..);
