@@ -77,7 +77,7 @@ fn compose(meter: &mut Meter, args: &[&[u8]]) {
         for _ in 0..BLOCKS {
             let block = block(&mut stream, black_box(args));
             black_box(block.bytes());
-            stream.give_back(block);
+            stream.reuse(block.into_bytes());
         }
     });
 }

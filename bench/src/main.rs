@@ -69,7 +69,7 @@ fn chosen(args: &[String]) -> Option<(Vec<&'static str>, What)> {
 
 type Run = fn(&What);
 
-const PRIMITIVES: [(&str, Run); 9] = [
+const PRIMITIVES: [(&str, Run); 11] = [
     ("parse", |_| parse::run()),
     ("compose", |_| compose::run()),
     ("journal", |_| journal::run()),
