@@ -62,10 +62,12 @@ impl Shard {
 
     /// Where its stream is; unknown without one.
     pub fn position(&self) -> Position {
-        self.stream.as_ref().map_or(Position::UNKNOWN, |stream| Position {
-            generation: stream.generation(),
-            offset: stream.next(),
-        })
+        self.stream
+            .as_ref()
+            .map_or(Position::UNKNOWN, |stream| Position {
+                generation: stream.generation(),
+                offset: stream.next(),
+            })
     }
 
     /// Forgets what was recorded and not taken from the stream yet.
@@ -98,7 +100,11 @@ impl Shard {
 /// Does a frame belong behind the slices so far?
 fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) -> bool {
     let name = args.at(0);
-    let number = |at: usize| args.get(at).and_then(parse_u64).map(|number| number as usize);
+    let number = |at: usize| {
+        args.get(at)
+            .and_then(parse_u64)
+            .map(|number| number as usize)
+    };
     match name {
         b"FLUSHALL" | b"FLUSHDB" => {}
         b"SWAPDB" => {

@@ -488,7 +488,7 @@ mod tests {
         stream.end_unit();
         let block = stream.take_block().unwrap();
         let memory = block.bytes().as_ptr();
-        stream.give_back(block);
+        stream.reuse(block.into_bytes());
         frame(&mut stream, 0, &["DEL", "b"]);
         stream.end_unit();
         stream.take_block().unwrap();

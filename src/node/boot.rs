@@ -69,7 +69,11 @@ impl Boot {
     }
 
     /// Loads, with a thread for each core.
-    pub(super) fn start<W: Wake + Clone + Send + 'static>(self, shared: &Arc<Shared>, wakers: &[W]) {
+    pub(super) fn start<W: Wake + Clone + Send + 'static>(
+        self,
+        shared: &Arc<Shared>,
+        wakers: &[W],
+    ) {
         let cores = wakers.len();
         let mut parts: Vec<Vec<Plan>> = (0..cores).map(|_| Vec::new()).collect();
         let bytes: u64 = self.plans.iter().map(|plan| plan.bytes).sum();
@@ -184,7 +188,11 @@ fn show_progress(shared: &Shared, bytes: u64) {
         let percent = done * 100 / bytes.max(1);
         if bar {
             let full = (percent / 4) as usize;
-            eprint!("\rloading [{}{}] {percent:3} %", "#".repeat(full), " ".repeat(25 - full));
+            eprint!(
+                "\rloading [{}{}] {percent:3} %",
+                "#".repeat(full),
+                " ".repeat(25 - full)
+            );
         } else if told.elapsed() >= Duration::from_secs(2) {
             told = Instant::now();
             log(&format!("loading: {percent} % of {bytes} bytes"));

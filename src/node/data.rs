@@ -131,7 +131,11 @@ impl DataDir {
     fn remove_unfinished(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            if entry.file_name().to_str().is_some_and(FileName::is_unfinished) {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(FileName::is_unfinished)
+            {
                 fs::remove_file(entry.path())?;
             }
         }

@@ -100,7 +100,9 @@ impl Filling {
             let refused = |fault| RecoverError::Snapshot(name, fault);
             while let Some(chunk) = reader.next().map_err(refused)? {
                 match chunk {
-                    Chunk::Records { database, body, .. } => self.records(name, at, database, body)?,
+                    Chunk::Records { database, body, .. } => {
+                        self.records(name, at, database, body)?
+                    }
                     Chunk::Frames(frames) => self.frames(name, at, frames, 0..u64::MAX)?,
                 }
             }

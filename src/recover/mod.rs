@@ -17,9 +17,7 @@ use crate::journal::{
     plan::{PlanError, Replay, Scanned, SegmentFile, ShardFiles, SharedUnit, SnapshotFile, plan},
     scan::{Scan, Tail},
     segment::{HeaderFault, SEGMENT_HEADER_LEN},
-    snapshot::{
-        FOOTER_LEN, SNAPSHOT_HEADER_LEN, Snapshot, SnapshotFault, SnapshotReason, Summary,
-    },
+    snapshot::{FOOTER_LEN, SNAPSHOT_HEADER_LEN, Snapshot, SnapshotFault, SnapshotReason, Summary},
 };
 
 /// A data directory.
@@ -101,7 +99,9 @@ pub enum RecoverError {
 impl fmt::Display for RecoverError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(Some(file), at, why) => write!(out, "{file}: byte {at}: cannot be read: {why}"),
+            Self::Io(Some(file), at, why) => {
+                write!(out, "{file}: byte {at}: cannot be read: {why}")
+            }
             Self::Io(None, _, why) => write!(out, "the data directory cannot be read: {why}"),
             Self::Plan(error) => write!(out, "{error}. What can be done: {}", error.remedy()),
             Self::Snapshot(file, fault) => write!(out, "{file}: {fault}"),
@@ -110,7 +110,10 @@ impl fmt::Display for RecoverError {
                 write!(out, "{file}: near byte {at}: a frame does not run: {why}")
             }
             Self::Record(file, at, why) => {
-                write!(out, "{file}: before byte {at}: a record cannot be read: {why}")
+                write!(
+                    out,
+                    "{file}: before byte {at}: a record cannot be read: {why}"
+                )
             }
             Self::Database(file, number) => write!(
                 out,
@@ -158,7 +161,9 @@ pub fn survey(files: &impl Files, meta: &Meta) -> Result<Vec<Plan>, RecoverError
     let all: Vec<ShardFiles> = found.iter().map(|found| found.files.clone()).collect();
     let plans = plan(meta, &all).map_err(|error| RecoverError::Plan(Box::new(error)))?;
     let plans = plans.into_iter().zip(found).enumerate();
-    Ok(plans.map(|(shard, (plan, found))| found.plan(shard, plan)).collect())
+    Ok(plans
+        .map(|(shard, (plan, found))| found.plan(shard, plan))
+        .collect())
 }
 
 /// Looks at one file.
@@ -262,7 +267,9 @@ fn look_at_snapshot(
     let failed = |error: io::Error| RecoverError::Io(Some(name), 0, error.to_string());
     let text = name.to_string();
     files.read(&text, 0, &mut head).map_err(failed)?;
-    files.read(&text, len - tail_len, &mut tail).map_err(failed)?;
+    files
+        .read(&text, len - tail_len, &mut tail)
+        .map_err(failed)?;
     let header = Snapshot::read(&head).map_err(|fault| SnapshotFault {
         at: 0,
         reason: SnapshotReason::Header(fault),
@@ -284,7 +291,9 @@ impl Found {
     fn plan(self, shard: usize, plan: crate::journal::plan::ShardPlan) -> Plan {
         let size = |wanted: FileName| {
             let mut sizes = self.sizes.iter();
-            sizes.find(|(name, _)| *name == wanted).map_or(0, |(_, len)| *len)
+            sizes
+                .find(|(name, _)| *name == wanted)
+                .map_or(0, |(_, len)| *len)
         };
         let number = shard as u32;
         let mut notes = Vec::new();
@@ -314,13 +323,14 @@ impl Found {
                 segments.push((file.seq, scanned.end.next, size(name)));
             }
         }
-        let snapshot_bytes = plan.snapshot.map_or(0, |seq| {
-            size(FileName::Snapshot { shard: number, seq })
-        });
+        let snapshot_bytes = plan
+            .snapshot
+            .map_or(0, |seq| size(FileName::Snapshot { shard: number, seq }));
         let replayed = plan.replays.iter().map(|replay| {
             let mut files = self.files.segments.iter();
             let file = files.find(|file| file.seq == replay.seq);
-            file.and_then(|file| file.found.as_ref().ok()).map_or(0, |scanned| scanned.end.at)
+            file.and_then(|file| file.found.as_ref().ok())
+                .map_or(0, |scanned| scanned.end.at)
         });
         let seqs = self.sizes.iter().map(|(name, _)| match name {
             FileName::Segment { seq, .. } | FileName::Snapshot { seq, .. } => *seq,

@@ -12,7 +12,13 @@ use std::{
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{
-    conn::Conn, durable::{Durable, Start}, log::log, follow::Follower, message::Message, requests::GROUP_LEN, shared::Shared,
+    conn::Conn,
+    durable::{Durable, Start},
+    follow::Follower,
+    log::log,
+    message::Message,
+    requests::GROUP_LEN,
+    shared::Shared,
     state::State,
 };
 use crate::{base::Ms, journal::Stream, mesh::Mesh, script::EngineError};
@@ -341,12 +347,7 @@ impl<R: Reactor> Core<R> {
                 ..
             } => {
                 if let Some(durable) = &mut self.durable {
-                    durable.on_written(
-                        &mut self.state,
-                        (mark, block),
-                        result,
-                        &mut self.reactor,
-                    );
+                    durable.on_written(&mut self.state, (mark, block), result, &mut self.reactor);
                 }
             }
             Event::Synced { mark, result, .. } | Event::Done { mark, result } => {

@@ -187,14 +187,25 @@ fn persistence(facts: &Facts<'_>, lines: &mut Lines<'_>) {
             "loading_loaded_perc",
             format!("{:.2}", done as f64 * 100.0 / all as f64),
         );
-        lines.put("loading_eta_seconds", took * (all - done.min(all)) / done.max(1));
+        lines.put(
+            "loading_eta_seconds",
+            took * (all - done.min(all)) / done.max(1),
+        );
     }
     let saves = durable.saves.view();
     let sum = |count: fn(&Marks) -> &AtomicU64| -> u64 {
-        durable.shards.iter().map(|marks| count(marks).load(Relaxed)).sum()
+        durable
+            .shards
+            .iter()
+            .map(|marks| count(marks).load(Relaxed))
+            .sum()
     };
     let good = if saves.last.2 { "err" } else { "ok" };
-    let written = if durable.broken.load(Relaxed) { "err" } else { "ok" };
+    let written = if durable.broken.load(Relaxed) {
+        "err"
+    } else {
+        "ok"
+    };
     lines.put("rdb_bgsave_in_progress", u8::from(saves.open > 0));
     lines.put(
         "rdb_last_save_time",

@@ -718,7 +718,9 @@ mod tests {
                 shards: cores,
                 databases: 1,
                 spin_us: 0,
-                dir: String::new(),
+                dir: None,
+                journals: false,
+                segment_len: 1 << 20,
                 announce: String::new(),
                 slots: None,
             };

@@ -274,9 +274,9 @@ impl State {
         }
         let (shared, homes) = (&self.shared, &mut self.homes);
         let own = homes.own().map(|shard| (shard, homes.stream_end(shard)));
-        let free = self
-            .gate
-            .end_turn(own, |shard| shared.durable.shards[shard].passed.load(SeqCst));
+        let free = self.gate.end_turn(own, |shard| {
+            shared.durable.shards[shard].passed.load(SeqCst)
+        });
         for (to, message) in free {
             self.mesh.send(to, message);
         }

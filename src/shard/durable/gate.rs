@@ -156,12 +156,19 @@ mod tests {
         gate.end_turn([(0, 6)].into_iter(), |_| 5);
         assert_eq!(gate.hold(conn(1), false), Some(1));
         gate.end_turn([(0, 6)].into_iter(), |_| 5);
-        assert_eq!(gate.hold(conn(2), false), Some(1), "it sees what is missing");
+        assert_eq!(
+            gate.hold(conn(2), false),
+            Some(1),
+            "it sees what is missing"
+        );
         gate.borrowed(1, 9);
         gate.end_turn([(0, 6)].into_iter(), |_| 5);
         assert_eq!(gate.hold(conn(2), true), Some(2));
         let released = gate.release(|shard| if shard == 0 { 6 } else { 8 });
-        assert_eq!((released.number, released.conns), (1, vec![conn(1), conn(2)]));
+        assert_eq!(
+            (released.number, released.conns),
+            (1, vec![conn(1), conn(2)])
+        );
         assert_eq!(gate.release(|_| 8).number, 0);
         assert_eq!(gate.release(|_| 9).conns, [conn(2)]);
     }

@@ -20,11 +20,11 @@ use std::{
 
 use uring::Reactor;
 
+pub use self::{gate::Gate, journal::OldSegment, save::Saves};
 use self::{
     journal::{Journal, Place, Step, Trouble},
     snap::{Ended, Snap, SnapPlace, SnapStep},
 };
-pub use self::{gate::Gate, journal::OldSegment, save::Saves};
 use super::{
     message::{CoreId, Message},
     shared::lock,

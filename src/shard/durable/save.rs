@@ -84,7 +84,11 @@ impl State {
         let shards = self.shared.settings.shards;
         let Some(round) = self.shared.durable.saves.begin(shards, self.now) else {
             let rewrites = verb == Verb::BgRewriteAof;
-            let error = if rewrites { REWRITE_UNDER_WAY } else { UNDER_WAY };
+            let error = if rewrites {
+                REWRITE_UNDER_WAY
+            } else {
+                UNDER_WAY
+            };
             return conn.out.error(&error);
         };
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {

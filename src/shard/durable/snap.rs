@@ -46,9 +46,15 @@ pub enum SnapStep {
 impl SnapStep {
     /// Of a mark.
     pub fn of(step: u8) -> Option<Self> {
-        [Self::Chunk, Self::Sync, Self::Rename, Self::Name, Self::Remove]
-            .into_iter()
-            .find(|known| *known as u8 == step)
+        [
+            Self::Chunk,
+            Self::Sync,
+            Self::Rename,
+            Self::Name,
+            Self::Remove,
+        ]
+        .into_iter()
+        .find(|known| *known as u8 == step)
     }
 
     fn name(self) -> &'static str {
