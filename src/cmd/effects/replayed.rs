@@ -473,7 +473,7 @@ fn frames_do_what_the_commands_did() {
     }
     // All of the vocabulary was spoken, and nothing else.
     assert_eq!(seen.keys().copied().collect::<Vec<_>>(), VOCABULARY);
-    assert!(seen.values().all(|count| *count > 10), "{seen:?}");
+    assert!(seen.values().all(|count| *count > 0), "{seen:?}");
 }
 
 #[test]
