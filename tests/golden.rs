@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ringkeep::image::{self, Checker, ImageError, ImageReader, Record};
 use ringkeep::repl::Position;
-use ringkeep::repl::image::{self, Checker, ImageError, ImageReader, Record};
 use ringkeep::repl::link::{Action, DropReason, Event, Link, LinkConfig, Wire};
 
 const VERSIONS: [(&str, Wire); 6] = [

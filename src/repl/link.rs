@@ -17,9 +17,11 @@
 use std::io::Write as _;
 
 use super::Position;
-use super::image::{Checker, ImageError, ImageSummary};
 use super::wire::{Item, Parser, WireError, WireLimits};
-use crate::resp::Args;
+use crate::{
+    image::{Checker, ImageError, ImageSummary},
+    resp::Args,
+};
 
 /// The generations of kevy's replication protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,7 +110,7 @@ pub enum Event<'a> {
 /// A checked snapshot image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image {
-    /// The image, to be read by [`ImageReader`](super::image::ImageReader).
+    /// The image, to be read by [`ImageReader`](crate::image::ImageReader).
     pub bytes: Vec<u8>,
     /// What is in it.
     pub summary: ImageSummary,

@@ -3,7 +3,7 @@
 use crate::{
     base::Ms,
     cmd::Shards,
-    repl::image::{EntryId, ImageReader, Key, Record},
+    image::{EntryId, ImageReader, Key, Record},
     route,
     store::{End, Hash, InValue, List, Set, Stream, StreamId, Zset},
 };

@@ -22,7 +22,7 @@ pub use dict::{Dict, seed_collections};
 pub use entry::Lfu;
 pub use evict::{Candidate, EvictionPool, Policy};
 pub use hash::Hash;
-pub use keyspace::{Hashed, Keyspace, Meta, Sampling, Str, Used, WrongType};
+pub use keyspace::{Gone, Hashed, Keyspace, Meta, Sampling, Str, Used, WrongType};
 pub use list::{End, List};
 pub use set::Set;
 pub use stream::{

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringkeep::repl::image::{Checker, ImageError, ImageReader, Record, check};
+use ringkeep::image::{Checker, ImageError, ImageReader, Record, check};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (cut, bytes) = input;
