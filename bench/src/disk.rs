@@ -192,7 +192,7 @@ fn keep(rows: &[Row], folder: &Path, into: &Path) -> io::Result<()> {
             "cpu": model.unwrap_or("unknown").trim_start_matches([' ', '\t', ':']),
             "cpus": std::thread::available_parallelism().map_or(1, usize::from),
             "commit": said("git", &["describe", "--always", "--dirty=+", "--abbrev=40"]),
-            "file_system": said("stat", &["-f", "-c", "%T", &folder.to_string_lossy()]),
+            "file_system": said("findmnt", &["-n", "-o", "FSTYPE", "-T", &folder.to_string_lossy()]),
         },
         "rows": kept,
     });

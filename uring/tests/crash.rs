@@ -454,14 +454,9 @@ impl Model {
 
     fn on_folder_sync(&mut self, folder: &Path, outcome: Outcome) {
         let is_in = |path: &PathBuf| path.parent() == Some(folder);
-        let changes = std::mem::take(&mut self.changes);
-        let (covered, left) = changes
-            .into_iter()
-            .partition(|paths: &[PathBuf; 2]| paths.iter().any(is_in));
-        self.changes = left;
         if outcome.is_err() {
-            let covered: Vec<[PathBuf; 2]> = covered;
-            for path in covered.into_iter().flatten() {
+            // Those of other folders may be what these build on.
+            for path in std::mem::take(&mut self.changes).into_iter().flatten() {
                 for file in self.holders[&path].iter().flatten() {
                     self.files[*file].must_be = false;
                 }
@@ -469,6 +464,7 @@ impl Model {
             }
             return;
         }
+        self.changes.retain(|paths| !paths.iter().any(is_in));
         for (path, holders) in self.holders.iter_mut().filter(|(path, _)| is_in(path)) {
             if !self.in_doubt.contains(path) {
                 let holder = self.names.get(path).copied();

@@ -50,8 +50,6 @@ struct File {
     durable: Vec<u8>,
     /// What was made of `durable` since, in this order. The first one is not durable.
     changes: VecDeque<Change>,
-    /// The last change of its name that is durable.
-    named: u64,
 }
 
 struct Change {
@@ -98,7 +96,6 @@ impl Disk {
             cache: bytes.to_vec(),
             durable: bytes.to_vec(),
             changes: VecDeque::new(),
-            named: number,
         };
         self.files.insert(number, file);
         self.names.insert(path.to_path_buf(), number);
@@ -256,7 +253,7 @@ impl Disk {
         outcome
     }
 
-    /// Syncs what `covers` covers of a folder's names.
+    /// Syncs what `covers` covers of a folder's names, and of other folders what that builds on.
     pub fn sync_folder(
         &mut self,
         path: &Path,
@@ -265,11 +262,19 @@ impl Disk {
         random: &mut Random,
     ) -> Result<(), i32> {
         let outcome = self.may_sync(fails);
-        let (covered, left) = std::mem::take(&mut self.name_changes)
-            .into_iter()
-            .partition::<Vec<_>, _>(|change| change.sequence <= covers && change.is_in(path));
+        let mut covered: Vec<NameChange> = Vec::new();
+        let mut left = Vec::new();
+        for change in std::mem::take(&mut self.name_changes).into_iter().rev() {
+            let is_needed = covered.iter().any(|later| later.builds_on(&change));
+            if is_needed || (change.sequence <= covers && change.is_in(path)) {
+                covered.push(change);
+            } else {
+                left.push(change);
+            }
+        }
+        left.reverse();
         self.name_changes = left;
-        for change in covered {
+        for change in covered.into_iter().rev() {
             // After a failure a later sync says nothing about these.
             if outcome.is_ok() || random.below(2) == 0 {
                 self.name_durably(change);
@@ -371,21 +376,10 @@ impl Disk {
         });
     }
 
-    /// Makes one change of a name durable, unless a later one of the same file or place is already.
     fn name_durably(&mut self, change: NameChange) {
-        let named = |disk: &Disk, number| disk.files.get(number).map_or(0, |file| file.named);
-        if named(self, &change.file) > change.sequence {
-            return;
-        }
-        if let Some(file) = self.files.get_mut(&change.file) {
-            file.named = change.sequence;
-        }
         self.durable_names.retain(|_, of| *of != change.file);
         if let Some(to) = change.to {
-            let holder = self.durable_names.get(&to);
-            if holder.is_none_or(|holder| named(self, holder) < change.sequence) {
-                self.durable_names.insert(to, change.file);
-            }
+            self.durable_names.insert(to, change.file);
         }
     }
 }
@@ -468,6 +462,14 @@ impl Edit {
 }
 
 impl NameChange {
+    /// True if it is about a file or a name that the earlier one is about.
+    fn builds_on(&self, earlier: &NameChange) -> bool {
+        let paths = |change: &NameChange| [change.from.clone(), change.to.clone()];
+        let names = paths(earlier);
+        let is_shared = |path: &Option<PathBuf>| path.is_some() && names.contains(path);
+        self.file == earlier.file || paths(self).iter().any(is_shared)
+    }
+
     fn is_in(&self, folder: &Path) -> bool {
         [&self.from, &self.to]
             .into_iter()
