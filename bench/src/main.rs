@@ -2,13 +2,14 @@
 //!
 //! One module per primitive. In it stands the naive twin, the simplest code that does the same, and before
 //! anything is timed the two are held against each other on the inputs that are timed. Without names all
-//! run. `KEYS` are the sizes that `store` measures, the one module without a twin.
+//! run. `KEYS` are the sizes that `store`, the one module without a twin, and `image` measure.
 //!
 //! Left out because they are private to their crates: the table of operations in flight of `uring`, and the
 //! index of deadlines apart from the keyspace that it serves.
 
 mod compose;
 mod expiry;
+mod image;
 mod mailbox;
 mod measure;
 mod parse;
@@ -56,12 +57,13 @@ fn chosen(args: &[String]) -> Option<(Vec<&'static str>, Vec<u64>)> {
 
 type Run = fn(sizes: &[u64]);
 
-const PRIMITIVES: [(&str, Run); 8] = [
+const PRIMITIVES: [(&str, Run); 9] = [
     ("parse", |_| parse::run()),
     ("compose", |_| compose::run()),
     ("route", |_| route::run()),
     ("table", |_| table::run()),
     ("expiry", |_| expiry::run()),
+    ("image", image::run),
     ("mailbox", |_| mailbox::run()),
     ("reactor", |_| reactor::run()),
     ("store", store::run),
