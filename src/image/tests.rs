@@ -403,3 +403,132 @@ proptest! {
         prop_assert_eq!(fed.and_then(|()| checker.finish(&bytes)), check(&bytes));
     }
 }
+
+/// A body with one record of each type, among them one that goes on and one of an absent key.
+fn body() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let id = |ms| EntryId { ms, seq: 0 };
+    let mut writer = Writer::new(&mut bytes);
+    writer.string(b"s", Some(9), b"v");
+    let kinds = [
+        (ItemKind::Hash, false, &b"h"[..]),
+        (ItemKind::Set, false, b"t"),
+        (ItemKind::List, true, b"l"),
+        (ItemKind::SortedSet, true, b"z"),
+    ];
+    for (kind, is_more, key) in kinds {
+        let mut items = writer.begin(kind, is_more, key, None);
+        match kind {
+            ItemKind::Hash => writer.pair(&mut items, b"f", b"v"),
+            ItemKind::SortedSet => writer.member(&mut items, b"m", 1.5),
+            ItemKind::List => writer.element(&mut items, b"e"),
+            ItemKind::Set => {}
+        }
+        writer.end(items);
+    }
+    writer.field_deadline(b"h", b"f", 7);
+    let meta = StreamMeta {
+        last_id: id(2),
+        max_deleted_id: id(1),
+        entries_added: 2,
+    };
+    writer.stream(b"x", None, meta, 1);
+    writer.entry(id(2), [(&b"f"[..], &b"v"[..])].into_iter());
+    writer.groups(1);
+    let consumer = Consumer { name: b"c", at: 5 };
+    let pending = Pending {
+        id: id(2),
+        consumer: b"c",
+        delivered_at: 5,
+        delivery_count: u32::MAX,
+    };
+    writer.group(b"g", id(2), [consumer].into_iter(), [pending].into_iter());
+    let wide = WideCount {
+        id: id(2),
+        delivery_count: 1 << 40,
+    };
+    writer.group_reads(
+        b"x",
+        b"g",
+        Some(1),
+        [consumer].into_iter(),
+        [wide].into_iter(),
+    );
+    writer.string(b"s2", None, b"");
+    bytes
+}
+
+fn names(bytes: &[u8]) -> Result<Vec<String>, ImageError> {
+    let mut reader = ImageReader::of_body(bytes);
+    let mut names = Vec::new();
+    while let Some(record) = reader.next()? {
+        let is_resumed = matches!(
+            record,
+            Record::List { key, .. } | Record::SortedSet { key, .. } if key.is_resumed
+        );
+        let name = String::from_utf8_lossy(record.key().expect("all have a key")).into_owned();
+        names.push(if is_resumed { format!("+{name}") } else { name });
+    }
+    Ok(names)
+}
+
+#[test]
+fn a_body_ends_with_its_bytes_and_has_everything_in_its_place() {
+    let bytes = body();
+    let wanted = ["s", "h", "t", "+l", "+z", "h", "x", "x", "x", "s2"];
+    assert_eq!(names(&bytes).expect("a good body"), wanted);
+    assert_eq!(names(&[]), Ok(Vec::new()));
+    let unknown = |kind| Err(ImageError::UnknownRecord { at: 0, kind });
+    for kind in [END, SEGMENT_STUB, AUX, 12, 255] {
+        assert_eq!(names(&[kind, 0, 0]), unknown(kind));
+    }
+    // Only collections go on.
+    for kind in [END, STRING, STREAM, MORE] {
+        assert_eq!(names(&[MORE, kind, 0]), unknown(kind));
+    }
+    // Neither do images know what is ours.
+    let image = Builder::new(6).raw(&[MORE]).key(LIST, "l").number(0).end();
+    let error = ImageError::UnknownRecord { at: 25, kind: MORE };
+    assert_eq!(check(&image), Err(error));
+}
+
+#[test]
+fn a_body_cut_anywhere_but_between_records_is_incomplete() {
+    let bytes = body();
+    let mut good = Vec::new();
+    for cut in 0..bytes.len() {
+        match names(&bytes[..cut]) {
+            Ok(names) => good.push(names.len()),
+            Err(error) => assert!(matches!(error, ImageError::Truncated { .. }), "{error}"),
+        }
+    }
+    // The stream and its group are one.
+    assert_eq!(good, [0, 1, 2, 3, 4, 5, 6, 8, 9]);
+}
+
+#[test]
+fn strings_are_taken_until_something_else_comes() {
+    let bytes = body();
+    let mut reader = ImageReader::of_body(&bytes[..]);
+    let mut strings = arrayvec::ArrayVec::<_, 4>::new();
+    reader.strings(&mut strings).expect("good");
+    let first = StringRecord {
+        key: b"s",
+        value: b"v",
+        deadline: Some(9),
+    };
+    assert_eq!(strings[..], [first]);
+    strings.clear();
+    reader.strings(&mut strings).expect("good");
+    assert!(strings.is_empty());
+    assert!(matches!(reader.next(), Ok(Some(Record::Hash { .. }))));
+    // Inside of the hash.
+    reader.strings(&mut strings).expect("good");
+    assert!(strings.is_empty());
+    let mut cut = ImageReader::of_body(&bytes[..5]);
+    assert_eq!(
+        cut.strings(&mut strings),
+        Err(ImageError::Truncated { at: 0 })
+    );
+    assert!(cut.next().is_err());
+}

@@ -1,9 +1,11 @@
 //! Snapshot images: no input panics, and checker and reader agree on what is good, however the image
-//! arrives and in whatever slices it is read.
+//! arrives and in whatever slices it is read. Bodies of snapshots: what loads is written again and loads as
+//! the same keys.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringkeep::image::{Checker, ImageError, ImageReader, Record, check};
+use ringkeep::store::{Budget, Keyspace, Walk};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (cut, bytes) = input;
@@ -16,10 +18,70 @@ fuzz_target!(|input: (u8, &[u8])| {
         .step_by(step)
         .try_for_each(|end| checker.feed(&bytes[..end]));
     assert_eq!(fed.and_then(|()| checker.finish(bytes)), whole);
+
+    // The same bytes as records to be put in, as a primary's image is and as a body is.
+    if let Ok(mut reader) = ImageReader::new(bytes, 0) {
+        put_all(&mut reader, step);
+    }
+    put_all(&mut ImageReader::of_body(bytes), step);
+    let mut keys = Keyspace::new(1);
+    let loaded = keys.load(bytes);
+    assert_eq!(
+        loaded.is_ok(),
+        read_on(ImageReader::of_body(bytes), step).is_ok()
+    );
+    let written = write(&keys, step);
+    let mut again = Keyspace::new(2);
+    for body in &written {
+        assert!(again.load(body).is_ok());
+    }
+    assert_eq!(again.len(), keys.len());
+    assert_eq!(
+        lens(&write(&again, usize::MAX)),
+        lens(&write(&keys, usize::MAX))
+    );
 });
 
+fn put_all(reader: &mut ImageReader<&[u8]>, step: usize) {
+    let mut keys = Keyspace::new(1);
+    loop {
+        while let Some(record) = reader.resume() {
+            keys.put_record(record, step);
+        }
+        match reader.next() {
+            Ok(Some(record)) => keys.put_record(record, step),
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+fn write(keys: &Keyspace, bytes: usize) -> Vec<Vec<u8>> {
+    let mut walk = Walk::default();
+    let budget = Budget {
+        records: 100,
+        bytes,
+    };
+    let mut bodies = Vec::new();
+    loop {
+        let mut body = Vec::new();
+        let slice = walk.next_slice(keys, budget, &mut body);
+        bodies.push(body);
+        if slice.is_last {
+            return bodies;
+        }
+    }
+}
+
+/// Two keyspaces have their keys in another order, but as many bytes of them.
+fn lens(bodies: &[Vec<u8>]) -> usize {
+    bodies.iter().map(Vec::len).sum()
+}
+
 fn read(bytes: &[u8], budget: usize) -> Result<(), ImageError> {
-    let mut reader = ImageReader::new(bytes, 0)?;
+    read_on(ImageReader::new(bytes, 0)?, budget)
+}
+
+fn read_on(mut reader: ImageReader<&[u8]>, budget: usize) -> Result<(), ImageError> {
     loop {
         let Some(record) = reader.next()? else {
             return Ok(());
