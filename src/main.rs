@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use ringkeep::node::{self, Command};
+use ringkeep::{
+    node::{self, Command},
+    tools::{self, ToolError},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +21,8 @@ fn main() -> ExitCode {
         },
         Ok(Command::Doctor) if node::print_doctor(&node::doctor()) => ExitCode::SUCCESS,
         Ok(Command::Doctor) => ExitCode::FAILURE,
+        Ok(Command::Import(import)) => report(tools::import(&import)),
+        Ok(Command::Export(export)) => report(tools::export(&export)),
         Ok(Command::Help) => {
             print!("{}", node::USAGE);
             ExitCode::SUCCESS
@@ -29,6 +34,18 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("ringkeep: {error}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// How a tool ends: well only if everything was taken.
+fn report(result: Result<bool, ToolError>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ringkeep: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use uring::Level;
+use uring::{Level, affinity};
+
+use crate::{
+    route::Routing,
+    tools::{Export, Import, Source},
+};
 
 use crate::shard::Fsync;
 
@@ -13,6 +18,10 @@ pub enum Command {
     Serve(Box<Options>),
     /// Print what the kernel offers.
     Doctor,
+    /// Make a data directory out of the data of another server.
+    Import(Import),
+    /// Make an RDB file out of a data directory.
+    Export(Export),
     /// Print the usage.
     Help,
     /// Print the version.
@@ -88,6 +97,10 @@ ringkeep: a Redis-protocol key-value node on io_uring
 
 usage: ringkeep [options]          serve
        ringkeep doctor             show what this kernel offers and what is in the way
+       ringkeep import --kevy DIR | --rdb FILE | --aof FILE|DIR  --dir OUT [--shards N] [--cluster]
+                                   make a data directory out of the data of another server
+       ringkeep export --dir DIR --rdb FILE
+                                   make an RDB file out of a data directory
 
   --port N             client port (6379)
   --bind ADDR          address to listen on, may be repeated (127.0.0.1)
@@ -121,6 +134,8 @@ pub enum UsageError {
     NoValue(String),
     /// The value does not fit.
     BadValue(String, String),
+    /// The subcommand needs an option that is not there, or has two that exclude each other.
+    Incomplete(&'static str),
 }
 
 impl std::fmt::Display for UsageError {
@@ -129,6 +144,7 @@ impl std::fmt::Display for UsageError {
             UsageError::Unknown(name) => write!(out, "unknown option '{name}', see --help"),
             UsageError::NoValue(name) => write!(out, "option '{name}' needs a value"),
             UsageError::BadValue(name, value) => write!(out, "option '{name}' cannot be '{value}'"),
+            UsageError::Incomplete(what) => write!(out, "{what}, see --help"),
         }
     }
 }
@@ -158,6 +174,8 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
         };
         match name.as_str() {
             "doctor" => return Ok(Command::Doctor),
+            "import" => return parse_import(args),
+            "export" => return parse_export(args),
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             "--port" => options.port = number(&name, value()?, 1, 65_535)? as u16,
@@ -236,6 +254,72 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
     Ok(Command::Serve(Box::new(options)))
 }
 
+fn parse_import(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (mut sources, mut dir, mut shards) = (Vec::new(), None, None);
+    let (cluster, args): (Vec<_>, Vec<_>) = args.partition(|arg| arg == "--cluster");
+    each_option(args.into_iter(), |name, value| {
+        match name {
+            "--kevy" => sources.push(Source::Kevy(value.into())),
+            "--rdb" => sources.push(Source::Rdb(value.into())),
+            "--aof" => sources.push(Source::Aof(value.into())),
+            "--dir" => dir = Some(value.into()),
+            "--shards" => shards = Some(number(name, value, 1, 4096)? as usize),
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    let (Some(source), true) = (sources.pop(), sources.is_empty()) else {
+        return Err(UsageError::Incomplete(
+            "import needs one of --kevy, --rdb and --aof",
+        ));
+    };
+    Ok(Command::Import(Import {
+        source,
+        dir: dir.ok_or(UsageError::Incomplete("import needs --dir"))?,
+        // As many as a node has that is started without the option.
+        shards: shards.unwrap_or_else(|| affinity::usable_cores().len().max(1)),
+        routing: if cluster.is_empty() {
+            Routing::KevyHash
+        } else {
+            Routing::Slots
+        },
+    }))
+}
+
+fn parse_export(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (mut dir, mut rdb) = (None, None);
+    each_option(args, |name, value| {
+        match name {
+            "--dir" => dir = Some(value.into()),
+            "--rdb" => rdb = Some(value.into()),
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    Ok(Command::Export(Export {
+        dir: dir.ok_or(UsageError::Incomplete("export needs --dir"))?,
+        rdb: rdb.ok_or(UsageError::Incomplete("export needs --rdb"))?,
+    }))
+}
+
+/// Visits options that have a value each.
+fn each_option(
+    mut args: impl Iterator<Item = String>,
+    mut visit: impl FnMut(&str, String) -> Result<(), UsageError>,
+) -> Result<(), UsageError> {
+    while let Some(arg) = args.next() {
+        match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => visit(name, value.to_string())?,
+            _ if !arg.starts_with("--") => return Err(UsageError::Unknown(arg)),
+            _ => {
+                let value = args.next();
+                visit(&arg, value.ok_or(UsageError::NoValue(arg.clone()))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn number(name: &str, text: String, min: u64, max: u64) -> Result<u64, UsageError> {
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
@@ -261,6 +345,40 @@ mod tests {
         assert_eq!((got.port, got.threads), (7000, None));
         assert_eq!(got.bind, ["0.0.0.0"]);
         assert_eq!(got.replica_of, Some(("::1".into(), 16004)));
+    }
+
+    #[test]
+    fn tools_have_options_of_their_own() {
+        let parsed = |line: &str| parse(line.split_whitespace().map(String::from));
+        match parsed("import --aof=x --cluster --dir out --shards 3") {
+            Ok(Command::Import(import)) => {
+                assert_eq!(import.source, Source::Aof("x".into()));
+                assert_eq!((import.dir, import.shards), ("out".into(), 3));
+                assert_eq!(import.routing, Routing::Slots);
+            }
+            other => panic!("{other:?}"),
+        }
+        match parsed("export --dir d --rdb r") {
+            Ok(Command::Export(export)) => assert_eq!(export.rdb, std::path::Path::new("r")),
+            other => panic!("{other:?}"),
+        }
+        for (line, want) in [
+            ("import --rdb x", "import needs --dir, see --help"),
+            (
+                "import --dir x",
+                "import needs one of --kevy, --rdb and --aof, see --help",
+            ),
+            (
+                "import --rdb x --aof y --dir z",
+                "import needs one of --kevy, --rdb and --aof, see --help",
+            ),
+            ("import --rdb", "option '--rdb' needs a value"),
+            ("export --port 1", "unknown option '--port', see --help"),
+            ("export x", "unknown option 'x', see --help"),
+        ] {
+            let error = parsed(line).expect_err(line);
+            assert_eq!(error.to_string(), want);
+        }
     }
 
     #[test]
