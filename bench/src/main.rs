@@ -2,8 +2,9 @@
 //!
 //! One module per primitive. In it stands the naive twin, the simplest code that does the same, and before
 //! anything is timed the two are held against each other on the inputs that are timed. Without names all
-//! run. Two modules have no twin: `store`, for which `KEYS` are the sizes to measure as for `image`, and `disk`,
-//! which measures the file system of `FOLDER` (a word with a `/`) and keeps a record in the folder `RECORDS`.
+//! run. Two modules have no twin: `store`, for which `KEYS` are the sizes to measure as for `image`, and
+//! `disk`, which measures the file system of `FOLDER` (a word with a `/`) and keeps a record in the folder
+//! `RECORDS`.
 //!
 //! Left out because they are private to their crates: the table of operations in flight of `uring`, and the
 //! index of deadlines apart from the keyspace that it serves.

@@ -1,7 +1,7 @@
 //! What a data directory holds, found out and put into shards again.
 //!
-//! [`survey`] looks at every file of it and decides what counts; nothing is loaded before that is known of all
-//! shards, because a unit over several of them counts in all or in none. [`load`] fills one shard.
+//! [`survey`] looks at every file of it and decides what counts; nothing is loaded before that is known of
+//! all shards, because a unit over several of them counts in all or in none. [`load`] fills one shard.
 //! No file is opened here: [`Files`] is the directory.
 
 mod load;
@@ -299,8 +299,8 @@ impl Found {
         let mut notes = Vec::new();
         if plan.cut_count > 0 {
             notes.push(format!(
-                "shard {shard}: {} frame(s) are left out: other shards lack parts of their units, which nobody \
-                 was told had happened",
+                "shard {shard}: {} frame(s) are left out: other shards lack parts of their units, which \
+                 nobody was told had happened",
                 plan.cut_count
             ));
         }

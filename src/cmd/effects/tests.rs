@@ -412,7 +412,8 @@ fn streams() {
             &[
                 "XGROUP SETID x g 2000000000002-0 ENTRIESREAD 6",
                 "XGROUP CREATECONSUMER x g bob",
-                "XCLAIM x g bob 0 2000000000001-0 2000000000002-0 TIME 1000000000000 RETRYCOUNT 1 FORCE JUSTID",
+                "XCLAIM x g bob 0 2000000000001-0 2000000000002-0 \
+                 TIME 1000000000000 RETRYCOUNT 1 FORCE JUSTID",
                 "XINTERNAL.CONSUMERSEEN x g bob 1000000000000 1000000000000",
             ],
         ),

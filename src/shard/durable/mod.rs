@@ -676,7 +676,8 @@ impl Durability {
     pub fn refusal(&self) -> Error {
         let why = self.trouble().unwrap_or_default();
         Error::text(format!(
-            "MISCONF Errors writing to the journal: {why}. Commands that may modify the data set are disabled."
+            "MISCONF Errors writing to the journal: {why}. Commands that may modify the data set are \
+             disabled."
         ))
     }
 }

@@ -1,7 +1,7 @@
 //! A snapshot of one shard on its way to the disk, a slice per turn.
 //!
-//! The walk goes through the shard while commands change it; what they do to keys that it has passed goes into
-//! the file too, so that the file is exactly the shard as it was when the walk ended. It counts once it is
+//! The walk goes through the shard while commands change it; what they do to keys that it has passed goes
+//! into the file too, so that the file is exactly the shard as it was when the walk ended. It counts once it is
 //! synced, named, and everything up to its end is durable in the journal.
 
 use std::path::PathBuf;
@@ -187,8 +187,8 @@ impl Snap {
         self.end
     }
 
-    /// Works for one turn on a shard that is here. `position` is where its stream is, `passed` how far that is
-    /// durable. True when the walk has just ended.
+    /// Works for one turn on a shard that is here. `position` is where its stream is, `passed` how far that
+    /// is durable. True when the walk has just ended.
     pub fn step<R: Reactor>(
         &mut self,
         shard: &mut Shard,
