@@ -799,7 +799,9 @@ fn reserved_space_reads_as_zeros<R: Reactor>(make: fn(Shape) -> Host<R>) {
     host.reactor.reserve(file, 1 << 20, 2);
     assert_eq!(host.outcome(2), Ok(()));
     let bytes = (host.read_file)(&host.reactor, &path);
-    assert_eq!((bytes.len(), &bytes[..4]), (1 << 20, &b"head"[..]));
+    // 4 bytes on a file system that reserves nothing.
+    assert!([4, 1 << 20].contains(&bytes.len()), "{}", bytes.len());
+    assert_eq!(&bytes[..4], b"head");
     assert!(bytes[4..].iter().all(|byte| *byte == 0));
     host.reactor
         .write_durable(file, b"tail".to_vec(), (1 << 20) - 4, 3);
