@@ -2,8 +2,8 @@
 //!
 //! While a shard has a stream, every command that changed something leaves frames in it. A frame is one
 //! command on one key: times in it are absolute, nothing in it depends on chance, on the time at which it
-//! runs or on other keys. [`rules`] has the rule of each command of the table, [`rebuild`] the frames that make a
-//! whole key anew, [`replay`] runs frames again.
+//! runs or on other keys. [`rules`] has the rule of each command of the table, [`rebuild`] the frames that
+//! make a whole key anew, [`replay`] runs frames again.
 
 mod rebuild;
 mod replay;

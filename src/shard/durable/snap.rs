@@ -1,8 +1,8 @@
 //! A snapshot of one shard on its way to the disk, a slice per turn.
 //!
 //! The walk goes through the shard while commands change it; what they do to keys that it has passed goes
-//! into the file too, so that the file is exactly the shard as it was when the walk ended. It counts once it is
-//! synced, named, and everything up to its end is durable in the journal.
+//! into the file too, so that the file is exactly the shard as it was when the walk ended. It counts once
+//! it is synced, named, and everything up to its end is durable in the journal.
 
 use std::path::PathBuf;
 
