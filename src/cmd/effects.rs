@@ -2,8 +2,8 @@
 //!
 //! While a shard has a stream, every command that changed something leaves frames in it. A frame is one
 //! command on one key: times in it are absolute, nothing in it depends on chance, on the time at which it
-//! runs or on other keys. [`rules`] has the rule of each command of the table, [`rebuild`] the frames that
-//! make a whole key anew, [`replay`] runs frames again.
+//! runs or on other keys. `rules.rs` has the rule of each command of the table, `rebuild.rs` the frames that
+//! make a whole key anew, `replay.rs` runs frames again.
 
 mod rebuild;
 mod replay;
@@ -81,11 +81,19 @@ pub fn run_recorded(
 /// Records the command under this name. Its key is its first argument.
 #[inline]
 fn record_as(ctx: &mut Ctx<'_>, name: &'static str, args: Args<'_>) {
-    let words = (0..args.len()).map(|at| match at {
+    ctx.shards.record(ctx.db, args.at(1), named(name, args));
+}
+
+/// The arguments with another name in front.
+#[inline]
+fn named<'a>(
+    name: &'static str,
+    args: Args<'a>,
+) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
+    (0..args.len()).map(move |at| match at {
         0 => name.as_bytes(),
         _ => args.at(at),
-    });
-    ctx.shards.record(ctx.db, args.at(1), words);
+    })
 }
 
 /// Writes down what went of a keyspace without a command.

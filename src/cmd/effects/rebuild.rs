@@ -5,7 +5,8 @@ use crate::{
     base::{Ms, format_f64},
     resp::OwnedArgs,
     store::{
-        Consumer, Group, Hash, Keyspace, Kind, List, Set, Str, Stream, StreamId, WrongType, Zset,
+        Consumer, Group, Hash, Keyspace, Kind, List, Pending, Set, Str, Stream, StreamId,
+        WrongType, Zset,
     },
 };
 
@@ -16,52 +17,60 @@ pub fn rebuild(keys: &mut Keyspace, key: &[u8], now: Ms, writer: &mut Writer<'_>
         return;
     };
     // The type is the one that was just looked at.
-    let _: Result<(), WrongType> = (|| {
-        match meta.kind {
-            Kind::String => {
-                if let Some(value) = keys.string(key, now)? {
-                    writer.say([b"SET", key, value.as_bytes()]);
-                }
-            }
-            Kind::Hash => {
-                if let Some(value) = keys.get::<Hash>(key, now)? {
-                    hash(value, key, writer);
-                }
-            }
-            Kind::List => {
-                if let Some(value) = keys.get::<List>(key, now)? {
-                    let mut batch = Batch::new(writer, &[b"RPUSH", key], &[]);
-                    value
-                        .iter()
-                        .for_each(|element: Str<'_>| batch.push(&[element.as_bytes()]));
-                    batch.end();
-                }
-            }
-            Kind::Set => {
-                if let Some(value) = keys.get::<Set>(key, now)? {
-                    let mut batch = Batch::new(writer, &[b"SADD", key], &[]);
-                    value.iter().for_each(|member| batch.push(&[&member]));
-                    batch.end();
-                }
-            }
-            Kind::Zset => {
-                if let Some(value) = keys.get::<Zset>(key, now)? {
-                    let mut batch = Batch::new(writer, &[b"ZADD", key], &[]);
-                    for (member, score) in value.iter() {
-                        batch.push(&[format_f64(score).as_bytes(), member]);
-                    }
-                    batch.end();
-                }
-            }
-            Kind::Stream => {
-                if let Some(value) = keys.get::<Stream>(key, now)? {
-                    stream(value, key, writer);
-                }
+    let _ = elements(keys, key, meta.kind, now, writer);
+    expire_at(meta.deadline, key, writer);
+}
+
+/// Writes the commands that make a value of this type, without a deadline.
+fn elements(
+    keys: &mut Keyspace,
+    key: &[u8],
+    kind: Kind,
+    now: Ms,
+    writer: &mut Writer<'_>,
+) -> Result<(), WrongType> {
+    match kind {
+        Kind::String => {
+            if let Some(value) = keys.string(key, now)? {
+                writer.say([b"SET", key, value.as_bytes()]);
             }
         }
-        Ok(())
-    })();
-    expire_at(meta.deadline, key, writer);
+        Kind::Hash => {
+            if let Some(value) = keys.get::<Hash>(key, now)? {
+                hash(value, key, writer);
+            }
+        }
+        Kind::List => {
+            if let Some(value) = keys.get::<List>(key, now)? {
+                let mut batch = Batch::new(writer, &[b"RPUSH", key], &[]);
+                let each = |element: Str<'_>| batch.push(&[element.as_bytes()]);
+                value.iter().for_each(each);
+                batch.end();
+            }
+        }
+        Kind::Set => {
+            if let Some(value) = keys.get::<Set>(key, now)? {
+                let mut batch = Batch::new(writer, &[b"SADD", key], &[]);
+                value.iter().for_each(|member| batch.push(&[&member]));
+                batch.end();
+            }
+        }
+        Kind::Zset => {
+            if let Some(value) = keys.get::<Zset>(key, now)? {
+                let mut batch = Batch::new(writer, &[b"ZADD", key], &[]);
+                for (member, score) in value.iter() {
+                    batch.push(&[format_f64(score).as_bytes(), member]);
+                }
+                batch.end();
+            }
+        }
+        Kind::Stream => {
+            if let Some(value) = keys.get::<Stream>(key, now)? {
+                stream(value, key, writer);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Writes the commands that make a key as it is now, whatever was there before.
@@ -242,7 +251,7 @@ pub(super) fn pending(
 fn claim(
     key: &[u8],
     (name, group): (&[u8], &Group),
-    row: Option<crate::store::Pending>,
+    row: Option<Pending>,
     ids: &[StreamId],
     writer: &mut Writer<'_>,
 ) {

@@ -1,7 +1,7 @@
 //! What each command records.
 
 use super::{
-    Batch, Writer,
+    Batch, Writer, named,
     rebuild::{entries_read, expire_at, expire_fields, pending, replace, seen},
     record_as,
 };
@@ -485,7 +485,7 @@ pub(in crate::cmd) fn trimmed(ctx: &mut Ctx<'_>, key: &[u8]) {
 /// XGROUP.
 fn groups(ctx: &mut Ctx<'_>, args: Args<'_>) {
     let key = args.at(2);
-    ctx.shards.record(ctx.db, key, args.iter());
+    ctx.shards.record(ctx.db, key, named("XGROUP", args));
     if args[1].eq_ignore_ascii_case(b"createconsumer")
         && let Some((keys, mut writer)) = ctx.shards.writer(ctx.db, key)
         && let Ok(Some(stream)) = keys.get::<Stream>(key, ctx.now)

@@ -73,6 +73,9 @@ fn every_command_that_writes_has_a_rule() {
         // What PFCOUNT remembers in the value is no change for clients.
         let wants = spec.is_write() || spec.name == "PFCOUNT";
         assert_eq!(has_rule, wants, "{}", spec.name);
+        if matches!(spec.effect, Rule::Same | Rule::As(_)) {
+            assert_eq!(spec.keys.info(), (1, 1, 1), "{}", spec.name);
+        }
     }
     for (name, _) in rules::RULES {
         assert!(all().any(|(_, spec)| spec.name == *name), "{name}");
@@ -412,8 +415,8 @@ fn streams() {
             &[
                 "XGROUP SETID x g 2000000000002-0 ENTRIESREAD 6",
                 "XGROUP CREATECONSUMER x g bob",
-                "XCLAIM x g bob 0 2000000000001-0 2000000000002-0 \
-                 TIME 1000000000000 RETRYCOUNT 1 FORCE JUSTID",
+                "XCLAIM x g bob 0 2000000000001-0 2000000000002-0 TIME 1000000000000 RETRYCOUNT 1 FORCE \
+                 JUSTID",
                 "XINTERNAL.CONSUMERSEEN x g bob 1000000000000 1000000000000",
             ],
         ),
