@@ -1,13 +1,14 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
-//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `store`, `repl` (2),
-//! `rdb` (3), `cmd` (4), `script` (5), `mesh` (6), `shard` (7), `node` (8). `uring` is met from `mesh` up, and nothing
-//! below it has a clock, a socket, a file or a thread.
+//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `journal` (2), `store`, `repl`
+//! (3), `rdb` (4), `cmd` (5), `script` (6), `mesh` (7), `shard` (8), `node` (9). `uring` is met from `mesh` up,
+//! and nothing below it has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod base;
 pub mod cmd;
 pub mod image;
+pub mod journal;
 pub mod mesh;
 pub mod node;
 pub mod rdb;

@@ -311,25 +311,17 @@ fn filled(table: &Table, rng: &mut Rng) -> Shards {
         "GEOADD geo2 2.3 48.8 m",
     ] {
         let owned = OwnedArgs::copy(line.split(' ').map(str::as_bytes));
-        let Some(Spec {
-            run: Run::Store(function),
-            ..
-        }) = table.find(owned.as_args().at(0))
-        else {
-            continue;
-        };
-        go(&mut shards, rng, *function, &owned, 0);
+        if let Some(spec) = table.find(owned.as_args().at(0)) {
+            go(&mut shards, rng, spec, &owned, 0);
+        }
     }
     shards
 }
 
-fn go(
-    shards: &mut Shards,
-    rng: &mut Rng,
-    function: fn(&mut Ctx<'_>, crate::resp::Args<'_>) -> Result<(), crate::resp::Error>,
-    args: &OwnedArgs,
-    modes: u64,
-) {
+fn go(shards: &mut Shards, rng: &mut Rng, spec: &Spec, args: &OwnedArgs, modes: u64) {
+    let Run::Store(function) = spec.run else {
+        return;
+    };
     let mut out = Out::new(if modes & 1 == 0 {
         Proto::Two
     } else {
@@ -347,7 +339,7 @@ fn go(
         from_primary: modes & 4 != 0,
         arrived: None,
     };
-    let _ = run(&mut ctx, function, args.as_args());
+    let _ = run(&mut ctx, spec, function, args.as_args());
     let block = ctx.block.take();
     let written = out.to_vec();
     assert_ne!(
@@ -368,9 +360,7 @@ fn run_alone(shards: &mut Shards, rng: &mut Rng, spec: &Spec, args: &[String], m
     for (at, _) in needed.iter().enumerate().filter(|(_, needed)| !**needed) {
         apart.extend(shards.take(at).map(|shard| (at, shard)));
     }
-    if let Run::Store(function) = spec.run {
-        go(shards, rng, function, &owned, modes);
-    }
+    go(shards, rng, spec, &owned, modes);
     for (at, shard) in apart {
         shards.put(at, shard);
     }

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::effects::{self, Writer};
 use crate::{
     base::{Ms, Rng},
+    journal::Stream,
     resp::{Args, Error, Out, OwnedArgs},
     route::Routing,
     store::{Keyspace, Lfu, WrongType},
@@ -22,6 +24,11 @@ pub struct Shard {
     tracking: Tracking,
     /// The time of the last [`track`](Shard::track).
     tracked: Ms,
+    /// What happens to its keys, in order, where that is kept. It is set before the shard is
+    /// [put](Shards::put) in its place.
+    pub stream: Option<Box<Stream>>,
+    /// The keyspaces note what goes without a command.
+    notes_gone: bool,
 }
 
 /// What keyspaces keep track of besides the time of the last use of each key.
@@ -41,6 +48,8 @@ impl Shard {
             seed,
             tracking: Tracking::default(),
             tracked: 0,
+            stream: None,
+            notes_gone: false,
         }
     }
 
@@ -76,12 +85,38 @@ impl Shard {
             keys.track(self.tracking.lfu, self.tracked);
         }
         keys.count_collections(self.tracking.collections);
+        keys.note_gone(self.notes_gone);
         self.databases[at] = Some(keys);
     }
 
     /// A database, if it was ever used.
     pub fn used_database(&self, at: usize) -> Option<&Keyspace> {
         self.databases[at].as_deref()
+    }
+
+    /// A database, and where the effects on it are written; `None` without a stream. What went of the
+    /// database without a command is written first.
+    #[inline]
+    pub fn writer(&mut self, db: usize) -> Option<(&mut Keyspace, Writer<'_>)> {
+        if self.databases[db].is_none() {
+            self.make_database(db);
+        }
+        let (Some(keys), Some(stream)) = (&mut self.databases[db], &mut self.stream) else {
+            return None;
+        };
+        let mut writer = Writer::new(stream, db);
+        if keys.has_gone() {
+            effects::record_gone(keys, &mut writer);
+        }
+        Some((keys, writer))
+    }
+
+    /// Has the keyspaces note what goes without a command where that has to be recorded.
+    fn note_gone(&mut self) {
+        self.notes_gone = self.stream.is_some();
+        for keys in self.databases.iter_mut().flatten() {
+            keys.note_gone(self.notes_gone);
+        }
     }
 
     /// Number of databases.
@@ -110,6 +145,12 @@ pub struct Shards {
     slots: Vec<Option<Box<Shard>>>,
     routing: Routing,
     narrowed: Option<usize>,
+    /// A shard that was here had a stream.
+    records: bool,
+    /// Shards whose streams the open unit may have written to.
+    touched: Vec<usize>,
+    /// For [`end_unit`](Shards::end_unit), kept so that it allocates nothing.
+    parts: Vec<(u32, u64)>,
 }
 
 impl Shards {
@@ -119,6 +160,9 @@ impl Shards {
             slots: (0..count).map(|_| None).collect(),
             routing: Routing::KevyHash,
             narrowed: None,
+            records: false,
+            touched: Vec::new(),
+            parts: Vec::new(),
         }
     }
 
@@ -188,14 +232,136 @@ impl Shards {
     }
 
     /// Puts a shard in its place.
-    pub fn put(&mut self, at: usize, shard: Box<Shard>) {
+    pub fn put(&mut self, at: usize, mut shard: Box<Shard>) {
         assert!(self.slots[at].is_none(), "shard {at} is in two places");
+        let has_stream = shard.stream.is_some();
+        self.records |= has_stream;
+        if has_stream != shard.notes_gone {
+            shard.note_gone();
+        }
         self.slots[at] = Some(shard);
     }
 
-    /// Takes a shard out of its place.
+    /// Takes a shard out of its place. No unit is open.
     pub fn take(&mut self, at: usize) -> Option<Box<Shard>> {
-        self.slots[at].take()
+        let shard = self.slots[at].take()?;
+        let is_open = shard
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.unit_is_open());
+        assert!(!is_open, "shard {at} leaves in the middle of a unit");
+        Some(shard)
+    }
+
+    /// Are effects recorded? False while no shard has a stream.
+    #[inline(always)]
+    pub fn records(&self) -> bool {
+        self.records
+    }
+
+    /// Records one effect on a key of database `db` in the stream of the key's shard. It belongs to the
+    /// unit that the next [`end_unit`](Shards::end_unit) ends.
+    #[inline]
+    pub fn record<'a>(
+        &mut self,
+        db: usize,
+        key: &[u8],
+        args: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+    ) {
+        if let Some((_, mut writer)) = self.writer(db, key) {
+            writer.frame(args);
+        }
+    }
+
+    /// The keyspace of a key, and where effects on it are written; `None` where they are not recorded.
+    #[inline]
+    pub fn writer(&mut self, db: usize, key: &[u8]) -> Option<(&mut Keyspace, Writer<'_>)> {
+        if !self.records {
+            return None;
+        }
+        let at = self.routing.shard_of(key, self.slots.len());
+        self.writer_at(at, db)
+    }
+
+    /// The same for a shard that is here.
+    #[inline]
+    pub fn writer_at(&mut self, at: usize, db: usize) -> Option<(&mut Keyspace, Writer<'_>)> {
+        let shard = self.slots[at].as_mut()?;
+        if !shard.stream.as_ref()?.unit_is_open() {
+            self.touched.push(at);
+        }
+        shard.writer(db)
+    }
+
+    /// Records what went without a command of a shard that is here.
+    pub fn record_gone(&mut self, at: usize) {
+        for db in 0..self.slots[at]
+            .as_ref()
+            .map_or(0, |shard| shard.databases.len())
+        {
+            let keys = self.slots[at]
+                .as_ref()
+                .and_then(|shard| shard.databases[db].as_ref());
+            if keys.is_some_and(|keys| keys.has_gone()) {
+                self.writer_at(at, db);
+            }
+        }
+    }
+
+    /// Forgets what went without a command of a shard that is here, because all that it held has been
+    /// replaced since.
+    pub fn forget_gone(&mut self, at: usize) {
+        for (_, keys) in self.shard(at).databases() {
+            keys.take_gone();
+        }
+    }
+
+    /// Ends the open unit: what was recorded since the last call is applied whole or not at all, on
+    /// however many shards it is. All of them are still here. The shards that were written to, ascending,
+    /// and the offsets at which their streams go on.
+    #[inline]
+    pub fn end_unit(&mut self) -> &[(u32, u64)] {
+        if self.touched.is_empty() {
+            return &[];
+        }
+        self.end_open_unit()
+    }
+
+    /// Is something recorded of a unit that has not ended?
+    pub fn unit_is_open(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    fn end_open_unit(&mut self) -> &[(u32, u64)] {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.clear();
+        parts.extend(self.touched.iter().filter_map(|at| {
+            let first = self.slots[*at].as_ref()?.stream.as_ref()?.unit_first()?;
+            Some((*at as u32, first))
+        }));
+        self.touched.clear();
+        let is_shared = parts.len() > 1;
+        // What is answered replaces the parts once each stream has seen them all.
+        for at in 0..parts.len() {
+            let shard = self.shard(parts[at].0 as usize);
+            let Some(stream) = &mut shard.stream else {
+                continue;
+            };
+            if is_shared {
+                stream.end_shared_unit(&parts);
+            } else {
+                stream.end_unit();
+            }
+        }
+        for (at, offset) in &mut parts {
+            let stream = self.slots[*at as usize].as_ref();
+            let stream = stream.and_then(|shard| shard.stream.as_ref());
+            *offset = stream.map_or(*offset, |stream| stream.next());
+        }
+        self.parts = parts;
+        &self.parts
     }
 
     /// Every shard that is here.

@@ -85,12 +85,17 @@ fn change<R>(
     change: impl FnOnce(&mut Sketch<'_>) -> Result<R, Corrupt>,
 ) -> Result<R, Error> {
     let now = ctx.now;
-    ctx.keys(key).update_string(key, now, |text| {
-        if text.is_empty() {
-            sketch::start(text);
-        }
-        Ok(change(&mut Sketch::new(text))?)
-    })?
+    ctx.keys(key)
+        .update_string(key, now, |text| {
+            if text.is_empty() {
+                sketch::start(text);
+            }
+            Ok(change(&mut Sketch::new(text))?)
+        })?
+        .inspect_err(|_| {
+            // What it did before it met a damaged part stays.
+            ctx.changed();
+        })
 }
 
 fn pfadd(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -134,6 +139,9 @@ fn count_one(ctx: &mut Ctx<'_>, key: &[u8]) -> Result<u64, Error> {
         sketch.know_count(count);
         Ok(())
     })?;
+    let at = sketch::COUNT.start.to_string();
+    let words = [b"SETRANGE", key, at.as_bytes(), &count.to_le_bytes()];
+    ctx.shards.record(ctx.db, key, words.into_iter());
     Ok(count)
 }
 

@@ -297,6 +297,7 @@ fn delete(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         if ctx.keys(key).remove(key, now) {
             count += 1;
             ctx.changed();
+            ctx.shards.record(ctx.db, key, [b"DEL", key].into_iter());
         }
     }
     ctx.out.int(count);
@@ -424,8 +425,13 @@ fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     let (first, second) = (in_range(first)?, in_range(second)?);
     if first != second {
-        for (_, shard) in ctx.shards.iter_mut() {
-            shard.swap(first, second);
+        for at in ctx.shards.each() {
+            // What went of a database before is said while it has its number.
+            ctx.shards.record_gone(at);
+            ctx.shards.shard(at).swap(first, second);
+            if let Some((_, mut writer)) = ctx.shards.writer_at(at, ctx.db) {
+                writer.frame(args.iter());
+            }
         }
         ctx.changed();
     }
@@ -465,6 +471,14 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, only: Option<usize>) -> Result<(), E
             if only.is_none_or(|only| only == db) {
                 keys.clear();
             }
+        }
+        if let Some((_, mut writer)) = ctx.shards.writer_at(at, ctx.db) {
+            let name: &[u8] = if only.is_some() {
+                b"FLUSHDB"
+            } else {
+                b"FLUSHALL"
+            };
+            writer.frame([name].into_iter());
         }
     }
     // Also where nothing was: clients that track are told all the same.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Ctx, Keys, OnTimeout, Spec, flag::*, int, parse_timeout};
+use super::{Ctx, Keys, OnTimeout, Spec, effects, flag::*, int, parse_timeout};
 use crate::{
     base::{Ms, parse_i64},
     resp::{Args, Error, Out},
@@ -542,6 +542,7 @@ fn blocking_pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End) -> Result<(), Error
         pop_one(ctx.out, list, end);
         keys.remove_if_empty(key);
         ctx.changed();
+        effects::popped(ctx, key, end, 1);
         return Ok(());
     }
     ctx.wait(timeout, OnTimeout::NullArray, None);
@@ -581,6 +582,7 @@ fn pop_first_of(ctx: &mut Ctx<'_>, args: Args<'_>, ask: &Mpop<End>) -> Result<bo
         pop_into(ctx.out, list, ask.end, popped);
         keys.remove_if_empty(key);
         ctx.dirty += popped as u64;
+        effects::popped(ctx, key, ask.end, popped);
         return Ok(true);
     }
     Ok(false)

@@ -7,6 +7,7 @@ mod cover;
 mod ctx;
 mod describe;
 mod dump;
+pub mod effects;
 pub mod events;
 mod expiry;
 mod float80;
@@ -63,18 +64,25 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static Spec)> {
 }
 
 /// Runs a store command whose shards are all here. What the command wrote before failing is taken
-/// back and the error is written instead.
+/// back and the error is written instead. Where effects are recorded, those of the command are part of
+/// the open unit afterwards.
 ///
 /// # Errors
 /// The error that was written.
 #[inline(always)]
 pub fn run(
     ctx: &mut Ctx<'_>,
+    spec: &Spec,
     run: fn(&mut Ctx<'_>, Args<'_>) -> Result<(), Error>,
     args: Args<'_>,
 ) -> Result<(), Error> {
     let mark = ctx.out.mark();
-    run(ctx, args).inspect_err(|error| {
+    let result = if ctx.shards.records() {
+        effects::run_recorded(ctx, spec, run, args)
+    } else {
+        run(ctx, args)
+    };
+    result.inspect_err(|error| {
         ctx.out.rewind(mark);
         ctx.out.error(error);
     })

@@ -1,7 +1,7 @@
 //! Rows of the scripting commands. Their work is done by `script::ScriptEngine`, of which each core has
 //! one; whoever owns it says how it is called.
 
-use super::{Keys, Run, Spec, flag::*};
+use super::{Keys, Run, Spec, effects::Rule, flag::*};
 
 const EVAL: u32 = NO_SCRIPT | STALE | MOVABLE_KEYS;
 
@@ -70,5 +70,6 @@ const fn row(
         keys,
         summary,
         run: Run::Script,
+        effect: Rule::None,
     }
 }

@@ -1,7 +1,7 @@
 //! Commands of the connection, the core and the node. Their rows are here; their work is done where
 //! that state lives (`shard`).
 
-use super::{Keys, Spec, flag::*, spec::Run};
+use super::{Keys, Spec, effects::Rule, flag::*, spec::Run};
 
 /// A command that is not run on stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -229,6 +229,7 @@ pub const COMMANDS: &[Spec] = &[
         keys: Keys::one(2),
         summary: "Tells what memory is used for",
         run: Run::Session(Verb::Memory),
+        effect: Rule::None,
     },
     Spec::session(
         "MONITOR",
@@ -357,6 +358,7 @@ pub const COMMANDS: &[Spec] = &[
         keys: Keys::one(1),
         summary: "Sends a message to a shard channel",
         run: Run::Session(Verb::SPublish),
+        effect: Rule::None,
     },
     Spec {
         name: "SSUBSCRIBE",
@@ -365,6 +367,7 @@ pub const COMMANDS: &[Spec] = &[
         keys: Keys::range(1, -1),
         summary: "Listens to shard channels",
         run: Run::Session(Verb::SSubscribe),
+        effect: Rule::None,
     },
     Spec::session(
         "SUBSCRIBE",
@@ -380,6 +383,7 @@ pub const COMMANDS: &[Spec] = &[
         keys: Keys::range(1, -1),
         summary: "Stops listening to shard channels",
         run: Run::Session(Verb::SUnsubscribe),
+        effect: Rule::None,
     },
     Spec::session(
         "TIME",
@@ -410,5 +414,6 @@ pub const COMMANDS: &[Spec] = &[
         keys: Keys::range(1, -1),
         summary: "Makes EXEC depend on keys being unchanged",
         run: Run::Session(Verb::Watch),
+        effect: Rule::None,
     },
 ];

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Ctx, Keys, Spec,
+    Ctx, Keys, Spec, effects,
     flag::*,
     hashes::{REPEATS_MAX, random_count, shuffle_front},
     scan::{Found, Options, cursor},
 };
 use crate::{
     base::{Rng, parse_i64},
-    resp::{Args, Error},
+    resp::{Args, Error, OwnedArgs},
     store::{InValue, Set, Typed},
 };
 
@@ -257,6 +257,7 @@ fn spop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         None => None,
     };
+    let is_recorded = ctx.shards.records();
     let keys = ctx.shards.of(ctx.db, key);
     let Some(set) = keys.get_mut::<Set>(key, now)? else {
         match count {
@@ -271,11 +272,13 @@ fn spop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         set.iter().for_each(|member| ctx.out.bulk(&member));
         ctx.dirty += set.len() as u64;
         keys.remove(key, now);
+        effects::removed(ctx, b"SREM", key, std::iter::empty());
         return Ok(());
     }
     if let Some(count) = count {
         ctx.out.set(count);
     }
+    let mut popped = OwnedArgs::default();
     for _ in 0..count.unwrap_or(1) {
         let Some(member) = set.random(ctx.rng).map(|member| member.to_vec()) else {
             break;
@@ -283,8 +286,12 @@ fn spop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         set.remove(&member);
         ctx.out.bulk(&member);
         ctx.dirty += 1;
+        if is_recorded {
+            popped.push(&member);
+        }
     }
     keys.remove_if_empty(key);
+    effects::removed(ctx, b"SREM", key, popped.as_args().iter());
     Ok(())
 }
 

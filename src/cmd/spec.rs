@@ -1,6 +1,9 @@
 //! One row per command: what it is called, what it takes, what it touches, what runs it.
 
-use super::{Ctx, Verb};
+use super::{
+    Ctx, Verb,
+    effects::{Rule, rule_of},
+};
 use crate::{
     base::parse_i64,
     resp::{Args, Error},
@@ -242,6 +245,8 @@ pub struct Spec {
     pub summary: &'static str,
     /// What runs it.
     pub run: Run,
+    /// What is recorded of it.
+    pub effect: Rule,
 }
 
 impl std::fmt::Debug for Spec {
@@ -267,6 +272,7 @@ impl Spec {
             keys,
             summary,
             run: Run::Store(run),
+            effect: rule_of(name),
         }
     }
 
@@ -285,6 +291,7 @@ impl Spec {
             keys: Keys::None,
             summary,
             run: Run::Session(verb),
+            effect: Rule::None,
         }
     }
 

@@ -6,8 +6,9 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use super::{Ctx, Keys, Spec, ctx::int, flag::*};
+use super::{Ctx, Keys, Spec, ctx::int, effects, flag::*};
 use crate::{
+    base::parse_u64,
     resp::{Args, Error, Out},
     store::{Entry, NewId, Stream, StreamId, Trim},
 };
@@ -196,9 +197,24 @@ fn xadd(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             "ERR The ID specified in XADD is equal or smaller than the target stream top item",
         )
     })?;
-    options.trim(stream, ctx.from_primary);
+    let has_trimmed = options.trim(stream, ctx.from_primary) > 0;
     ctx.changed();
     write_id(ctx.out, id);
+    if ctx.shards.records() {
+        id.with_text(|id| {
+            // The options are in front of the id.
+            let words = (0..fields.len() + 3).map(|at| match at {
+                0 => b"XADD",
+                1 => key,
+                2 => id,
+                _ => fields.at(at - 3),
+            });
+            ctx.shards.record(ctx.db, key, words);
+        });
+        if has_trimmed {
+            effects::trimmed(ctx, key);
+        }
+    }
     Ok(())
 }
 
@@ -300,14 +316,14 @@ fn xsetid(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             return Err(Error::SYNTAX);
         }
         if word.eq_ignore_ascii_case(b"ENTRIESADDED") {
-            let count = int(args, at + 1)?;
-            added = Some(
-                u64::try_from(count)
+            added = Some(match parse_u64(args.at(at + 1)) {
+                Some(count) if ctx.from_primary => count,
+                _ => u64::try_from(int(args, at + 1)?)
                     .map_err(|_| Error::fixed("ERR entries_added must be positive"))?,
-            );
+            });
         } else if word.eq_ignore_ascii_case(b"MAXDELETEDID") {
             max_deleted = parse_id(args.at(at + 1), 0)?;
-            if id < max_deleted {
+            if id < max_deleted && !ctx.from_primary {
                 return Err(Error::fixed(
                     "ERR The ID specified in XSETID is smaller than the provided max_deleted_entry_id",
                 ));
@@ -317,7 +333,8 @@ fn xsetid(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         at += 2;
     }
-    let key = args.at(1);
+    // A stream that came from elsewhere may have counters that no command would set.
+    let (key, is_trusted) = (args.at(1), ctx.from_primary);
     let keys = ctx.shards.of(ctx.db, key);
     let Some(stream) = keys.get_mut::<Stream>(key, ctx.now)? else {
         return Err(Error::NO_SUCH_KEY);
@@ -329,7 +346,7 @@ fn xsetid(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
                 "ERR The ID specified in XSETID is smaller than the target stream top item",
             ));
         }
-        if added.is_some_and(|added| added < log.len()) {
+        if added.is_some_and(|added| added < log.len()) && !is_trusted {
             return Err(Error::fixed(
                 "ERR The entries_added specified in XSETID is smaller than the target stream length",
             ));

@@ -6,14 +6,14 @@ mod ranges;
 use std::collections::BTreeSet;
 
 use super::{
-    Ctx, Keys, OnTimeout, Spec,
+    Ctx, Keys, OnTimeout, Spec, effects,
     flag::*,
     lists::{Mpop, positive},
     parse_timeout, scan,
 };
 use crate::{
     base::{format_f64, parse_f64},
-    resp::{Args, Error, Out, Proto},
+    resp::{Args, Error, Out, OwnedArgs, Proto},
     store::Zset,
 };
 
@@ -569,8 +569,16 @@ impl Side {
         }
     }
 
-    /// Answers and removes `count` elements of a set that has as many.
-    fn pop_into(self, out: &mut Out, zset: &mut Zset, count: usize, nested: bool) {
+    /// Answers and removes `count` elements of a set that has as many; their names, if they are recorded.
+    fn pop_into(
+        self,
+        out: &mut Out,
+        zset: &mut Zset,
+        count: usize,
+        nested: bool,
+        is_recorded: bool,
+    ) -> OwnedArgs {
+        let mut popped = OwnedArgs::default();
         let len = zset.len();
         let ranks = match self {
             Side::Min => 0..count,
@@ -582,8 +590,12 @@ impl Side {
             }
             out.bulk(member);
             out.double(score);
+            if is_recorded {
+                popped.push(member);
+            }
         }
         zset.remove_range(ranks);
+        popped
     }
 }
 
@@ -595,7 +607,7 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, side: Side) -> Result<(), Error> {
         Some(count) => Some(positive(count)?),
         None => None,
     };
-    let key = args.at(1);
+    let (key, is_recorded) = (args.at(1), ctx.shards.records());
     let keys = ctx.shards.of(ctx.db, key);
     let Some(zset) = keys.get_mut::<Zset>(key, ctx.now)? else {
         ctx.out.array(0);
@@ -604,10 +616,11 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, side: Side) -> Result<(), Error> {
     let popped = count.unwrap_or(1).min(zset.len());
     let nested = count.is_some() && ctx.out.proto == Proto::Three;
     ctx.out.array(if nested { popped } else { 2 * popped });
-    side.pop_into(ctx.out, zset, popped, nested);
+    let members = side.pop_into(ctx.out, zset, popped, nested, is_recorded);
     if popped > 0 {
         keys.remove_if_empty(key);
         ctx.dirty += popped as u64;
+        effects::removed(ctx, b"ZREM", key, members.as_args().iter());
     }
     Ok(())
 }
@@ -630,6 +643,7 @@ fn bzmpop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 fn pop_first_of(ctx: &mut Ctx<'_>, args: Args<'_>, ask: &Mpop<Side>) -> Result<bool, Error> {
+    let is_recorded = ctx.shards.records();
     for at in ask.keys.clone() {
         let key = args.at(at);
         let keys = ctx.shards.of(ctx.db, key);
@@ -643,9 +657,10 @@ fn pop_first_of(ctx: &mut Ctx<'_>, args: Args<'_>, ask: &Mpop<Side>) -> Result<b
         ctx.out.array(2);
         ctx.out.bulk(key);
         ctx.out.array(popped);
-        ask.end.pop_into(ctx.out, zset, popped, true);
+        let members = ask.end.pop_into(ctx.out, zset, popped, true, is_recorded);
         keys.remove_if_empty(key);
         ctx.dirty += popped as u64;
+        effects::removed(ctx, b"ZREM", key, members.as_args().iter());
         return Ok(true);
     }
     Ok(false)
@@ -654,6 +669,7 @@ fn pop_first_of(ctx: &mut Ctx<'_>, args: Args<'_>, ask: &Mpop<Side>) -> Result<b
 fn blocking_pop(ctx: &mut Ctx<'_>, args: Args<'_>, side: Side) -> Result<(), Error> {
     let last = args.len() - 1;
     let timeout = parse_timeout(args.at(last))?;
+    let is_recorded = ctx.shards.records();
     for at in 1..last {
         let key = args.at(at);
         let keys = ctx.shards.of(ctx.db, key);
@@ -665,9 +681,10 @@ fn blocking_pop(ctx: &mut Ctx<'_>, args: Args<'_>, side: Side) -> Result<(), Err
         }
         ctx.out.array(3);
         ctx.out.bulk(key);
-        side.pop_into(ctx.out, zset, 1, false);
+        let members = side.pop_into(ctx.out, zset, 1, false, is_recorded);
         keys.remove_if_empty(key);
         ctx.changed();
+        effects::removed(ctx, b"ZREM", key, members.as_args().iter());
         return Ok(());
     }
     ctx.wait(timeout, OnTimeout::NullArray, None);

@@ -318,6 +318,8 @@ pub fn print_doctor(doctor: &Doctor) -> bool {
             );
             println!("  zero-copy send            {}", yes(features.send_zc));
             println!("  wait with timeout         {}", yes(features.ext_arg));
+            println!("  rename and remove files   {}", yes(features.names));
+            println!("  reserve disk space        {}", yes(features.reserve));
             println!(
                 "  registered ring           {}",
                 yes(features.registered_descriptor)

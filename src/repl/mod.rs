@@ -8,22 +8,7 @@ pub mod discover;
 pub mod link;
 pub mod wire;
 
-/// How far into which history. Ordered by nothing: offsets of different generations do not compare.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Position {
-    /// Names the history. 0 is unknown and matches none.
-    pub generation: u64,
-    /// Number of the next frame, counted from the start of the history.
-    pub offset: u64,
-}
-
-impl Position {
-    /// Nothing is known: a primary answers this with a snapshot.
-    pub const UNKNOWN: Position = Position {
-        generation: 0,
-        offset: 0,
-    };
-}
+pub use crate::base::Position;
 
 /// Is this a command that every kevy primary answers with an error and streams all the same? Its own
 /// data did not change, so neither may ours.

@@ -121,6 +121,16 @@ impl OwnedArgs {
         self.buffer.extend_from_slice(arg);
     }
 
+    /// Drops all arguments but the first `count`. The memory stays.
+    pub fn truncate(&mut self, count: usize) {
+        if let Some(first) = self.spans.get(count) {
+            if self.shared.is_none() {
+                self.buffer.truncate(first.start as usize);
+            }
+            self.spans.truncate(count);
+        }
+    }
+
     /// Bytes of all arguments.
     pub fn bytes_len(&self) -> usize {
         self.buffer.len()

@@ -77,7 +77,7 @@ pub trait Host {
     fn command(&mut self, ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> bool {
         match spec.run {
             Run::Store(function) => {
-                let _ = cmd::run(ctx, function, args);
+                let _ = cmd::run(ctx, spec, function, args);
                 true
             }
             _ => plain_session(ctx, spec, args),
@@ -139,7 +139,7 @@ pub fn plain_session(ctx: &mut Ctx<'_>, spec: &'static Spec, args: Args<'_>) -> 
         }
         "MEMORY" => {
             if let Run::Store(function) = cmd::MEMORY_USAGE.run {
-                let _ = cmd::run(ctx, function, args);
+                let _ = cmd::run(ctx, &cmd::MEMORY_USAGE, function, args);
             }
         }
         _ => return false,

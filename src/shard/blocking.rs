@@ -169,6 +169,7 @@ impl State {
         let before = self.acting;
         self.acting = self.acting_of(conn);
         let block = self.run_here(spec, run, &args.as_args(), call, &mut out, None);
+        self.homes.shards.end_unit();
         self.acting = before;
         if block.is_none() && !stays_blocked(spec, &out) {
             self.unblock(conn, out);

@@ -244,7 +244,11 @@ impl<R: Reactor> Core<R> {
                 self.tick();
                 return false;
             }
-            Event::Woken | Event::Closed { .. } | Event::Written { .. } | Event::Synced { .. } => {
+            Event::Woken
+            | Event::Closed { .. }
+            | Event::Written { .. }
+            | Event::Synced { .. }
+            | Event::Done { .. } => {
                 return false;
             }
         }

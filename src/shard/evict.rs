@@ -348,6 +348,7 @@ impl State {
                 misses += 1;
             }
         }
+        self.record_gone();
     }
 
     /// Looks for candidates.

@@ -44,6 +44,7 @@ impl State {
             Place::Here => {
                 let mut out = std::mem::take(&mut self.scratch);
                 self.run_here(spec, run, &args, Call::FRAME, &mut out, None);
+                self.homes.shards.end_unit();
                 out.clear();
                 self.scratch = out;
                 self.hear_all();

@@ -294,6 +294,8 @@ impl State {
         while let Some(job) = collection.jobs.pop_front() {
             let before = away.len();
             let round = self.run_job(job, &mut away);
+            // While all its shards are here.
+            self.homes.shards.end_unit();
             tried = tried.or(round);
             let is_heard =
                 !self.waits.heard.is_empty() || (collection.is_wanted && !away.is_empty());
@@ -548,6 +550,7 @@ impl State {
                 );
             }
         }
+        self.homes.shards.end_unit();
         self.hear_all();
         self.answer(errand.from, errand.asker, out);
     }

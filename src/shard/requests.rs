@@ -338,6 +338,7 @@ impl State {
         let start = self.clock(spec);
         let call = Call::of(conn.db, false);
         self.run_work(spec, Work::Store(run), &args, call, &mut conn.out, None);
+        self.homes.shards.end_unit();
         if let Some(start) = start {
             self.note_time(Some(conn), spec, args, start);
         }
@@ -370,6 +371,8 @@ impl State {
         let behind = conn.begin_reply();
         let (mode, mark, slot) = (conn.reply_mode, conn.out.mark(), conn.next_slot());
         self.dispatch(conn, args);
+        // One request is one unit, EXEC with all that it runs.
+        self.homes.shards.end_unit();
         if mode != ReplyMode::On && !conn.is_paused() {
             Self::silence(conn, mode, mark, slot);
         }
@@ -658,7 +661,7 @@ impl State {
         };
         match work {
             Work::Store(run) => {
-                let failed = cmd::run(&mut ctx, run, *args);
+                let failed = cmd::run(&mut ctx, spec, run, *args);
                 let (dirty, block) = (ctx.dirty, ctx.block.take());
                 if dirty > 0 && spec.is_write() {
                     self.freeing = true;

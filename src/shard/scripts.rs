@@ -104,7 +104,7 @@ impl Host for ScriptHost<'_> {
                 let before = ctx.dirty;
                 let look = self.tells_events.then(|| Before::look(ctx, spec, args));
                 // The reply tells the script; what a script calls is not counted.
-                let _ = cmd::run(ctx, function, args);
+                let _ = cmd::run(ctx, spec, function, args);
                 if let Some(look) = look {
                     let changed = ctx.dirty > before;
                     self.done

@@ -51,6 +51,9 @@ impl State {
                 self.homes.shards.put(*shard, lent);
             }
             if load.step(&mut self.homes.shards, self.now) {
+                for shard in &held.need {
+                    self.homes.shards.forget_gone(*shard);
+                }
                 self.end_load(&held.need, *load);
             } else {
                 held.got.extend(
@@ -131,8 +134,25 @@ impl State {
         }
     }
 
+    /// Records, as a unit for each shard that is here, what went without a command.
+    pub(super) fn record_gone(&mut self) {
+        if !self.homes.shards.records() || self.homes.shards.unit_is_open() {
+            return;
+        }
+        for shard in self.homes.own() {
+            self.homes.shards.record_gone(shard);
+            self.homes.shards.end_unit();
+        }
+    }
+
     /// Removes some keys that are due; the next turn goes on if more are.
     fn expire(&mut self, now: Ms) {
+        self.remove_due(now);
+        self.record_gone();
+        self.hear_all();
+    }
+
+    fn remove_due(&mut self, now: Ms) {
         self.more_due = false;
         if self.pause.is_some() || !self.shared.expires_by_itself.load(Relaxed) {
             return;
@@ -161,7 +181,6 @@ impl State {
             }
             self.note_heard(heard);
         }
-        self.hear_all();
     }
 
     pub(super) fn publish(&mut self) {

@@ -75,6 +75,15 @@ pub enum Used {
     Counted(u8),
 }
 
+/// A key that went without a command, or fields of a hash that did: they were due, or had to make room.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gone {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// The fields that went while the hash lives on; none if the key went.
+    pub fields: Vec<Box<[u8]>>,
+}
+
 /// A key's hash in one keyspace.
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed(u64);
@@ -104,6 +113,8 @@ pub struct Keyspace {
     text_bytes: usize,
     /// Keys removed because they were due, if somebody wants to know.
     expired: Option<Vec<Box<[u8]>>>,
+    /// What went without a command, if that is recorded.
+    gone: Option<Vec<Gone>>,
     /// Kept so that steady work allocates nothing.
     scratch: Vec<u8>,
     batch: Vec<Entry>,
@@ -162,6 +173,7 @@ impl Keyspace {
             heap: Heap::default(),
             text_bytes: 0,
             expired: None,
+            gone: None,
             scratch: Vec::new(),
             batch: Vec::new(),
         }
@@ -775,6 +787,25 @@ impl Keyspace {
             .unwrap_or_default()
     }
 
+    /// Starts or stops noting what goes without a command, for [`take_gone`](Keyspace::take_gone).
+    pub fn note_gone(&mut self, on: bool) {
+        match on {
+            true => drop(self.gone.get_or_insert_default()),
+            false => self.gone = None,
+        }
+    }
+
+    /// Has anything gone without a command since the last [`take_gone`](Keyspace::take_gone)?
+    #[inline]
+    pub fn has_gone(&self) -> bool {
+        self.gone.as_ref().is_some_and(|gone| !gone.is_empty())
+    }
+
+    /// Takes what went without a command since the last call, in order. Empty unless noting is on.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        self.gone.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Finds a key that is not due, and counts that as a use.
     #[inline(always)]
     fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
@@ -843,6 +874,13 @@ impl Keyspace {
             let object = number(self.cells.value(found.entry.cell(), found.head));
             let value = self.objects.at_mut(object);
             let before = heap_of(value);
+            let mut fields = Vec::new();
+            if self.gone.is_some()
+                && let Value::Hash(hash) = &*value
+            {
+                let due = hash.deadlines().take_while(|(due, _)| *due <= now);
+                fields.extend(due.map(|(_, field)| Box::from(field)));
+            }
             each_collection!(value, _text => (), inner => inner.expire(now));
             if object < self.heap.end {
                 self.heap.bytes = self.heap.bytes + heap_of(value) - before;
@@ -851,13 +889,17 @@ impl Keyspace {
                 _text => (false, None),
                 inner => (inner.is_empty(), inner.next_deadline()));
             if !empty {
+                if let Some(gone) = self.gone.as_mut().filter(|_| !fields.is_empty()) {
+                    let key = self.cells.key(found.entry.cell()).into();
+                    gone.push(Gone { key, fields });
+                }
                 return Some(self.reshape(found, deadline, next));
             }
         }
         if let Some(log) = &mut self.expired {
             log.push(self.cells.key(found.entry.cell()).into());
         }
-        self.bury(found);
+        self.bury_gone(found);
         None
     }
 
@@ -1177,6 +1219,17 @@ impl Keyspace {
             let (due, _) = head.timer(bytes, moved.fields);
             head.set_timer(bytes, moved.fields, due, place);
         }
+    }
+
+    /// Removes a key that goes without a command.
+    fn bury_gone(&mut self, found: Found) {
+        if let Some(gone) = &mut self.gone {
+            gone.push(Gone {
+                key: self.cells.key(found.entry.cell()).into(),
+                fields: Vec::new(),
+            });
+        }
+        self.bury(found);
     }
 
     /// Removes a key and its value.

@@ -23,7 +23,9 @@ pub use dict::{Dict, seed_collections};
 pub use entry::Lfu;
 pub use evict::{Candidate, EvictionPool, Policy};
 pub use hash::Hash;
-pub use keyspace::{Budget, Hashed, Keyspace, Meta, Sampling, Slice, Str, Used, Walk, WrongType};
+pub use keyspace::{
+    Budget, Gone, Hashed, Keyspace, Meta, Sampling, Slice, Str, Used, Walk, WrongType,
+};
 pub use list::{End, List};
 pub use set::Set;
 pub use stream::{

@@ -68,9 +68,10 @@ pub struct RingConfig {
     pub recv_reserve: u16,
     /// Bytes per receive buffer.
     pub recv_buffer_len: u32,
-    /// Whether the wait's timeout may ride on `enter` where the kernel can. Off only in tests, to run
-    /// the path of the oldest kernels.
-    pub ext_arg: bool,
+    /// Whether to use what came with 5.11 where the kernel has it: a wait's timeout in `enter`, and
+    /// renaming and removing files through the ring. Off only in tests, to run the paths of the oldest
+    /// kernels.
+    pub use_5_11: bool,
     /// Whether to try the level on a loopback connection before trusting it.
     pub self_test: bool,
     /// How long a dropped reactor waits for the kernel to let go of its memory.
@@ -86,7 +87,7 @@ impl Default for RingConfig {
             recv_buffers: 256,
             recv_reserve: 256,
             recv_buffer_len: 16 * 1024,
-            ext_arg: true,
+            use_5_11: true,
             self_test: true,
             drain_span: 5_000_000_000,
         }
@@ -102,6 +103,10 @@ pub struct Features {
     pub cq_entries: u32,
     /// Waits with a timeout need no operation of their own.
     pub ext_arg: bool,
+    /// Files are renamed and removed through the ring.
+    pub names: bool,
+    /// Disk space is reserved through the ring.
+    pub reserve: bool,
     /// A waiting ring does not count as waiting for a disk.
     pub no_iowait: bool,
     /// One accept serves any number of connections.

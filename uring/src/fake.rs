@@ -18,12 +18,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod disk;
+
+pub use disk::DiskFaults;
+
 use crate::reactor::{
     End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
     Wait, Wake,
 };
 use crate::slots::{Slots, Token};
 use crate::timers::Timers;
+use disk::{Disk, FileNumber};
 
 /// A computer of the world: an address and a disk. Reactors of one machine share both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -42,8 +47,12 @@ impl Machine {
 pub struct Faults {
     /// Shortest and longest way of bytes between sockets.
     pub network_span: (Nanos, Nanos),
-    /// Shortest and longest time of a write or sync.
+    /// Shortest and longest time of an operation on files.
     pub disk_span: (Nanos, Nanos),
+    /// How many of a million operations on files take longer.
+    pub disk_stalls_per_million: u32,
+    /// Shortest and longest time by which they do.
+    pub disk_stall_span: (Nanos, Nanos),
     /// How many of a hundred reads and writes on sockets are shorter than they could be.
     pub short_percent: u8,
     /// How many of a hundred receives find no buffer at first.
@@ -54,8 +63,12 @@ pub struct Faults {
     pub reset_per_million: u32,
     /// How many of a million file writes fail with EIO.
     pub write_fails_per_million: u32,
-    /// How many of a million syncs fail with EIO.
+    /// How many of a million file writes fail with ENOSPC.
+    pub disk_full_per_million: u32,
+    /// How many of a million syncs fail with EIO, those of durable writes included.
     pub sync_fails_per_million: u32,
+    /// How many of a million renames and removals fail with EIO.
+    pub name_fails_per_million: u32,
     /// Bytes that a connection holds per direction before its sender must wait.
     pub pipe_len: usize,
 }
@@ -65,12 +78,16 @@ impl Default for Faults {
         Faults {
             network_span: (10_000, 100_000),
             disk_span: (50_000, 500_000),
+            disk_stalls_per_million: 0,
+            disk_stall_span: (10_000_000, 2_000_000_000),
             short_percent: 20,
             starved_percent: 1,
             accept_fails_percent: 0,
             reset_per_million: 0,
             write_fails_per_million: 0,
+            disk_full_per_million: 0,
             sync_fails_per_million: 0,
+            name_fails_per_million: 0,
             pipe_len: 256 * 1024,
         }
     }
@@ -128,7 +145,7 @@ type Address = (ReactorId, Token);
 struct World {
     now: Nanos,
     sequence: u64,
-    random: u64,
+    random: Random,
     faults: Faults,
     agenda: BTreeMap<(Nanos, u64), Action>,
     reactors: BTreeMap<ReactorId, Inside>,
@@ -140,8 +157,10 @@ struct World {
     /// What travels over a cut, in order, until it heals.
     held: Vec<(Machine, Machine, Action)>,
     disks: BTreeMap<Machine, Disk>,
-    failing_syncs: BTreeMap<Machine, u32>,
 }
+
+/// The one random sequence of a world.
+struct Random(u64);
 
 /// What the world keeps of a reactor.
 struct Inside {
@@ -195,9 +214,15 @@ struct Sending {
 }
 
 struct OpenFile {
-    path: PathBuf,
+    what: Opened,
     in_flight: u32,
     is_closing: bool,
+}
+
+#[derive(Clone)]
+enum Opened {
+    File(FileNumber),
+    Folder(PathBuf),
 }
 
 struct Chunk {
@@ -235,24 +260,42 @@ enum Action {
         reactor: ReactorId,
         notice: Notice,
     },
-    WriteFile {
-        reactor: ReactorId,
-        write: FileWrite,
-    },
-    SyncFile {
-        reactor: ReactorId,
-        file: Token,
-        mark: u64,
-        covers: u64,
-    },
+    Disk(Job),
 }
 
-struct FileWrite {
-    file: Token,
+/// Something that a disk does.
+struct Job {
+    machine: Machine,
+    reactor: ReactorId,
+    /// `None` for work on names.
+    file: Option<FileId>,
     mark: u64,
-    offset: u64,
-    block: Vec<u8>,
-    chunk: Option<u32>,
+    work: Work,
+}
+
+enum Work {
+    Write {
+        number: FileNumber,
+        offset: u64,
+        block: Vec<u8>,
+        chunk: Option<u32>,
+        is_durable: bool,
+    },
+    Sync {
+        what: Opened,
+        covers: u64,
+    },
+    Reserve {
+        number: FileNumber,
+        len: u64,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Remove {
+        path: PathBuf,
+    },
 }
 
 /// What a reactor will be told in its next turn.
@@ -273,33 +316,13 @@ enum Notice {
     },
 }
 
-#[derive(Default)]
-struct Disk {
-    files: BTreeMap<PathBuf, FileData>,
-    sequence: u64,
-}
-
-#[derive(Default)]
-struct FileData {
-    /// What a reader sees.
-    cache: Vec<u8>,
-    /// What is left after a loss of power, at least.
-    durable: Vec<u8>,
-    unsynced: Vec<(u64, Change)>,
-}
-
-enum Change {
-    Truncate,
-    Write { offset: u64, bytes: Vec<u8> },
-}
-
 impl FakeWorld {
     /// A world in which everything follows from `seed` and from what is asked of it.
     pub fn seeded(seed: u64) -> FakeWorld {
         FakeWorld(Rc::new(RefCell::new(World {
             now: START,
             sequence: 0,
-            random: seed,
+            random: Random(seed),
             faults: Faults::default(),
             agenda: BTreeMap::new(),
             reactors: BTreeMap::new(),
@@ -310,7 +333,6 @@ impl FakeWorld {
             cuts: BTreeSet::new(),
             held: Vec::new(),
             disks: BTreeMap::new(),
-            failing_syncs: BTreeMap::new(),
         })))
     }
 
@@ -396,7 +418,7 @@ impl FakeWorld {
 
     /// A number below `bound` (at least 1) from the world's sequence, for choices of the test itself.
     pub fn random(&self, bound: u64) -> u64 {
-        self.0.borrow_mut().below(bound.max(1))
+        self.0.borrow_mut().random.below(bound.max(1))
     }
 
     /// Changes what may go wrong from now on.
@@ -409,9 +431,19 @@ impl FakeWorld {
         self.0.borrow().faults.clone()
     }
 
+    /// Changes what is wrong with a machine's disk from now on. Stays over a crash.
+    pub fn set_disk(&self, machine: Machine, faults: DiskFaults) {
+        self.0.borrow_mut().disk(machine).faults = faults;
+    }
+
+    /// What is wrong with a machine's disk now.
+    pub fn disk(&self, machine: Machine) -> DiskFaults {
+        self.0.borrow_mut().disk(machine).faults.clone()
+    }
+
     /// Lets the next `count` syncs on a machine fail.
     pub fn fail_syncs(&self, machine: Machine, count: u32) {
-        self.0.borrow_mut().failing_syncs.insert(machine, count);
+        self.0.borrow_mut().disk(machine).faults.failing_syncs = count;
     }
 
     /// Holds back everything that travels from one machine to another, until it heals. Nothing is
@@ -475,7 +507,8 @@ impl FakeWorld {
     }
 
     /// Takes the power from a machine: its reactors are gone without a word to their peers, and each
-    /// write that no sync covered is kept, torn or lost. The handles that are left do nothing.
+    /// write and each change of a name that no sync covered is kept, torn or lost, what was in flight
+    /// included. The handles that are left do nothing.
     pub fn crash(&self, machine: Machine) {
         let mut world = self.0.borrow_mut();
         let gone: Vec<ReactorId> = world
@@ -490,92 +523,42 @@ impl FakeWorld {
         world.forget_listeners();
         // Only what had left the machine is still on its way.
         world.held.retain(|(from, _, _)| *from != machine);
-        let mut disk = world.disks.remove(&machine).unwrap_or_default();
-        for file in disk.files.values_mut() {
-            for (_, change) in std::mem::take(&mut file.unsynced) {
-                match world.below(3) {
-                    0 => change.apply(&mut file.durable),
-                    1 => {
-                        let cut = world.below(1 << 16) as usize;
-                        change.torn(cut).apply(&mut file.durable);
-                    }
-                    _ => {}
-                }
-            }
-            file.cache.clone_from(&file.durable);
-        }
-        world.disks.insert(machine, disk);
+        world.crash_disk(machine);
     }
 
     /// What a reader of the file sees now.
     pub fn read_file(&self, machine: Machine, path: &Path) -> Option<Vec<u8>> {
         let world = self.0.borrow();
-        Some(world.disks.get(&machine)?.files.get(path)?.cache.clone())
+        Some(world.disks.get(&machine)?.read(path)?.to_vec())
     }
 
     /// Puts a file there, durably.
     pub fn write_file(&self, machine: Machine, path: &Path, bytes: &[u8]) {
-        let mut world = self.0.borrow_mut();
-        let data = FileData {
-            cache: bytes.to_vec(),
-            durable: bytes.to_vec(),
-            unsynced: Vec::new(),
-        };
-        world
-            .disks
-            .entry(machine)
-            .or_default()
-            .files
-            .insert(path.to_path_buf(), data);
-    }
-
-    /// Gives a file another name, durably, replacing what was there. False if there is no such file.
-    /// Writes of it that were not synced stay so.
-    pub fn rename_file(&self, machine: Machine, from: &Path, to: &Path) -> bool {
-        let mut world = self.0.borrow_mut();
-        let Some(data) = world.disks.entry(machine).or_default().files.remove(from) else {
-            return false;
-        };
-        for inside in world
-            .reactors
-            .values_mut()
-            .filter(|inside| inside.machine == machine)
-        {
-            for file in inside.files.values_mut() {
-                if file.path == from {
-                    file.path = to.to_path_buf();
-                }
-            }
-        }
-        world
-            .disks
-            .entry(machine)
-            .or_default()
-            .files
-            .insert(to.to_path_buf(), data);
-        true
+        self.0.borrow_mut().disk(machine).put(path, bytes);
     }
 
     /// Removes a file, durably. False if there is no such file.
     pub fn remove_file(&self, machine: Machine, path: &Path) -> bool {
-        let mut world = self.0.borrow_mut();
-        world
-            .disks
-            .entry(machine)
-            .or_default()
-            .files
-            .remove(path)
-            .is_some()
+        self.0.borrow_mut().disk(machine).take(path)
     }
 
     /// Every file of a machine, in order.
     pub fn files(&self, machine: Machine) -> Vec<PathBuf> {
         let world = self.0.borrow();
-        world
-            .disks
-            .get(&machine)
-            .map(|disk| disk.files.keys().cloned().collect())
+        let disk = world.disks.get(&machine);
+        disk.map(|disk| disk.names().cloned().collect())
             .unwrap_or_default()
+    }
+}
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        // SplitMix64: short, and any seed will do.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
     }
 }
 
@@ -583,12 +566,7 @@ impl World {
     // ---- Chance and time.
 
     fn below(&mut self, bound: u64) -> u64 {
-        // SplitMix64: short, and any seed will do.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
+        self.random.below(bound)
     }
 
     fn happens(&mut self, count: u32, of: u32) -> bool {
@@ -685,15 +663,7 @@ impl World {
             Action::Receive { socket } => self.on_receive(socket),
             Action::Send { socket } => self.on_send(socket),
             Action::Notify { reactor, notice } => self.notify(reactor, notice),
-            Action::WriteFile { reactor, write } => self.on_write(reactor, write),
-            Action::SyncFile {
-                reactor,
-                file,
-                mark,
-                covers,
-            } => {
-                self.on_sync(reactor, file, mark, covers);
-            }
+            Action::Disk(job) => self.on_disk(job),
         }
     }
 
@@ -1146,94 +1116,112 @@ impl World {
 
     // ---- Files.
 
-    fn on_write(&mut self, reactor: ReactorId, write: FileWrite) {
-        let fails = self.faults.write_fails_per_million;
-        let fails = self.happens(fails, 1_000_000);
-        let FileWrite {
-            file,
-            mark,
-            offset,
-            block,
-            chunk,
-        } = write;
-        let Some(inside) = self.reactors.get(&reactor) else {
-            return;
-        };
-        let Some(path) = inside.files.get(file).map(|file| file.path.clone()) else {
-            return;
-        };
-        let result = if fails { Err(libc::EIO) } else { Ok(()) };
-        let disk = self.disks.entry(inside.machine).or_default();
-        disk.sequence += 1;
-        let sequence = disk.sequence;
-        // A removed file can still be written, but nobody will ever see it.
-        if result.is_ok()
-            && let Some(data) = disk.files.get_mut(&path)
-        {
-            let change = Change::Write {
-                offset,
-                bytes: block.clone(),
-            };
-            change.apply(&mut data.cache);
-            data.unsynced.push((sequence, change));
-        }
-        self.end_file(reactor, file);
-        let file = file.into();
-        let notice = match chunk {
-            Some(chunk) => Notice::ArenaWritten {
-                file,
-                mark,
-                chunk,
-                result,
-            },
-            None => Notice::Plain(Event::Written {
-                file,
-                mark,
-                block,
-                result,
-            }),
-        };
-        self.notify(reactor, notice);
+    fn disk(&mut self, machine: Machine) -> &mut Disk {
+        self.disks.entry(machine).or_default()
     }
 
-    fn on_sync(&mut self, reactor: ReactorId, file: Token, mark: u64, covers: u64) {
-        let Some(inside) = self.reactors.get(&reactor) else {
-            return;
-        };
-        let machine = inside.machine;
-        let path = inside.files.get(file).map(|file| file.path.clone());
-        let planned = self
-            .failing_syncs
-            .get_mut(&machine)
-            .filter(|left| **left > 0);
-        let is_planned = planned.is_some();
-        if let Some(left) = planned {
-            *left -= 1;
+    fn start_job(&mut self, job: Job) {
+        let faults = &self.disk(job.machine).faults;
+        let span = faults.span.unwrap_or(self.faults.disk_span);
+        let mut at = self.now + self.within(span);
+        if self.happens(self.faults.disk_stalls_per_million, 1_000_000) {
+            at += self.within(self.faults.disk_stall_span);
         }
-        let fails = self.faults.sync_fails_per_million;
-        let fails = is_planned || self.happens(fails, 1_000_000);
-        let disk = self.disks.entry(machine).or_default();
-        if let Some(data) = path.and_then(|path| disk.files.get_mut(&path)) {
-            // After a failed sync the kernel forgets that these pages were dirty: a later sync that
-            // succeeds says nothing about them.
-            let (covered, left): (Vec<_>, Vec<_>) = std::mem::take(&mut data.unsynced)
-                .into_iter()
-                .partition(|(sequence, _)| *sequence <= covers);
-            data.unsynced = left;
-            if !fails {
-                for (_, change) in covered {
-                    change.apply(&mut data.durable);
+        self.schedule(at, Action::Disk(job));
+    }
+
+    fn on_disk(&mut self, job: Job) {
+        let write_fails = self.happens(self.faults.write_fails_per_million, 1_000_000);
+        let is_full = self.happens(self.faults.disk_full_per_million, 1_000_000);
+        let sync_fails = self.happens(self.faults.sync_fails_per_million, 1_000_000);
+        let name_fails = self.happens(self.faults.name_fails_per_million, 1_000_000);
+        let drawn = match (write_fails, is_full) {
+            (true, _) => Some(libc::EIO),
+            (false, true) => Some(libc::ENOSPC),
+            (false, false) => None,
+        };
+        let random = &mut self.random;
+        let disk = self.disks.entry(job.machine).or_default();
+        let result = match &job.work {
+            Work::Write {
+                number,
+                offset,
+                block,
+                is_durable,
+                ..
+            } => {
+                let before = disk.sequence();
+                let written = disk.write(*number, *offset, block, drawn, random);
+                if *is_durable && written.is_ok() {
+                    disk.sync_write(*number, before, sync_fails, random)
+                } else {
+                    written
                 }
             }
-        }
-        self.end_file(reactor, file);
-        let result = if fails { Err(libc::EIO) } else { Ok(()) };
-        let event = Event::Synced {
-            file: file.into(),
-            mark,
-            result,
+            Work::Sync { what, covers } => match what {
+                Opened::File(number) => disk.sync_file(*number, *covers, sync_fails, random),
+                Opened::Folder(path) => disk.sync_folder(path, *covers, sync_fails, random),
+            },
+            Work::Reserve { number, len } => disk.reserve(*number, *len),
+            Work::Rename { .. } | Work::Remove { .. } if name_fails => Err(libc::EIO),
+            Work::Rename { from, to } => disk.rename(from, to),
+            Work::Remove { path } => disk.remove(path),
         };
-        self.notify(reactor, Notice::Plain(event));
+        let is_of_folder = !matches!(job.work, Work::Write { .. } | Work::Reserve { .. });
+        if is_of_folder {
+            self.collect_files(job.machine);
+        }
+        if let Some(file) = job.file {
+            self.end_file(job.reactor, file.into());
+        }
+        self.notify(job.reactor, job.notice(result));
+    }
+
+    /// Forgets files without name and owner.
+    fn collect_files(&mut self, machine: Machine) {
+        let inside = self
+            .reactors
+            .values()
+            .filter(|inside| inside.machine == machine);
+        let open = inside.flat_map(|inside| inside.files.iter());
+        let open = open.filter_map(|(_, file)| match file.what {
+            Opened::File(number) => Some(number),
+            Opened::Folder(_) => None,
+        });
+        let open = open.collect();
+        self.disk(machine).collect(open);
+    }
+
+    /// What was in flight happens as if just before; then nothing of it was synced.
+    fn crash_disk(&mut self, machine: Machine) {
+        let (jobs, agenda): (Vec<_>, BTreeMap<_, _>) = {
+            let is_job =
+                |action: &Action| matches!(action, Action::Disk(job) if job.machine == machine);
+            let (jobs, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.agenda)
+                .into_iter()
+                .partition(|(_, action)| is_job(action));
+            (jobs, left.into_iter().collect())
+        };
+        self.agenda = agenda;
+        let random = &mut self.random;
+        let disk = self.disks.entry(machine).or_default();
+        for (_, action) in jobs {
+            let Action::Disk(job) = action else { continue };
+            // Whether one of them fails is nobody's business any more.
+            let _ = match job.work {
+                Work::Write {
+                    number,
+                    offset,
+                    block,
+                    ..
+                } => disk.write(number, offset, &block, None, random),
+                Work::Reserve { number, len } => disk.reserve(number, len),
+                Work::Rename { from, to } => disk.rename(&from, &to),
+                Work::Remove { path } => disk.remove(&path),
+                Work::Sync { .. } => Ok(()),
+            };
+        }
+        disk.crash(random);
     }
 
     fn end_file(&mut self, reactor: ReactorId, token: Token) {
@@ -1246,6 +1234,36 @@ impl World {
                 inside.files.remove(token);
             }
         }
+    }
+}
+
+impl Job {
+    fn notice(self, result: Result<(), i32>) -> Notice {
+        let mark = self.mark;
+        let event = match (self.work, self.file) {
+            (
+                Work::Write {
+                    chunk: Some(chunk), ..
+                },
+                Some(file),
+            ) => {
+                return Notice::ArenaWritten {
+                    file,
+                    mark,
+                    chunk,
+                    result,
+                };
+            }
+            (Work::Write { block, .. }, Some(file)) => Event::Written {
+                file,
+                mark,
+                block,
+                result,
+            },
+            (Work::Sync { .. }, Some(file)) => Event::Synced { file, mark, result },
+            _ => Event::Done { mark, result },
+        };
+        Notice::Plain(event)
     }
 }
 
@@ -1391,52 +1409,89 @@ impl FakeReactor {
         }
     }
 
-    fn start_write(&mut self, file: FileId, mark: u64, write: Result<FileWrite, Notice>) {
+    /// Starts what `work` makes of an open file, or refuses with its errno.
+    fn start_file(
+        &mut self,
+        file: FileId,
+        mark: u64,
+        work: impl FnOnce(&Opened, u64) -> (Work, Result<(), i32>),
+    ) {
         let mut world = self.world.borrow_mut();
-        let refusal = match write {
-            Ok(write) => {
-                let inside = world.reactors.get_mut(&self.id);
-                let open = inside.and_then(|inside| inside.files.get_mut(file.into()));
-                match open.filter(|open| !open.is_closing) {
-                    Some(open) => {
-                        open.in_flight += 1;
-                        let span = world.faults.disk_span;
-                        let at = world.now + world.within(span);
-                        world.schedule(
-                            at,
-                            Action::WriteFile {
-                                reactor: self.id,
-                                write,
-                            },
-                        );
-                        return;
-                    }
-                    None => {
-                        let result = Err(libc::EBADF);
-                        match write.chunk {
-                            Some(chunk) => Notice::ArenaWritten {
-                                file,
-                                mark,
-                                chunk,
-                                result,
-                            },
-                            None => Notice::Plain(Event::Written {
-                                file,
-                                mark,
-                                block: write.block,
-                                result,
-                            }),
-                        }
-                    }
-                }
-            }
-            Err(notice) => notice,
+        let covers = world.disk(self.machine).sequence();
+        let inside = world.reactors.get_mut(&self.id);
+        let open = inside.and_then(|inside| inside.files.get_mut(file.into()));
+        let mut open = open.filter(|open| !open.is_closing);
+        let nothing = Opened::Folder(PathBuf::new());
+        let (work, started) = work(open.as_ref().map_or(&nothing, |open| &open.what), covers);
+        let job = Job {
+            machine: self.machine,
+            reactor: self.id,
+            file: Some(file),
+            mark,
+            work,
         };
-        world.notify(self.id, refusal);
+        let started = match &mut open {
+            Some(open) => started.inspect(|()| open.in_flight += 1),
+            None => Err(libc::EBADF),
+        };
+        match started {
+            Ok(()) => world.start_job(job),
+            Err(errno) => {
+                let notice = job.notice(Err(errno));
+                world.notify(self.id, notice);
+            }
+        }
+    }
+
+    fn start_write(
+        &mut self,
+        file: FileId,
+        mark: u64,
+        offset: u64,
+        block: Vec<u8>,
+        chunk: Option<u32>,
+        is_durable: bool,
+    ) {
+        self.start_file(file, mark, |what, _| {
+            let (number, result) = what.writable();
+            let work = Work::Write {
+                number,
+                offset,
+                block,
+                chunk,
+                is_durable,
+            };
+            (work, result)
+        });
+    }
+
+    /// Starts work on names.
+    fn start_name(&mut self, mark: u64, work: Work) {
+        let job = Job {
+            machine: self.machine,
+            reactor: self.id,
+            file: None,
+            mark,
+            work,
+        };
+        let mut world = self.world.borrow_mut();
+        if world.reactors.contains_key(&self.id) {
+            world.start_job(job);
+        }
     }
 
     fn start_receive(&mut self, socket: Address) {
         self.world.borrow_mut().soon(Action::Receive { socket });
+    }
+}
+
+impl Opened {
+    /// A folder can be opened but not written.
+    fn writable(&self) -> (FileNumber, Result<(), i32>) {
+        match self {
+            Opened::File(number) => (*number, Ok(())),
+            Opened::Folder(_) => (0, Err(libc::EBADF)),
+        }
     }
 }
 
@@ -1620,24 +1675,11 @@ impl Reactor for FakeReactor {
         if !world.reactors.contains_key(&self.id) {
             return Err(gone());
         }
-        let disk = world.disks.entry(self.machine).or_default();
-        let is_there = disk.files.contains_key(path);
-        if is_there && how.create && how.exclusive {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        if !is_there && !how.create {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        disk.sequence += 1;
-        let sequence = disk.sequence;
-        let data = disk.files.entry(path.to_path_buf()).or_default();
-        if how.truncate && !data.cache.is_empty() {
-            data.cache.clear();
-            data.unsynced.push((sequence, Change::Truncate));
-        }
+        let opened = world.disk(self.machine).open(path, how);
+        let number = opened.map_err(io::Error::from_raw_os_error)?;
         let inside = world.reactors.get_mut(&self.id).ok_or_else(gone)?;
         let file = OpenFile {
-            path: path.to_path_buf(),
+            what: Opened::File(number),
             in_flight: 0,
             is_closing: false,
         };
@@ -1645,14 +1687,7 @@ impl Reactor for FakeReactor {
     }
 
     fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
-        let write = FileWrite {
-            file: file.into(),
-            mark,
-            offset,
-            block,
-            chunk: None,
-        };
-        self.start_write(file, mark, Ok(write));
+        self.start_write(file, mark, offset, block, None, false);
     }
 
     fn write_arena(
@@ -1665,65 +1700,65 @@ impl Reactor for FakeReactor {
         mark: u64,
     ) {
         let end = start as usize + len as usize;
-        let write = match self
-            .arena
-            .get_mut(chunk as usize)
-            .filter(|found| end <= found.bytes.len())
-        {
-            Some(found) => {
-                found.in_flight += 1;
-                let block = found.bytes[start as usize..end].to_vec();
-                Ok(FileWrite {
-                    file: file.into(),
-                    mark,
-                    offset,
-                    block,
-                    chunk: Some(chunk),
-                })
-            }
-            None => {
-                let (block, result) = (Vec::new(), Err(libc::EINVAL));
-                Err(Notice::Plain(Event::Written {
-                    file,
-                    mark,
-                    block,
-                    result,
-                }))
-            }
+        let found = self.arena.get_mut(chunk as usize);
+        let Some(found) = found.filter(|found| end <= found.bytes.len()) else {
+            let (block, result) = (Vec::new(), Err(libc::EINVAL));
+            let event = Event::Written {
+                file,
+                mark,
+                block,
+                result,
+            };
+            self.world
+                .borrow_mut()
+                .notify(self.id, Notice::Plain(event));
+            return;
         };
-        self.start_write(file, mark, write);
+        found.in_flight += 1;
+        let block = found.bytes[start as usize..end].to_vec();
+        self.start_write(file, mark, offset, block, Some(chunk), false);
+    }
+
+    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+        self.start_write(file, mark, offset, block, None, true);
     }
 
     fn sync(&mut self, file: FileId, mark: u64) {
+        self.start_file(file, mark, |what, covers| {
+            let what = what.clone();
+            (Work::Sync { what, covers }, Ok(()))
+        });
+    }
+
+    fn reserve(&mut self, file: FileId, len: u64, mark: u64) {
+        self.start_file(file, mark, |what, _| {
+            let (number, result) = what.writable();
+            (Work::Reserve { number, len }, result)
+        });
+    }
+
+    fn open_dir(&mut self, path: &Path) -> io::Result<FileId> {
         let mut world = self.world.borrow_mut();
-        let token = file.into();
-        let inside = world.reactors.get_mut(&self.id);
-        let open = inside.and_then(|inside| inside.files.get_mut(token));
-        let Some(open) = open.filter(|open| !open.is_closing) else {
-            let event = Event::Synced {
-                file,
-                mark,
-                result: Err(libc::EBADF),
-            };
-            world.notify(self.id, Notice::Plain(event));
-            return;
+        if !world.disk(self.machine).may_be_folder(path) {
+            return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+        }
+        let inside = world.reactors.get_mut(&self.id).ok_or_else(gone)?;
+        let file = OpenFile {
+            what: Opened::Folder(path.to_path_buf()),
+            in_flight: 0,
+            is_closing: false,
         };
-        open.in_flight += 1;
-        let covers = world
-            .disks
-            .get(&self.machine)
-            .map_or(0, |disk| disk.sequence);
-        let span = world.faults.disk_span;
-        let at = world.now + world.within(span);
-        world.schedule(
-            at,
-            Action::SyncFile {
-                reactor: self.id,
-                file: token,
-                mark,
-                covers,
-            },
-        );
+        Ok(inside.files.insert(file).into())
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path, mark: u64) {
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        self.start_name(mark, Work::Rename { from, to });
+    }
+
+    fn remove(&mut self, path: &Path, mark: u64) {
+        let path = path.to_path_buf();
+        self.start_name(mark, Work::Remove { path });
     }
 
     fn close_file(&mut self, file: FileId) {
@@ -1855,35 +1890,6 @@ impl Sending {
                     }
                 }
                 bytes
-            }
-        }
-    }
-}
-
-impl Change {
-    fn apply(&self, to: &mut Vec<u8>) {
-        match self {
-            Change::Truncate => to.clear(),
-            Change::Write { offset, bytes } => {
-                let (start, end) = (*offset as usize, *offset as usize + bytes.len());
-                if bytes.is_empty() {
-                    return;
-                }
-                if to.len() < end {
-                    to.resize(end, 0);
-                }
-                to[start..end].copy_from_slice(bytes);
-            }
-        }
-    }
-
-    /// What is left of a change that the power failed in.
-    fn torn(self, cut: usize) -> Change {
-        match self {
-            Change::Truncate => Change::Truncate,
-            Change::Write { offset, mut bytes } => {
-                bytes.truncate(cut % (bytes.len() + 1));
-                Change::Write { offset, bytes }
             }
         }
     }

@@ -5,10 +5,13 @@
 //! memory argument: a completion always finds the owner of its memory, and never a successor.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
 
@@ -24,6 +27,7 @@ use crate::reactor::{
 };
 use crate::ring::{BUFFER_GROUP, Completion, ENTRIES_MIN, Entered, Ring};
 use crate::slots::{Op, Slots, Token};
+use crate::sys;
 use crate::timers::Timers;
 use crate::trial;
 use crate::wake::KernelWaker;
@@ -137,11 +141,13 @@ struct Message {
 
 struct OpenFile {
     fd: OwnedFd,
+    is_folder: bool,
     in_flight: u32,
     is_closing: bool,
 }
 
 struct FileOperation {
+    /// `NOBODY` for work on names.
     file: Token,
     mark: u64,
     work: Work,
@@ -150,9 +156,12 @@ struct FileOperation {
 }
 
 enum Work {
-    Write(Vec<u8>),
+    Write { block: Vec<u8>, is_durable: bool },
     Arena { chunk: u32, start: u32, len: u32 },
     Sync,
+    Reserve { len: u64 },
+    Rename { from: CString, to: CString },
+    Remove { path: CString },
 }
 
 struct Arena {
@@ -234,7 +243,7 @@ impl KernelReactor {
         let mut ring = match Ring::new(
             level,
             (config.sq_entries, config.cq_entries),
-            config.ext_arg,
+            config.use_5_11,
         ) {
             Ok(ring) => ring,
             Err(error) => match error.raw_os_error() {
@@ -875,20 +884,48 @@ impl KernelReactor {
 
     // ---- Files.
 
+    fn keep_file(&mut self, file: std::fs::File, is_folder: bool) -> FileId {
+        let open = OpenFile {
+            fd: file.into(),
+            is_folder,
+            in_flight: 0,
+            is_closing: false,
+        };
+        self.files.insert(open).into()
+    }
+
     fn start_file(&mut self, file: FileId, mark: u64, work: Work, offset: u64) {
-        let token = Token::from(file);
-        if let Err(errno) = self.count_file(token, &work) {
-            self.pending.push(work.event(file, mark, Err(errno)));
-            return;
-        }
-        let operation = self.operations.insert(FileOperation {
-            file: token,
+        let operation = FileOperation {
+            file: file.into(),
             mark,
             work,
             offset,
             done: 0,
+        };
+        if let Err(errno) = self.count_file(operation.file, &operation.work) {
+            self.pending.push(operation.event(Err(errno)));
+            return;
+        }
+        let operation = self.operations.insert(operation);
+        self.arm_file(operation);
+    }
+
+    /// Work on names, which belongs to no file.
+    fn start_name(&mut self, mark: u64, work: Work) {
+        let operation = self.operations.insert(FileOperation {
+            file: NOBODY,
+            mark,
+            work,
+            offset: 0,
+            done: 0,
         });
         self.arm_file(operation);
+    }
+
+    /// What was done within the call, as the event that the ring would have brought.
+    fn done_at_once(&mut self, mark: u64, result: io::Result<()>) {
+        let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL));
+        self.pending.push(Event::Done { mark, result });
     }
 
     /// Counts an operation in flight on its file and its chunk, if there are such.
@@ -913,17 +950,17 @@ impl KernelReactor {
         let Some(operation) = self.operations.get(token) else {
             return;
         };
-        let Some(open) = self.files.get(operation.file) else {
-            return;
-        };
-        let fd = Fd(open.fd.as_raw_fd());
+        let open = self.files.get(operation.file);
+        let fd = Fd(open.map_or(libc::AT_FDCWD, |open| open.fd.as_raw_fd()));
         let offset = operation.offset + operation.done as u64;
         let entry = match (&operation.work, &self.arena) {
-            (Work::Write(block), _) => {
+            (Work::Write { block, is_durable }, _) => {
                 let rest = &block[operation.done..];
                 let len = rest.len().min(TRANSFER_MAX) as u32;
+                let rw_flags = if *is_durable { libc::RWF_DSYNC } else { 0 };
                 opcode::Write::new(fd, rest.as_ptr(), len)
                     .offset(offset)
+                    .rw_flags(rw_flags)
                     .build()
             }
             (Work::Arena { chunk, start, len }, Some(arena)) => {
@@ -946,11 +983,24 @@ impl KernelReactor {
                 }
             }
             (Work::Arena { .. }, None) => return,
-            (Work::Sync, _) => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            (Work::Sync, _) => {
+                // What fdatasync leaves out may be just what a folder's names need.
+                let flags = if open.is_some_and(|open| open.is_folder) {
+                    FsyncFlags::empty()
+                } else {
+                    FsyncFlags::DATASYNC
+                };
+                opcode::Fsync::new(fd).flags(flags).build()
+            }
+            (Work::Reserve { len }, _) => opcode::Fallocate::new(fd, *len).build(),
+            (Work::Rename { from, to }, _) => {
+                opcode::RenameAt::new(fd, from.as_ptr(), fd, to.as_ptr()).build()
+            }
+            (Work::Remove { path }, _) => opcode::UnlinkAt::new(fd, path.as_ptr()).build(),
         };
-        // SAFETY: a block is heap memory owned by the operation's place and freed only after this
-        // completion; the arena lives as long as the reactor, and no `&mut` to a chunk is given out
-        // while a write from it is counted.
+        // SAFETY: a block or path is heap memory owned by the operation's place and freed only after
+        // this completion; the arena lives as long as the reactor, and no `&mut` to a chunk is given
+        // out while a write from it is counted.
         unsafe { self.ring.push(entry.user_data(token.mark(Op::File))) };
     }
 
@@ -960,19 +1010,19 @@ impl KernelReactor {
             return;
         };
         let left = operation.work.len() - operation.done;
-        let outcome = match -result {
-            libc::EINTR | libc::EAGAIN => Ok(()),
-            errno if errno > 0 => Err(errno),
+        let outcome = match (-result, &operation.work) {
+            (libc::EINTR | libc::EAGAIN, _) => Ok(()),
+            (errno, Work::Reserve { .. }) if cannot_reserve(errno) => Ok(()),
+            (errno, _) if errno > 0 => Err(errno),
             // The disk takes nothing and says no reason: do not ask for ever.
-            0 if left > 0 => Err(libc::EIO),
+            (0, _) if left > 0 => Err(libc::EIO),
             _ => {
                 operation.done += (result as usize).min(left);
                 Ok(())
             }
         };
-        let must_go_on = outcome.is_ok()
-            && (operation.done < operation.work.len() || (result < 0 && operation.work.len() == 0));
-        if must_go_on {
+        let is_interrupted = [libc::EINTR, libc::EAGAIN].contains(&-result);
+        if is_interrupted || (outcome.is_ok() && operation.done < operation.work.len()) {
             self.arm_file(token);
             return;
         }
@@ -988,11 +1038,7 @@ impl KernelReactor {
                 self.files.remove(operation.file);
             }
         }
-        events.push(
-            operation
-                .work
-                .event(operation.file.into(), operation.mark, outcome),
-        );
+        events.push(operation.event(outcome));
     }
 
     // ---- Waker and timeout.
@@ -1241,16 +1287,17 @@ impl Reactor for KernelReactor {
             .create_new(how.create && how.exclusive)
             .truncate(how.truncate)
             .open(path)?;
-        let token = self.files.insert(OpenFile {
-            fd: file.into(),
-            in_flight: 0,
-            is_closing: false,
-        });
-        Ok(token.into())
+        Ok(self.keep_file(file, false))
     }
 
     fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
-        self.start_file(file, mark, Work::Write(block), offset);
+        let is_durable = false;
+        self.start_file(file, mark, Work::Write { block, is_durable }, offset);
+    }
+
+    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+        let is_durable = true;
+        self.start_file(file, mark, Work::Write { block, is_durable }, offset);
     }
 
     fn write_arena(
@@ -1267,6 +1314,55 @@ impl Reactor for KernelReactor {
 
     fn sync(&mut self, file: FileId, mark: u64) {
         self.start_file(file, mark, Work::Sync, 0);
+    }
+
+    fn reserve(&mut self, file: FileId, len: u64, mark: u64) {
+        if len == 0 {
+            return self.done_at_once(mark, Ok(()));
+        }
+        if self.features.reserve {
+            return self.start_file(file, mark, Work::Reserve { len }, 0);
+        }
+        let open = self.files.get(file.into()).filter(|open| !open.is_closing);
+        let reserved = match open {
+            Some(open) => sys::reserve(open.fd.as_raw_fd(), len),
+            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        };
+        self.done_at_once(
+            mark,
+            reserved.or_else(|error| match error.raw_os_error() {
+                Some(errno) if cannot_reserve(errno) => Ok(()),
+                _ => Err(error),
+            }),
+        );
+    }
+
+    fn open_dir(&mut self, path: &Path) -> io::Result<FileId> {
+        let folder = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(path)?;
+        Ok(self.keep_file(folder, true))
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path, mark: u64) {
+        if !self.features.names {
+            return self.done_at_once(mark, std::fs::rename(from, to));
+        }
+        match (c_path(from), c_path(to)) {
+            (Ok(from), Ok(to)) => self.start_name(mark, Work::Rename { from, to }),
+            (Err(error), _) | (_, Err(error)) => self.done_at_once(mark, Err(error)),
+        }
+    }
+
+    fn remove(&mut self, path: &Path, mark: u64) {
+        if !self.features.names {
+            return self.done_at_once(mark, std::fs::remove_file(path));
+        }
+        match c_path(path) {
+            Ok(path) => self.start_name(mark, Work::Remove { path }),
+            Err(error) => self.done_at_once(mark, Err(error)),
+        }
     }
 
     fn close_file(&mut self, file: FileId) {
@@ -1419,29 +1515,32 @@ impl Message {
 }
 
 impl Work {
+    /// Bytes to transfer.
     fn len(&self) -> usize {
         match self {
-            Work::Write(block) => block.len(),
+            Work::Write { block, .. } => block.len(),
             Work::Arena { len, .. } => *len as usize,
-            Work::Sync => 0,
+            Work::Sync | Work::Reserve { .. } | Work::Rename { .. } | Work::Remove { .. } => 0,
         }
     }
+}
 
-    fn event(self, file: FileId, mark: u64, result: Result<(), i32>) -> Event {
-        match self {
-            Work::Write(block) => Event::Written {
-                file,
-                mark,
-                block,
-                result,
-            },
-            Work::Arena { .. } => Event::Written {
-                file,
-                mark,
-                block: Vec::new(),
-                result,
-            },
-            Work::Sync => Event::Synced { file, mark, result },
+impl FileOperation {
+    fn event(self, result: Result<(), i32>) -> Event {
+        let (file, mark) = (self.file.into(), self.mark);
+        let block = match self.work {
+            Work::Write { block, .. } => block,
+            Work::Arena { .. } => Vec::new(),
+            Work::Sync => return Event::Synced { file, mark, result },
+            Work::Reserve { .. } | Work::Rename { .. } | Work::Remove { .. } => {
+                return Event::Done { mark, result };
+            }
+        };
+        Event::Written {
+            file,
+            mark,
+            block,
+            result,
         }
     }
 }
@@ -1498,6 +1597,15 @@ fn shared_receive(fd: Fd, is_multishot: bool, buffer_len: u32) -> squeue::Entry 
         .buf_group(BUFFER_GROUP)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// True for the errnos of a file system that reserves nothing.
+fn cannot_reserve(errno: i32) -> bool {
+    [libc::EOPNOTSUPP, libc::ENOSYS].contains(&errno)
 }
 
 /// For marks that belong to no place. No waker or timeout has a successor to confuse it with.

@@ -145,21 +145,29 @@ pub enum Event {
         /// The socket.
         socket: SocketId,
     },
-    /// The end of a [`Reactor::write`] or [`Reactor::write_arena`].
+    /// The end of a [`Reactor::write`], [`Reactor::write_durable`] or [`Reactor::write_arena`].
     Written {
         /// The file.
         file: FileId,
         /// The caller's mark.
         mark: u64,
-        /// The memory of a [`Reactor::write`], back in the caller's hands; empty for an arena write.
+        /// The memory of the write, back in the caller's hands; empty for an arena write.
         block: Vec<u8>,
-        /// The errno on failure. Success means that every byte was written.
+        /// The errno on failure. Success means that every byte was written, and of a durable write
+        /// that it is durable.
         result: Result<(), i32>,
     },
     /// The end of a [`Reactor::sync`].
     Synced {
         /// The file.
         file: FileId,
+        /// The caller's mark.
+        mark: u64,
+        /// The errno on failure.
+        result: Result<(), i32>,
+    },
+    /// The end of a [`Reactor::reserve`], [`Reactor::rename`] or [`Reactor::remove`].
+    Done {
         /// The caller's mark.
         mark: u64,
         /// The errno on failure.
@@ -283,9 +291,35 @@ pub trait Reactor {
         mark: u64,
     );
 
-    /// Makes the file's data durable (fdatasync); ends in [`Event::Synced`]. Covers every write whose
-    /// [`Event::Written`] was seen before this call.
+    /// Writes the whole block at `offset` and makes it durable; ends in one [`Event::Written`]. Covers
+    /// no other write. After a failure nothing is known of the block's bytes on disk, and a later sync
+    /// that succeeds says nothing about them.
+    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64);
+
+    /// Makes the file's data durable; ends in [`Event::Synced`]. Covers every write whose
+    /// [`Event::Written`] was seen before this call, and of a folder ([`Reactor::open_dir`]) every name
+    /// that was made, changed or removed in it before this call. After a failure a later sync that
+    /// succeeds says nothing about what this one should have covered.
     fn sync(&mut self, file: FileId, mark: u64);
+
+    /// Gives the file at least `len` bytes of disk and length; what was not written reads as zeros. Ends
+    /// in [`Event::Done`]. Where the file system cannot reserve, this is a success and nothing changed.
+    fn reserve(&mut self, file: FileId, len: u64, mark: u64);
+
+    /// Opens a folder, so that [`sync`](Reactor::sync) makes the names in it durable. Nothing else can
+    /// be done with it.
+    ///
+    /// # Errors
+    /// What open said.
+    fn open_dir(&mut self, path: &Path) -> io::Result<FileId>;
+
+    /// Gives a file another name in the same file system, replacing what had it; ends in
+    /// [`Event::Done`]. In no order with other requests in flight. Allocates. Kernels before 5.11 do it
+    /// within this call.
+    fn rename(&mut self, from: &Path, to: &Path, mark: u64);
+
+    /// Takes a file's name away; ends in [`Event::Done`]. As [`rename`](Reactor::rename) in all else.
+    fn remove(&mut self, path: &Path, mark: u64);
 
     /// Closes a file once nothing is in flight on it.
     fn close_file(&mut self, file: FileId);

@@ -43,7 +43,7 @@ impl Ring {
     /// # Errors
     /// EINVAL where the kernel does not know the level's flags; ENOSYS, EPERM or ENOMEM where there
     /// is no ring to be had at all.
-    pub fn new(level: Level, entries: (u32, u32), use_ext_arg: bool) -> io::Result<Ring> {
+    pub fn new(level: Level, entries: (u32, u32), use_5_11: bool) -> io::Result<Ring> {
         let (mut sq_entries, mut cq_entries) = entries;
         let mut patience = MEMLOCK_TRIES;
         let uring = loop {
@@ -77,7 +77,7 @@ impl Ring {
                 other => break other?,
             }
         };
-        let features = Ring::look_at(&uring, level, use_ext_arg);
+        let features = Ring::look_at(&uring, level, use_5_11);
         let mut ring = Ring {
             enter_fd: uring.as_raw_fd(),
             enter_flags: if features.no_iowait {
@@ -97,15 +97,18 @@ impl Ring {
         Ok(ring)
     }
 
-    fn look_at(uring: &IoUring, level: Level, use_ext_arg: bool) -> Features {
+    fn look_at(uring: &IoUring, level: Level, use_5_11: bool) -> Features {
         let mut probe = Probe::new();
         let probed = uring.submitter().register_probe(&mut probe).is_ok();
         let params = uring.params();
-        let send_zc = probed && probe.is_supported(opcode::SendZc::CODE);
+        let has = |code| probed && probe.is_supported(code);
+        let send_zc = has(opcode::SendZc::CODE);
         Features {
             sq_entries: params.sq_entries(),
             cq_entries: params.cq_entries(),
-            ext_arg: use_ext_arg && params.is_feature_ext_arg(),
+            ext_arg: use_5_11 && params.is_feature_ext_arg(),
+            names: use_5_11 && has(opcode::RenameAt::CODE) && has(opcode::UnlinkAt::CODE),
+            reserve: has(opcode::Fallocate::CODE),
             no_iowait: params.is_feature_no_iowait(),
             register_needs_idle: !params.is_feature_resource_tagging(),
             accept_multishot: level != Level::Basic,

@@ -141,12 +141,6 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.places
-            .iter_mut()
-            .filter_map(|place| place.value.as_mut())
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
             let token = Token {

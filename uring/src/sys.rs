@@ -1,7 +1,7 @@
 //! Small matters between a process and its kernel that the node, which has no `unsafe`, needs.
 
 use std::io;
-use std::os::fd::IntoRawFd;
+use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use crate::net::check;
@@ -142,6 +142,18 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     }
     Ok(limit.rlim_cur)
+}
+
+/// Gives a file at least `len` bytes of disk and length. May wait for the disk.
+///
+/// # Errors
+/// What fallocate said.
+pub(crate) fn reserve(fd: RawFd, len: u64) -> io::Result<()> {
+    let len =
+        libc::off64_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: plain integers; the descriptor is open while the caller's file is.
+    check(unsafe { libc::fallocate64(fd, 0, 0, len) })?;
+    Ok(())
 }
 
 pub(crate) fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {

@@ -39,6 +39,7 @@ struct Host<R: Reactor> {
     closed: BTreeSet<Key>,
     written: Vec<Written>,
     synced: Vec<(FileId, u64, Result<(), i32>)>,
+    done: Vec<(u64, Result<(), i32>)>,
     fired: Vec<(TimerId, u64)>,
     woken: usize,
 }
@@ -78,6 +79,7 @@ impl<R: Reactor> Host<R> {
             closed: BTreeSet::new(),
             written: Vec::new(),
             synced: Vec::new(),
+            done: Vec::new(),
             fired: Vec::new(),
             woken: 0,
         }
@@ -179,6 +181,7 @@ impl<R: Reactor> Host<R> {
                 self.written.push((file, mark, block, result));
             }
             Event::Synced { file, mark, result } => self.synced.push((file, mark, result)),
+            Event::Done { mark, result } => self.done.push((mark, result)),
             Event::Timer { timer, mark } => self.fired.push((timer, mark)),
             Event::Woken => self.woken += 1,
         }
@@ -197,6 +200,35 @@ impl<R: Reactor> Host<R> {
         self.until("closed", |host| {
             keys.iter().all(|key| host.closed.contains(key))
         });
+    }
+
+    /// Opens a file that is not there yet.
+    fn create(&mut self, path: &Path) -> FileId {
+        let how = OpenHow {
+            create: true,
+            exclusive: true,
+            ..OpenHow::default()
+        };
+        self.reactor.open(path, how).unwrap()
+    }
+
+    fn is_there(&mut self, path: &Path) -> bool {
+        match self.reactor.open(path, OpenHow::default()) {
+            Ok(file) => {
+                self.reactor.close_file(file);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The result of the request with this mark that ends in [`Event::Done`].
+    fn outcome(&mut self, mark: u64) -> Result<(), i32> {
+        self.until("the end", |host| {
+            host.done.iter().any(|(of, _)| *of == mark)
+        });
+        let at = self.done.iter().position(|(of, _)| *of == mark).unwrap();
+        self.done.remove(at).1
     }
 
     fn listen(&mut self) -> (SocketId, Endpoint) {
@@ -726,6 +758,128 @@ fn files_hold_what_was_written<R: Reactor>(make: fn(Shape) -> Host<R>) {
     assert!((host.read_file)(&host.reactor, &path).is_empty());
 }
 
+fn durable_writes_end_once_and_whole<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    let mut host = make(Shape::default());
+    let path = host.folder.join("journal");
+    let file = host.create(&path);
+    let lens = [1, 511, 4096, 70_000, 3 << 20];
+    let whole = pattern(lens.iter().sum(), 7);
+    let mut offset = 0;
+    for (mark, len) in lens.into_iter().enumerate() {
+        let block = whole[offset..offset + len].to_vec();
+        host.reactor
+            .write_durable(file, block, offset as u64, mark as u64);
+        offset += len;
+        // One after the other and all at once.
+        if mark % 2 == 0 {
+            host.until("the write", |host| host.written.len() > mark);
+        }
+    }
+    host.reactor.close_file(file);
+    host.until("the writes", |host| host.written.len() == lens.len());
+    host.linger(2_000_000);
+    host.written.sort_by_key(|(_, mark, ..)| *mark);
+    for ((of, _, block, result), len) in host.written.iter().zip(lens) {
+        assert_eq!((*of, block.len(), *result), (file, len, Ok(())));
+    }
+    assert_eq!((host.written.len(), host.synced.len()), (lens.len(), 0));
+    assert!((host.read_file)(&host.reactor, &path) == whole);
+    host.reactor.write_durable(file, b"late".to_vec(), 0, 9);
+    host.until("the refusal", |host| host.written.len() > lens.len());
+    let last = host.written.pop();
+    assert_eq!(last, Some((file, 9, b"late".to_vec(), Err(libc::EBADF))));
+}
+
+fn reserved_space_reads_as_zeros<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    let mut host = make(Shape::default());
+    let path = host.folder.join("segment");
+    let file = host.create(&path);
+    host.reactor.write(file, b"head".to_vec(), 0, 1);
+    host.until("the write", |host| host.written.len() == 1);
+    host.reactor.reserve(file, 1 << 20, 2);
+    assert_eq!(host.outcome(2), Ok(()));
+    let bytes = (host.read_file)(&host.reactor, &path);
+    assert_eq!((bytes.len(), &bytes[..4]), (1 << 20, &b"head"[..]));
+    assert!(bytes[4..].iter().all(|byte| *byte == 0));
+    host.reactor
+        .write_durable(file, b"tail".to_vec(), (1 << 20) - 4, 3);
+    // Less than is there changes nothing.
+    host.reactor.reserve(file, 4096, 4);
+    assert_eq!(host.outcome(4), Ok(()));
+    host.until("the write", |host| host.written.len() == 2);
+    let bytes = (host.read_file)(&host.reactor, &path);
+    assert_eq!(
+        (bytes.len(), &bytes[bytes.len() - 4..]),
+        (1 << 20, &b"tail"[..])
+    );
+    host.reactor.close_file(file);
+    host.reactor.reserve(file, 2 << 20, 5);
+    assert_eq!(host.outcome(5), Err(libc::EBADF));
+}
+
+fn names_change_and_go<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    let mut host = make(Shape::default());
+    let [a, b, c] = ["a", "b", "c"].map(|name| host.folder.join(name));
+    let file = host.create(&a);
+    host.reactor.write(file, b"first".to_vec(), 0, 1);
+    host.until("the write", |host| host.written.len() == 1);
+    host.reactor.rename(&a, &b, 2);
+    assert_eq!(host.outcome(2), Ok(()));
+    assert!(!host.is_there(&a));
+    // An open file is the same under its new name.
+    host.reactor.write(file, b"FI".to_vec(), 0, 3);
+    host.until("the write", |host| host.written.len() == 2);
+    assert_eq!((host.read_file)(&host.reactor, &b), b"FIrst");
+    // A rename replaces; who had the old file open writes what nobody sees.
+    let other = host.create(&c);
+    host.reactor.rename(&c, &b, 4);
+    assert_eq!(host.outcome(4), Ok(()));
+    host.reactor.write(file, b"unseen".to_vec(), 0, 5);
+    host.until("the write", |host| host.written.len() == 3);
+    assert!((host.read_file)(&host.reactor, &b).is_empty());
+    host.reactor.write(other, b"second".to_vec(), 0, 6);
+    host.until("the write", |host| host.written.len() == 4);
+    assert_eq!((host.read_file)(&host.reactor, &b), b"second");
+    assert!(host.written.iter().all(|(.., result)| result.is_ok()));
+    host.reactor.rename(&b, &b, 7);
+    assert_eq!(host.outcome(7), Ok(()));
+    for missing in [&a, &c] {
+        host.reactor.rename(missing, &b, 8);
+        assert_eq!(host.outcome(8), Err(libc::ENOENT));
+        host.reactor.remove(missing, 9);
+        assert_eq!(host.outcome(9), Err(libc::ENOENT));
+    }
+    assert!(host.is_there(&b));
+    host.reactor.remove(&b, 10);
+    assert_eq!(host.outcome(10), Ok(()));
+    assert!(!host.is_there(&b));
+    host.create(&b);
+    assert!((host.read_file)(&host.reactor, &b).is_empty());
+}
+
+fn a_folder_can_be_synced_and_no_more<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    let mut host = make(Shape::default());
+    let path = host.folder.join("file");
+    host.create(&path);
+    assert!(host.reactor.open_dir(&path).is_err(), "a file is no folder");
+    let folder = host.reactor.open_dir(&host.folder.clone()).unwrap();
+    host.reactor.sync(folder, 1);
+    host.until("the sync", |host| host.synced.len() == 1);
+    assert_eq!(host.synced, [(folder, 1, Ok(()))]);
+    host.reactor.write(folder, vec![1], 0, 2);
+    host.reactor.write_durable(folder, vec![1], 0, 3);
+    host.until("the refusals", |host| host.written.len() == 2);
+    for (_, _, block, result) in &host.written {
+        assert_eq!((&block[..], *result), (&[1][..], Err(libc::EBADF)));
+    }
+    host.reactor.reserve(folder, 1, 4);
+    assert_eq!(host.outcome(4), Err(libc::EBADF));
+    host.reactor.close_file(folder);
+    host.reactor.sync(folder, 5);
+    host.until("the refusal", |host| host.synced.len() == 2);
+    assert_eq!(host.synced[1], (folder, 5, Err(libc::EBADF)));
+}
+
 fn the_arena_is_written_from_in_place<R: Reactor>(make: fn(Shape) -> Host<R>) {
     const LEN: u32 = 256 * 1024;
     let mut host = make(Shape::default());
@@ -808,6 +962,11 @@ fn a_reactor_may_be_dropped_at_any_time<R: Reactor>(make: fn(Shape) -> Host<R>) 
         host.reactor.write(file, pattern(1 << 20, 1), 0, 0);
         host.reactor.write_arena(file, 0, 0, 4096, 0, 1);
         host.reactor.sync(file, 2);
+        host.reactor.write_durable(file, pattern(1 << 20, 3), 0, 3);
+        host.reactor.reserve(file, 2 << 20, 4);
+        let (from, to) = (host.folder.join("dropped"), host.folder.join("moved"));
+        host.reactor.rename(&from, &to, 5);
+        host.reactor.remove(&to, 6);
         host.send(client, &pattern(8 << 20, 2));
         let pieces = (0..50).map(|n| Bytes::from(pattern(100_000, n))).collect();
         host.reactor.send(server, Outgoing::Gather(pieces)).unwrap();
@@ -839,6 +998,10 @@ macro_rules! bodies {
             a_tiny_ring_loses_nothing
             timers_fire_in_order_and_not_early
             files_hold_what_was_written
+            durable_writes_end_once_and_whole
+            reserved_space_reads_as_zeros
+            names_change_and_go
+            a_folder_can_be_synced_and_no_more
             the_arena_is_written_from_in_place
             a_reactor_may_be_dropped_at_any_time
         }
@@ -860,10 +1023,10 @@ mod kernel {
     use super::{Host, Shape};
     use uring::{Event, KernelReactor, Level, Reactor, RingConfig, Wait, Wake};
 
-    pub fn host(level: Level, ext_arg: bool, shape: Shape) -> Host<KernelReactor> {
+    pub fn host(level: Level, use_5_11: bool, shape: Shape) -> Host<KernelReactor> {
         let mut config = RingConfig {
             level: Some(level),
-            ext_arg,
+            use_5_11,
             ..RingConfig::default()
         };
         if let Some((count, len)) = shape.buffers {
@@ -931,8 +1094,8 @@ mod kernel {
         bodies!(make);
     }
 
-    /// As on the first 5.10: the wait's end is an operation in the ring.
-    mod basic_with_armed_timeout {
+    /// As on the first 5.10: the wait's end is an operation in the ring, names change outside it.
+    mod basic_of_5_10 {
         fn make(shape: super::Shape) -> super::Host<uring::KernelReactor> {
             super::host(uring::Level::Basic, false, shape)
         }
@@ -959,6 +1122,32 @@ mod kernel {
             assert!(waker.as_raw_fd() >= 0);
             drop(host);
             waker.wake();
+        });
+    }
+
+    #[test]
+    fn a_file_system_that_reserves_nothing_is_no_failure() {
+        every_level(|mut host| {
+            let how = uring::OpenHow::default();
+            let file = host
+                .reactor
+                .open(Path::new("/proc/self/comm"), how)
+                .unwrap();
+            host.reactor.reserve(file, 4096, 1);
+            assert_eq!(host.outcome(1), Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_path_that_no_file_can_have_is_refused() {
+        every_level(|mut host| {
+            let (odd, even) = (Path::new("a\0b"), host.folder.join("c"));
+            host.reactor.rename(odd, &even, 1);
+            host.reactor.rename(&even, odd, 2);
+            host.reactor.remove(odd, 3);
+            for mark in 1..=3 {
+                assert_eq!(host.outcome(mark), Err(libc::EINVAL));
+            }
         });
     }
 
@@ -1072,7 +1261,7 @@ mod fake {
 
     use super::{Host, Shape};
     use uring::fake::{FakeBuffers, FakeReactor, FakeWorld, Faults, Machine};
-    use uring::{Endpoint, Event, OpenHow, Reactor, Wait};
+    use uring::{Endpoint, Event, Reactor, Wait};
 
     const HERE: Machine = Machine(1);
 
@@ -1225,65 +1414,5 @@ mod fake {
             |event: &Event| matches!(event, Event::ReceiveEnded { end, .. } if *end == failed);
         assert!(events.iter().any(is_told), "{events:?}");
         assert!(b.local_addr(listener).is_none());
-    }
-
-    #[test]
-    fn a_crash_keeps_what_was_synced_and_maybe_more() {
-        let path = PathBuf::from("/data/journal");
-        let (mut kept, mut lost) = (0, 0);
-        for seed in 0..50 {
-            let world = FakeWorld::seeded(seed);
-            let mut reactor = world.reactor(HERE);
-            let how = OpenHow {
-                create: true,
-                ..OpenHow::default()
-            };
-            let file = reactor.open(&path, how).unwrap();
-            let run = |reactor: &mut FakeReactor, count| {
-                let mut events = Vec::new();
-                while events.len() < count {
-                    reactor.turn(Wait::Event, &mut events).unwrap();
-                }
-                events
-            };
-            reactor.write(file, b"synced".to_vec(), 0, 1);
-            run(&mut reactor, 1);
-            reactor.sync(file, 2);
-            run(&mut reactor, 1);
-            reactor.write(file, b" not synced".to_vec(), 6, 3);
-            run(&mut reactor, 1);
-            assert_eq!(world.read_file(HERE, &path).unwrap(), b"synced not synced");
-            world.crash(HERE);
-            assert!(reactor.turn(Wait::Look, &mut Vec::new()).is_err());
-            let left = world.read_file(HERE, &path).unwrap();
-            assert!(b"synced not synced".starts_with(&left) && left.len() >= 6);
-            kept += usize::from(left.len() == 17);
-            lost += usize::from(left.len() == 6);
-            // A sync that failed covers nothing, not even for the next one.
-            let mut reactor = world.reactor(HERE);
-            let file = reactor
-                .open(
-                    &path,
-                    OpenHow {
-                        truncate: true,
-                        ..how
-                    },
-                )
-                .unwrap();
-            world.fail_syncs(HERE, 1);
-            reactor.write(file, b"doubtful".to_vec(), 0, 1);
-            run(&mut reactor, 1);
-            for (mark, is_ok) in [(2, false), (3, true)] {
-                reactor.sync(file, mark);
-                let events = run(&mut reactor, 1);
-                let [Event::Synced { result, .. }] = &events[..] else {
-                    panic!("{events:?}")
-                };
-                assert_eq!(result.is_ok(), is_ok);
-            }
-            world.crash(HERE);
-            assert_eq!(world.read_file(HERE, &path).unwrap(), left);
-        }
-        assert!(kept > 0 && lost > 0);
     }
 }

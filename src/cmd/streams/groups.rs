@@ -6,7 +6,12 @@ use super::{
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
-    cmd::{Ctx, ctx::int, unknown},
+    cmd::{
+        Ctx,
+        ctx::int,
+        effects::{self, GroupChange},
+        unknown,
+    },
     resp::{Args, Error, Out},
     store::{Group, Log, Stream, StreamId},
 };
@@ -69,7 +74,7 @@ const NO_STREAM: Error = Error::fixed(
 );
 
 fn create(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
-    let (make_stream, entries_read) = position_options(args, true)?;
+    let (make_stream, entries_read) = position_options(ctx, args, true)?;
     let (key, group, now) = (args.at(2), args.at(3), ctx.now);
     let keys = ctx.keys(key);
     let last = match keys.get::<Stream>(key, now)? {
@@ -95,7 +100,7 @@ fn create(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 fn set_id(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
-    let (_, entries_read) = position_options(args, false)?;
+    let (_, entries_read) = position_options(ctx, args, false)?;
     let (log, group) = group_of(ctx, args)?;
     if args.len() > 7 {
         return Err(misused_subcommand("XGROUP", args.at(1)));
@@ -112,7 +117,11 @@ fn set_id(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// Reads `[MKSTREAM] [ENTRIESREAD n]`; -1 says that n is not known.
-fn position_options(args: Args<'_>, creating: bool) -> Result<(bool, Option<u64>), Error> {
+fn position_options(
+    ctx: &Ctx<'_>,
+    args: Args<'_>,
+    creating: bool,
+) -> Result<(bool, Option<u64>), Error> {
     let (mut make_stream, mut entries_read) = (false, None);
     let mut at = 5;
     while at < args.len() {
@@ -121,13 +130,16 @@ fn position_options(args: Args<'_>, creating: bool) -> Result<(bool, Option<u64>
             make_stream = true;
             at += 1;
         } else if word.eq_ignore_ascii_case(b"ENTRIESREAD") && at + 1 < args.len() {
-            let count = int(args, at + 1)?;
-            if count < -1 {
-                return Err(Error::fixed(
-                    "ERR value for ENTRIESREAD must be positive or -1",
-                ));
+            entries_read = parse_u64(args.at(at + 1)).filter(|_| ctx.from_primary);
+            if entries_read.is_none() {
+                let count = int(args, at + 1)?;
+                if count < -1 {
+                    return Err(Error::fixed(
+                        "ERR value for ENTRIESREAD must be positive or -1",
+                    ));
+                }
+                entries_read = u64::try_from(count).ok();
             }
-            entries_read = u64::try_from(count).ok();
             at += 2;
         } else {
             return Err(misused_subcommand("XGROUP", args.at(1)));
@@ -212,15 +224,17 @@ struct Claim {
 /// [JUSTID] [LASTID id]`
 pub fn xclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     let (key, name, now) = (args.at(1), args.at(2), ctx.now);
-    let from_primary = ctx.from_primary;
+    let (from_primary, is_recorded) = (ctx.from_primary, ctx.shards.records());
     let stream = ctx.shards.of(ctx.db, key).get_mut::<Stream>(key, now)?;
     let Some((log, group)) = stream.and_then(|stream| stream.with_group(name)) else {
         return Err(no_key_or_group(key, name, ""));
     };
     let claim = parse_claim(args, now, from_primary)?;
-    let mut changed = group.find(args.at(3)).is_none();
+    let mut change = GroupChange::new(name, args.at(3), group, is_recorded);
+    let mut changed = change.is_new;
     if claim.last_id > group.last_id {
         group.last_id = claim.last_id;
+        change.has_moved = true;
         changed = true;
     }
     let consumer = group.create_consumer(args.at(3), now, None);
@@ -233,7 +247,10 @@ pub fn xclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         let old = group.pending(id).copied();
         let Some(entry) = log.get(id) else {
             // Nobody can ever be given a deleted entry again.
-            changed |= group.acknowledge(id);
+            if group.acknowledge(id) {
+                change.note(id);
+                changed = true;
+            }
             continue;
         };
         let deliveries = match old {
@@ -254,12 +271,14 @@ pub fn xclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         } else {
             write_entry(out, &entry);
         }
+        change.note(id);
         count += 1;
         changed = true;
     }
     out.array_since(mark, count);
     if changed {
         ctx.changed();
+        effects::group_changed(ctx, key, &change);
     }
     Ok(())
 }
@@ -349,11 +368,13 @@ pub fn xautoclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         }
     }
     let (key, name, now) = (args.at(1), args.at(2), ctx.now);
+    let is_recorded = ctx.shards.records();
     let stream = ctx.shards.of(ctx.db, key).get_mut::<Stream>(key, now)?;
     let Some((log, group)) = stream.and_then(|stream| stream.with_group(name)) else {
         return Err(no_key_or_group(key, name, ""));
     };
-    let mut changed = group.find(args.at(3)).is_none();
+    let mut change = GroupChange::new(name, args.at(3), group, is_recorded);
+    let mut changed = change.is_new;
     let consumer = group.create_consumer(args.at(3), now, None);
     group.touch_seen(consumer, now);
 
@@ -378,6 +399,7 @@ pub fn xautoclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         let Some(entry) = log.get(id) else {
             group.acknowledge(id);
             deleted.push(id);
+            change.note(id);
             changed = true;
             left -= 1;
             continue;
@@ -393,6 +415,7 @@ pub fn xautoclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         } else {
             write_entry(&mut claimed, &entry);
         }
+        change.note(id);
         count += 1;
         left -= 1;
         changed = true;
@@ -407,6 +430,7 @@ pub fn xautoclaim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     if changed {
         ctx.changed();
+        effects::group_changed(ctx, key, &change);
     }
     Ok(())
 }

@@ -3,7 +3,11 @@
 use super::{BAD_ID, no_key_or_group, write_entries, write_entry, write_id};
 use crate::{
     base::{Ms, parse_i64},
-    cmd::{Ctx, OnTimeout, ctx::int},
+    cmd::{
+        Ctx, OnTimeout,
+        ctx::int,
+        effects::{self, GroupChange},
+    },
     resp::{Args, Error, Out, OwnedArgs, Proto},
     store::{Entry, Stream, StreamId},
 };
@@ -224,6 +228,7 @@ fn serve_group(
     // A kevy primary that sends this command counts deliveries in its own way: not when pending entries are
     // read again, but when a group was set back.
     let (now, counts_as_kevy) = (ctx.now, ctx.from_primary);
+    let is_recorded = ctx.shards.records();
     let keys = ctx.shards.of(ctx.db, key);
     let Some(stream) = keys.get_mut::<Stream>(key, now)? else {
         return Ok(false);
@@ -231,7 +236,8 @@ fn serve_group(
     let Some((log, group)) = stream.with_group(reader.group) else {
         return Ok(false);
     };
-    let mut changed = group.find(reader.consumer).is_none();
+    let mut change = GroupChange::new(reader.group, reader.consumer, group, is_recorded);
+    let mut changed = change.is_new;
     let consumer = group.create_consumer(reader.consumer, now, None);
     group.touch_seen(consumer, now);
     let served = match from {
@@ -251,6 +257,7 @@ fn serve_group(
                         write_entry(out, &entry);
                         let count = row.count.saturating_add(u64::from(!counts_as_kevy));
                         group.assign(id, consumer, now, count);
+                        change.note(id);
                         changed = true;
                     }
                     // It was deleted meanwhile: the consumer learns that by a null in its place.
@@ -271,11 +278,17 @@ fn serve_group(
             if log.last().is_some_and(|last| last.id > delivered) {
                 write_key(out, key);
                 let mark = out.mark();
-                let visit = |entry: Entry<'_>| write_entry(out, &entry);
                 let (group, no_ack) = (reader.group, reader.no_ack);
+                let visit = |entry: Entry<'_>| {
+                    write_entry(out, &entry);
+                    if !no_ack {
+                        change.note(entry.id);
+                    }
+                };
                 let written =
                     stream.deliver(group, consumer, count, no_ack, counts_as_kevy, now, visit);
                 out.array_since(mark, written);
+                change.has_moved = true;
                 changed = true;
                 true
             } else {
@@ -285,6 +298,7 @@ fn serve_group(
     };
     if changed {
         ctx.changed();
+        effects::group_changed(ctx, key, &change);
     }
     Ok(served)
 }

@@ -734,7 +734,7 @@ impl World {
             from_primary,
             arrived: None,
         };
-        let _ = run(&mut ctx, function, args.as_args());
+        let _ = run(&mut ctx, spec, function, args.as_args());
         let again = ctx.block.and_then(|block| block.again);
         let reply = String::from_utf8_lossy(out.as_bytes())
             .trim_end()

@@ -58,7 +58,7 @@ impl Side {
             arrived: None,
         };
         let may_see = spec.name.starts_with('X');
-        run(&mut ctx, function, args).is_ok() && (ctx.dirty > 0 || may_see)
+        run(&mut ctx, spec, function, args).is_ok() && (ctx.dirty > 0 || may_see)
     }
 
     fn database(&mut self, at: usize) -> &mut Keyspace {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{pair, pairs_header, store};
 use crate::{
     base::parse_f64,
-    cmd::{Ctx, int, lists::clamp},
-    resp::{Args, Error},
+    cmd::{Ctx, effects, int, lists::clamp},
+    resp::{Args, Error, OwnedArgs},
     store::{LexBound, LexRange, ScoreRange, Zset},
 };
 
@@ -279,9 +279,9 @@ pub fn zlexcount(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 
 fn remove(ctx: &mut Ctx<'_>, args: Args<'_>, by: By) -> Result<(), Error> {
     let asked = Asked::parse(by, args.at(2), args.at(3))?;
-    let key = args.at(1);
+    let (key, is_recorded) = (args.at(1), ctx.shards.records());
     let keys = ctx.shards.of(ctx.db, key);
-    let mut removed = 0;
+    let (mut removed, mut members) = (0, OwnedArgs::default());
     if let Some(zset) = keys.get_mut::<Zset>(key, ctx.now)? {
         let ranks = asked.ranks(zset, false);
         removed = ranks.len();
@@ -289,10 +289,17 @@ fn remove(ctx: &mut Ctx<'_>, args: Args<'_>, by: By) -> Result<(), Error> {
             // A whole set goes the way of large values: freed in slices.
             keys.remove(key, ctx.now);
         } else {
+            if is_recorded {
+                let names = zset.range(ranks.clone(), false);
+                names.for_each(|(member, _)| members.push(member));
+            }
             zset.remove_range(ranks);
         }
     }
-    ctx.dirty += removed as u64;
+    if removed > 0 {
+        ctx.dirty += removed as u64;
+        effects::removed(ctx, b"ZREM", key, members.as_args().iter());
+    }
     ctx.out.len_int(removed);
     Ok(())
 }

@@ -93,7 +93,7 @@ impl Keyspace {
             return false;
         }
         visit(self.cells.key(entry.cell()));
-        self.bury(Found { at, entry, head });
+        self.bury_gone(Found { at, entry, head });
         true
     }
 

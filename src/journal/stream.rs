@@ -1,0 +1,599 @@
+//! What a shard did, in memory: frames, units of them, and the blocks that they leave in.
+
+use std::collections::VecDeque;
+
+use zerocopy::IntoBytes;
+
+use super::{
+    Position,
+    segment::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN},
+};
+
+/// The effects of one shard in order, from the moment they happen until a block of them is taken.
+///
+/// A frame is composed once, in the form in which it is written to disk and sent to replicas, behind the
+/// room for the header of its block; so taking a block copies nothing. Frames between two calls of
+/// [`end_unit`](Stream::end_unit) or [`end_shared_unit`](Stream::end_shared_unit) are a unit: they are
+/// applied whole or not at all, and stay together in a block.
+#[derive(Debug)]
+pub struct Stream {
+    shard: u32,
+    generation: u64,
+    next: u64,
+    /// Database of the frame before `next`.
+    db: u32,
+    head: Head,
+    /// Room for a header, whole units, then the open unit.
+    bytes: Vec<u8>,
+    /// Of the block in `bytes`: its first frame and the database before it.
+    start: Mark,
+    /// Behind the last whole unit in `bytes`.
+    complete: usize,
+    complete_at: Mark,
+    closed: VecDeque<Block>,
+    closed_bytes: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+/// A place between two frames.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    offset: u64,
+    db: u32,
+}
+
+impl Stream {
+    /// A stream whose first frame gets the offset of `at`.
+    pub fn new(shard: u32, at: Position) -> Stream {
+        let start = Mark {
+            offset: at.offset,
+            db: 0,
+        };
+        Stream {
+            shard,
+            generation: at.generation,
+            next: at.offset,
+            db: 0,
+            head: Head::new(at.offset),
+            bytes: vec![0; BLOCK_HEADER_LEN],
+            start,
+            complete: BLOCK_HEADER_LEN,
+            complete_at: start,
+            closed: VecDeque::new(),
+            closed_bytes: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// The offset that the next frame gets.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The history that the frames belong to.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Appends one frame to the open unit, or begins one with it. A frame of another database than the
+    /// one before gets a SELECT frame before it. Allocates only where the memory for all of them grows.
+    #[inline]
+    pub fn frame<'a>(&mut self, db: usize, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        if db as u32 != self.db {
+            self.select(db as u32);
+        }
+        self.append(args);
+    }
+
+    /// A unit has begun and has not ended.
+    pub fn unit_is_open(&self) -> bool {
+        self.next != self.complete_at.offset
+    }
+
+    /// The offset of the first frame of the open unit.
+    pub fn unit_first(&self) -> Option<u64> {
+        self.unit_is_open().then_some(self.complete_at.offset)
+    }
+
+    /// The open unit, if there is one, is complete.
+    #[inline]
+    pub fn end_unit(&mut self) {
+        self.complete = self.bytes.len();
+        self.complete_at = self.here();
+        if self.complete >= BLOCK_LEN {
+            self.close();
+        }
+    }
+
+    /// The open unit is complete and is one part of a unit over several shards: these, by shard and first
+    /// offset there, in ascending order and this shard among them. It gets a block of its own.
+    ///
+    /// # Panics
+    /// If the open unit is not the part of this shard.
+    pub fn end_shared_unit(&mut self, participants: &[(u32, u64)]) {
+        let own = self.unit_first().map(|first| (self.shard, first));
+        assert!(
+            participants
+                .iter()
+                .any(|participant| Some(*participant) == own),
+            "a shared unit without its own shard"
+        );
+        self.close();
+        let room = participants.len() * PARTICIPANT_LEN;
+        let mut bytes = self.fresh();
+        bytes.reserve(room + self.bytes.len() - self.complete);
+        for (shard, first) in participants {
+            bytes.extend_from_slice(&shard.to_le_bytes());
+            bytes.extend_from_slice(&first.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.bytes[self.complete..]);
+        self.bytes.truncate(self.complete);
+        let start = self.complete_at;
+        self.start = self.here();
+        self.complete_at = self.start;
+        self.push_closed(Block {
+            participants: participants.to_vec(),
+            ..self.block(bytes, start, self.start.offset)
+        });
+    }
+
+    /// Bytes of complete units that were not taken yet, with the headers of their blocks.
+    pub fn pending_bytes(&self) -> usize {
+        let whole = self.complete - BLOCK_HEADER_LEN;
+        self.closed_bytes + if whole == 0 { 0 } else { self.complete }
+    }
+
+    /// The next block to write: whole units, at least one; a shared unit alone. Blocks are closed when they
+    /// reach [`BLOCK_LEN`], so that one is longer than that by less than a unit. Copies nothing but the
+    /// beginning of an open unit.
+    pub fn take_block(&mut self) -> Option<Block> {
+        if self.closed.is_empty() {
+            self.close();
+        }
+        let block = self.closed.pop_front()?;
+        self.closed_bytes -= block.bytes.len();
+        Some(block)
+    }
+
+    /// The block that says: nothing follows, the node stopped in order. What was pending has been taken.
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn clean_end(&mut self) -> Block {
+        let is_all_taken = self.pending_bytes() == 0 && !self.unit_is_open();
+        assert!(is_all_taken, "a clean end before the last block");
+        let bytes = self.fresh();
+        Block {
+            flags: CLEAN_END,
+            ..self.block(bytes, self.here(), self.next)
+        }
+    }
+
+    /// Takes back the memory of a block that was written, for another.
+    pub fn give_back(&mut self, block: Block) {
+        if self.spare.len() < SPARE_COUNT && block.bytes.capacity() <= SPARE_LEN_MAX {
+            self.spare.push(block.bytes);
+        }
+    }
+
+    #[cold]
+    fn select(&mut self, db: u32) {
+        self.db = db;
+        let mut digits = itoa::Buffer::new();
+        self.append([b"SELECT", digits.format(db).as_bytes()].into_iter());
+    }
+
+    /// `*2 :offset *argc`, then `$len arg` for each.
+    #[inline]
+    fn append<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        let len: usize = args.clone().map(|arg| arg.len() + NUMBER_LEN + 2).sum();
+        self.bytes.reserve(len + HEAD_LEN + NUMBER_LEN);
+        self.head.put(&mut self.bytes);
+        put_number(&mut self.bytes, b'*', args.len());
+        for arg in args {
+            put_number(&mut self.bytes, b'$', arg.len());
+            self.bytes.extend_from_slice(arg);
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        self.next += 1;
+        self.head.count_up(self.next);
+    }
+
+    /// The place behind the last frame.
+    fn here(&self) -> Mark {
+        Mark {
+            offset: self.next,
+            db: self.db,
+        }
+    }
+
+    /// Makes a block of the complete units. What is there of an open unit moves on into fresh memory.
+    fn close(&mut self) {
+        if self.complete == BLOCK_HEADER_LEN {
+            return;
+        }
+        let mut fresh = self.fresh();
+        fresh.extend_from_slice(&self.bytes[self.complete..]);
+        self.bytes.truncate(self.complete);
+        let bytes = std::mem::replace(&mut self.bytes, fresh);
+        let block = self.block(bytes, self.start, self.complete_at.offset);
+        self.start = self.complete_at;
+        self.complete = BLOCK_HEADER_LEN;
+        self.push_closed(block);
+    }
+
+    fn block(&self, bytes: Vec<u8>, start: Mark, end: u64) -> Block {
+        Block {
+            bytes,
+            shard: self.shard,
+            generation: self.generation,
+            database: start.db,
+            first: start.offset,
+            end,
+            flags: 0,
+            participants: Vec::new(),
+        }
+    }
+
+    fn push_closed(&mut self, block: Block) {
+        self.closed_bytes += block.bytes.len();
+        self.closed.push_back(block);
+    }
+
+    /// Memory with room for a header.
+    fn fresh(&mut self) -> Vec<u8> {
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.clear();
+        bytes.resize(BLOCK_HEADER_LEN, 0);
+        bytes
+    }
+}
+
+/// Whole units with room for a header in front: one write, once it is sealed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Block {
+    bytes: Vec<u8>,
+    shard: u32,
+    generation: u64,
+    database: u32,
+    first: u64,
+    end: u64,
+    flags: u32,
+    participants: Vec<(u32, u64)>,
+}
+
+impl Block {
+    /// Offset of its first frame.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Offset behind its last frame.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Does it hold one part of a unit over several shards?
+    pub fn is_shared(&self) -> bool {
+        !self.participants.is_empty()
+    }
+
+    /// The parts of its unit by shard and first offset there, ascending; none if it is not shared.
+    pub fn participants(&self) -> &[(u32, u64)] {
+        &self.participants
+    }
+
+    /// The database that the first frame finds itself in.
+    pub fn database(&self) -> u32 {
+        self.database
+    }
+
+    /// The frames, as replicas get them.
+    pub fn frames(&self) -> &[u8] {
+        &self.bytes[BLOCK_HEADER_LEN + self.participants.len() * PARTICIPANT_LEN..]
+    }
+
+    /// Fills in the header for the segment that the block will be written to. Every frame below `durable`
+    /// is known to be durable. Reads the body once, for its sum. A block that has to go to another segment
+    /// after all is sealed again.
+    pub fn seal(&mut self, segment: u64, durable: u64) {
+        let (room, body) = self.bytes.split_at_mut(BLOCK_HEADER_LEN);
+        let mut header = BlockHeader {
+            magic: BLOCK_MAGIC,
+            flags: self.flags.into(),
+            segment: segment.into(),
+            generation: self.generation.into(),
+            first: self.first.into(),
+            durable: durable.into(),
+            body_len: (body.len() as u64).into(),
+            shard: self.shard.into(),
+            frame_count: ((self.end - self.first) as u32).into(),
+            database: self.database.into(),
+            participant_count: (self.participants.len() as u32).into(),
+            body_crc: crc32fast::hash(body).into(),
+            header_crc: 0.into(),
+        };
+        header.header_crc = header.sum().into();
+        room.copy_from_slice(header.as_bytes());
+    }
+
+    /// What is written, once it is [sealed](Block::seal).
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// `*2 :offset` of the next frame, as text that is counted up in place: frame after frame only the last
+/// digit differs mostly.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    text: [u8; HEAD_LEN],
+    len: usize,
+}
+
+impl Head {
+    fn new(offset: u64) -> Self {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(offset).as_bytes();
+        let mut text = [0; HEAD_LEN];
+        let len = HEAD_START.len() + digits.len() + 2;
+        text[..HEAD_START.len()].copy_from_slice(HEAD_START);
+        text[HEAD_START.len()..len - 2].copy_from_slice(digits);
+        text[len - 2..len].copy_from_slice(b"\r\n");
+        Self { text, len }
+    }
+
+    /// Copies all of the text and cuts off what is too much: a length known beforehand needs no call.
+    #[inline]
+    fn put(&self, bytes: &mut Vec<u8>) {
+        let end = bytes.len() + self.len;
+        bytes.extend_from_slice(&self.text);
+        bytes.truncate(end);
+    }
+
+    /// Adds one; `next` is what comes out.
+    #[inline]
+    fn count_up(&mut self, next: u64) {
+        match self.text.get_mut(self.len - 3) {
+            Some(digit @ b'0'..=b'8') => *digit += 1,
+            _ => self.carry(next),
+        }
+    }
+
+    fn carry(&mut self, next: u64) {
+        *self = Self::new(next);
+    }
+}
+
+/// A count or length with its sign in front and its line end.
+#[inline]
+fn put_number(bytes: &mut Vec<u8>, sign: u8, value: usize) {
+    match value {
+        0..10 => bytes.extend_from_slice(&[sign, b'0' + value as u8, b'\r', b'\n']),
+        10..100 => {
+            let value = value as u8;
+            let (tens, ones) = (b'0' + value / 10, b'0' + value % 10);
+            bytes.extend_from_slice(&[sign, tens, ones, b'\r', b'\n']);
+        }
+        _ => {
+            let mut digits = itoa::Buffer::new();
+            bytes.push(sign);
+            bytes.extend_from_slice(digits.format(value).as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// A block that has grown so long is closed.
+pub const BLOCK_LEN: usize = 1 << 20;
+
+/// What every frame begins with, before its offset.
+const HEAD_START: &[u8] = b"*2\r\n:";
+/// The longest beginning of a frame: start, 20 digits, line end.
+const HEAD_LEN: usize = HEAD_START.len() + 20 + 2;
+/// The longest sign, number and line end.
+const NUMBER_LEN: usize = 1 + 20 + 2;
+
+/// Memory kept for blocks to come, and how large one piece of it may be.
+const SPARE_COUNT: usize = 4;
+const SPARE_LEN_MAX: usize = 4 * BLOCK_LEN;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    fn stream(offset: u64) -> Stream {
+        Stream::new(
+            3,
+            Position {
+                generation: 7,
+                offset,
+            },
+        )
+    }
+
+    fn frame(stream: &mut Stream, db: usize, args: &[&str]) {
+        stream.frame(db, args.iter().map(|arg| arg.as_bytes()));
+    }
+
+    /// The naive twin.
+    fn composed(offset: u64, args: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = format!("*2\r\n:{offset}\r\n*{}\r\n", args.len()).into_bytes();
+        for arg in args {
+            bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+            bytes.extend_from_slice(arg);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes
+    }
+
+    fn text(block: &Block) -> String {
+        String::from_utf8_lossy(block.frames()).replace("\r\n", " ")
+    }
+
+    #[test]
+    fn frames_have_the_form_that_replicas_read() {
+        let mut stream = stream(8);
+        frame(&mut stream, 0, &["SET", "k", ""]);
+        frame(&mut stream, 0, &["DEL", "key:00000001"]);
+        frame(&mut stream, 0, &["FLUSHALL"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(
+            text(&block),
+            "*2 :8 *3 $3 SET $1 k $0  *2 :9 *2 $3 DEL $12 key:00000001 *2 :10 *1 $8 FLUSHALL "
+        );
+        assert_eq!((block.first(), block.end(), stream.next()), (8, 11, 11));
+        assert!(stream.take_block().is_none());
+    }
+
+    #[test]
+    fn another_database_is_selected_in_the_stream_and_named_by_the_next_block() {
+        let mut stream = stream(0);
+        frame(&mut stream, 0, &["DEL", "a"]);
+        frame(&mut stream, 5, &["DEL", "b"]);
+        frame(&mut stream, 5, &["DEL", "c"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(
+            text(&block),
+            "*2 :0 *2 $3 DEL $1 a *2 :1 *2 $6 SELECT $1 5 *2 :2 *2 $3 DEL $1 b *2 :3 *2 $3 DEL $1 c "
+        );
+        assert_eq!((block.database(), block.end()), (0, 4));
+        frame(&mut stream, 5, &["DEL", "d"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(text(&block), "*2 :4 *2 $3 DEL $1 d ");
+        assert_eq!(block.database(), 5);
+        frame(&mut stream, 0, &["DEL", "e"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(
+            text(&block),
+            "*2 :5 *2 $6 SELECT $1 0 *2 :6 *2 $3 DEL $1 e "
+        );
+        assert_eq!(block.database(), 5);
+    }
+
+    #[test]
+    fn an_open_unit_stays_behind_whole() {
+        let mut stream = stream(0);
+        assert_eq!(stream.unit_first(), None);
+        frame(&mut stream, 0, &["DEL", "a"]);
+        assert_eq!((stream.unit_first(), stream.pending_bytes()), (Some(0), 0));
+        assert!(stream.take_block().is_none());
+        stream.end_unit();
+        frame(&mut stream, 0, &["DEL", "b"]);
+        assert_eq!(stream.unit_first(), Some(1));
+        let pending = stream.pending_bytes();
+        let block = stream.take_block().unwrap();
+        assert_eq!(block.bytes().len(), pending);
+        assert_eq!(text(&block), "*2 :0 *2 $3 DEL $1 a ");
+        assert!(stream.take_block().is_none() && stream.unit_is_open());
+        frame(&mut stream, 0, &["DEL", "c"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(text(&block), "*2 :1 *2 $3 DEL $1 b *2 :2 *2 $3 DEL $1 c ");
+        assert_eq!((block.first(), block.end()), (1, 3));
+    }
+
+    #[test]
+    fn a_shared_unit_has_a_block_of_its_own() {
+        let mut stream = stream(10);
+        let parts = [(1, 77), (3, 11)];
+        frame(&mut stream, 0, &["DEL", "a"]);
+        stream.end_unit();
+        frame(&mut stream, 2, &["DEL", "b"]);
+        stream.end_shared_unit(&parts);
+        frame(&mut stream, 2, &["DEL", "c"]);
+        stream.end_unit();
+        let pending = stream.pending_bytes();
+        let blocks: Vec<Block> = std::iter::from_fn(|| stream.take_block()).collect();
+        let lens: usize = blocks.iter().map(|block| block.bytes().len()).sum();
+        assert_eq!((pending, stream.pending_bytes()), (lens, 0));
+        let texts: Vec<String> = blocks.iter().map(text).collect();
+        assert_eq!(
+            texts,
+            [
+                "*2 :10 *2 $3 DEL $1 a ",
+                "*2 :11 *2 $6 SELECT $1 2 *2 :12 *2 $3 DEL $1 b ",
+                "*2 :13 *2 $3 DEL $1 c "
+            ]
+        );
+        let shared: Vec<bool> = blocks.iter().map(Block::is_shared).collect();
+        assert_eq!(shared, [false, true, false]);
+        assert_eq!(blocks[1].participants(), parts);
+        let databases: Vec<u32> = blocks.iter().map(Block::database).collect();
+        assert_eq!(databases, [0, 0, 2]);
+    }
+
+    #[test]
+    fn a_long_block_is_closed_between_units() {
+        let mut stream = stream(0);
+        let value = "v".repeat(BLOCK_LEN / 2);
+        for _ in 0..5 {
+            frame(&mut stream, 0, &["SET", "k", &value]);
+            stream.end_unit();
+        }
+        let counts: Vec<u64> = std::iter::from_fn(|| stream.take_block())
+            .map(|block| block.end() - block.first())
+            .collect();
+        assert_eq!(counts, [2, 2, 1]);
+    }
+
+    #[test]
+    fn memory_comes_back() {
+        let mut stream = stream(0);
+        frame(&mut stream, 0, &["DEL", "a"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        let memory = block.bytes().as_ptr();
+        stream.give_back(block);
+        frame(&mut stream, 0, &["DEL", "b"]);
+        stream.end_unit();
+        stream.take_block().unwrap();
+        assert_eq!(stream.bytes.as_ptr(), memory);
+        frame(&mut stream, 0, &["DEL", "c"]);
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(text(&block), "*2 :2 *2 $3 DEL $1 c ");
+    }
+
+    #[test]
+    fn offsets_count_up_as_text() {
+        for start in [0, 8, 98, 1999, 999_999_998, u64::MAX - 13] {
+            let mut head = Head::new(start);
+            for next in start + 1..start + 12 {
+                head.count_up(next);
+                let want = format!("*2\r\n:{next}\r\n");
+                assert_eq!(&head.text[..head.len], want.as_bytes());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_those_of_the_naive_twin(
+            offset in 0..2_000_000_000u64,
+            frames in vec(vec(vec(any::<u8>(), 0..130), 1..5), 1..30),
+            units in vec(any::<bool>(), 30),
+        ) {
+            let mut stream = stream(offset);
+            let mut want = Vec::new();
+            for ((at, args), ends) in frames.iter().enumerate().zip(units) {
+                stream.frame(0, args.iter().map(Vec::as_slice));
+                want.extend(composed(offset + at as u64, args));
+                if ends {
+                    stream.end_unit();
+                }
+            }
+            stream.end_unit();
+            let mut found = Vec::new();
+            while let Some(block) = stream.take_block() {
+                found.extend_from_slice(block.frames());
+            }
+            prop_assert_eq!(found, want);
+        }
+    }
+}
