@@ -1,8 +1,8 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `journal` (2), `store`, `repl`
-//! (3), `rdb` (4), `cmd` (5), `script` (6), `mesh` (7), `shard` (8), `node` (9). `uring` is met from `mesh` up,
-//! and nothing below it has a clock, a socket, a file or a thread.
+//! (3), `rdb` (4), `cmd` (5), `script` (6), `mesh` (7), `shard` (8), `node` (9). `uring` is met from `mesh`
+//! up, and nothing below it has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod base;
