@@ -3,7 +3,7 @@
 //! ```text
 //! "REDIS"  version (4 digits)
 //! (0xfe database | 0xfb keys, deadlines | 0xfa name, text | ... | key)*
-//! key      [0xfc ms (8) | 0xfd seconds (4)]  [0xf8 idle seconds | 0xf9 frequency (1)]
+//! key      [0xfc ms (8) | 0xfd seconds (4)] [0xf8 idle seconds | 0xf9 frequency (1)]
 //!          encoding (1), name, value
 //! 0xff     [from version 5: CRC-64 of all before it (8), 0 where none was made]
 //! ```

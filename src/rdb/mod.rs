@@ -1,9 +1,9 @@
 //! Values in the form that Redis keeps them in: what DUMP and RESTORE carry and what RDB files hold.
 //!
-//! Bytes in, values out, and back. [`FileReader`] and [`FileWriter`] do the frame of files; that of DUMP is
-//! the caller's. Written is what Redis 7.0 reads. Read is every encoding that Redis has written since 2.2,
-//! up to RDB version [`VERSION_MAX`]. Nothing that the bytes say is believed before it is there: no count
-//! reserves memory, and what compressed parts may grow to is bounded ([`EXPANDED_MAX`]).
+//! Bytes in, values out, and back. [`FileReader`] and [`FileWriter`] do the frame of files; that of
+//! DUMP is the caller's. Written is what Redis 7.0 reads. Read is every encoding that Redis has written
+//! since 2.2, up to RDB version [`VERSION_MAX`]. Nothing that the bytes say is believed before it is
+//! there: no count reserves memory, and what compressed parts may grow to is bounded ([`EXPANDED_MAX`]).
 
 mod crc;
 mod file;

@@ -79,6 +79,7 @@ pub fn write(
         let name = FileName::Snapshot { shard, seq: 1 };
         let mut file = Unpublished::create(&path.join(name.to_string()))?;
         write_snapshot(&mut file, &snapshot, shards, progress)?;
+        file.sync()?;
         files.push(file);
     }
     let meta = Meta {
@@ -88,9 +89,7 @@ pub fn write(
     let mut file = Unpublished::create(&path.join(FileName::Meta.to_string()))?;
     file.write(&meta.compose())?;
     files.push(file);
-    for file in &mut files {
-        file.sync()?;
-    }
+    // The last one is what makes it a data directory.
     files.into_iter().try_for_each(Unpublished::publish)
 }
 

@@ -12,7 +12,9 @@ use super::{ToolError, io};
 pub struct Unpublished {
     path: PathBuf,
     temporary: PathBuf,
+    /// `None` once all is written.
     file: Option<File>,
+    is_published: bool,
 }
 
 impl Unpublished {
@@ -31,20 +33,24 @@ impl Unpublished {
             path: path.to_path_buf(),
             temporary,
             file: Some(file),
+            is_published: false,
         })
     }
 
     /// Appends bytes.
+    ///
+    /// # Panics
+    /// After [`sync`](Self::sync).
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ToolError> {
         match &mut self.file {
             Some(file) => file.write_all(bytes).map_err(io("write", &self.temporary)),
-            None => Ok(()),
+            None => panic!("{} is closed already", self.temporary.display()),
         }
     }
 
-    /// Makes what was written durable.
+    /// Makes what was written durable and closes the file.
     pub fn sync(&mut self) -> Result<(), ToolError> {
-        match &mut self.file {
+        match self.file.take() {
             Some(file) => file.sync_all().map_err(io("sync", &self.temporary)),
             None => Ok(()),
         }
@@ -54,7 +60,7 @@ impl Unpublished {
     pub fn publish(mut self) -> Result<(), ToolError> {
         self.sync()?;
         fs::rename(&self.temporary, &self.path).map_err(io("rename", &self.temporary))?;
-        self.file = None;
+        self.is_published = true;
         let directory = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -67,7 +73,7 @@ impl Unpublished {
 
 impl Drop for Unpublished {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        if !self.is_published {
             // What is half written is of no use; if it cannot be removed, its name says what it is.
             let _ = fs::remove_file(&self.temporary);
         }

@@ -251,3 +251,110 @@ fn note_chance(name: &str, args: Args<'_>, tally: &mut Tally) {
         tally.note("XADD with * is on the log as it was typed: these entries have new ids");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{route::Routing, tools::empty};
+
+    /// Runs lines of a log that was written last at 2 000 000 000 000; what is told of it.
+    fn played(lines: &[&str], family: Family) -> (Replay, String) {
+        let mut replay = Replay::new(empty(2, Routing::KevyHash)).expect("Lua works");
+        let mut tally = Tally::default();
+        replay.begin(2_000_000_000_000);
+        for (at, line) in lines.iter().enumerate() {
+            let args = OwnedArgs::copy(line.split(' ').map(str::as_bytes));
+            let entry = match *line {
+                "MULTI" => Entry::Begin,
+                "EXEC" => Entry::Commit,
+                _ => Entry::Command(args.as_args()),
+            };
+            assert!(replay.take(at as u64, entry, family, &mut tally), "{line}");
+        }
+        (replay, tally.to_string())
+    }
+
+    fn string(replay: &mut Replay, database: usize, key: &str) -> Option<String> {
+        let keys = replay.shards.of(database, key.as_bytes());
+        let found = keys.string(key.as_bytes(), 0).expect("a string");
+        found.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
+    }
+
+    #[test]
+    fn time_in_a_log_of_kevy_is_what_it_proves() {
+        let (mut replay, _) = played(
+            &[
+                "SET a 5 PX 30",
+                "PEXPIREAT a 1700000000030",
+                "INCR a",
+                // Not done, and followed by the deadline from before.
+                "SET a 9 PX 1 NX",
+                "PEXPIREAT a 1700000000030",
+                "SET b 5 PX 30",
+                "PEXPIREAT b 1700000000040",
+                // The log shows here that both deadlines have passed.
+                "EXPIRE b 1",
+                "SET c 1 EX 1000",
+                "PEXPIREAT c 1700001001000",
+                "INCR a",
+            ],
+            Family::Kevy,
+        );
+        assert_eq!(replay.now, 1_700_000_001_000);
+        assert_eq!(string(&mut replay, 0, "a").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn what_was_left_to_chance_and_clock_is_told() {
+        let (mut replay, told) = played(
+            &[
+                "XADD x * f v",
+                "SADD s a b",
+                "SPOP s",
+                "SPOP none",
+                "SET k v GET",
+            ],
+            Family::Kevy,
+        );
+        assert!(
+            told.contains("new ids") && told.contains("SPOP is on the log"),
+            "{told}"
+        );
+        assert!(!told.contains("times"), "{told}");
+        assert_eq!(string(&mut replay, 0, "k"), None);
+        let keys = replay.shards.of(0, b"x");
+        let stream = keys.get::<crate::store::Stream>(b"x", 0).expect("a stream");
+        let last = stream.map(|stream| stream.log().last_id().ms);
+        assert_eq!(last, Some(2_000_000_000_000));
+    }
+
+    #[test]
+    fn a_log_of_redis_names_databases_and_what_it_cannot_do() {
+        let (mut replay, told) = played(
+            &[
+                "SELECT 3",
+                "MULTI",
+                "SET k v",
+                "EXEC",
+                "SELECT 99999",
+                "SET lost v",
+                "SELECT 0",
+                "FOO x",
+                "FUNCTION LOAD x",
+                "MULTI",
+                "SET open v",
+            ],
+            Family::Redis,
+        );
+        assert_eq!(string(&mut replay, 3, "k").as_deref(), Some("v"));
+        assert_eq!(string(&mut replay, 0, "open"), None);
+        assert_eq!(replay.drop_open(), Some(9));
+        for text in [
+            "NOT TAKEN: 1 x commands FOO, which the node does not know",
+            "NOT TAKEN: 1 x commands in other databases, where there are only 10000",
+            "NOT TAKEN: 1 x libraries of functions",
+        ] {
+            assert!(told.contains(text), "{told}");
+        }
+    }
+}
