@@ -187,7 +187,7 @@ impl Scan {
         Ok(None)
     }
 
-    /// The file has no more bytes.
+    /// The file has no more bytes. Blocks that [`next`](Scan::next) was not asked for are read and not shown.
     ///
     /// # Errors
     /// [`HeaderFault`], if the file ends inside its header.

@@ -298,7 +298,11 @@ impl Block {
     /// Fills in the header for the segment that the block will be written to. Every frame below `durable`
     /// is known to be durable. Reads the body once, for its sum. A block that has to go to another segment
     /// after all is sealed again.
+    ///
+    /// # Panics
+    /// If the block itself is said to be durable: it would not be read again.
     pub fn seal(&mut self, segment: u64, durable: u64) {
+        assert!(durable <= self.first, "durable before it was written");
         let (room, body) = self.bytes.split_at_mut(BLOCK_HEADER_LEN);
         let mut header = BlockHeader {
             magic: BLOCK_MAGIC,
