@@ -15,10 +15,10 @@ use super::{
     data::{DataDir, DataError, routing_number},
 };
 use crate::{
-    journal::{Position, meta::Meta},
+    journal::meta::Meta,
     recover::{self, Plan},
     route::Routing,
-    shard::{Loaded, OldSegment, Shared, Start, log},
+    shard::{Loaded, Shared, Start, log},
 };
 
 /// A data directory whose files were looked at.
@@ -135,41 +135,10 @@ fn load(dir: &DataDir, plan: Plan, shared: &Shared, seed: u64) {
             std::process::exit(1);
         }
     };
-    let at = next_position(&plan);
     shared.durable.loading.put(Loaded {
         shard: loaded,
-        start: Start {
-            shard: plan.shard,
-            at,
-            parent: plan.end,
-            routing: dir.meta.routing,
-            next_seq: plan.next_seq,
-            segments: plan
-                .segments
-                .iter()
-                .map(|(seq, end, bytes)| OldSegment {
-                    seq: *seq,
-                    end: *end,
-                    bytes: *bytes,
-                })
-                .collect(),
-            snapshots: plan.snapshots.clone(),
-            snapshot_bytes: plan.snapshot_bytes,
-        },
+        start: Start::after(plan, dir.meta.routing, now_ms()),
     });
-}
-
-/// Where a stream goes on: after a stop in order, where it was. After a crash something may be lost that
-/// others have seen, so a new history begins, far above whatever the old one can have reached.
-fn next_position(plan: &Plan) -> Position {
-    if plan.is_clean && plan.end.generation > 0 {
-        return plan.end;
-    }
-    let newest = Position {
-        generation: plan.generation,
-        offset: plan.end.offset,
-    };
-    newest.renewed(now_ms())
 }
 
 fn now_ms() -> u64 {

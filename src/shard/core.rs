@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::Ordering::{Relaxed, SeqCst},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
@@ -43,16 +42,11 @@ const STOP_TIME: Nanos = 20_000_000_000;
 /// Ends a slow reader that took nothing for this long.
 const STALL_MS: Ms = 60_000;
 
-/// Wall clock time.
-pub(crate) fn wall_clock() -> Ms {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as Ms)
-}
-
 /// One core: its ring and everything that lives on it.
 pub struct Core<R: Reactor> {
     reactor: R,
+    /// What the ring told in this turn.
+    events: Vec<Event>,
     state: State,
     /// The links to the primary that this node follows; on core 0 only.
     follower: Option<Follower>,
@@ -83,6 +77,7 @@ impl<R: Reactor> Core<R> {
         let me = mesh.me();
         Ok(Self {
             reactor,
+            events: Vec::with_capacity(1024),
             follower: (me == 0).then(|| Follower::new(shared.clone())),
             durable: None,
             state: State::new(mesh, shared, seed)?,
@@ -159,18 +154,12 @@ impl<R: Reactor> Core<R> {
     /// # Errors
     /// The ring became unusable.
     pub fn run(mut self) -> std::io::Result<()> {
-        let mut events = Vec::with_capacity(1024);
+        self.begin();
         let spin = self.state.shared.settings.spin_us * 1000;
         let mut useful = self.reactor.now();
-        self.state.beat = useful / NANOS_PER_MS;
-        self.reactor.set_timer(useful + TICK, TICK_MARK);
         let mut idle = false;
         while !self.is_done() {
-            let wait = if self.stopping
-                || self.state.has_work()
-                || self.follower.as_ref().is_some_and(Follower::has_work)
-                || self.durable.as_ref().is_some_and(Durable::has_work)
-            {
+            let wait = if self.has_work() {
                 Wait::Look
             } else if idle
                 && self.reactor.now().saturating_sub(useful) >= spin
@@ -180,21 +169,7 @@ impl<R: Reactor> Core<R> {
             } else {
                 Wait::Look
             };
-            let turned = self.reactor.turn(wait, &mut events);
-            if wait == Wait::Event {
-                self.state.mesh.unpark();
-            }
-            turned?;
-            let mut worked = self.begin_turn();
-            let mut reaped = events.drain(..);
-            while !reaped.as_slice().is_empty() {
-                self.fetch_ahead(reaped.as_slice());
-                for event in reaped.by_ref().take(GROUP_LEN) {
-                    worked |= self.on_event(event);
-                }
-            }
-            drop(reaped);
-            worked |= self.end_turn();
+            let worked = self.turn(wait)?;
             if worked && spin > 0 {
                 useful = self.reactor.now();
             }
@@ -203,9 +178,50 @@ impl<R: Reactor> Core<R> {
         Ok(())
     }
 
+    /// Sets the first beat. Once, before the first turn.
+    pub fn begin(&mut self) {
+        let now = self.reactor.now();
+        self.state.beat = now / NANOS_PER_MS;
+        self.reactor.set_timer(now + TICK, TICK_MARK);
+    }
+
+    /// Is there work that no event will tell of?
+    fn has_work(&self) -> bool {
+        self.stopping
+            || self.state.has_work()
+            || self.follower.as_ref().is_some_and(Follower::has_work)
+            || self.durable.as_ref().is_some_and(Durable::has_work)
+    }
+
+    /// One turn: waits for events as told (before [`Wait::Event`] the mailboxes must have been parked), handles
+    /// them, and hands to the ring what comes of it. True if there was work.
+    ///
+    /// # Errors
+    /// The ring became unusable.
+    pub fn turn(&mut self, wait: Wait) -> std::io::Result<bool> {
+        let turned = self.reactor.turn(wait, &mut self.events);
+        if wait == Wait::Event {
+            self.state.mesh.unpark();
+        }
+        turned?;
+        let mut worked = self.begin_turn();
+        let mut events = std::mem::take(&mut self.events);
+        let mut reaped = events.drain(..);
+        while !reaped.as_slice().is_empty() {
+            self.fetch_ahead(reaped.as_slice());
+            for event in reaped.by_ref().take(GROUP_LEN) {
+                worked |= self.on_event(event);
+            }
+        }
+        drop(reaped);
+        self.events = events;
+        worked |= self.end_turn();
+        Ok(worked)
+    }
+
     /// Is there nothing left to do for this core? A node that stops writes down what it has, and other cores
     /// may need our shards for that.
-    fn is_done(&mut self) -> bool {
+    pub fn is_done(&mut self) -> bool {
         if !self.stopping {
             return false;
         }
@@ -224,7 +240,7 @@ impl<R: Reactor> Core<R> {
 
     /// Reads the clock and the mailboxes; true if a message was there.
     fn begin_turn(&mut self) -> bool {
-        self.state.now = wall_clock();
+        self.state.now = self.reactor.wall_clock_ms();
         self.state.stats.turns += 1;
         self.state.begin_memory();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();

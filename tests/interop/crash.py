@@ -384,12 +384,13 @@ def main():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--tmp", default=None, help="where the data directories are made")
     args = parser.parse_args()
-    failures = []
+    failures, passed = [], 0
     for policy in args.policy.split(","):
         rounds(args, policy, failures)
         if failures:
             break
-    print(f"{len(failures)} failures")
+        passed += args.rounds
+    print(f"{passed} passed, {len(failures)} failed")
     sys.exit(1 if failures else 0)
 
 

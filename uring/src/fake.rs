@@ -1517,6 +1517,10 @@ impl Reactor for FakeReactor {
         self.world.borrow().now
     }
 
+    fn wall_clock_ms(&self) -> u64 {
+        self.now() / 1_000_000
+    }
+
     fn listen(&mut self, at: &Endpoint, _backlog: u32) -> io::Result<SocketId> {
         let mut world = self.world.borrow_mut();
         let machine = self.machine;

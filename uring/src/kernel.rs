@@ -1167,6 +1167,12 @@ impl Reactor for KernelReactor {
         crate::sys::monotonic_ns()
     }
 
+    fn wall_clock_ms(&self) -> u64 {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64)
+    }
+
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId> {
         let fd = net::listen(at, backlog)?;
         let is_tcp = matches!(at, Endpoint::Tcp(_));

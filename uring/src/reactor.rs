@@ -224,6 +224,9 @@ pub trait Reactor {
     /// The reactor's clock, read anew.
     fn now(&self) -> Nanos;
 
+    /// What the machine's own clock says: milliseconds since 1970. Somebody may set it.
+    fn wall_clock_ms(&self) -> u64;
+
     /// Opens a listener and keeps an accept armed on it. TCP listeners get SO_REUSEADDR,
     /// SO_REUSEPORT and TCP_NODELAY (inherited by their connections); a stale Unix socket file that
     /// nobody listens on is replaced.

@@ -34,6 +34,7 @@ use crate::{
     base::Ms,
     cmd::Shard,
     journal::{FileName, Position, Stream},
+    recover::Plan,
     resp::Error,
 };
 
@@ -95,6 +96,42 @@ pub struct Start {
     pub snapshots: Vec<u64>,
     /// Bytes of the newest of them.
     pub snapshot_bytes: u64,
+}
+
+impl Start {
+    /// After a recovery.
+    pub fn after(plan: Plan, routing: u32, now: Ms) -> Self {
+        Self {
+            shard: plan.shard,
+            at: next_position(&plan, now),
+            parent: plan.end,
+            routing,
+            next_seq: plan.next_seq,
+            segments: plan
+                .segments
+                .iter()
+                .map(|(seq, end, bytes)| OldSegment {
+                    seq: *seq,
+                    end: *end,
+                    bytes: *bytes,
+                })
+                .collect(),
+            snapshots: plan.snapshots,
+            snapshot_bytes: plan.snapshot_bytes,
+        }
+    }
+}
+
+/// Where a stream goes on: after a stop in order, where it was. After a crash something may be lost that
+/// others have seen, so a new history begins, far above whatever the old one can have reached.
+fn next_position(plan: &Plan, now: Ms) -> Position {
+    if plan.is_clean && plan.end.generation > 0 {
+        return plan.end;
+    }
+    Position {
+        generation: now.max(plan.generation + 1),
+        offset: (plan.end.offset + (1 << 20)).max((now / 1000) << 20),
+    }
 }
 
 /// One shard of this core on the disk.
@@ -460,7 +497,9 @@ impl Kept {
         let journal = &self.journal;
         let heals = journal.is_suspended() && state.now >= self.retry_at;
         let grown = journal.bytes - self.since;
-        let is_large = grown > COMPACT_MIN.max(self.snapshot_bytes) && state.now >= self.retry_at;
+        // By less than a segment it does not pay.
+        let least = shared.settings.segment_len.max(self.snapshot_bytes);
+        let is_large = grown > least && state.now >= self.retry_at;
         if is_asked || heals || is_large {
             self.round = round;
             let heals = journal.is_suspended();
@@ -569,8 +608,6 @@ impl Kept {
     }
 }
 
-/// A journal is compacted when it has grown by this, or by the size of the newest snapshot if that is more.
-const COMPACT_MIN: u64 = 64 << 20;
 /// Between two tries of a snapshot that failed.
 const RETRY_MS: Ms = 1000;
 
