@@ -1012,7 +1012,7 @@ impl Sim {
     /// Stops the node in order.
     fn stop(&mut self, node: &mut Node) -> Outcome<()> {
         node.shared.stop.store(true, SeqCst);
-        let mut is_done = vec![false; CORES];
+        let mut is_done = [false; CORES];
         for _ in 0..100_000 {
             if is_done.iter().all(|done| *done) {
                 self.visit(Point::Stopped);

@@ -128,10 +128,11 @@ fn next_position(plan: &Plan, now: Ms) -> Position {
     if plan.is_clean && plan.end.generation > 0 {
         return plan.end;
     }
-    Position {
-        generation: now.max(plan.generation + 1),
-        offset: (plan.end.offset + (1 << 20)).max((now / 1000) << 20),
-    }
+    let newest = Position {
+        generation: plan.generation,
+        offset: plan.end.offset,
+    };
+    newest.renewed(now)
 }
 
 /// One shard of this core on the disk.
