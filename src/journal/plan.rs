@@ -350,6 +350,10 @@ impl<'a> Chain<'a> {
             let holds_start = segment.start.generation == start.generation
                 && segment.start.offset <= start.offset;
             if holds_start && to < start.offset {
+                if wanted.is_none() && scanned.end.next < start.offset {
+                    // Writing failed, and the snapshot has what could not be written.
+                    return Ok(());
+                }
                 return Err(self.snapshot_is_ahead(file, scanned, start, to));
             }
             self.links.push(Link {
@@ -461,6 +465,18 @@ impl<'a> Chain<'a> {
         FileName::Snapshot { shard, seq }
     }
 
+    /// Is a frame below the end part of the history? After a crash a shard goes on far above what it lost.
+    fn has(&self, offset: u64) -> bool {
+        let mut end = self.snapshot.map_or(0, |(_, end)| end.offset);
+        for link in &self.links {
+            if (end..link.from).contains(&offset) {
+                return false;
+            }
+            end = link.to;
+        }
+        true
+    }
+
     /// The parts of shared units that count, in order.
     fn shared(&self) -> impl Iterator<Item = (&Link<'a>, &'a SharedUnit)> {
         self.links.iter().flat_map(|link| {
@@ -567,7 +583,7 @@ fn consistent_cut(chains: &[Chain<'_>]) -> Result<Vec<u64>, PlanError> {
                 if unit.first >= ends[at] {
                     break;
                 }
-                if !is_complete(unit, &ends).map_err(|shard| PlanError::NoSuchShard {
+                if !is_complete(unit, chains, &ends).map_err(|shard| PlanError::NoSuchShard {
                     file: chain.segment_name(link.seq),
                     first: unit.first,
                     shard,
@@ -585,10 +601,10 @@ fn consistent_cut(chains: &[Chain<'_>]) -> Result<Vec<u64>, PlanError> {
 }
 
 /// Are all parts there? The shard that there is not, if one names it.
-fn is_complete(unit: &SharedUnit, ends: &[u64]) -> Result<bool, u32> {
+fn is_complete(unit: &SharedUnit, chains: &[Chain<'_>], ends: &[u64]) -> Result<bool, u32> {
     for (shard, first) in &unit.participants {
         let end = ends.get(*shard as usize).ok_or(*shard)?;
-        if end <= first {
+        if end <= first || !chains[*shard as usize].has(*first) {
             return Ok(false);
         }
     }
@@ -834,7 +850,8 @@ mod tests {
             vec![snapshot(1, 7, 45)],
             vec![ends_as(segment(1, (7, 0), (0, 0), 40), TORN)],
         );
-        assert!(matches!(ahead, Err(PlanError::Short { wanted: 45, .. })));
+        let ahead = ahead.unwrap();
+        assert_eq!((ahead.end, replays(&ahead)), (position(7, 45), vec![]), "the snapshot has it");
         let cut = one(
             vec![snapshot(1, 7, 45)],
             vec![
@@ -910,6 +927,29 @@ mod tests {
             two(first, bad),
             Err(PlanError::NoSuchShard { shard: 2, .. })
         ));
+    }
+
+    #[test]
+    fn what_was_cut_does_not_come_back_when_the_other_shard_goes_on() {
+        // Shard 1 lost its part at 15, and wrote far above it after the next start. Shard 0 wrote nothing.
+        let first = with_units(segment(1, (7, 0), (0, 0), 30), &[(20, 15)]);
+        let (lost, new) = (segment(1, (7, 0), (0, 0), 15), segment(2, (8, 1000), (7, 15), 1010));
+        let (lost, new) = (of_shard_1(lost, &[]), of_shard_1(new, &[]));
+        let plans = plan(
+            &META,
+            &[
+                ShardFiles {
+                    snapshots: vec![],
+                    segments: vec![first],
+                },
+                ShardFiles {
+                    snapshots: vec![],
+                    segments: vec![lost, new],
+                },
+            ],
+        )
+        .unwrap();
+        assert_eq!((plans[0].end, plans[1].end), (position(7, 20), position(8, 1010)));
     }
 
     #[test]

@@ -203,24 +203,31 @@ impl Journal {
         if half_full && matches!(self.next, Next::None) {
             self.make_next(reactor);
         }
+        // Before the next write: under load there is always one.
+        if self.wants_sync && self.frontier.synced_end() < self.written {
+            self.sync(reactor);
+        }
         if self.flight.is_some() || self.is_heading {
             return;
         }
         let pending = stream.pending_bytes() as u64;
-        if pending > 0 {
+        if self.active.is_none() {
+            // Also with nothing to write: that this history is over, and where it ended, has to stay so
+            // whatever the other shards write now.
+            self.begin_segment(stream.generation(), reactor);
+        } else if pending > 0 {
             match &self.active {
-                None => self.begin_segment(stream.generation(), reactor),
                 Some(active)
                     if active.at + pending > self.place.segment_len
                         && active.at > SEGMENT_HEADER_LEN as u64 =>
                 {
                     self.roll(stream.generation(), reactor);
                 }
-                Some(_) => self.write(stream, fsync, reactor),
+                _ => self.write(stream, fsync, reactor),
             }
         }
         let is_behind = self.frontier.synced_end() < self.written;
-        if (self.wants_sync || fsync == Fsync::Always) && is_behind && self.flight.is_none() {
+        if fsync == Fsync::Always && is_behind && self.flight.is_none() {
             self.sync(reactor);
         }
     }

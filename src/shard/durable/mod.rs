@@ -587,6 +587,12 @@ impl Kept {
         let Some(snap) = self.snap.take() else { return };
         if snap.heals {
             self.journal.heal(at, reactor);
+            // Other shards may have waited for what the snapshot has now.
+            let marks = &state.shared.durable.shards[self.place.shard];
+            marks.ready.store(at.offset, SeqCst);
+            for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
+                state.mesh.send(core, Message::Frontier);
+            }
         }
         self.snapshot_bytes = snap.bytes;
         self.since = self.journal.bytes;
