@@ -851,7 +851,11 @@ mod tests {
             vec![ends_as(segment(1, (7, 0), (0, 0), 40), TORN)],
         );
         let ahead = ahead.unwrap();
-        assert_eq!((ahead.end, replays(&ahead)), (position(7, 45), vec![]), "the snapshot has it");
+        assert_eq!(
+            (ahead.end, replays(&ahead)),
+            (position(7, 45), vec![]),
+            "the snapshot has it"
+        );
         let cut = one(
             vec![snapshot(1, 7, 45)],
             vec![
@@ -933,7 +937,10 @@ mod tests {
     fn what_was_cut_does_not_come_back_when_the_other_shard_goes_on() {
         // Shard 1 lost its part at 15, and wrote far above it after the next start. Shard 0 wrote nothing.
         let first = with_units(segment(1, (7, 0), (0, 0), 30), &[(20, 15)]);
-        let (lost, new) = (segment(1, (7, 0), (0, 0), 15), segment(2, (8, 1000), (7, 15), 1010));
+        let (lost, new) = (
+            segment(1, (7, 0), (0, 0), 15),
+            segment(2, (8, 1000), (7, 15), 1010),
+        );
         let (lost, new) = (of_shard_1(lost, &[]), of_shard_1(new, &[]));
         let plans = plan(
             &META,
@@ -949,7 +956,10 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!((plans[0].end, plans[1].end), (position(7, 20), position(8, 1010)));
+        assert_eq!(
+            (plans[0].end, plans[1].end),
+            (position(7, 20), position(8, 1010))
+        );
     }
 
     #[test]

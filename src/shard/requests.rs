@@ -518,7 +518,7 @@ impl State {
         if self.shared.following.load(Relaxed) && spec.is_write() {
             return Some(READ_ONLY);
         }
-        if self.odd & odd::BROKEN != 0 && spec.is_write() {
+        if self.odd & odd::BROKEN != 0 && (spec.is_write() || queues_writes(conn, spec)) {
             return Some(self.shared.durable.refusal());
         }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
@@ -799,6 +799,12 @@ impl State {
         }
         self.note_heard(heard);
     }
+}
+
+/// Is it an EXEC that would write?
+fn queues_writes(conn: &Conn, spec: &Spec) -> bool {
+    let queued = || conn.multi.iter().flat_map(|multi| &multi.queued);
+    spec.run_is(cmd::Verb::Exec) && queued().any(|(spec, _)| spec.is_write())
 }
 
 /// Requests of one buffer, as places in it: those of their spans, and where each ends. Apart from each

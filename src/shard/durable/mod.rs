@@ -7,7 +7,7 @@ mod save;
 mod snap;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::Path,
     sync::{
         Mutex,
@@ -154,6 +154,8 @@ struct Kept {
     retry_at: Ms,
     /// What was said of the journal last.
     told: Option<Trouble>,
+    /// The last beats with what the stream had then, as far as that is not durable.
+    beats: VecDeque<(Ms, u64)>,
     /// Without a journal: where the newest snapshot is.
     last: Position,
 }
@@ -219,6 +221,7 @@ impl Durable {
                 round: state.shared.durable.saves.round.load(Relaxed),
                 retry_at: 0,
                 told: None,
+                beats: VecDeque::new(),
                 last: start.at,
             });
         }
@@ -275,7 +278,15 @@ impl Durable {
     /// The beat.
     pub fn tick<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) {
         self.fsync = state.tunables.fsync;
-        state.gate.on = self.fsync == Fsync::Always && state.shared.settings.journals;
+        let shards = &state.shared.durable.shards;
+        let is_late = shards.iter().any(|marks| marks.is_late.load(Relaxed));
+        state.gate.on = match self.fsync {
+            _ if !state.shared.settings.journals => false,
+            Fsync::Always => true,
+            // A disk that is slower than the writers must not make the loss of a crash grow.
+            Fsync::EverySecond => is_late,
+            Fsync::No => false,
+        };
         if self.fsync == Fsync::EverySecond && state.now.abs_diff(self.synced) >= 1000 {
             self.synced = state.now;
             for kept in &mut self.kept {
@@ -481,6 +492,16 @@ impl Kept {
             return;
         }
         let at = state.homes.shards.shard(shard).position();
+        let passed = self.journal.frontier.passed();
+        while self.beats.front().is_some_and(|(_, end)| *end <= passed) {
+            self.beats.pop_front();
+        }
+        let oldest = self.beats.front().map_or(state.now, |(then, _)| *then);
+        let is_late = state.now.saturating_sub(oldest) > LATE_MS;
+        marks.is_late.store(is_late, Relaxed);
+        if passed < at.offset && self.beats.len() < BEATS_MAX {
+            self.beats.push_back((state.now, at.offset));
+        }
         marks.next.store(at.offset, Relaxed);
         marks.generation.store(at.generation, Relaxed);
         if let Some(snap) = &self.snap {
@@ -615,6 +636,10 @@ impl Kept {
     }
 }
 
+/// With `everysec`, replies wait for the disk while something older than this is not durable.
+const LATE_MS: Ms = 1500;
+/// Beats that are remembered.
+const BEATS_MAX: usize = 32;
 /// Between two tries of a snapshot that failed.
 const RETRY_MS: Ms = 1000;
 
@@ -645,6 +670,8 @@ pub struct Marks {
     pub ready: AtomicU64,
     /// Durable and complete.
     pub passed: AtomicU64,
+    /// Something has waited for the disk for too long.
+    pub is_late: AtomicBool,
     /// The offset that its next frame gets, at the last beat.
     pub next: AtomicU64,
     /// Generation of its stream.
