@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{DataDir, Progress, ToolError, empty, io, publish::Unpublished, routing_number};
+use super::{DataDir, Progress, ToolError, databases, io, publish::Unpublished, routing_number};
 use crate::{
     cmd::{ShardWalk, Shards},
     journal::{
@@ -119,12 +119,12 @@ pub fn read(dir: &DataDir, progress: &mut Progress) -> Result<Shards, ToolError>
     let plans = recover::survey(dir, &dir.meta).map_err(refused)?;
     let bytes = plans.iter().map(|plan| plan.bytes).sum();
     progress.start("reading", bytes, "keys");
-    let mut shards = empty(plans.len(), routing);
+    let mut shards = Shards::none_of(plans.len() as u32).routed(routing);
     for plan in &plans {
         let place = Place {
             shard: plan.shard,
             shards: plans.len(),
-            databases: shards.databases(),
+            databases: databases(routing),
             routing,
             seed: plan.shard as u64,
         };

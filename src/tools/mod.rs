@@ -204,12 +204,16 @@ pub fn export(export: &Export) -> Result<bool, ToolError> {
 /// More than any server has; a database takes nothing until it is used.
 const DATABASES: usize = 10_000;
 
-fn empty(count: usize, routing: Routing) -> Shards {
-    let databases = match routing {
+fn databases(routing: Routing) -> usize {
+    match routing {
         Routing::KevyHash => DATABASES,
         // A cluster has one.
         Routing::Slots => 1,
-    };
+    }
+}
+
+fn empty(count: usize, routing: Routing) -> Shards {
+    let databases = databases(routing);
     let mut shards = Shards::none_of(count as u32).routed(routing);
     for at in 0..count {
         shards.put(at, Box::new(Shard::new(databases, at as u64)));
