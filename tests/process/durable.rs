@@ -360,6 +360,8 @@ fn saving_is_told_and_syncing_can_be_changed() {
     assert!(seconds > 1_600_000_000, "{told}");
     assert_eq!(client.say("CONFIG SET appendfsync always"), "+OK");
     assert_eq!(client.say("CONFIG GET appendfsync"), "[appendfsync always]");
+    // Every core takes a setting over at its next beat.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(client.say("SET b 2"), "+OK");
     kill(node);
     let node = dir.start("2", &[]);
