@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         Ok(Command::Doctor) => ExitCode::FAILURE,
         Ok(Command::Import(import)) => report(tools::import(&import)),
         Ok(Command::Export(export)) => report(tools::export(&export)),
+        Ok(Command::Check(paths)) => report(tools::check(&paths)),
+        Ok(Command::Repair(repair)) => report(tools::repair(&repair)),
+        Ok(Command::Reshard(reshard)) => report(tools::reshard(&reshard)),
         Ok(Command::Help) => {
             print!("{}", node::USAGE);
             ExitCode::SUCCESS

@@ -1,6 +1,6 @@
 //! Reads a segment: its blocks in order, and how it ends.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use zerocopy::FromBytes;
 
@@ -342,6 +342,17 @@ impl Scan {
         self.ended = Some(ended);
         ended
     }
+}
+
+/// The frames of a block that was written for the segment and whose header begins these bytes, wherever it
+/// stands: what was there, though it cannot be counted any more.
+pub fn stray_block(bytes: &[u8], segment: &Segment) -> Option<Range<u64>> {
+    let (header, _) = BlockHeader::ref_from_prefix(bytes).ok()?;
+    let is_good = header.magic == BLOCK_MAGIC
+        && is_of(header, segment)
+        && header.sum() == header.header_crc.get();
+    let first = header.first.get();
+    is_good.then(|| first..first.saturating_add(header.frame_count.get().into()))
 }
 
 /// What stands at a place where a block belongs.

@@ -1,12 +1,12 @@
 //! What the command line says.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use uring::{Level, affinity};
 
 use crate::{
     route::Routing,
-    tools::{Export, Import, Source},
+    tools::{Export, Import, Repair, Reshard, Source},
 };
 
 use crate::shard::Fsync;
@@ -22,6 +22,12 @@ pub enum Command {
     Import(Import),
     /// Make an RDB file out of a data directory.
     Export(Export),
+    /// Tell what files of data directories, or whole ones, hold and whether they are good.
+    Check(Vec<PathBuf>),
+    /// Cut off a damaged end.
+    Repair(Repair),
+    /// Split a data directory into another number of shards.
+    Reshard(Reshard),
     /// Print the usage.
     Help,
     /// Print the version.
@@ -101,6 +107,11 @@ usage: ringkeep [options]          serve
                                    make a data directory out of the data of another server
        ringkeep export --dir DIR --rdb FILE
                                    make an RDB file out of a data directory
+       ringkeep check FILE|DIR..   tell what it holds and whether it is good
+       ringkeep repair --truncate-at OFFSET FILE
+                                   give up what a damaged journal file holds from this byte on
+       ringkeep reshard DIR --shards N
+                                   split a data directory into another number of shards
 
   --port N             client port (6379)
   --bind ADDR          address to listen on, may be repeated (127.0.0.1)
@@ -176,6 +187,9 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "doctor" => return Ok(Command::Doctor),
             "import" => return parse_import(args),
             "export" => return parse_export(args),
+            "check" => return parse_check(args),
+            "repair" => return parse_repair(args),
+            "reshard" => return parse_reshard(args),
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             "--port" => options.port = number(&name, value()?, 1, 65_535)? as u16,
@@ -302,15 +316,74 @@ fn parse_export(args: impl Iterator<Item = String>) -> Result<Command, UsageErro
     }))
 }
 
+fn parse_check(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let mut paths = Vec::new();
+    for arg in args {
+        if arg.starts_with("--") {
+            return Err(UsageError::Unknown(arg));
+        }
+        paths.push(PathBuf::from(arg));
+    }
+    if paths.is_empty() {
+        return Err(UsageError::Incomplete("check needs a file or a directory"));
+    }
+    Ok(Command::Check(paths))
+}
+
+fn parse_repair(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (mut file, mut at) = (None, None);
+    each_argument(args, |name, value| {
+        match name {
+            "" if file.is_none() => file = Some(PathBuf::from(value)),
+            "--truncate-at" => at = Some(number(name, value, 0, u64::MAX)?),
+            "" => return Err(UsageError::Unknown(value)),
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    Ok(Command::Repair(Repair {
+        file: file.ok_or(UsageError::Incomplete("repair needs a file"))?,
+        at: at.ok_or(UsageError::Incomplete("repair needs --truncate-at"))?,
+    }))
+}
+
+fn parse_reshard(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (mut dir, mut shards) = (None, None);
+    each_argument(args, |name, value| {
+        match name {
+            "" if dir.is_none() => dir = Some(PathBuf::from(value)),
+            "--shards" => shards = Some(number(name, value, 1, 4096)? as usize),
+            "" => return Err(UsageError::Unknown(value)),
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    Ok(Command::Reshard(Reshard {
+        dir: dir.ok_or(UsageError::Incomplete("reshard needs a data directory"))?,
+        shards: shards.ok_or(UsageError::Incomplete("reshard needs --shards"))?,
+    }))
+}
+
 /// Visits options that have a value each.
 fn each_option(
+    args: impl Iterator<Item = String>,
+    mut visit: impl FnMut(&str, String) -> Result<(), UsageError>,
+) -> Result<(), UsageError> {
+    each_argument(args, |name, value| match name {
+        "" => Err(UsageError::Unknown(value)),
+        _ => visit(name, value),
+    })
+}
+
+/// The same, and what is no option, without a name.
+fn each_argument(
     mut args: impl Iterator<Item = String>,
     mut visit: impl FnMut(&str, String) -> Result<(), UsageError>,
 ) -> Result<(), UsageError> {
     while let Some(arg) = args.next() {
         match arg.split_once('=') {
             Some((name, value)) if name.starts_with("--") => visit(name, value.to_string())?,
-            _ if !arg.starts_with("--") => return Err(UsageError::Unknown(arg)),
+            _ if !arg.starts_with("--") => visit("", arg)?,
             _ => {
                 let value = args.next();
                 visit(&arg, value.ok_or(UsageError::NoValue(arg.clone()))?)?;
@@ -375,6 +448,16 @@ mod tests {
             ("import --rdb", "option '--rdb' needs a value"),
             ("export --port 1", "unknown option '--port', see --help"),
             ("export x", "unknown option 'x', see --help"),
+            ("check", "check needs a file or a directory, see --help"),
+            ("check --x", "unknown option '--x', see --help"),
+            ("repair x", "repair needs --truncate-at, see --help"),
+            ("repair --truncate-at 5", "repair needs a file, see --help"),
+            (
+                "repair --truncate-at 5 x y",
+                "unknown option 'y', see --help",
+            ),
+            ("reshard x", "reshard needs --shards, see --help"),
+            ("reshard x --shards 0", "option '--shards' cannot be '0'"),
         ] {
             let error = parsed(line).expect_err(line);
             assert_eq!(error.to_string(), want);

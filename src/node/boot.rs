@@ -10,15 +10,13 @@ use std::{
 
 use uring::Wake;
 
-use super::{
-    StartError,
-    data::{DataDir, DataError, routing_number},
-};
+use super::StartError;
 use crate::{
     journal::meta::Meta,
     recover::{self, Plan},
     route::Routing,
     shard::{Loaded, Shared, Start, log},
+    tools::{DataDir, DataError, routing_number},
 };
 
 /// A data directory whose files were looked at.

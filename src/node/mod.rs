@@ -2,7 +2,6 @@
 
 mod args;
 mod boot;
-mod data;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -16,7 +15,6 @@ use std::{
 
 pub use args::{Command, Options, USAGE, UsageError, parse};
 use boot::Boot;
-use data::DataError;
 use uring::{
     Doctor, Endpoint, KernelReactor, Reactor, RingConfig, Severity, Wake,
     affinity::{self, CoreNumber},
@@ -28,6 +26,7 @@ use crate::{
     recover::RecoverError,
     shard::{Core, Settings, Shared, lock, log},
     store::seed_collections,
+    tools::DataError,
 };
 
 /// Bytes of a segment of a journal.

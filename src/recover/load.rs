@@ -89,6 +89,8 @@ impl Filling {
     ) -> Result<(), RecoverError> {
         let mut reader = Reader::default();
         let mut at = 0;
+        let refused =
+            |fault| RecoverError::Plan(Box::new(PlanError::Snapshot { file: name, fault }));
         loop {
             let bytes = read(files, name, at)?;
             if bytes.is_empty() {
@@ -97,7 +99,6 @@ impl Filling {
             at += bytes.len() as u64;
             progress(bytes.len() as u64);
             reader.feed(&bytes);
-            let refused = |fault| RecoverError::Snapshot(name, fault);
             while let Some(chunk) = reader.next().map_err(refused)? {
                 match chunk {
                     Chunk::Records { database, body, .. } => {
@@ -107,7 +108,6 @@ impl Filling {
                 }
             }
         }
-        let refused = |fault| RecoverError::Snapshot(name, fault);
         reader.finish().map_err(refused)?;
         Ok(())
     }

@@ -82,8 +82,6 @@ pub enum RecoverError {
     Io(Option<FileName>, u64, String),
     /// Something is missing or damaged.
     Plan(Box<PlanError>),
-    /// A snapshot is damaged inside.
-    Snapshot(FileName, SnapshotFault),
     /// A frame, near some byte, is none.
     Frame(FileName, u64, FrameFault),
     /// A frame, near some byte, does not run; which one and why.
@@ -104,7 +102,6 @@ impl fmt::Display for RecoverError {
             }
             Self::Io(None, _, why) => write!(out, "the data directory cannot be read: {why}"),
             Self::Plan(error) => write!(out, "{error}. What can be done: {}", error.remedy()),
-            Self::Snapshot(file, fault) => write!(out, "{file}: {fault}"),
             Self::Frame(file, at, fault) => write!(out, "{file}: near byte {at}: {fault}"),
             Self::Unplayable(file, at, why) => {
                 write!(out, "{file}: near byte {at}: a frame does not run: {why}")

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     conn::Conn,
+    durable::Fsync,
     oddities::{Went, odd},
     shared::{DbSize, lock},
     state::State,
@@ -136,6 +137,8 @@ impl State {
             .map(|tunables| tunables.clone())
             .unwrap_or_default();
         self.limits.bulk_len_max = self.tunables.bulk_len_max;
+        // From now on, not from the next beat on: whoever set it has been told so.
+        self.gate.on |= self.tunables.fsync == Fsync::Always && self.shared.settings.journals;
         self.note_events();
         if self.memory.policy != self.tunables.policy {
             self.memory.policy = self.tunables.policy;

@@ -1,17 +1,22 @@
-//! Data in and out without a server: `ringkeep import` and `ringkeep export`.
+//! Data directories without a server: `ringkeep import` and `export`, `check`, `repair` and `reshard`, and
+//! what the node shares with them.
 //!
 //! What other servers have left in files is read whole into memory, as the node would hold it, and then
 //! written as a data directory that a node starts from; a data directory is read the same way and written
 //! as an RDB file. Nothing is published under its name before all of it is on the disk.
 
 mod aof;
+mod check;
+mod data;
 mod directory;
 mod input;
 mod kevy;
 mod progress;
 mod publish;
 mod rdb;
+mod repair;
 mod replay;
+mod reshard;
 mod tally;
 
 use std::{
@@ -20,6 +25,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+pub use self::{
+    check::check,
+    data::{DataDir, DataError, routing_number},
+    repair::{Repair, repair},
+    reshard::{Reshard, reshard},
+};
 use self::{progress::Progress, replay::Replay, tally::Tally};
 use crate::{
     aof::{LogError, ManifestError},
@@ -27,6 +38,7 @@ use crate::{
     cmd::{Shard, Shards},
     image::ImageError,
     rdb::FileError,
+    recover::RecoverError,
     route::Routing,
     script::EngineError,
 };
@@ -75,7 +87,11 @@ pub enum ToolError {
     Nothing(PathBuf, &'static str),
     /// A kevy is running on the directory.
     InUse(PathBuf),
-    /// What stands there cannot be imported, and why.
+    /// The data directory cannot be used.
+    Data(DataError),
+    /// What a data directory holds cannot be loaded.
+    Recover(PathBuf, RecoverError),
+    /// What stands there cannot be used, and why.
     Refused(PathBuf, String),
     /// An RDB file is damaged or not known.
     Rdb(PathBuf, FileError),
@@ -112,6 +128,8 @@ impl std::fmt::Display for ToolError {
                     path.display()
                 )
             }
+            ToolError::Data(error) => write!(out, "{error}"),
+            ToolError::Recover(path, error) => write!(out, "{}: {error}", path.display()),
             ToolError::Refused(path, why) => write!(out, "{}: {why}", path.display()),
             ToolError::Rdb(path, error) => write!(out, "{}: {error}", path.display()),
             ToolError::Log(path, error) => write!(out, "{}: {error}", path.display()),
@@ -172,7 +190,9 @@ pub fn export(export: &Export) -> Result<bool, ToolError> {
     }
     let mut tally = Tally::default();
     let mut progress = Progress::new();
-    let mut shards = directory::read(&export.dir, &mut progress)?;
+    // Nobody else has it until all is written.
+    let dir = DataDir::existing(&export.dir).map_err(ToolError::Data)?;
+    let mut shards = directory::read(&dir, &mut progress)?;
     tally.settle(&mut shards, now());
     rdb::export(&export.rdb, &mut shards, &mut tally, &mut progress)?;
     progress.finish();
@@ -184,12 +204,16 @@ pub fn export(export: &Export) -> Result<bool, ToolError> {
 /// More than any server has; a database takes nothing until it is used.
 const DATABASES: usize = 10_000;
 
-fn empty(count: usize, routing: Routing) -> Shards {
-    let databases = match routing {
+fn databases(routing: Routing) -> usize {
+    match routing {
         Routing::KevyHash => DATABASES,
         // A cluster has one.
         Routing::Slots => 1,
-    };
+    }
+}
+
+fn empty(count: usize, routing: Routing) -> Shards {
+    let databases = databases(routing);
     let mut shards = Shards::none_of(count as u32).routed(routing);
     for at in 0..count {
         shards.put(at, Box::new(Shard::new(databases, at as u64)));

@@ -95,6 +95,20 @@ impl Node {
         }
     }
 
+    /// Waits until what a data directory holds is in memory.
+    pub fn wait_until_loaded(&mut self) {
+        let mut client = self.client();
+        eventually("loading", || !client.say("DBSIZE").starts_with("-LOADING"));
+    }
+
+    /// The log of a node that has ended.
+    pub fn all_lines(&mut self) -> &[String] {
+        if let Ok(log) = self.log.get_mut() {
+            self.seen.extend(log.iter());
+        }
+        &self.seen
+    }
+
     pub fn client(&self) -> Client {
         Client::tcp(self.port)
     }

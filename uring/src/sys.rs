@@ -1,7 +1,10 @@
 //! Small matters between a process and its kernel that the node, which has no `unsafe`, needs.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{IntoRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use crate::net::check;
@@ -142,6 +145,19 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     }
     Ok(limit.rlim_cur)
+}
+
+/// Gives two files or directories each other's name, in one step.
+///
+/// # Errors
+/// What renameat2 said: some file systems cannot do it.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let one = CString::new(one.as_os_str().as_bytes())?;
+    let other = CString::new(other.as_os_str().as_bytes())?;
+    let (at, flags) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+    // SAFETY: both names end with a zero and outlive the call.
+    check(unsafe { libc::renameat2(at, one.as_ptr(), at, other.as_ptr(), flags) })?;
+    Ok(())
 }
 
 /// Gives a file at least `len` bytes of disk and length. May wait for the disk.

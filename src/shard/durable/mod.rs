@@ -247,6 +247,7 @@ impl Durable {
 
     /// Hands to the ring what a turn produced; true if a snapshot went on.
     pub fn step<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
+        self.fsync = state.tunables.fsync;
         let replaced = state.shared.durable.replaced.load(SeqCst);
         if self.replaced != replaced {
             self.replaced = replaced;

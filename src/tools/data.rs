@@ -1,4 +1,4 @@
-//! The data directory as the node finds it: locked, of our format, and readable.
+//! The data directory as the node and the tools find it: locked, of our format, and readable.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -20,6 +20,8 @@ pub enum DataError {
     Io(&'static str, PathBuf, io::Error),
     /// Another process has it.
     InUse(PathBuf),
+    /// There is none.
+    Missing(PathBuf),
     /// `ringkeep.meta` is damaged.
     Meta(PathBuf, String),
     /// The data is split into another number of shards.
@@ -54,6 +56,12 @@ impl std::fmt::Display for DataError {
             DataError::InUse(dir) => {
                 write!(out, "another node runs on {}", dir.display())
             }
+            DataError::Missing(dir) => write!(
+                out,
+                "{} is no data directory: there is no {} in it",
+                dir.display(),
+                FileName::Meta
+            ),
             DataError::Meta(path, why) => write!(out, "{} is damaged: {why}", path.display()),
             DataError::Shards { dir, there, asked } => write!(
                 out,
@@ -108,6 +116,37 @@ impl DataDir {
         };
         dir.remove_unfinished().map_err(failed("tidy up"))?;
         Ok(dir)
+    }
+
+    /// Opens a data directory that is there. Nothing in it is changed but the lock file.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn existing(path: &Path) -> Result<Self, DataError> {
+        let name = path.join(FileName::Meta.to_string());
+        // Looked at first, so that no lock file is left where there is no data directory.
+        if !name.exists() {
+            return Err(DataError::Missing(path.to_owned()));
+        }
+        let lock = Self::lock(path)?;
+        let bytes = fs::read(&name).map_err(|error| DataError::Io("read", name.clone(), error))?;
+        let meta = Meta::read(&bytes).map_err(|why| DataError::Meta(name, why.to_string()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            meta,
+            _lock: lock,
+        })
+    }
+
+    /// How keys are placed on its shards.
+    ///
+    /// # Errors
+    /// [`DataError`]: a later version knows.
+    pub fn routing(&self) -> Result<Routing, DataError> {
+        [Routing::KevyHash, Routing::Slots]
+            .into_iter()
+            .find(|routing| routing_number(*routing) == self.meta.routing)
+            .ok_or_else(|| DataError::Routing(self.path.clone()))
     }
 
     fn lock(path: &Path) -> Result<File, DataError> {

@@ -1,0 +1,369 @@
+//! A data directory: what was written is there again, and what is damaged is not taken for good.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use crate::{
+    client::Client,
+    node::{Node, eventually, free_port, run},
+};
+
+/// A data directory of one test, removed at its end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(test: &str) -> Dir {
+        let name = format!("ringkeep-durable-{}-{test}", std::process::id());
+        let dir = Dir(std::env::temp_dir().join(name));
+        dir.remove();
+        dir
+    }
+
+    fn text(&self) -> &str {
+        self.0.to_str().expect("a plain path")
+    }
+
+    fn beside(&self, end: &str) -> PathBuf {
+        PathBuf::from(format!("{}{end}", self.text()))
+    }
+
+    fn remove(&self) {
+        for end in ["", ".old", ".reshard"] {
+            let _ = fs::remove_dir_all(self.beside(end));
+        }
+    }
+
+    fn start(&self, shards: &str, more: &[&str]) -> Node {
+        let mut node = Node::start(&self.options(shards, more));
+        node.wait_until_loaded();
+        node
+    }
+
+    fn options<'a>(&'a self, shards: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        let first = ["--threads", "2", "--shards", shards, "--dir", self.text()];
+        first.into_iter().chain(more.iter().copied()).collect()
+    }
+
+    /// Why a node does not start with it.
+    fn refusal(&self, shards: &str) -> String {
+        let mut node = Node::spawn(free_port(), &self.options(shards, &[]));
+        assert_eq!(node.wait().code(), Some(1));
+        node.all_lines().join("\n")
+    }
+
+    /// Its files of a kind, oldest first.
+    fn files(&self, end: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).expect("it is there");
+        let mut files: Vec<PathBuf> = entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        files.retain(|file| file.to_string_lossy().ends_with(end));
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+const ALWAYS: &[&str] = &["--appendfsync", "always"];
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn stop(mut node: Node) {
+    node.client().post_line("SHUTDOWN");
+    assert_eq!(node.wait().code(), Some(0));
+}
+
+fn kill(node: Node) {
+    // Dropped, a node is killed.
+    drop(node);
+}
+
+/// Every type, deadlines, two databases, and a transaction over several shards.
+fn fill(client: &mut Client) {
+    for (line, reply) in [
+        ("SET s1 v", "+OK"),
+        ("INCRBYFLOAT s2 1.5", "1.5"),
+        ("SET s3 v PXAT 99999999999999", "+OK"),
+        ("RPUSH list a b c", ":3"),
+        ("SADD set m", ":1"),
+        ("ZADD zset 1 a 2 b", ":2"),
+        ("HSET hash f v", ":1"),
+        ("XADD stream 5-1 f v", "5-1"),
+        ("XGROUP CREATE stream g 0", "+OK"),
+        ("MSET m1 1 m2 2 m3 3 m4 4", "+OK"),
+        ("RENAME m4 m5", "+OK"),
+        ("SELECT 3", "+OK"),
+        ("SET other 1", "+OK"),
+        ("SELECT 0", "+OK"),
+    ] {
+        assert_eq!(client.say(line), reply, "{line}");
+    }
+}
+
+fn expect_filled(client: &mut Client) {
+    for (line, reply) in [
+        ("GET s1", "v"),
+        ("GET s2", "1.5"),
+        ("PEXPIRETIME s3", ":99999999999999"),
+        ("LRANGE list 0 -1", "[a b c]"),
+        ("SMEMBERS set", "[m]"),
+        ("ZRANGE zset 0 -1 WITHSCORES", "[a 1 b 2]"),
+        ("HGETALL hash", "[f v]"),
+        ("XRANGE stream - +", "[[5-1 [f v]]]"),
+        ("XLEN stream", ":1"),
+        ("XGROUP CREATECONSUMER stream g c", ":1"),
+        ("XGROUP DELCONSUMER stream g c", ":0"),
+        ("MGET m1 m2 m3 m5", "[1 2 3 4]"),
+        ("EXISTS m4", ":0"),
+        ("SELECT 3", "+OK"),
+        ("GET other", "1"),
+        ("SELECT 0", "+OK"),
+        ("DBSIZE", ":12"),
+    ] {
+        assert_eq!(client.say(line), reply, "{line}");
+    }
+}
+
+#[test]
+fn all_is_there_after_a_stop_a_kill_and_a_snapshot() {
+    let dir = Dir::new("stop");
+    let node = dir.start("5", ALWAYS);
+    fill(&mut node.client());
+    kill(node);
+    let node = dir.start("5", ALWAYS);
+    expect_filled(&mut node.client());
+    stop(node);
+    let node = dir.start("5", &[]);
+    let mut client = node.client();
+    expect_filled(&mut client);
+    assert_eq!(client.say("SAVE"), "+OK");
+    assert_eq!(dir.files(".rks").len(), 5);
+    kill(node);
+    let node = dir.start("5", &[]);
+    expect_filled(&mut node.client());
+}
+
+#[test]
+fn what_was_confirmed_survives_a_kill() {
+    let dir = Dir::new("kill");
+    let node = dir.start("5", ALWAYS);
+    let mut clients = node.clients(8);
+    for round in 0..50 {
+        for (at, client) in clients.iter_mut().enumerate() {
+            client.post_line(&format!("SET k{at}:{round} {round}"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.reply(), "+OK");
+        }
+    }
+    kill(node);
+    let node = dir.start("5", ALWAYS);
+    let mut client = node.client();
+    assert_eq!(client.say("DBSIZE"), ":400");
+    for at in 0..8 {
+        for round in 0..50 {
+            assert_eq!(client.say(&format!("GET k{at}:{round}")), round.to_string());
+        }
+    }
+}
+
+#[test]
+fn another_number_of_shards_takes_a_reshard() {
+    let dir = Dir::new("reshard");
+    let node = dir.start("5", &[]);
+    fill(&mut node.client());
+    let reshard = |shards| run(&["reshard", dir.text(), "--shards", shards]);
+    let in_use = reshard("2");
+    assert_eq!(in_use.status.code(), Some(1));
+    assert!(stdout(&in_use).contains("another node runs on"));
+    let second = dir.refusal("5");
+    assert!(second.contains("another node runs on"), "{second}");
+    stop(node);
+    let refusal = dir.refusal("2");
+    assert!(refusal.contains("has 5 shard(s), not 2"), "{refusal}");
+    assert!(refusal.contains("ringkeep reshard"), "{refusal}");
+    assert!(stdout(&reshard("5")).contains("it has 5 shards already"));
+    let done = reshard("2");
+    assert!(done.status.success(), "{}", stdout(&done));
+    assert!(stdout(&done).contains("has 2 shards now, not 5"));
+    assert!(dir.beside(".old").is_dir() && !dir.beside(".reshard").exists());
+    let node = dir.start("2", &[]);
+    expect_filled(&mut node.client());
+    stop(node);
+    let good = run(&[
+        "check",
+        dir.text(),
+        dir.beside(".old").to_str().expect("plain"),
+    ]);
+    assert!(good.status.success(), "{}", stdout(&good));
+    assert!(stdout(&good).contains("a node starts with it"));
+    assert!(stdout(&reshard("1")).contains("it is there from a reshard before"));
+}
+
+/// One shard with ten blocks; its only segment.
+fn ten_blocks(dir: &Dir) -> PathBuf {
+    let node = dir.start("1", ALWAYS);
+    let mut client = node.client();
+    for at in 0..10 {
+        assert_eq!(client.say(&format!("SET k{at} value-of-{at}")), "+OK");
+    }
+    kill(node);
+    let mut segments = dir.files(".rkj");
+    assert_eq!(segments.len(), 1, "{segments:?}");
+    segments.remove(0)
+}
+
+/// Where a text stands in a file.
+fn find(file: &Path, text: &str) -> usize {
+    let bytes = fs::read(file).expect("it is there");
+    let mut windows = bytes.windows(text.len());
+    windows
+        .position(|window| window == text.as_bytes())
+        .expect("the text is there")
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).expect("it is there");
+    bytes[at] ^= 1;
+    fs::write(file, bytes).expect("it can be written");
+}
+
+#[test]
+fn damage_in_a_journal_is_named_and_cut_only_when_asked_for() {
+    let dir = Dir::new("damage");
+    let segment = ten_blocks(&dir);
+    flip(&segment, find(&segment, "value-of-5"));
+    let name = segment
+        .file_name()
+        .and_then(|name| name.to_str())
+        .expect("plain");
+    let refusal = dir.refusal("1");
+    let (_, command) = refusal
+        .split_once("ringkeep repair --truncate-at ")
+        .expect("it says what can be done");
+    let at = command.split(' ').next().expect("the byte");
+    assert!(
+        refusal.contains(&format!("{name}: byte {at}: ")),
+        "{refusal}"
+    );
+    let path = segment.to_str().expect("plain");
+    for checked in [path, dir.text()] {
+        let found = run(&["check", checked]);
+        assert_eq!(found.status.code(), Some(1));
+        let text = stdout(&found);
+        assert!(text.contains("DAMAGED"), "{text}");
+        assert!(
+            text.contains(&format!("--truncate-at {at} {name}")),
+            "{text}"
+        );
+    }
+    let cut = |at: &str| run(&["repair", "--truncate-at", at, path]);
+    let beyond: u64 = at.parse().expect("a number");
+    let refused = cut(&(beyond + 1).to_string());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stdout(&refused).contains("is not between two blocks"));
+    let before = fs::read(&segment).expect("it is there");
+    let done = cut(at);
+    assert!(done.status.success(), "{}", stdout(&done));
+    assert!(
+        stdout(&done).contains("given up: frames "),
+        "{}",
+        stdout(&done)
+    );
+    let copy = fs::read(format!("{path}.damaged")).expect("the copy");
+    assert!(copy == before, "the copy is another");
+    let node = dir.start("1", &[]);
+    let mut client = node.client();
+    assert_eq!(client.say("DBSIZE"), ":5");
+    assert_eq!(client.say("MGET k0 k4 k5"), "[value-of-0 value-of-4 nil]");
+    let in_use = cut(at);
+    assert!(stdout(&in_use).contains("another node runs on"));
+}
+
+#[test]
+fn a_torn_end_is_left_out_with_a_note() {
+    let dir = Dir::new("torn");
+    let segment = ten_blocks(&dir);
+    // In the last block: nothing after it says that it was durable.
+    flip(&segment, find(&segment, "value-of-9"));
+    let found = run(&["check", segment.to_str().expect("plain")]);
+    assert!(found.status.success());
+    assert!(
+        stdout(&found).contains("never confirmed"),
+        "{}",
+        stdout(&found)
+    );
+    let mut node = Node::spawn(free_port(), &dir.options("1", &[]));
+    let note = node.wait_for_line("never confirmed").expect("a note");
+    assert!(note.contains(".rkj: "), "{note}");
+    node.wait_for_line("ready on").expect("it starts");
+    node.wait_until_loaded();
+    let mut client = node.client();
+    assert_eq!(client.say("DBSIZE"), ":9");
+    assert_eq!(client.say("GET k8"), "value-of-8");
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused() {
+    let dir = Dir::new("snapshot");
+    let node = dir.start("1", &[]);
+    let mut client = node.client();
+    client.say("SET k value-of-k");
+    assert_eq!(client.say("SAVE"), "+OK");
+    stop(node);
+    let snapshot = dir.files(".rks").remove(0);
+    flip(&snapshot, find(&snapshot, "value-of-k"));
+    let refusal = dir.refusal("1");
+    assert!(refusal.contains(".rks: byte 48: "), "{refusal}");
+    let found = run(&["check", dir.text()]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(
+        stdout(&found).contains(".rks: byte 48: "),
+        "{}",
+        stdout(&found)
+    );
+}
+
+#[test]
+fn saving_is_told_and_syncing_can_be_changed() {
+    let dir = Dir::new("save");
+    let node = dir.start("2", &[]);
+    let mut client = node.client();
+    let field = |client: &mut Client, name: &str| {
+        let info = client.say("INFO persistence");
+        let line = info.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|value| value.trim_start_matches(':').trim().to_string())
+    };
+    assert_eq!(field(&mut client, "aof_enabled").as_deref(), Some("1"));
+    assert_eq!(client.say("SET a 1"), "+OK");
+    assert_eq!(client.say("BGSAVE"), "+Background saving started");
+    eventually("BGSAVE", || {
+        field(&mut client, "rdb_bgsave_in_progress").as_deref() == Some("0")
+            && dir.files(".rks").len() == 2
+    });
+    assert_eq!(
+        field(&mut client, "rdb_last_bgsave_status").as_deref(),
+        Some("ok")
+    );
+    let told = client.say("LASTSAVE");
+    let seconds: u64 = told.trim_start_matches(':').parse().expect("seconds");
+    assert!(seconds > 1_600_000_000, "{told}");
+    assert_eq!(client.say("CONFIG SET appendfsync always"), "+OK");
+    assert_eq!(client.say("CONFIG GET appendfsync"), "[appendfsync always]");
+    // Every core takes a setting over at its next beat.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(client.say("SET b 2"), "+OK");
+    kill(node);
+    let node = dir.start("2", &[]);
+    assert_eq!(node.client().say("MGET a b"), "[1 2]");
+}
