@@ -13,10 +13,7 @@ use super::{
     frontier::{Frontier, SharedUnit},
     mark,
 };
-use crate::journal::{
-    Block, FileName, Position, Stream,
-    segment::{SEGMENT_HEADER_LEN, Segment as Header},
-};
+use crate::journal::{Block, FileName, Position, Stream, segment::Segment as Header};
 
 /// Bytes that one write takes, unless one block is longer.
 const WRITE_LEN: usize = 1 << 20;
@@ -218,8 +215,8 @@ impl Journal {
         } else if pending > 0 {
             match &self.active {
                 Some(active)
-                    if active.at + pending > self.place.segment_len
-                        && active.at > SEGMENT_HEADER_LEN as u64 =>
+                    // One that is not half full takes whatever comes: the next one is not made yet.
+                    if half_full && active.at + pending > self.place.segment_len =>
                 {
                     self.roll(stream.generation(), reactor);
                 }
