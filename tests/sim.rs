@@ -6,8 +6,11 @@
 //! `appendfsync` promises), each shard must be a prefix of its history, and units over several shards must be
 //! there whole or not at all. One seed is one history.
 //!
-//! `RINGKEEP_SIM_SEEDS=100000 cargo test --release --test sim` runs more seeds, `RINGKEEP_SIM_FIRST` says from
-//! which one on.
+//! `RINGKEEP_SIM_SEEDS=100000 cargo test --release --test sim` runs more seeds, `RINGKEEP_SIM_FIRST` says
+//! from which one on. With `RINGKEEP_SIM_FAULTS=1` a fourth of the disks fail, too, and `appendfsync` is
+//! switched. That does not hold yet, in about 2 of 100 histories: a snapshot that makes up for a failed write
+//! tears units over several shards, because it is published without waiting for their parts in the other
+//! shards; and in seed 168 a write behind a switch to `always` is lost.
 
 use std::{
     cell::RefCell,
@@ -560,7 +563,8 @@ impl Cell {
             .collect()
     }
 
-    /// The newest version of the key that is furthest behind, if each key is as it was once. A snapshot that a
+    /// The newest version of the key that is furthest behind, if each key is as it was once. A snapshot that
+    /// a
     /// failed journal goes on behind does not wait for what other shards have of its units.
     fn versions_with_parts_of(&self, state: &[Value]) -> Vec<usize> {
         let newest = state.iter().enumerate().map(|(key, value)| {
@@ -1424,7 +1428,8 @@ impl Sim {
                 }
                 _ => {
                     return Err(format!(
-                        "{:?} {:?}: {state:.200?} is none of the versions from {floor} on, but {like:?} of {count}; \
+                        "{:?} {:?}: {state:.200?} is none of the versions from {floor} on, but {like:?} of \
+                         {count}; \
                          version {floor}: {:.200?}",
                         cell.kind, cell.keys, cell.history[floor],
                     ));
@@ -1498,19 +1503,10 @@ enum Trust {
 
 #[test]
 fn power_may_go_at_any_moment() {
-    go_through(Trust::Good);
-}
-
-/// In about 2 of 100 histories a snapshot that makes up for a failed write tears units over several shards:
-/// it is published without waiting for their parts in the other shards. In seed 168 of [`Trust::Failing`]
-/// without its faults, a write behind a switch to `always` is lost; nobody knows why yet.
-#[test]
-#[ignore = "a healing snapshot does not wait for the other shards' parts of units"]
-fn power_may_go_while_the_disk_fails() {
-    go_through(Trust::Failing);
-}
-
-fn go_through(disk: Trust) {
+    let disk = match env::var_os("RINGKEEP_SIM_FAULTS") {
+        None => Trust::Good,
+        Some(_) => Trust::Failing,
+    };
     let first = number("RINGKEEP_SIM_FIRST").unwrap_or(0);
     let count = number("RINGKEEP_SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(0);

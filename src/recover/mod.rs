@@ -1,7 +1,7 @@
 //! What a data directory holds, found out and put into shards again.
 //!
 //! [`survey`] looks at every file of it and decides what counts; nothing is loaded before that is known of
-//! all shards, because a unit over several of them counts in all or in none. [`load`] fills one shard.
+//! all shards, because a unit over several of them counts in all or in none. [`load()`] fills one shard.
 //! No file is opened here: [`Files`] is the directory.
 
 mod load;

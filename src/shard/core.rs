@@ -193,7 +193,8 @@ impl<R: Reactor> Core<R> {
             || self.durable.as_ref().is_some_and(Durable::has_work)
     }
 
-    /// One turn: waits for events as told (before [`Wait::Event`] the mailboxes must have been parked), handles
+    /// One turn: waits for events as told (before [`Wait::Event`] the mailboxes must have been parked),
+    /// handles
     /// them, and hands to the ring what comes of it. True if there was work.
     ///
     /// # Errors

@@ -96,7 +96,7 @@ pub(super) struct State {
     pub last_name: u64,
     pub last_command: Option<(usize, &'static Spec)>,
     pub gathers: Gathers,
-    /// Why requests take the long way: see [`odd`](super::oddities::odd).
+    /// Why requests take the long way: see [`odd`].
     pub odd: u8,
     pub pause: Option<Pause>,
     pub tracked: Tracked,

@@ -212,6 +212,7 @@ impl Durable {
                     routing: start.routing,
                     dir: dir.to_owned(),
                     folder,
+                    write_len: (settings.segment_len / WRITES_PER_SEGMENT) as usize,
                 },
                 snap: None,
                 next_snap: start.next_seq,
@@ -641,6 +642,8 @@ impl Kept {
 const LATE_MS: Ms = 1500;
 /// Beats that are remembered.
 const BEATS_MAX: usize = 32;
+/// A write of a snapshot has this part of a segment's length.
+const WRITES_PER_SEGMENT: u64 = 256;
 /// Between two tries of a snapshot that failed.
 const RETRY_MS: Ms = 1000;
 

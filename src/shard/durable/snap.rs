@@ -23,8 +23,6 @@ const SLICE: Budget = Budget {
     records: 128,
     bytes: 32 << 10,
 };
-/// Bytes of chunks from which on they are written.
-const WRITE_LEN: usize = 256 << 10;
 /// Writes on their way to the disk.
 const FLIGHTS_MAX: usize = 2;
 
@@ -95,6 +93,8 @@ pub struct SnapPlace {
     pub dir: PathBuf,
     /// The same, open.
     pub folder: FileId,
+    /// Bytes of chunks from which on they are written.
+    pub write_len: usize,
 }
 
 /// See the module page.
@@ -244,7 +244,7 @@ impl Snap {
                 self.bytes = composer.finish(&mut self.chunks, position.offset);
             }
         }
-        if slice.is_last || self.chunks.len() >= WRITE_LEN {
+        if slice.is_last || self.chunks.len() >= self.place.write_len {
             let chunks = std::mem::take(&mut self.chunks);
             let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
             self.at += chunks.len() as u64;
