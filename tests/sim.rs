@@ -31,6 +31,7 @@ use std::{
     thread,
 };
 
+use bytes::Bytes;
 use ringkeep::{
     base::Rng,
     journal::{
@@ -253,7 +254,7 @@ impl Reactor for Spy {
         Ok(file)
     }
 
-    fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         let mut sight = self.sight.borrow_mut();
         sight.on_write(file, &block, offset, mark);
         if let Some(path) = sight.files.get(&(file.index, file.generation)).cloned() {
@@ -275,7 +276,7 @@ impl Reactor for Spy {
             .write_arena(file, chunk, start, len, offset, mark);
     }
 
-    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         self.sight.borrow_mut().on_write(file, &block, offset, mark);
         self.inner.write_durable(file, block, offset, mark);
     }
@@ -980,6 +981,7 @@ impl Sim {
             announce: String::new(),
             slots: None,
             journals: true,
+            replication_port: None,
             segment_len: self.plan.segment_len,
         };
         let now_ms = world.now() / MS;

@@ -63,6 +63,9 @@ pub struct Options {
     pub spin_us: u64,
     /// Primary to follow: host and port.
     pub replica_of: Option<(String, u16)>,
+    /// Port on which replicas of the first shard connect; 0: they cannot. If absent, the client port and
+    /// 10000 more.
+    pub replication_port: Option<u16>,
     /// Password that clients have to show; empty: none.
     pub password: String,
     /// Address that cluster clients are sent to; the first one to listen on if absent.
@@ -89,6 +92,7 @@ impl Default for Options {
             fsync: Fsync::default(),
             spin_us: 30,
             replica_of: None,
+            replication_port: None,
             password: String::new(),
             announce: None,
             slots: None,
@@ -121,6 +125,8 @@ usage: ringkeep [options]          serve
   --cpu-list A,B,..    CPUs to pin the cores to
   --no-pin             do not pin the cores
   --replicaof H:P      follow a kevy primary; P is its replication base port or its client port
+  --replication-port N port for replicas of the first shard, the others follow; 0: none
+                       (the client port + 10000)
   --databases N        databases of SELECT (16)
   --dir PATH           data directory; what is written is kept there (none: memory only)
   --appendonly yes|no  keep a journal in the data directory (yes where there is one)
@@ -235,6 +241,9 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                     (!host.is_empty()).then(|| (host.to_string(), port))
                 });
                 options.replica_of = Some(parsed.ok_or(UsageError::BadValue(name, text))?);
+            }
+            "--replication-port" => {
+                options.replication_port = Some(number(&name, value()?, 0, 65_535)? as u16);
             }
             "--requirepass" => options.password = value()?,
             "--cluster" => cluster = true,

@@ -3,12 +3,17 @@
 //! - [`wire`] cuts the bytes of one stream into acknowledgements, pings, snapshot chunks and frames.
 //! - [`link`] follows one stream of an upstream: handshake, positions, acks, time-outs, reconnects.
 //! - [`discover`] finds out which ports an upstream's streams are on.
+//! - [`source`] understands what replicas say to us.
+//! - [`history`] keeps what they are sent.
 
 pub mod discover;
+pub mod history;
 pub mod link;
+pub mod source;
 pub mod wire;
 
 pub use crate::base::Position;
+pub use history::{History, Part};
 
 /// Is this a command that every kevy primary answers with an error and streams all the same? Its own
 /// data did not change, so neither may ours.

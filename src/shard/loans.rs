@@ -682,6 +682,8 @@ impl State {
             }
             // What they are good for is done by the core, behind all messages.
             Message::Follow(_) | Message::Frontier => {}
+            Message::Acked => self.acked = true,
+            Message::AskAcks => self.asks_acks = true,
         }
         self.run_ready();
     }
@@ -720,6 +722,7 @@ mod tests {
                 spin_us: 0,
                 dir: None,
                 journals: false,
+                replication_port: None,
                 segment_len: 1 << 20,
                 announce: String::new(),
                 slots: None,

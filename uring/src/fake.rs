@@ -22,6 +22,8 @@ mod disk;
 
 pub use disk::DiskFaults;
 
+use bytes::Bytes;
+
 use crate::reactor::{
     End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
     Wait, Wake,
@@ -277,7 +279,7 @@ enum Work {
     Write {
         number: FileNumber,
         offset: u64,
-        block: Vec<u8>,
+        block: Bytes,
         chunk: Option<u32>,
         is_durable: bool,
     },
@@ -309,7 +311,6 @@ enum Notice {
         socket: Token,
     },
     ArenaWritten {
-        file: FileId,
         mark: u64,
         chunk: u32,
         result: Result<(), i32>,
@@ -1245,17 +1246,15 @@ impl Job {
                 Work::Write {
                     chunk: Some(chunk), ..
                 },
-                Some(file),
+                Some(_),
             ) => {
                 return Notice::ArenaWritten {
-                    file,
                     mark,
                     chunk,
                     result,
                 };
             }
-            (Work::Write { block, .. }, Some(file)) => Event::Written {
-                file,
+            (Work::Write { block, .. }, Some(_)) => Event::Written {
                 mark,
                 block,
                 result,
@@ -1353,7 +1352,6 @@ impl FakeReactor {
                 })
             }
             Notice::ArenaWritten {
-                file,
                 mark,
                 chunk,
                 result,
@@ -1362,9 +1360,8 @@ impl FakeReactor {
                     chunk.in_flight = chunk.in_flight.saturating_sub(1);
                 }
                 Some(Event::Written {
-                    file,
                     mark,
-                    block: Vec::new(),
+                    block: Bytes::new(),
                     result,
                 })
             }
@@ -1448,7 +1445,7 @@ impl FakeReactor {
         file: FileId,
         mark: u64,
         offset: u64,
-        block: Vec<u8>,
+        block: Bytes,
         chunk: Option<u32>,
         is_durable: bool,
     ) {
@@ -1690,7 +1687,7 @@ impl Reactor for FakeReactor {
         Ok(inside.files.insert(file).into())
     }
 
-    fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         self.start_write(file, mark, offset, block, None, false);
     }
 
@@ -1706,9 +1703,8 @@ impl Reactor for FakeReactor {
         let end = start as usize + len as usize;
         let found = self.arena.get_mut(chunk as usize);
         let Some(found) = found.filter(|found| end <= found.bytes.len()) else {
-            let (block, result) = (Vec::new(), Err(libc::EINVAL));
+            let (block, result) = (Bytes::new(), Err(libc::EINVAL));
             let event = Event::Written {
-                file,
                 mark,
                 block,
                 result,
@@ -1719,11 +1715,11 @@ impl Reactor for FakeReactor {
             return;
         };
         found.in_flight += 1;
-        let block = found.bytes[start as usize..end].to_vec();
+        let block = Bytes::copy_from_slice(&found.bytes[start as usize..end]);
         self.start_write(file, mark, offset, block, Some(chunk), false);
     }
 
-    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         self.start_write(file, mark, offset, block, None, true);
     }
 

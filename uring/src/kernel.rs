@@ -15,6 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
 
+use bytes::Bytes;
 use io_uring::types::{Fd, FsyncFlags, TimeoutFlags, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
@@ -156,7 +157,7 @@ struct FileOperation {
 }
 
 enum Work {
-    Write { block: Vec<u8>, is_durable: bool },
+    Write { block: Bytes, is_durable: bool },
     Arena { chunk: u32, start: u32, len: u32 },
     Sync,
     Reserve { len: u64 },
@@ -1299,12 +1300,12 @@ impl Reactor for KernelReactor {
         Ok(self.keep_file(file, false))
     }
 
-    fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         let is_durable = false;
         self.start_file(file, mark, Work::Write { block, is_durable }, offset);
     }
 
-    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         let is_durable = true;
         self.start_file(file, mark, Work::Write { block, is_durable }, offset);
     }
@@ -1539,14 +1540,13 @@ impl FileOperation {
         let (file, mark) = (self.file.into(), self.mark);
         let block = match self.work {
             Work::Write { block, .. } => block,
-            Work::Arena { .. } => Vec::new(),
+            Work::Arena { .. } => Bytes::new(),
             Work::Sync => return Event::Synced { file, mark, result },
             Work::Reserve { .. } | Work::Rename { .. } | Work::Remove { .. } => {
                 return Event::Done { mark, result };
             }
         };
         Event::Written {
-            file,
             mark,
             block,
             result,

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use bytes::{Bytes, BytesMut};
 use uring::{FileId, OpenHow, Reactor};
 
 use super::{
@@ -13,7 +14,10 @@ use super::{
     frontier::{Frontier, SharedUnit},
     mark,
 };
-use crate::journal::{Block, FileName, Position, Stream, segment::Segment as Header};
+use crate::{
+    journal::{Block, FileName, Position, Stream, segment::Segment as Header},
+    repl::Part,
+};
 
 /// Bytes that one write takes, unless one block is longer.
 const WRITE_LEN: usize = 1 << 20;
@@ -96,6 +100,8 @@ struct Flight {
     end: u64,
     len: u64,
     durable: bool,
+    /// What is kept for replicas once it is written.
+    parts: Vec<Part>,
 }
 
 /// A segment that is no longer written to.
@@ -142,6 +148,8 @@ pub struct Journal {
     era: u8,
     /// How far the disk and the other shards are.
     pub frontier: Frontier,
+    /// What is written is kept for replicas.
+    pub keeps: bool,
     /// Nothing is written until this is over.
     pub trouble: Option<Trouble>,
     /// Bytes written since the start.
@@ -171,6 +179,7 @@ impl Journal {
             is_suspended: false,
             closing: None,
             era: 0,
+            keeps: false,
             trouble: None,
             bytes: 0,
             writes: 0,
@@ -346,7 +355,7 @@ impl Journal {
             at: header.len() as u64,
         });
         self.is_heading = true;
-        reactor.write_durable(file, header, 0, self.mark(Step::Header));
+        reactor.write_durable(file, header.into(), 0, self.mark(Step::Header));
     }
 
     fn write<R: Reactor>(&mut self, stream: &mut Stream, fsync: Fsync, reactor: &mut R) {
@@ -355,16 +364,19 @@ impl Journal {
         let Some(first) = stream.take_block() else {
             return;
         };
-        let mut end = first.end();
-        let mut bytes = self.sealed(first, seq, synced);
+        let (mut end, mut parts) = (first.end(), Vec::new());
+        let mut bytes = self.sealed(first, seq, synced, &mut parts);
         // Units over several shards have blocks of their own; they still share a write.
         while bytes.len() < WRITE_LEN
             && stream.pending_bytes() > 0
             && let Some(block) = stream.take_block()
         {
             end = block.end();
-            let more = self.sealed(block, seq, synced);
-            bytes.extend_from_slice(&more);
+            let more = self.sealed(block, seq, synced, &mut parts);
+            let joined = bytes.try_into_mut();
+            let mut joined = joined.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            joined.extend_from_slice(&more);
+            bytes = joined.freeze();
             stream.reuse(more);
         }
         let Some(active) = &self.active else { return };
@@ -373,6 +385,7 @@ impl Journal {
             end,
             len: bytes.len() as u64,
             durable,
+            parts,
         });
         self.bytes += bytes.len() as u64;
         self.writes += 1;
@@ -385,7 +398,7 @@ impl Journal {
         }
     }
 
-    fn sealed(&mut self, mut block: Block, seq: u64, synced: u64) -> Vec<u8> {
+    fn sealed(&mut self, mut block: Block, seq: u64, synced: u64, parts: &mut Vec<Part>) -> Bytes {
         block.seal(seq, synced);
         if block.is_shared() {
             let others = block.participants().iter();
@@ -398,7 +411,12 @@ impl Journal {
                     .collect(),
             });
         }
-        block.into_bytes()
+        if !self.keeps {
+            return block.into_bytes();
+        }
+        let (part, bytes) = Part::of(block);
+        parts.push(part);
+        bytes
     }
 
     fn sync<R: Reactor>(&mut self, reactor: &mut R) {
@@ -415,21 +433,21 @@ impl Journal {
         self.era != era
     }
 
-    /// A write is over.
-    pub fn on_written(&mut self, step: Step, result: Result<(), i32>) {
+    /// A write is over. What it wrote, if that is kept.
+    pub fn on_written(&mut self, step: Step, result: Result<(), i32>) -> Vec<Part> {
         if step == Step::Close {
             self.closing = Some(true);
-            return;
+            return Vec::new();
         }
         if step == Step::Header {
             self.is_heading = false;
             if let Err(errno) = result {
                 self.fail("writing a segment header", errno);
             }
-            return;
+            return Vec::new();
         }
         let Some(flight) = self.flight.take() else {
-            return;
+            return Vec::new();
         };
         match result {
             Ok(()) => {
@@ -441,8 +459,12 @@ impl Journal {
                     self.frontier.synced(flight.end);
                 }
             }
-            Err(errno) => self.fail("writing", errno),
+            Err(errno) => {
+                self.fail("writing", errno);
+                return Vec::new();
+            }
         }
+        flight.parts
     }
 
     /// A sync of the segment or of the folder, or a reservation, is over.

@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use uring::Reactor;
 
 pub use self::{gate::Gate, journal::OldSegment, save::Saves};
@@ -267,6 +268,7 @@ impl Durable {
             if let Some(stream) = &mut home.stream
                 && state.shared.settings.journals
             {
+                kept.journal.keeps = state.feeding[kept.place.own];
                 kept.journal.step(stream, self.fsync, reactor);
             }
             worked |= kept.go_on(state, reactor);
@@ -305,7 +307,7 @@ impl Durable {
     pub fn on_written<R: Reactor>(
         &mut self,
         state: &mut State,
-        (mark, block): (u64, Vec<u8>),
+        (mark, block): (u64, Bytes),
         result: Result<(), i32>,
         reactor: &mut R,
     ) {
@@ -319,7 +321,14 @@ impl Durable {
         if let Some(step) = Step::of(step)
             && !kept.journal.is_stale(era)
         {
-            kept.journal.on_written(step, result);
+            let parts = kept.journal.on_written(step, result);
+            if !parts.is_empty() {
+                state
+                    .written
+                    .extend(parts.into_iter().map(|part| (own, part)));
+                self.advance(state);
+                return;
+            }
         }
         let shard = kept.place.shard;
         if state.homes.shards.has(shard)
@@ -468,7 +477,7 @@ impl Kept {
             } else {
                 self.journal.want_sync();
             }
-            if !state.shared.settings.journals {
+            if !state.shared.settings.journals && !state.feeding[self.place.own] {
                 home.stream = None;
                 state.homes.refresh(self.place.shard);
             }
@@ -541,7 +550,8 @@ impl Kept {
         let shard = self.place.shard;
         let seq = self.next_snap;
         self.next_snap += 1;
-        if !state.shared.settings.journals {
+        let has_stream = state.homes.shards.shard(shard).stream.is_some();
+        if !state.shared.settings.journals && !has_stream {
             // The walk needs to hear of changes.
             let at = self.last.renewed(state.now);
             self.last = at;

@@ -10,7 +10,7 @@ use uring::{FileId, OpenHow, Reactor};
 
 use super::mark;
 use crate::{
-    cmd::Shard,
+    cmd::{Shard, Walker},
     journal::{
         FileName, Position,
         snapshot::{Composer, Kind, Snapshot},
@@ -160,7 +160,7 @@ impl Snap {
         };
         let mut chunks = Vec::new();
         let composer = Composer::new(&header, &mut chunks);
-        shard.begin_walk();
+        shard.begin_walk(Walker::Disk);
         Ok(Self {
             place,
             seq,
@@ -221,7 +221,7 @@ impl Snap {
             return false;
         };
         // What happened since the last slice stands behind it and before the next one.
-        shard.take_noted(|database, count, frames| {
+        shard.take_noted(Walker::Disk, |database, count, frames| {
             let chunk = composer.open(&mut self.chunks);
             self.chunks.extend_from_slice(frames);
             composer.close(&mut self.chunks, chunk, Kind::Frames, database, count);
@@ -229,7 +229,7 @@ impl Snap {
         let before = self.chunks.len();
         let chunk = composer.open(&mut self.chunks);
         let body = self.chunks.len();
-        let slice = shard.walk_on(SLICE, &mut self.chunks);
+        let slice = shard.walk_on(Walker::Disk, SLICE, &mut self.chunks);
         if self.chunks.len() > body {
             let (database, count) = (slice.database as u32, slice.records as u32);
             composer.close(&mut self.chunks, chunk, Kind::Records, database, count);
@@ -237,7 +237,7 @@ impl Snap {
             self.chunks.truncate(before);
         }
         if slice.is_last {
-            shard.end_walk();
+            shard.end_walk(Walker::Disk);
             self.end = Some(position);
             self.phase = Phase::Ending;
             if let Some(composer) = self.composer.take() {
@@ -249,7 +249,7 @@ impl Snap {
             let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
             self.at += chunks.len() as u64;
             self.flights += 1;
-            reactor.write(self.file, chunks, at, mark);
+            reactor.write(self.file, chunks.into(), at, mark);
         }
         slice.is_last
     }
@@ -286,7 +286,7 @@ impl Snap {
     /// Gives up: closes the file and has it removed.
     pub fn give_up<R: Reactor>(&self, shard: Option<&mut Shard>, reactor: &mut R) {
         if let Some(shard) = shard {
-            shard.end_walk();
+            shard.end_walk(Walker::Disk);
         }
         reactor.close_file(self.file);
         let name = self.place.name(self.seq).unfinished();
