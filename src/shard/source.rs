@@ -565,8 +565,9 @@ impl Link {
     }
 
     fn view(&self) -> ReplicaView {
-        let digits = self.id.split('#').next().unwrap_or_default();
-        let digits = digits.rsplit('-').next().unwrap_or_default();
+        // Newer ones are called by their client port: `kevy-replica-6004#0`.
+        let name = self.id.split_once('#').map_or("", |(name, _)| name);
+        let digits = name.rsplit('-').next().unwrap_or_default();
         ReplicaView {
             ip: self
                 .peer
