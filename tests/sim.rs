@@ -1007,7 +1007,7 @@ impl Sim {
                 .map_err(|error| format!("it cannot load: {error}"))?;
             shared.durable.loading.put(Loaded {
                 shard,
-                start: Start::after(plan, meta.routing, now_ms),
+                start: Start::after(plan, meta.routing, now_ms, false),
             });
         }
         let mut reactors = Vec::new();

@@ -8,6 +8,10 @@ use std::fmt;
 
 use bytes::BytesMut;
 
+/// The name of a frame that changes nothing. A replica that loaded a snapshot was told to be at the offset
+/// that it names, until it had all that comes before this frame: in between it was nowhere.
+pub const SHIPPED: &str = "RINGKEEP.SHIPPED";
+
 use crate::resp::{Args, ParseLimits, Parser, ProtocolError, Step};
 
 /// Memory that frames are composed in.

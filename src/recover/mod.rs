@@ -4,10 +4,12 @@
 //! all shards, because a unit over several of them counts in all or in none. [`load()`] fills one shard.
 //! No file is opened here: [`Files`] is the directory.
 
+mod frames;
 mod load;
 
 use std::{fmt, io};
 
+pub use frames::{Wanted, frames};
 pub use load::{Place, load};
 
 use crate::journal::{
@@ -57,11 +59,13 @@ pub struct Plan {
     pub end: Position,
     /// The node had stopped in order.
     pub is_clean: bool,
+    /// Nothing was left out because other shards lack parts of it.
+    pub is_whole: bool,
     /// A number that no segment and no snapshot has.
     pub next_seq: u64,
     /// The highest generation that any file names.
     pub generation: u64,
-    /// Segments that count, or are kept: number, end, bytes.
+    /// Segments that are kept: number, end, bytes.
     pub segments: Vec<(u64, u64, u64)>,
     /// Snapshots that are there.
     pub snapshots: Vec<u64>,
@@ -275,7 +279,7 @@ fn look_at_snapshot(
 }
 
 /// The next piece of a file.
-fn read(files: &impl Files, name: FileName, at: u64) -> Result<Vec<u8>, RecoverError> {
+fn read(files: &(impl Files + ?Sized), name: FileName, at: u64) -> Result<Vec<u8>, RecoverError> {
     let mut bytes = vec![0; PIECE_LEN];
     let len = files
         .read(&name.to_string(), at, &mut bytes)
@@ -302,6 +306,7 @@ impl Found {
             ));
         }
         let mut segments = Vec::new();
+        let mut unused = [self.unused, plan.unused].concat();
         let mut generation = plan.end.generation;
         for file in &self.files.segments {
             let Ok(scanned) = &file.found else { continue };
@@ -310,13 +315,18 @@ impl Found {
                 shard: number,
                 seq: file.seq,
             };
-            if let (Tail::Torn(reason), false) = (scanned.end.tail, plan.unused.contains(&name)) {
+            // What the snapshot holds too may still be of use to replicas.
+            let is_history = scanned.segment.start.generation == plan.end.generation
+                && scanned.end.next <= plan.end.offset
+                && !matches!(scanned.end.tail, Tail::Damaged { .. });
+            unused.retain(|unused| *unused != name || !is_history);
+            if let (Tail::Torn(reason), false) = (scanned.end.tail, unused.contains(&name)) {
                 notes.push(format!(
                     "{name}: a write that was never confirmed is left out from byte {} on: {reason}",
                     scanned.end.at
                 ));
             }
-            if !plan.unused.contains(&name) {
+            if !unused.contains(&name) {
                 segments.push((file.seq, scanned.end.next, size(name)));
             }
         }
@@ -340,12 +350,13 @@ impl Found {
             replays: plan.replays,
             end: plan.end,
             is_clean: plan.is_clean && plan.cut_count == 0,
+            is_whole: plan.cut_count == 0,
             next_seq: seqs.max().unwrap_or(0) + 1,
             generation,
             segments,
             snapshots: plan.snapshot.into_iter().collect(),
             snapshot_bytes,
-            unused: [self.unused, plan.unused].concat(),
+            unused,
             notes,
         }
     }

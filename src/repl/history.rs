@@ -56,9 +56,34 @@ impl Part {
         (part, bytes)
     }
 
+    /// What a block on disk has; `is_plain` as in [`Block::is_plain`].
+    pub fn read((first, end): (u64, u64), database: u32, frames: Bytes, is_plain: bool) -> Self {
+        Self {
+            first,
+            end,
+            database,
+            frames,
+            plain: if is_plain {
+                Plain::Same
+            } else {
+                Plain::Unknown
+            },
+        }
+    }
+
     /// Offset behind its last frame.
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// What a peer gets that goes on from this offset, which is in it; `None` if there is nothing for
+    /// this one.
+    pub fn rest(&mut self, from: u64, peer: Peer, parser: &mut Parser) -> Option<Bytes> {
+        let (first, end, database) = (self.first, self.end, self.database);
+        let bytes = self.bytes(peer, parser)?.clone();
+        let mut frames = Frames::of_part(&bytes, (first, end - first), database, parser);
+        let at = frames.skip_to(from).ok()?;
+        Some(bytes.slice(at..))
     }
 
     /// Its bytes for a peer; `None` if there are none for this one.
@@ -185,6 +210,11 @@ impl History {
         self.parts.front().map(|part| part.first)
     }
 
+    /// Offset behind the newest frame that is kept.
+    pub fn end(&self) -> Option<u64> {
+        self.parts.back().map(|part| part.end)
+    }
+
     /// Adds what happened next.
     pub fn push(&mut self, part: Part) {
         if self.parts.back().is_some_and(|last| last.end != part.first) {
@@ -228,8 +258,12 @@ impl History {
             .doubtful
             .iter()
             .any(|(first, end)| (*first..*end).contains(&offset));
-        let first = self.first().unwrap_or(next);
-        !is_doubtful && (first..=next).contains(&offset)
+        !is_doubtful && self.reaches(offset, next)
+    }
+
+    /// Is everything from an offset on kept?
+    pub fn reaches(&self, offset: u64, next: u64) -> bool {
+        (self.first().unwrap_or(next)..=next).contains(&offset)
     }
 
     /// Appends what comes next for a peer to `out`: at most so many pieces, and no further ones once there

@@ -16,7 +16,7 @@ use crate::{
     image::{END, MAGIC, SpanKind, spans},
     journal::{
         Position, Stream,
-        frame::{self, Frames},
+        frame::{self, Frames, SHIPPED},
     },
     resp::Parser,
     store::{Budget, Form, Keyspace},
@@ -77,7 +77,6 @@ impl Ship {
 
     /// Goes on for a turn. What is to be sent goes to `out`.
     pub fn sail(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
-        let at = shard.position();
         let mut is_void = false;
         let Self {
             behind,
@@ -110,7 +109,7 @@ impl Ship {
         }
         if slice.is_last {
             shard.end_walk(Walker::Replicas);
-            return self.arrive(at, out);
+            return self.arrive(shard, out);
         }
         if self.image.len() >= BATCH_LEN {
             self.cut(out, BATCH_LEN);
@@ -169,8 +168,10 @@ impl Ship {
         }
     }
 
-    /// The walk is over: the rest of the image, and what belongs behind it.
-    fn arrive(&mut self, at: Position, out: &mut Vec<Bytes>) -> Sailed {
+    /// The walk is over: the rest of the image, and what belongs behind it. The stream notes how far back
+    /// peers are sent.
+    fn arrive(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+        let at = shard.position();
         self.image.put_u8(END);
         let trailer = std::mem::take(&mut self.trailer);
         self.image.put_slice(&trailer);
@@ -189,8 +190,15 @@ impl Ship {
         if !frames.is_empty() {
             out.push(frames.into());
         }
-        let end = at.offset;
-        Sailed::Done { first, end }
+        if let Some(stream) = &mut shard.stream {
+            let first = first.to_string();
+            stream.frame(0, [SHIPPED.as_bytes(), first.as_bytes()].into_iter());
+            stream.end_unit();
+        }
+        Sailed::Done {
+            first,
+            end: at.offset,
+        }
     }
 
     /// Makes chunks of the first bytes of the image.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Seek, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -85,6 +85,8 @@ pub struct DataDir {
     path: PathBuf,
     /// What it is.
     pub meta: Meta,
+    /// The machine has not been started anew since a node had the directory last.
+    pub is_same_boot: bool,
     _lock: File,
 }
 
@@ -96,7 +98,7 @@ impl DataDir {
     pub fn open(path: &Path, wanted: Meta) -> Result<Self, DataError> {
         let failed = |what| move |error| DataError::Io(what, path.to_owned(), error);
         fs::create_dir_all(path).map_err(failed("make"))?;
-        let lock = Self::lock(path)?;
+        let (lock, is_same_boot) = Self::lock(path)?;
         let name = path.join(FileName::Meta.to_string());
         let meta = match fs::read(&name) {
             Ok(bytes) => {
@@ -112,6 +114,7 @@ impl DataDir {
         let dir = Self {
             path: path.to_owned(),
             meta,
+            is_same_boot,
             _lock: lock,
         };
         dir.remove_unfinished().map_err(failed("tidy up"))?;
@@ -128,12 +131,13 @@ impl DataDir {
         if !name.exists() {
             return Err(DataError::Missing(path.to_owned()));
         }
-        let lock = Self::lock(path)?;
+        let (lock, is_same_boot) = Self::lock(path)?;
         let bytes = fs::read(&name).map_err(|error| DataError::Io("read", name.clone(), error))?;
         let meta = Meta::read(&bytes).map_err(|why| DataError::Meta(name, why.to_string()))?;
         Ok(Self {
             path: path.to_owned(),
             meta,
+            is_same_boot,
             _lock: lock,
         })
     }
@@ -149,21 +153,28 @@ impl DataDir {
             .ok_or_else(|| DataError::Routing(self.path.clone()))
     }
 
-    fn lock(path: &Path) -> Result<File, DataError> {
+    /// The lock, and whether who had it last ran since the machine was started.
+    fn lock(path: &Path) -> Result<(File, bool), DataError> {
         let name = path.join(FileName::Lock.to_string());
         let failed = |error| DataError::Io("lock", name.clone(), error);
         let mut options = File::options();
-        options.create(true).truncate(false).write(true).mode(0o600);
+        options.create(true).truncate(false);
+        options.read(true).write(true).mode(0o600);
         let mut file = options.open(&name).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // For people who look; the lock is what counts.
+        // A number for people who look, and which run of the machine this is.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut last = String::new();
+        let _ = file.read_to_string(&mut last);
+        let is_same_boot = !boot.is_empty() && last.lines().nth(1) == Some(boot.trim());
         let _ = file.set_len(0);
-        let _ = writeln!(file, "{}", std::process::id());
-        Ok(file)
+        let _ = file.rewind();
+        let _ = writeln!(file, "{}\n{}", std::process::id(), boot.trim());
+        Ok((file, is_same_boot))
     }
 
     /// Snapshots that were not published are of no use to anybody.

@@ -254,13 +254,20 @@ impl Journal {
         old + self.active.as_ref().map_or(0, |active| active.at)
     }
 
-    /// Forgets the segments in which everything lies below `end`; their numbers.
-    pub fn take_older(&mut self, end: u64) -> impl Iterator<Item = u64> {
-        let (older, kept) = std::mem::take(&mut self.old_segments)
-            .into_iter()
-            .partition::<Vec<_>, _>(|old| old.end <= end);
-        self.old_segments = kept;
-        older.into_iter().map(|old| old.seq)
+    /// Forgets the segments in which everything lies below `end`, but for the newest of them with about
+    /// `keep` bytes; their numbers.
+    pub fn take_older(&mut self, end: u64, keep: u64) -> impl Iterator<Item = u64> + use<> {
+        let all = std::mem::take(&mut self.old_segments);
+        let (mut older, mut kept_bytes) = (Vec::new(), 0);
+        for old in all.into_iter().rev() {
+            if old.end > end || kept_bytes < keep {
+                kept_bytes += if old.end > end { 0 } else { old.bytes };
+                self.old_segments.insert(0, old);
+            } else {
+                older.push(old.seq);
+            }
+        }
+        older.into_iter()
     }
 
     /// Says on the disk that nothing follows. Everything else was written.

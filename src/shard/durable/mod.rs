@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::Path,
     sync::{
-        Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -35,7 +35,7 @@ use crate::{
     base::Ms,
     cmd::Shard,
     journal::{FileName, Position, Stream},
-    recover::Plan,
+    recover::{Files, Plan},
     resp::Error,
 };
 
@@ -101,10 +101,10 @@ pub struct Start {
 
 impl Start {
     /// After a recovery.
-    pub fn after(plan: Plan, routing: u32, now: Ms) -> Self {
+    pub fn after(plan: Plan, routing: u32, now: Ms, is_same_boot: bool) -> Self {
         Self {
             shard: plan.shard,
-            at: next_position(&plan, now),
+            at: next_position(&plan, now, is_same_boot),
             parent: plan.end,
             routing,
             next_seq: plan.next_seq,
@@ -123,10 +123,13 @@ impl Start {
     }
 }
 
-/// Where a stream goes on: after a stop in order, where it was. After a crash something may be lost that
-/// others have seen, so a new history begins, far above whatever the old one can have reached.
-fn next_position(plan: &Plan, now: Ms) -> Position {
-    if plan.is_clean && plan.end.generation > 0 {
+/// Where a stream goes on: after a stop in order, where it was. So, too, if only the process ended: replicas
+/// have nothing that was not written, and what was written is there as long as the machine has not gone
+/// down. Otherwise something may be lost that others have seen, so a new history begins, far above whatever
+/// the old one can have reached.
+fn next_position(plan: &Plan, now: Ms, is_same_boot: bool) -> Position {
+    let has_all = plan.is_clean || (is_same_boot && plan.is_whole);
+    if has_all && plan.end.generation > 0 {
         return plan.end;
     }
     let newest = Position {
@@ -636,7 +639,12 @@ impl Kept {
             .map(|seq| FileName::Snapshot { shard, seq })
             .collect();
         self.snapshots.push(snap.seq);
-        let older = self.journal.take_older(at.offset);
+        // A snapshot that heals is the beginning of another history.
+        let keep = match state.feeding[self.place.own] && !snap.heals {
+            true => state.tunables.backlog_len as u64,
+            false => 0,
+        };
+        let older = self.journal.take_older(at.offset, keep);
         names.extend(older.map(|seq| FileName::Segment { shard, seq }));
         for name in names {
             let path = self.place.dir.join(name.to_string());
@@ -658,7 +666,7 @@ const WRITES_PER_SEGMENT: u64 = 256;
 const RETRY_MS: Ms = 1000;
 
 /// What cores tell each other, INFO and clients about durability.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Durability {
     /// One per shard of the node.
     pub shards: Vec<Marks>,
@@ -673,6 +681,8 @@ pub struct Durability {
     pub loading: Loading,
     /// Counts how often the whole data set was replaced by a primary's.
     pub replaced: AtomicU64,
+    /// The data directory, for threads that read what was written long ago.
+    pub files: OnceLock<Arc<dyn Files + Send + Sync>>,
 }
 
 /// How far a shard's stream is durable, told by its core.
