@@ -59,8 +59,15 @@ const CORES: usize = 2;
 /// Seeds of the unit stage.
 const SEEDS: u64 = 1000;
 
-/// Seeds that failed once.
-const FAILED: [u64; 0] = [];
+/// Seeds that failed once, and what they showed.
+const FAILED: [u64; 1] = [
+    // Of two switches of `appendfsync` at once the clients took the wrong one for the last: a mistake of this
+    // test.
+    168,
+];
+
+/// Seeds after which a long run says how far it is.
+const PROGRESS: u64 = 1000;
 
 /// What `everysec` may lose: from then on replies wait for the disk, which is noticed at a beat.
 const WINDOW: Nanos = 1_900_000_000;
@@ -842,7 +849,6 @@ impl Sim {
         let mut plan = Plan::drawn(&mut rng);
         if disk == Trust::Good {
             plan.faults = None;
-            plan.switches = false;
         }
         let world = FakeWorld::seeded(seed);
         let (mut cells, mut clients) = (Vec::new(), Vec::new());
@@ -1209,6 +1215,15 @@ impl Sim {
         self.policy == Fsync::Always && self.holds_from <= asked
     }
 
+    /// Does a client wait for the reply to a switch of the policy?
+    fn is_switching(&self) -> bool {
+        let mut asked = self
+            .clients
+            .iter()
+            .filter_map(|client| client.asked.as_ref());
+        asked.any(|asked| matches!(asked.ask, Ask::Policy(_)))
+    }
+
     fn take(&mut self, asked: Asked, at: usize) -> Outcome<()> {
         let now = self.world.now();
         let last = asked.replies.last().expect("there is one");
@@ -1290,7 +1305,8 @@ impl Sim {
         let own = client.own.clone();
         let (ask, requests) = match self.rng.below(40) {
             0 => (Ask::Save, vec![request(&["BGSAVE"])]),
-            1 if self.plan.switches => {
+            // One at a time: of two, nobody knows which was the last.
+            1 if self.plan.switches && !self.is_switching() => {
                 let policies = [Fsync::Always, Fsync::EverySecond, Fsync::No];
                 let policy = policies[self.rng.below(3) as usize];
                 // From here on nothing is sure.
@@ -1527,6 +1543,10 @@ fn power_may_go_at_any_moment() {
                     };
                     let outcome = run(seed, disk);
                     let mut seen = seen.lock().expect("nobody panicked");
+                    if count > PROGRESS && at > 0 && at % PROGRESS == 0 {
+                        let (failed, acked) = (seen.1.len(), seen.2);
+                        eprintln!("{at} seeds, {failed} failed, {acked} acknowledged writes");
+                    }
                     match outcome {
                         Ok(sim) => {
                             for (point, count) in sim.visits {
