@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::{Spec, Table, flag},
+    cmd::{Shards, Spec, Table, flag},
     mesh::Mesh,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
@@ -80,6 +80,8 @@ pub(super) struct State {
     pub dropped: Vec<SocketId>,
     /// Frames that other cores applied.
     pub applied: Vec<Asker>,
+    /// Shards that are of no more use and are freed in slices.
+    pub retired: Vec<Shards>,
     /// Loads that are done, with their stream and session.
     pub loaded: Vec<(usize, u64, bool)>,
     pub tunables_version: u64,
@@ -162,6 +164,7 @@ impl State {
             limits: ParseLimits::default(),
             dropped: Vec::new(),
             applied: Vec::new(),
+            retired: Vec::new(),
             loaded: Vec::new(),
             clients: Clients::default(),
             loans: Loans::default(),
@@ -197,6 +200,7 @@ impl State {
             || self.more_due
             || self.memory.has_work()
             || self.loans.load.is_some()
+            || !self.retired.is_empty()
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()
             || !self.clients.woken.is_empty()
