@@ -856,3 +856,476 @@ const DATA_RETRY_MS: u64 = 1000;
 const BACKOFF_MAX: u32 = 5;
 /// Up to a second.
 const BACKOFF_SHORT: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "0123456789012345678901234567890123456789";
+    const OTHER: &str = "abcdefghijabcdefghijabcdefghijabcdefghij";
+
+    /// A link, its clock, and what it said since the last look.
+    struct Bench {
+        link: Psync,
+        now: u64,
+        log: Vec<String>,
+        /// Bytes that were fed and not used.
+        rest: Vec<u8>,
+        /// Data sets are loaded as soon as they have arrived.
+        loads: bool,
+    }
+
+    impl Bench {
+        fn new(login: Option<Login>) -> Self {
+            Self {
+                link: Psync::new(6004, login, 1000),
+                now: 1000,
+                log: Vec::new(),
+                rest: Vec::new(),
+                loads: true,
+            }
+        }
+
+        /// A link that has introduced itself and asked to follow.
+        fn asking() -> Self {
+            let mut bench = Self::new(None);
+            bench.ask();
+            bench.take();
+            bench
+        }
+
+        /// One that streams from offset 100 on.
+        fn streaming() -> Self {
+            let mut bench = Self::asking();
+            bench.feed(format!("+FULLRESYNC {ID} 100\r\n$3\r\nRDB").as_bytes());
+            bench.take();
+            bench
+        }
+
+        fn ask(&mut self) {
+            self.poll();
+            self.link.on_connected(self.now);
+            self.poll();
+            self.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+        }
+
+        fn feed(&mut self, bytes: &[u8]) {
+            self.rest.extend_from_slice(bytes);
+            loop {
+                let (used, event) = self.link.feed(self.now, &self.rest);
+                let mut is_loaded = false;
+                let (line, through) = match event {
+                    None => (None, None),
+                    Some(Event::Resumed) => (Some("resumed".into()), None),
+                    Some(Event::SyncBegin) => (Some("sync".into()), None),
+                    Some(Event::Rdb(piece)) => {
+                        let text = String::from_utf8_lossy(piece).into_owned();
+                        (Some(format!("rdb {text}")), None)
+                    }
+                    Some(Event::RdbEnd) => {
+                        is_loaded = self.loads;
+                        (Some("rdb end".into()), None)
+                    }
+                    Some(Event::Frame { end, db, args }) => {
+                        (Some(format!("{end} {}", frame(db, args))), Some(end))
+                    }
+                    Some(Event::Unit { end, frames }) => {
+                        let frames = frames.iter().map(|(db, args)| frame(*db, args.as_args()));
+                        let text = frames.collect::<Vec<_>>().join(", ");
+                        (Some(format!("{end} [{text}]")), Some(end))
+                    }
+                };
+                let is_over = line.is_none();
+                // Pieces of a file are one, however they came.
+                match (self.log.last_mut(), line) {
+                    (Some(last), Some(line))
+                        if last.starts_with("rdb ")
+                            && line.starts_with("rdb ")
+                            && line != "rdb end" =>
+                    {
+                        last.push_str(&line[4..]);
+                    }
+                    (_, line) => self.log.extend(line),
+                }
+                self.rest.drain(..used);
+                if let Some(end) = through {
+                    self.link.applied_through(end);
+                }
+                if is_loaded {
+                    self.link.loaded(self.now, None);
+                }
+                if is_over {
+                    break;
+                }
+            }
+            self.poll();
+        }
+
+        fn poll(&mut self) {
+            while let Some(action) = self.link.poll(self.now) {
+                self.log.push(match action {
+                    Action::Connect => "connect".into(),
+                    Action::Send(bytes) => {
+                        let text = String::from_utf8(bytes).expect("text");
+                        let words = text
+                            .split("\r\n")
+                            .filter(|word| !word.starts_with(['*', '$']));
+                        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+                        format!("send {}", words.join(" "))
+                    }
+                    Action::Drop { reason, retry_at } => {
+                        self.rest.clear();
+                        format!("drop {reason} +{}", retry_at - self.now)
+                    }
+                });
+            }
+        }
+
+        fn pass(&mut self, ms: u64) {
+            self.now += ms;
+            self.poll();
+        }
+
+        fn close(&mut self) {
+            self.link.on_closed(self.now);
+            self.poll();
+        }
+
+        fn take(&mut self) -> Vec<String> {
+            std::mem::take(&mut self.log)
+        }
+
+        fn place(&self) -> Option<(String, u64, u64)> {
+            let place = self.link.status().place?;
+            let id = String::from_utf8_lossy(&place.id).into_owned();
+            Some((id, place.offset, place.db))
+        }
+    }
+
+    fn frame(db: u64, args: Args<'_>) -> String {
+        let words: Vec<_> = args.iter().map(String::from_utf8_lossy).collect();
+        format!("{db}:{}", words.join(" "))
+    }
+
+    fn command(line: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        write_command(&mut out, &words);
+        out
+    }
+
+    const HELLO: &str = "send PING REPLCONF listening-port 6004 REPLCONF capa eof capa psync2";
+
+    #[test]
+    fn a_link_introduces_itself_and_asks_for_everything() {
+        let mut bench = Bench::new(None);
+        bench.poll();
+        bench.link.on_connected(bench.now);
+        bench.feed(b"\n\r\n+PO");
+        bench.feed(b"NG\r\n-ERR no such option\r\n");
+        assert_eq!(bench.take(), ["connect", HELLO]);
+        bench.feed(b"+OK\r\n");
+        assert_eq!(bench.take(), ["send PSYNC ? -1"]);
+        assert_eq!(bench.link.status().state, LinkState::Handshake);
+    }
+
+    #[test]
+    fn the_password_is_shown_behind_ping() {
+        let login = Login {
+            user: "me".into(),
+            password: "secret".into(),
+        };
+        assert_eq!(format!("{login:?}"), "Login(\"me\")");
+        let mut bench = Bench::new(Some(login));
+        bench.poll();
+        bench.link.on_connected(bench.now);
+        bench.poll();
+        bench.feed(b"-NOAUTH first\r\n+OK\r\n+OK\r\n+OK\r\n");
+        let hello = HELLO.replace("PING", "PING AUTH me secret");
+        assert_eq!(bench.take(), ["connect", &hello, "send PSYNC ? -1"]);
+        let mut bench = Bench::new(Some(Login {
+            user: String::new(),
+            password: "wrong".into(),
+        }));
+        bench.poll();
+        bench.link.on_connected(bench.now);
+        bench.feed(b"+PONG\r\n-WRONGPASS no\r\n+OK\r\n+OK\r\n");
+        let last = bench.take().pop();
+        assert_eq!(
+            last.as_deref(),
+            Some("drop password not accepted: -WRONGPASS no +250")
+        );
+    }
+
+    #[test]
+    fn a_data_set_comes_by_length_or_up_to_a_mark() {
+        let mark = "m".repeat(39) + "!";
+        let by_mark = format!("\n\n$EOF:{mark}\r\nmm{}RDB{mark}", "m".repeat(38));
+        let want_by_mark = format!("rdb mm{}RDB", "m".repeat(38));
+        for (body, want) in [
+            ("\n$5\r\n\nRDB\n".to_string(), "rdb \nRDB\n".to_string()),
+            (by_mark, want_by_mark),
+        ] {
+            for piece in [1, 7, 1000] {
+                let mut bench = Bench::asking();
+                let bytes = format!("\n+FULLRESYNC {ID} 100\r\n{body}");
+                let bytes = [bytes.as_bytes(), &command("SET k v")].concat();
+                bytes.chunks(piece).for_each(|piece| bench.feed(piece));
+                let ack = "send REPLCONF ACK 100";
+                let mut log = bench.take();
+                log.retain(|line| !line.starts_with("send"));
+                assert_eq!(
+                    log,
+                    ["sync", &want, "rdb end", "127 0:SET k v"],
+                    "{piece} {ack}"
+                );
+                assert_eq!(bench.place(), Some((ID.into(), 127, 0)));
+            }
+        }
+    }
+
+    #[test]
+    fn commands_move_the_position_at_their_ends() {
+        let mut bench = Bench::streaming();
+        bench.feed(&command("SELECT 3"));
+        bench.feed(&command("PING"));
+        assert_eq!(bench.place(), Some((ID.into(), 137, 3)));
+        let set = command("SET k v");
+        bench.feed(&set[..set.len() - 1]);
+        assert_eq!(bench.place(), Some((ID.into(), 137, 3)));
+        bench.feed(&set[set.len() - 1..]);
+        assert_eq!(bench.place(), Some((ID.into(), 164, 3)));
+        // Half a transaction does not count, and neither does a database selected in it.
+        bench.feed(&[command("MULTI"), command("select 5"), command("DEL a")].concat());
+        assert_eq!(bench.place(), Some((ID.into(), 164, 3)));
+        assert_eq!(bench.take(), ["164 3:SET k v"]);
+        bench.close();
+        bench.pass(250);
+        bench.ask();
+        let asked = format!("send PSYNC {ID} 165");
+        let log = bench.take();
+        assert_eq!(
+            log,
+            ["drop closed by the primary +250", "connect", HELLO, &asked]
+        );
+        bench.feed(b"+CONTINUE\r\n");
+        bench.feed(&[command("MULTI"), command("DEL a"), command("select 5")].concat());
+        bench.feed(&[command("DEL b"), command("exec"), command("SET c d")].concat());
+        let log = bench.take();
+        assert_eq!(
+            log,
+            [
+                "resumed",
+                "send REPLCONF ACK 164",
+                "256 [3:DEL a, 5:DEL b]",
+                "283 5:SET c d"
+            ]
+        );
+        assert_eq!(bench.place(), Some((ID.into(), 283, 5)));
+    }
+
+    #[test]
+    fn a_primary_may_go_on_under_another_name() {
+        let mut bench = Bench::streaming();
+        bench.close();
+        bench.pass(250);
+        bench.ask();
+        bench.feed(format!("+CONTINUE {OTHER}\r\n").as_bytes());
+        assert_eq!(bench.place(), Some((OTHER.into(), 100, 0)));
+        let previous = bench.link.status().previous;
+        assert_eq!(previous, ID.as_bytes().try_into().ok().map(|id| (id, 101)));
+        bench.close();
+        bench.take();
+        bench.pass(250);
+        bench.ask();
+        assert_eq!(bench.take()[2], format!("send PSYNC {OTHER} 101"));
+    }
+
+    #[test]
+    fn acknowledgements_say_what_was_applied() {
+        let mut bench = Bench::asking();
+        bench.feed(format!("+FULLRESYNC {ID} 100\r\n$0\r\n").as_bytes());
+        assert_eq!(bench.take(), ["sync", "rdb end", "send REPLCONF ACK 100"]);
+        // One frame is on its way: handed out, not applied.
+        let bytes = [
+            command("SET k v"),
+            command("PING"),
+            command("REPLCONF GETACK *"),
+        ]
+        .concat();
+        let (used, event) = bench.link.feed(bench.now, &bytes);
+        assert!(matches!(event, Some(Event::Frame { end: 127, .. })));
+        let (_, event) = bench.link.feed(bench.now, &bytes[used..]);
+        assert!(event.is_none());
+        bench.poll();
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1000);
+        assert_eq!(bench.take(), ["send REPLCONF ACK 100"]);
+        bench.link.applied_through(127);
+        bench.poll();
+        assert_eq!(bench.take(), ["send REPLCONF ACK 178"]);
+        // What was never handed out is not believed.
+        bench.link.applied_through(9999);
+        bench.pass(999);
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["send REPLCONF ACK 178"]);
+    }
+
+    #[test]
+    fn a_position_outlives_a_data_set_that_breaks_off() {
+        let mut bench = Bench::streaming();
+        bench.loads = false;
+        bench.close();
+        bench.pass(250);
+        bench.ask();
+        bench.feed(format!("+FULLRESYNC {OTHER} 500\r\n$5\r\nRD").as_bytes());
+        assert_eq!(bench.link.status().synced, (2, Some(5)));
+        bench.close();
+        assert_eq!(bench.place(), Some((ID.into(), 100, 0)));
+        bench.take();
+        // Closed while it is put in place: it is in place all the same.
+        bench.pass(1000);
+        bench.ask();
+        bench.feed(format!("+FULLRESYNC {OTHER} 500\r\n$2\r\nRD").as_bytes());
+        bench.close();
+        bench.feed(b"unused");
+        bench.take();
+        bench.link.loaded(bench.now, Some(4));
+        bench.poll();
+        assert_eq!(bench.take(), ["drop closed by the primary +250"]);
+        assert_eq!(bench.place(), Some((OTHER.into(), 500, 4)));
+    }
+
+    #[test]
+    fn a_bad_data_set_is_asked_for_ever_more_seldom() {
+        let mut bench = Bench::asking();
+        bench.loads = false;
+        for delay in [1, 2, 4, 8, 16, 32, 32] {
+            bench.feed(format!("+FULLRESYNC {ID} 100\r\n$2\r\nRD").as_bytes());
+            bench.take();
+            bench.link.spoiled(bench.now, "no RDB".into());
+            bench.poll();
+            let want = format!("drop bad data set: no RDB +{delay}000");
+            assert_eq!(bench.take(), [want]);
+            assert_eq!(bench.place(), None);
+            bench.pass(delay * 1000);
+            bench.ask();
+        }
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_read_is_given_up() {
+        let long = vec![b'x'; 70_000];
+        for (bytes, want) in [
+            (&b"*1\r\n$x\r\n"[..], "invalid bulk length"),
+            (b"*99999999999\r\n", "invalid multibulk length"),
+            (b"*1\r\n$9999999999\r\n", "invalid bulk length"),
+            (b"*3\r\n+OK\r\n", "expected '$', got '+'"),
+            (b"\"quoted\"\r\n", "unbalanced quotes in request"),
+            (&long, "too big inline request"),
+        ] {
+            let mut bench = Bench::streaming();
+            bench.feed(bytes);
+            let want = format!("drop stream broken: ERR Protocol error: {want} +250");
+            assert_eq!(bench.take(), [want]);
+            assert_eq!(bench.place(), None);
+        }
+        for lines in [&["EXEC"][..], &["MULTI", "MULTI"], &["SELECT x"]] {
+            let mut bench = Bench::streaming();
+            bench.feed(
+                &lines
+                    .iter()
+                    .flat_map(|line| command(line))
+                    .collect::<Vec<_>>(),
+            );
+            let want = "drop stream broken: a transaction or SELECT in a wrong place +250";
+            assert_eq!(bench.take(), [want]);
+            // Everything is asked for again.
+            bench.pass(250);
+            bench.ask();
+            assert_eq!(bench.take()[2], "send PSYNC ? -1");
+        }
+    }
+
+    #[test]
+    fn strange_answers_end_the_connection() {
+        let endless = vec![b'+'; 20_000];
+        for (bytes, want) in [
+            (&b"-NOMASTERLINK no\r\n"[..], "refused: -NOMASTERLINK no"),
+            (b"-LOADING x\r\n", "refused: -LOADING x"),
+            (b"+CONTINUE\r\n", "not understood: +CONTINUE"),
+            (
+                b"+FULLRESYNC short 5\r\n",
+                "not understood: +FULLRESYNC short 5",
+            ),
+            (b"+HELLO\r\n", "not understood: +HELLO"),
+            (b"$5\r\n", "not understood: $5"),
+            (&endless, "not understood: ++++"),
+        ] {
+            let mut bench = Bench::asking();
+            bench.feed(bytes);
+            let log = bench.take();
+            assert_eq!(log.len(), 1);
+            assert!(log[0].starts_with(&format!("drop {want}")), "{log:?}");
+        }
+        for (header, want) in [
+            (&b"$12x\r\n"[..], "data set without length or mark"),
+            (
+                b"$99999999999999999999\r\n",
+                "data set without length or mark",
+            ),
+            (b"$EOF:short\r\n", "data set without length or mark"),
+            (b"RDB\r\n", "data set without length or mark"),
+            (b"-ERR no disk\r\n", "refused: -ERR no disk"),
+        ] {
+            let mut bench = Bench::asking();
+            bench.feed(&[format!("+FULLRESYNC {ID} 1\r\n").as_bytes(), header].concat());
+            assert_eq!(bench.take(), ["sync".into(), format!("drop {want} +250")]);
+        }
+    }
+
+    #[test]
+    fn silence_ends_a_connection() {
+        let mut bench = Bench::new(None);
+        bench.poll();
+        bench.pass(5000);
+        assert_eq!(bench.take(), ["connect", "drop unreachable +250"]);
+        let mut bench = Bench::asking();
+        bench.pass(59_000);
+        bench.feed(b"\n");
+        bench.pass(59_999);
+        assert_eq!(bench.take(), [""; 0]);
+        bench.pass(1);
+        assert_eq!(bench.take(), ["drop silent +250"]);
+        assert_eq!(bench.link.status().down_since, Some(1000));
+    }
+
+    proptest! {
+        #[test]
+        fn where_bytes_are_cut_changes_nothing(
+            words in prop::collection::vec(0usize..9, 0..40),
+            noise in prop::collection::vec(any::<u8>(), 0..20),
+            piece in 1usize..50,
+        ) {
+            let mut bytes = format!("+FULLRESYNC {ID} 7\r\n$3\r\nRDB").into_bytes();
+            for word in words {
+                let line = [
+                    "SET k v", "PING", "SELECT 2", "MULTI", "EXEC", "MULTI", "DEL a b c",
+                    "REPLCONF GETACK *", "INCR n",
+                ][word];
+                bytes.extend(command(line));
+            }
+            bytes.extend(noise);
+            let follow = |piece: usize| {
+                let mut bench = Bench::asking();
+                bytes.chunks(piece).for_each(|piece| bench.feed(piece));
+                bench.log.retain(|line| !line.starts_with("send"));
+                (bench.take(), bench.place())
+            };
+            prop_assert_eq!(follow(piece), follow(bytes.len()));
+        }
+    }
+}
