@@ -120,7 +120,7 @@ impl<R: Reactor> Core<R> {
         if self.awaited.is_some() {
             self.follow_later = Some((host, port));
         } else if let Some(follower) = &mut self.follower {
-            follower.follow(Some((host, port)));
+            follower.follow(&mut self.state, Some((host, port)));
         }
     }
 
@@ -273,7 +273,7 @@ impl<R: Reactor> Core<R> {
             match message {
                 Message::Follow(target) => {
                     if let Some(follower) = &mut self.follower {
-                        follower.follow(target);
+                        follower.follow(&mut self.state, target);
                     }
                 }
                 Message::Frontier => is_further = true,

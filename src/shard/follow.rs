@@ -1,9 +1,11 @@
-//! Following a primary: one link per stream of it, driven by core 0's ring.
+//! Following a primary: one link per stream of a kevy, one to a Redis, driven by core 0's ring.
 //!
 //! The state machines are in `repl`; here they meet sockets, and their frames the shards. A frame is
 //! applied as soon as it is parsed, straight from the receive buffer, if its shard is on this core; it
 //! is sent to the shard's core otherwise. Positions reported to the primary are those below which
 //! every frame has been applied.
+
+mod redis;
 
 use std::{
     collections::VecDeque,
@@ -13,6 +15,7 @@ use std::{
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
+use self::redis::Redis;
 use super::{
     frames::Applied,
     load::{Load, Placement},
@@ -26,7 +29,7 @@ use crate::{
     repl::kevy_refuses,
     repl::{
         Position,
-        discover::{self, Discovery, Upstream},
+        discover::{self, Discovery, Found, Upstream},
         link::{self, Link, LinkConfig, LinkState},
     },
 };
@@ -62,6 +65,8 @@ struct Target {
     again_at: Ms,
     last_trouble: String,
     links: Vec<Run>,
+    /// Where the primary is a Redis.
+    redis: Option<Redis>,
     placement: Placement,
     base: u16,
     was_in_step: bool,
@@ -111,18 +116,22 @@ impl Follower {
     }
 
     /// Follows another primary, or nobody.
-    pub(super) fn follow(&mut self, target: Option<(String, u16)>) {
+    pub(super) fn follow(&mut self, state: &mut State, target: Option<(String, u16)>) {
         if let Some(old) = self.target.take() {
+            self.closing
+                .extend(old.redis.and_then(|redis| redis.end(state)));
             self.closing
                 .extend(old.links.iter().filter_map(|run| run.socket));
             self.closing
                 .extend(old.search.and_then(|search| search.socket));
         }
         self.shared.following.store(target.is_some(), Relaxed);
+        self.shared.primary_expires.store(false, Relaxed);
         *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
             host,
             port,
             links: Vec::new(),
+            redis: None,
         });
         if target.is_none() {
             self.shared.loading.store(false, Relaxed);
@@ -136,6 +145,7 @@ impl Follower {
             again_at: 0,
             last_trouble: String::new(),
             links: Vec::new(),
+            redis: None,
             placement: Placement::default(),
             base: port,
             was_in_step: false,
@@ -159,6 +169,13 @@ impl Follower {
                 search.discovery.on_refused();
                 self.closing.push(socket);
             }
+        } else if let Some(redis) = target.redis_on(socket) {
+            if connected {
+                redis.on_connected(state);
+            } else {
+                redis.on_closed(state);
+                self.closing.push(socket);
+            }
         } else if let Some(run) = target.run_on(socket) {
             if connected {
                 run.receiving = true;
@@ -177,6 +194,8 @@ impl Follower {
         };
         if let Some(search) = target.search_on(socket) {
             search.sending = false;
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_sent();
         } else if let Some(run) = target.run_on(socket) {
             run.sending = false;
         }
@@ -193,6 +212,9 @@ impl Follower {
             search.socket = None;
             search.discovery.on_closed();
             self.closing.push(socket);
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_closed(state);
+            self.closing.push(socket);
         } else if let Some(run) = target.run_on(socket) {
             // A paused link cannot use what came before the end; it asks for it again.
             run.forget_socket();
@@ -207,6 +229,8 @@ impl Follower {
         };
         if let Some(search) = target.search_on(socket) {
             search.discovery.on_bytes(bytes);
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_data(state, bytes, &mut self.sessions);
         } else if let Some(at) = target
             .links
             .iter()
@@ -219,7 +243,7 @@ impl Follower {
     /// Carries out what the state machines want; true if there was anything.
     pub(super) fn step<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
         if let Some(request) = state.follow_request.take() {
-            self.follow(request);
+            self.follow(state, request);
         }
         let mut worked = false;
         for asker in std::mem::take(&mut state.applied) {
@@ -268,11 +292,17 @@ impl Follower {
     /// Publishes the links for INFO and ROLE.
     pub(super) fn tick(&mut self, now: Ms) {
         let Some(target) = &self.target else { return };
-        let links = target.links.iter().map(|run| run.view(now)).collect();
+        let mut links: Vec<_> = target.links.iter().map(|run| run.view(now)).collect();
+        let redis = target.redis.as_ref().map(|redis| {
+            let (link, redis) = redis.view();
+            links.push(link);
+            redis
+        });
         *lock(&self.shared.follow) = Some(FollowView {
             host: target.host.clone(),
             port: target.base,
             links,
+            redis,
         });
     }
 }
@@ -284,18 +314,30 @@ impl Target {
             .filter(|search| search.socket == Some(socket))
     }
 
+    fn redis_on(&mut self, socket: SocketId) -> Option<&mut Redis> {
+        self.redis
+            .as_mut()
+            .filter(|redis| redis.socket == Some(socket))
+    }
+
     fn run_on(&mut self, socket: SocketId) -> Option<&mut Run> {
         self.links.iter_mut().find(|run| run.socket == Some(socket))
     }
 
     fn on_applied(&mut self, asker: Asker) {
-        let Asker::Link {
-            stream,
-            session,
-            offset,
-        } = asker
-        else {
-            return;
+        let (stream, session, offset) = match asker {
+            Asker::Link {
+                stream,
+                session,
+                offset,
+            } => (stream, session, offset),
+            Asker::Redis { session, end } => {
+                if let Some(redis) = &mut self.redis {
+                    redis.on_applied(session, end);
+                }
+                return;
+            }
+            Asker::Conn(..) => return,
         };
         let Some(run) = self
             .links
@@ -325,6 +367,9 @@ impl Target {
     }
 
     fn on_loaded(&mut self, stream: usize, session: u64, good: bool, now: Ms) {
+        if let Some(redis) = &mut self.redis {
+            return redis.on_loaded(session, now);
+        }
         let Some(run) = self.links.get_mut(stream) else {
             return;
         };
@@ -381,8 +426,12 @@ impl Target {
         let Some(ip) = self.resolve(now) else {
             return false;
         };
+        if let Some(redis) = &mut self.redis {
+            let at = SocketAddr::new(ip, self.port);
+            return redis.step(state, reactor, at, sessions, closing);
+        }
         if self.links.is_empty() {
-            return self.search(state, reactor, ip, closing);
+            return self.search(state, reactor, ip, sessions, closing);
         }
         let mut worked = false;
         for at in 0..self.links.len() {
@@ -482,6 +531,7 @@ impl Target {
         state: &mut State,
         reactor: &mut R,
         ip: IpAddr,
+        sessions: &mut u64,
         closing: &mut Vec<SocketId>,
     ) -> bool {
         let now = state.now;
@@ -489,7 +539,7 @@ impl Target {
             if now < self.again_at {
                 return false;
             }
-            let discovery = Discovery::new(self.port);
+            let discovery = Discovery::new(self.port, redis::login(&state.tunables));
             self.search = Some(Search {
                 discovery,
                 socket: None,
@@ -528,7 +578,18 @@ impl Target {
         }
         match outcome {
             None => {}
-            Some(Ok(upstream)) => self.start_links(&upstream, state),
+            Some(Ok(Found::Kevy(upstream))) => self.start_links(&upstream, state),
+            Some(Ok(Found::Redis(version))) => {
+                let version = version.unwrap_or_else(|| "of an unknown version".into());
+                log(&format!(
+                    "following {}:{}: Redis {version}",
+                    self.host, self.port
+                ));
+                state.shared.primary_expires.store(true, Relaxed);
+                self.search = None;
+                *sessions += 1;
+                self.redis = Some(Redis::new(state, *sessions));
+            }
             Some(Err(error)) => {
                 self.trouble(format!(
                     "cannot follow {}:{}: {error}",

@@ -37,6 +37,13 @@ pub enum Asker {
         /// Offset of the frame.
         offset: u64,
     },
+    /// The link to a Redis primary.
+    Redis {
+        /// Which history of it.
+        session: u64,
+        /// The offset behind the frame.
+        end: u64,
+    },
 }
 
 /// A command for one shard, to be run where the shard is.

@@ -69,15 +69,27 @@ pub(super) struct Call {
     pub db: usize,
     pub may_block: bool,
     pub from_primary: bool,
+    /// The primary says when keys go, and its commands see those that are due.
+    pub sees_due: bool,
 }
 
 impl Call {
-    /// A frame of the primary that this node follows.
+    /// A frame of the kevy primary that this node follows.
     pub(super) const FRAME: Call = Call {
         db: 0,
         may_block: false,
         from_primary: true,
+        sees_due: false,
     };
+
+    /// A command of the Redis primary that this node follows.
+    pub(super) fn of_redis(db: usize) -> Call {
+        Call {
+            db,
+            sees_due: true,
+            ..Call::FRAME
+        }
+    }
 
     /// A client's request.
     pub(super) fn of(db: usize, may_block: bool) -> Call {
@@ -85,6 +97,7 @@ impl Call {
             db,
             may_block,
             from_primary: false,
+            sees_due: false,
         }
     }
 }
