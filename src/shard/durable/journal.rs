@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
-use uring::{FileId, OpenHow, Reactor};
+use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
 use super::{
     Fsync,
@@ -82,6 +82,34 @@ struct Segment {
     file: FileId,
     seq: u64,
     at: u64,
+    /// What is written of the unit of the disk that `at` lies in.
+    begun: Vec<u8>,
+}
+
+impl Segment {
+    /// Makes whole units of `bytes`, which go where the segment ends: what is there of the first unit
+    /// stands before them, zeros behind. With where that goes.
+    fn fill_up(&self, bytes: &[u8]) -> (Bytes, u64) {
+        let len = self.begun.len() + bytes.len();
+        let mut whole = BytesMut::with_capacity(len.next_multiple_of(DIRECT_UNIT));
+        whole.extend_from_slice(&self.begun);
+        whole.extend_from_slice(bytes);
+        whole.resize(len.next_multiple_of(DIRECT_UNIT), 0);
+        (whole.freeze(), self.at - self.begun.len() as u64)
+    }
+
+    /// Notes that these were written to its end.
+    fn go_on(&mut self, bytes: &[u8]) {
+        self.at += bytes.len() as u64;
+        let rest = (self.at % DIRECT_UNIT as u64) as usize;
+        match bytes.len().checked_sub(rest) {
+            Some(at) => {
+                self.begun.clear();
+                self.begun.extend_from_slice(&bytes[at..]);
+            }
+            None => self.begun.extend_from_slice(bytes),
+        }
+    }
 }
 
 /// The segment that comes next.
@@ -98,7 +126,6 @@ enum Next {
 #[derive(Debug)]
 struct Flight {
     end: u64,
-    len: u64,
     durable: bool,
     /// What is kept for replicas once it is written.
     parts: Vec<Part>,
@@ -304,6 +331,7 @@ impl Journal {
         let how = OpenHow {
             create: true,
             exclusive: true,
+            direct: true,
             ..OpenHow::default()
         };
         match reactor.open(&path, how) {
@@ -355,12 +383,16 @@ impl Journal {
             },
             parent: self.parent,
         };
-        let header = header.compose().to_vec();
-        self.active = Some(Segment {
+        let mut header = header.compose().to_vec();
+        let mut segment = Segment {
             file,
             seq,
-            at: header.len() as u64,
-        });
+            at: 0,
+            begun: Vec::new(),
+        };
+        segment.go_on(&header);
+        header.resize(DIRECT_UNIT, 0);
+        self.active = Some(segment);
         self.is_heading = true;
         reactor.write_durable(file, header.into(), 0, self.mark(Step::Header));
     }
@@ -386,21 +418,29 @@ impl Journal {
             bytes = joined.freeze();
             stream.reuse(more);
         }
-        let Some(active) = &self.active else { return };
+        let mark = self.mark(Step::Block);
+        let Some(active) = &mut self.active else {
+            return;
+        };
         let durable = fsync == Fsync::Always && synced == self.written;
         self.flight = Some(Flight {
             end,
-            len: bytes.len() as u64,
             durable,
             parts,
         });
         self.bytes += bytes.len() as u64;
         self.writes += 1;
-        let (file, at, mark) = (active.file, active.at, self.mark(Step::Block));
+        let file = active.file;
         if durable {
+            // Past the page cache, which costs a write that waits for the disk most of its time.
+            let (whole, at) = active.fill_up(&bytes);
+            active.go_on(&bytes);
+            stream.reuse(bytes);
             self.syncs += 1;
-            reactor.write_durable(file, bytes, at, mark);
+            reactor.write_durable(file, whole, at, mark);
         } else {
+            let at = active.at;
+            active.go_on(&bytes);
             reactor.write(file, bytes, at, mark);
         }
     }
@@ -459,9 +499,6 @@ impl Journal {
         match result {
             Ok(()) => {
                 self.written = flight.end;
-                if let Some(active) = &mut self.active {
-                    active.at += flight.len;
-                }
                 if flight.durable {
                     self.frontier.synced(flight.end);
                 }

@@ -319,7 +319,11 @@ impl Durable {
             return;
         };
         if let Some(step) = SnapStep::of(step) {
-            return kept.on_snap(era, step, result, state, reactor);
+            kept.on_snap(era, step, result, state, reactor);
+            if let Some(snap) = &mut kept.snap {
+                snap.reuse(block.into());
+            }
+            return;
         }
         if let Some(step) = Step::of(step)
             && !kept.journal.is_stale(era)

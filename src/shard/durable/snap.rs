@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use uring::{FileId, OpenHow, Reactor};
+use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
 use super::mark;
 use crate::{
@@ -110,6 +110,8 @@ pub struct Snap {
     composer: Option<Composer>,
     /// Chunks that are not written yet.
     chunks: Vec<u8>,
+    /// Memory of chunks that were.
+    spare: Vec<Vec<u8>>,
     /// Where the shard's stream was when the walk ended.
     end: Option<Position>,
     /// The round that it belongs to, if a client asked for it.
@@ -144,6 +146,7 @@ impl Snap {
         let how = OpenHow {
             create: true,
             truncate: true,
+            direct: true,
             ..OpenHow::default()
         };
         let name = place.name(seq);
@@ -170,6 +173,7 @@ impl Snap {
             phase: Phase::Walking,
             composer: Some(composer),
             chunks,
+            spare: Vec::new(),
             end: None,
             is_asked: false,
             heals: false,
@@ -245,13 +249,40 @@ impl Snap {
             }
         }
         if slice.is_last || self.chunks.len() >= self.place.write_len {
-            let chunks = std::mem::take(&mut self.chunks);
-            let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
-            self.at += chunks.len() as u64;
-            self.flights += 1;
-            reactor.write(self.file, chunks.into(), at, mark);
+            // Past the page cache as far as it goes: what waits there would be written in one go, and
+            // make the journal wait.
+            let whole = self.chunks.len() - self.chunks.len() % DIRECT_UNIT;
+            self.write(whole, reactor);
+        }
+        if slice.is_last {
+            self.write(self.chunks.len(), reactor);
         }
         slice.is_last
+    }
+
+    /// Writes the first `len` bytes of what is not written yet.
+    fn write<R: Reactor>(&mut self, len: usize, reactor: &mut R) {
+        if len == 0 {
+            return;
+        }
+        let mut rest = self.spare.pop().unwrap_or_default();
+        rest.clear();
+        rest.extend_from_slice(&self.chunks[len..]);
+        self.chunks.truncate(len);
+        let chunks = std::mem::replace(&mut self.chunks, rest);
+        let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
+        self.at += len as u64;
+        self.flights += 1;
+        reactor.write(self.file, chunks.into(), at, mark);
+    }
+
+    /// Takes back the memory of chunks that were written.
+    pub fn reuse(&mut self, chunks: Vec<u8>) {
+        // One long value makes chunks that would only keep memory.
+        let is_usual = chunks.capacity() <= 4 * self.place.write_len;
+        if is_usual && self.spare.len() < FLIGHTS_MAX {
+            self.spare.push(chunks);
+        }
     }
 
     /// A request is over; how the snapshot ended, if that ends it.
