@@ -6,14 +6,14 @@
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis python node hiredis strace workpy worknode kevy-1.19.0 kevy-2.0.20 kevy-5.4.0 kevy-7.0.0
+#   tests/peers.sh NAME...    only these: redis python node hiredis strace workpy worknode kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
 # every peer asked for is there.
 set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
-KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 1.19.0)
+KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 3.17.3 1.19.0)
 ALL=(redis python node hiredis strace workpy worknode)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
