@@ -14,6 +14,8 @@ pub(super) struct Walking {
     walk: ShardWalk,
     noted: Vec<Noted>,
     parser: Parser,
+    /// What happens from here on is not noted.
+    cut: Option<Position>,
 }
 
 /// Frames of one database.
@@ -32,6 +34,7 @@ impl Shard {
             walk: ShardWalk::new(self.database_count()),
             noted: Vec::new(),
             parser: Parser::default(),
+            cut: None,
         }));
     }
 
@@ -53,6 +56,19 @@ impl Shard {
                 write(noted.database, noted.count, &noted.frames);
             }
         }
+    }
+
+    /// What was noted up to now is all that is noted.
+    pub fn cut_walk(&mut self) {
+        let at = self.position();
+        if let Some(walking) = &mut self.walking {
+            walking.cut = Some(at);
+        }
+    }
+
+    /// Where the walk was cut, if it was.
+    pub fn walk_cut(&self) -> Option<Position> {
+        self.walking.as_ref()?.cut
     }
 
     /// The walk is over, or given up.
@@ -83,7 +99,9 @@ impl Shard {
         let Some(mut walking) = self.walking.take() else {
             return;
         };
-        if let Some(stream) = &self.stream {
+        if let Some(stream) = &self.stream
+            && walking.cut.is_none()
+        {
             let mut frames = stream.open_frames(&mut walking.parser);
             let (walk, noted) = (&mut walking.walk, &mut walking.noted);
             // What was composed here can be read here.
