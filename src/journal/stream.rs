@@ -59,13 +59,15 @@ impl Stream {
             offset: at.offset,
             db: 0,
         };
+        let mut bytes = BytesMut::with_capacity(CHUNK_LEN);
+        bytes.resize(BLOCK_HEADER_LEN, 0);
         Stream {
             shard,
             generation: at.generation,
             head: Head::new(at.offset),
             db: 0,
             selects: false,
-            bytes: BytesMut::zeroed(BLOCK_HEADER_LEN),
+            bytes,
             start,
             complete: BLOCK_HEADER_LEN,
             complete_at: start,

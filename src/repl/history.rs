@@ -429,6 +429,7 @@ mod tests {
             .unwrap();
         while history.trim(3 * one).is_some() {}
         assert_eq!((history.bytes(), history.first()), (3 * one, Some(7)));
+        out.clear();
         let gathered = history.gather(&mut slow, Peer::All, (1, 1), &mut out);
         assert_eq!(gathered, Err(Lost::TooOld));
         assert!(history.has(7, 10) && !history.has(6, 10));

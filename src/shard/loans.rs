@@ -71,6 +71,8 @@ pub(super) enum Job {
     },
     /// The data set is being replaced by a snapshot, over many turns.
     Load(Box<Load>),
+    /// Snapshots that are to count together end with what there is now.
+    Cut,
 }
 
 /// Shards on their way to this core.
@@ -435,6 +437,7 @@ impl State {
             Job::Exchange { session, received } => self.exchange(session, *received, away),
             // It never shares a loan, and runs in slices.
             Job::Load(_) => {}
+            Job::Cut => self.cut_snapshots(),
         }
         self.acting = None;
         tried

@@ -169,6 +169,8 @@ pub struct Journal {
     parent: Position,
     /// Nothing is written until a snapshot makes a new beginning.
     is_suspended: bool,
+    /// The beginning of the present history, and so the end of the one before, is durable.
+    is_rooted: bool,
     /// The block that says so is on its way, or written, when the node stops in order.
     closing: Option<bool>,
     /// Tells events of what was given up from others.
@@ -204,6 +206,7 @@ impl Journal {
             syncing: None,
             wants_sync: false,
             is_suspended: false,
+            is_rooted: false,
             closing: None,
             era: 0,
             keeps: false,
@@ -270,7 +273,13 @@ impl Journal {
         self.is_suspended || self.trouble.is_some()
     }
 
-    /// The journal is of data that is gone.
+    /// Would a recovery know where the history before the present one ended, whatever this shard has beside
+    /// the journal?
+    pub fn is_rooted(&self) -> bool {
+        self.is_rooted
+    }
+
+    /// The journal is of data that is gone, or gets a new beginning with others.
     pub fn suspend(&mut self) {
         self.is_suspended = true;
     }
@@ -488,8 +497,9 @@ impl Journal {
         }
         if step == Step::Header {
             self.is_heading = false;
-            if let Err(errno) = result {
-                self.fail("writing a segment header", errno);
+            match result {
+                Ok(()) => self.is_rooted = true,
+                Err(errno) => self.fail("writing a segment header", errno),
             }
             return Vec::new();
         }
@@ -557,6 +567,7 @@ impl Journal {
         }
         (self.trouble, self.flight, self.syncing) = (None, None, None);
         (self.is_heading, self.wants_sync, self.is_suspended) = (false, false, false);
+        self.is_rooted = true;
         self.era = self.era.wrapping_add(1);
         self.written = at.offset;
         self.parent = at;
