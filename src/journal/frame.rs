@@ -329,6 +329,21 @@ impl<'a> Frames<'a> {
         }
     }
 
+    /// The database that the frame with this offset finds itself in.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn database_at(&mut self, offset: u64) -> Result<u32, FrameFault> {
+        while self.left > 0 && self.head.offset() < offset {
+            let (_, rest) = self.step()?;
+            let args = Args::new(rest, self.parser.spans());
+            if args.at(0) == b"SELECT" {
+                self.database = selected(args).ok_or(FrameFault::Select)?;
+            }
+        }
+        Ok(self.database)
+    }
+
     /// Offset of the next frame, and the bytes that its arguments are in.
     #[inline]
     fn step(&mut self) -> Result<(u64, &'a [u8]), FrameFault> {

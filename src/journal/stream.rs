@@ -82,6 +82,11 @@ impl Stream {
         self.head.offset()
     }
 
+    /// The database that the next frame finds itself in.
+    pub fn database(&self) -> u32 {
+        self.db
+    }
+
     /// The history that the frames belong to.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -25,13 +25,14 @@ use super::{
     state::State,
 };
 use crate::{
-    base::Ms,
+    base::{Ms, parse_u64},
     repl::kevy_refuses,
     repl::{
         Position,
         discover::{self, Discovery, Found, Upstream},
         link::{self, Link, LinkConfig, LinkState},
     },
+    resp::Args,
 };
 
 /// Frames on their way to other cores at which a link stops being read.
@@ -79,8 +80,16 @@ struct Search {
     sending: bool,
 }
 
+/// Is a frame about all keys of its stream?
+fn is_on_all_keys(args: Args<'_>) -> bool {
+    matches!(args.at(0), b"FLUSHALL" | b"FLUSHDB" | b"SWAPDB")
+}
+
 /// One link and its connection.
 struct Run {
+    is_ringkeep: bool,
+    /// The database that the next frame of a ringkeep is in.
+    database: u64,
     link: Link,
     stream: usize,
     session: u64,
@@ -330,6 +339,7 @@ impl Target {
                 stream,
                 session,
                 offset,
+                ..
             } => (stream, session, offset),
             Asker::Redis { session, end } => {
                 if let Some(redis) = &mut self.redis {
@@ -612,13 +622,21 @@ impl Target {
         ));
         self.base = upstream.base;
         self.search = None;
+        // It tells of keys that are due; no kevy does.
+        let expires = &state.shared.primary_expires;
+        expires.store(upstream.is_ringkeep, Relaxed);
         self.links = (0..usize::from(upstream.streams.max(1)))
             .map(|stream| Run {
                 link: Link::new(
-                    LinkConfig::new(state.shared.settings.port, stream),
+                    LinkConfig {
+                        is_ringkeep: upstream.is_ringkeep,
+                        ..LinkConfig::new(state.shared.settings.port, stream)
+                    },
                     Position::UNKNOWN,
                     None,
                 ),
+                is_ringkeep: upstream.is_ringkeep,
+                database: 0,
                 stream,
                 session: 0,
                 socket: None,
@@ -672,8 +690,11 @@ impl Run {
             match event {
                 None => break,
                 Some(link::Event::Up {
-                    awaits_snapshot, ..
+                    awaits_snapshot,
+                    database,
+                    ..
                 }) => {
+                    self.database = database;
                     self.last_drop.clear();
                     self.settled |= !awaits_snapshot;
                 }
@@ -684,6 +705,7 @@ impl Run {
                 }
                 Some(link::Event::Snapshot(image)) => {
                     let offset = image.position.offset;
+                    self.database = 0;
                     let load = Load::of_image(
                         self.stream,
                         self.session,
@@ -699,9 +721,26 @@ impl Run {
                         stream: self.stream,
                         session: self.session,
                         offset,
+                        is_ringkeep: self.is_ringkeep,
                     };
-                    let applied = match kevy_refuses(args) {
-                        true => Applied::Now,
+                    let applied = match self.is_ringkeep {
+                        true if args.at(0) == b"SELECT" => {
+                            self.database = args.get(1).and_then(parse_u64).unwrap_or(0);
+                            Applied::Now
+                        }
+                        true if is_on_all_keys(args) && streams > 1 => {
+                            let is_same = streams == state.homes.shards.count()
+                                && *placement == Placement::Hash
+                                && !state.has_slots();
+                            if !is_same {
+                                // Only keys of this stream are meant, wherever they are.
+                                self.link.resync(now);
+                                break;
+                            }
+                            state.apply_ringkeep(asker, self.database, args, Some(self.stream))
+                        }
+                        true => state.apply_ringkeep(asker, self.database, args, None),
+                        false if kevy_refuses(args) => Applied::Now,
                         false => state.apply(asker, args),
                     };
                     match applied {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     cmd::{Keys, Run, Shards, Spec, Verb},
+    journal::frame::SHIPPED,
     resp::{Args, Out, OwnedArgs},
     store::DueKeys,
 };
@@ -50,6 +51,49 @@ impl State {
             return Applied::Now;
         }
         self.apply_work(asker, spec, run, Call::FRAME, args)
+    }
+
+    /// The same for a frame of a ringkeep primary in database `db`; one on all keys, on those of the given
+    /// shard.
+    pub(super) fn apply_ringkeep(
+        &mut self,
+        asker: Asker,
+        db: u64,
+        args: Args<'_>,
+        shard: Option<usize>,
+    ) -> Applied {
+        // Notes between primaries are no commands.
+        if args.at(0) == SHIPPED.as_bytes() {
+            return Applied::Now;
+        }
+        let Some((spec, db)) = self.known(db, args) else {
+            return Applied::Now;
+        };
+        let Some(run) = Work::of(spec) else {
+            return Applied::Now;
+        };
+        let Some(shard) = shard else {
+            return self.apply_work(asker, spec, run, Call::of_redis(db), args);
+        };
+        let owner = self.homes.owner(shard);
+        if owner == self.me && self.homes.shards.has(shard) {
+            let mut out = std::mem::take(&mut self.scratch);
+            self.homes.shards.narrow(Some(shard));
+            self.run_frame(spec, run, &args, Call::of_redis(db), &mut out, None);
+            self.homes.shards.narrow(None);
+            self.homes.shards.end_unit();
+            out.clear();
+            self.scratch = out;
+            self.hear_all();
+            return Applied::Now;
+        }
+        let errand = self.frame_errand(asker, spec, args, shard, db);
+        if owner == self.me {
+            self.homes.wait_for(shard, Waiting::Errand(errand));
+        } else {
+            self.mesh.send(owner, Message::Run(errand));
+        }
+        Applied::Later
     }
 
     /// The same for a command of a Redis primary in database `db`. What cannot be done here is counted.

@@ -70,8 +70,8 @@ pub(super) struct Load {
 }
 
 enum Phase {
-    /// Old keys are removed: shard and cursor.
-    Clear(usize, u64),
+    /// Old keys are removed: shard, database and cursor.
+    Clear(usize, usize, u64),
     Fill,
 }
 
@@ -89,7 +89,7 @@ impl Load {
             streams,
             placement,
             reader: None,
-            phase: Phase::Clear(0, 0),
+            phase: Phase::Clear(0, 0, 0),
             good: true,
         }
     }
@@ -130,9 +130,9 @@ impl Load {
                 self.phase = Phase::Fill;
                 false
             }
-            Phase::Clear(at, cursor) => {
+            Phase::Clear(at, db, cursor) => {
                 let mut old = Vec::new();
-                let keys = shards.keyspace(at, 0);
+                let keys = shards.keyspace(at, db);
                 let cursor = keys.scan(cursor, STEP_KEYS, now, |key, _| {
                     if self.placement.stream_of(key, self.streams) == self.stream {
                         old.push(key.to_vec());
@@ -142,9 +142,10 @@ impl Load {
                     keys.remove(&key, now);
                 }
                 self.phase = match cursor {
+                    0 if db + 1 < shards.databases() => Phase::Clear(at, db + 1, 0),
                     0 if at + 1 == shards.count() => Phase::Fill,
-                    0 => Phase::Clear(at + 1, 0),
-                    cursor => Phase::Clear(at, cursor),
+                    0 => Phase::Clear(at + 1, 0, 0),
+                    cursor => Phase::Clear(at, db, cursor),
                 };
                 false
             }

@@ -559,11 +559,16 @@ impl State {
             }
             Asker::Link { .. } | Asker::Redis { .. } => {
                 let call = match errand.asker {
-                    Asker::Redis { .. } => Call::of_redis(errand.db),
-                    _ => Call::FRAME,
+                    Asker::Link {
+                        is_ringkeep: false, ..
+                    } => Call::FRAME,
+                    _ => Call::of_redis(errand.db),
                 };
                 let args = errand.args.as_args();
+                // One on all keys is on those of the shard.
+                self.homes.shards.narrow(Some(errand.shard));
                 self.run_frame(errand.spec, run, &args, call, &mut out, None);
+                self.homes.shards.narrow(None);
             }
         }
         self.homes.shards.end_unit();

@@ -36,6 +36,8 @@ pub enum Asker {
         session: u64,
         /// Offset of the frame.
         offset: u64,
+        /// The primary is a ringkeep.
+        is_ringkeep: bool,
     },
     /// The link to a Redis primary.
     Redis {
