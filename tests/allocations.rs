@@ -46,6 +46,7 @@ fn allocations(pipeline: usize, rounds: usize) -> u64 {
         spin_us: 0,
         dir: None,
         journals: false,
+        replication_port: None,
         segment_len: 1 << 20,
         announce: String::new(),
         slots: None,

@@ -6,16 +6,16 @@
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis workpy worknode
-#                           kevy-1.19.0 kevy-2.0.20 kevy-5.4.0 kevy-7.0.0
+#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace workpy worknode
+#                           kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
 # every peer asked for is there; redis-6.2 and valkey may be missing.
 set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
-KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 1.19.0)
-ALL=(redis redis-6.2 valkey python node hiredis workpy worknode)
+KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 3.17.3 1.19.0)
+ALL=(redis redis-6.2 valkey python node hiredis strace workpy worknode)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
 list_only=0
@@ -48,6 +48,7 @@ have() {
         valkey) [ -x "$(bundled valkey)" ] ;;
         python) "$PEERS/venv/bin/python" -c 'import redis' 2>/dev/null ;;
         node) [ -d "$PEERS/node/node_modules/ioredis" ] && [ -d "$PEERS/node/node_modules/redis" ] ;;
+        strace) command -v strace >/dev/null ;;
         hiredis) [ -e /usr/include/hiredis/hiredis.h ] && command -v cc >/dev/null ;;
         workpy) "$PEERS/workpy/bin/python" -c 'import celery, hiredis, redis, redis_lock' 2>/dev/null ;;
         worknode) [ -d "$PEERS/worknode/node_modules/bullmq" ] && [ -d "$PEERS/worknode/node_modules/redlock" ] ;;
@@ -63,6 +64,7 @@ where() {
         python) echo "$PEERS/venv/bin/python ($("$PEERS/venv/bin/pip" freeze 2>/dev/null | grep '^redis='))" ;;
         node) echo "$PEERS/node/node_modules (ioredis, redis)" ;;
         hiredis) echo "/usr/include/hiredis" ;;
+        strace) command -v strace ;;
         workpy) echo "$PEERS/workpy/bin/python (celery, hiredis, python-redis-lock)" ;;
         worknode) echo "$PEERS/worknode/node_modules (bullmq, redlock)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
@@ -81,6 +83,7 @@ packages() {
         apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1
 }
 
+make_strace() { packages strace strace; }
 make_hiredis() { packages hiredis libhiredis-dev; }
 
 make_redis() {
@@ -166,6 +169,7 @@ for name in "${wanted[@]}"; do
         python) make_python ;;
         node) make_node ;;
         hiredis) make_hiredis ;;
+        strace) make_strace ;;
         workpy) make_workpy ;;
         worknode) make_worknode ;;
         kevy-*) make_kevy "${name#kevy-}" ;;

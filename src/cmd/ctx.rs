@@ -32,10 +32,10 @@ pub struct Shard {
     pub stream: Option<Box<Stream>>,
     /// The keyspaces note what goes without a command.
     notes_gone: bool,
+    /// Snapshots that are being made.
+    pub(super) walking: Vec<Box<Walking>>,
     /// What becomes of keys that are due.
     due_keys: DueKeys,
-    /// A snapshot that is being made.
-    pub(super) walking: Option<Box<Walking>>,
 }
 
 /// What keyspaces keep track of besides the time of the last use of each key.
@@ -57,8 +57,8 @@ impl Shard {
             tracked: 0,
             stream: None,
             notes_gone: false,
+            walking: Vec::new(),
             due_keys: DueKeys::Go,
-            walking: None,
         }
     }
 
@@ -399,7 +399,7 @@ impl Shards {
         // What is answered replaces the parts once each stream has seen them all.
         for at in 0..parts.len() {
             let shard = self.shard(parts[at].0 as usize);
-            if shard.walking.is_some() {
+            if !shard.walking.is_empty() {
                 shard.note_unit();
             }
             let Some(stream) = &mut shard.stream else {

@@ -33,6 +33,7 @@ mod zsets;
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
 pub use describe::{command, help, in_category, subcommand};
 pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
+pub use noted::Walker;
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
 pub use walk::{ShardSlice, ShardWalk};

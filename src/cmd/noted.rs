@@ -8,12 +8,24 @@ use crate::{
     store::Budget,
 };
 
+/// For whom a shard is written down. Each has a walk of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Walker {
+    /// A file.
+    Disk,
+    /// Replicas.
+    Replicas,
+}
+
 /// A walk and the frames that belong behind its slices.
 #[derive(Debug)]
 pub(super) struct Walking {
+    walker: Walker,
     walk: ShardWalk,
     noted: Vec<Noted>,
     parser: Parser,
+    /// What happens from here on is not noted.
+    cut: Option<Position>,
 }
 
 /// Frames of one database.
@@ -27,11 +39,14 @@ struct Noted {
 impl Shard {
     /// Begins to write the shard down: slices are taken by [`walk_on`](Shard::walk_on), and what commands do
     /// between them to keys that are written already by [`take_noted`](Shard::take_noted). It needs a stream.
-    pub fn begin_walk(&mut self) {
-        self.walking = Some(Box::new(Walking {
+    pub fn begin_walk(&mut self, walker: Walker) {
+        self.end_walk(walker);
+        self.walking.push(Box::new(Walking {
+            walker,
             walk: ShardWalk::new(self.database_count()),
             noted: Vec::new(),
             parser: Parser::default(),
+            cut: None,
         }));
     }
 
@@ -39,25 +54,45 @@ impl Shard {
     ///
     /// # Panics
     /// If no walk was begun.
-    pub fn walk_on(&mut self, budget: Budget, out: &mut Vec<u8>) -> ShardSlice {
-        let mut walking = self.walking.take().expect("a walk was begun");
+    pub fn walk_on(&mut self, walker: Walker, budget: Budget, out: &mut Vec<u8>) -> ShardSlice {
+        let at = self
+            .walking
+            .iter()
+            .position(|walking| walking.walker == walker);
+        let mut walking = self.walking.remove(at.expect("a walk was begun"));
         let slice = walking.walk.next_slice(self, budget, out);
-        self.walking = Some(walking);
+        self.walking.push(walking);
         slice
     }
 
     /// Hands over what was noted since the last slice, in order: database, number of frames, frames.
-    pub fn take_noted(&mut self, mut write: impl FnMut(u32, u32, &[u8])) {
-        if let Some(walking) = &mut self.walking {
+    pub fn take_noted(&mut self, walker: Walker, mut write: impl FnMut(u32, u32, &[u8])) {
+        let mut walks = self.walking.iter_mut();
+        if let Some(walking) = walks.find(|walking| walking.walker == walker) {
             for noted in walking.noted.drain(..) {
                 write(noted.database, noted.count, &noted.frames);
             }
         }
     }
 
+    /// What was noted up to now for the disk is all that is noted.
+    pub fn cut_walk(&mut self) {
+        let at = self.position();
+        let mut walks = self.walking.iter_mut();
+        if let Some(walking) = walks.find(|walking| walking.walker == Walker::Disk) {
+            walking.cut = Some(at);
+        }
+    }
+
+    /// Where the walk for the disk was cut, if it was.
+    pub fn walk_cut(&self) -> Option<Position> {
+        let mut walks = self.walking.iter();
+        walks.find(|walking| walking.walker == Walker::Disk)?.cut
+    }
+
     /// The walk is over, or given up.
-    pub fn end_walk(&mut self) {
-        self.walking = None;
+    pub fn end_walk(&mut self, walker: Walker) {
+        self.walking.retain(|walking| walking.walker != walker);
     }
 
     /// Where its stream is; unknown without one.
@@ -80,20 +115,22 @@ impl Shard {
     /// Notes what the open unit did to keys that the walk has passed.
     #[cold]
     pub(super) fn note_unit(&mut self) {
-        let Some(mut walking) = self.walking.take() else {
-            return;
-        };
-        if let Some(stream) = &self.stream {
-            let mut frames = stream.open_frames(&mut walking.parser);
-            let (walk, noted) = (&mut walking.walk, &mut walking.noted);
-            // What was composed here can be read here.
-            while let Ok(Some(frame)) = frames.next() {
-                if is_noted(walk, self, frame.database, frame.args) {
-                    note(noted, frame.database, frame.offset, frame.args);
+        let mut all = std::mem::take(&mut self.walking);
+        for walking in &mut all {
+            if let Some(stream) = &self.stream
+                && walking.cut.is_none()
+            {
+                let mut frames = stream.open_frames(&mut walking.parser);
+                let (walk, noted) = (&mut walking.walk, &mut walking.noted);
+                // What was composed here can be read here.
+                while let Ok(Some(frame)) = frames.next() {
+                    if is_noted(walk, self, frame.database, frame.args) {
+                        note(noted, frame.database, frame.offset, frame.args);
+                    }
                 }
             }
         }
-        self.walking = Some(walking);
+        self.walking = all;
     }
 }
 

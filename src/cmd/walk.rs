@@ -1,7 +1,7 @@
 //! The walk that writes all databases of a shard down while commands change them.
 
 use super::Shard;
-use crate::store::{Budget, Walk};
+use crate::store::{Budget, Form, Walk};
 
 /// A walk through the databases of a shard, one after the other. See [`Walk`]: its slices, with the frames
 /// noted between them, are in the end exactly what is in the shard. Frames are the effects of commands.
@@ -31,6 +31,8 @@ pub struct ShardSlice {
     pub records: usize,
     /// It was the last one of the shard.
     pub is_last: bool,
+    /// What its records say.
+    pub form: Form,
 }
 
 impl ShardWalk {
@@ -47,6 +49,7 @@ impl ShardWalk {
             database: 0,
             records: 0,
             is_last: false,
+            form: Form::Plain,
         };
         let is_here = |stage: &Stage| matches!(stage, Stage::Here(_));
         let is_ahead = |stage: &Stage| matches!(stage, Stage::Ahead);
@@ -60,7 +63,7 @@ impl ShardWalk {
             let is_done = match (&mut *stage, shard.used_database(at)) {
                 (Stage::Here(walk), Some(keys)) => {
                     let part = walk.next_slice(keys, budget, out);
-                    slice.records = part.records;
+                    (slice.records, slice.form) = (part.records, part.form);
                     part.is_last
                 }
                 _ => true,

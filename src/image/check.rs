@@ -55,6 +55,69 @@ impl Checker {
     }
 }
 
+/// One record of a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span<'a> {
+    /// What it is.
+    pub kind: SpanKind<'a>,
+    /// All of its bytes; of a stream with its groups.
+    pub bytes: &'a [u8],
+}
+
+/// What a record of a body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpanKind<'a> {
+    /// A key, as images have it.
+    Key,
+    /// More of a key.
+    More,
+    /// A field's deadline.
+    FieldDeadline {
+        /// The hash.
+        key: &'a [u8],
+        /// The field.
+        field: &'a [u8],
+        /// Unix ms.
+        deadline: u64,
+    },
+    /// How far a group has read, as trailers of images have it.
+    Reads,
+}
+
+/// Tells each record of a body.
+///
+/// # Errors
+/// The first fault; what stands before it was told.
+pub fn spans(body: &[u8], mut tell: impl FnMut(Span<'_>)) -> Result<(), ImageError> {
+    let mut walk = Walk::of_body();
+    let mut cursor = Cursor { bytes: body, at: 0 };
+    let fault = |fault| match fault {
+        Fault::Bad(error) => error,
+        Fault::Short => ImageError::Truncated { at: body.len() },
+    };
+    while cursor.at < body.len() {
+        let start = cursor.at;
+        let kind = match walk.head(&mut cursor).map_err(fault)? {
+            Head::Items { is_more: true, .. } => SpanKind::More,
+            Head::FieldTtl {
+                key,
+                field,
+                deadline,
+            } => SpanKind::FieldDeadline {
+                key,
+                field,
+                deadline,
+            },
+            Head::Reads { .. } => SpanKind::Reads,
+            _ => SpanKind::Key,
+        };
+        walk.go_to(Phase::Record, &mut cursor).map_err(fault)?;
+        let bytes = &body[start..cursor.at];
+        tell(Span { kind, bytes });
+    }
+    Ok(())
+}
+
 /// What the next bytes of an image are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Phase {

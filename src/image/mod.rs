@@ -28,7 +28,7 @@ mod check;
 mod reader;
 mod write;
 
-pub use check::{Checker, check};
+pub use check::{Checker, Span, SpanKind, check, spans};
 pub use reader::{
     Aux, Consumer, Consumers, Elements, Entries, Entry, Fields, Group, GroupReads, ImageReader,
     Key, Members, Pairs, Parts, Pending, PendingRows, Record, StringRecord, Wide, WideCount,
@@ -37,6 +37,9 @@ pub use write::{ItemKind, Items, Writer};
 
 /// First bytes of every image.
 pub const MAGIC: &[u8; 8] = b"KEVYSNAP";
+
+/// The record that ends an image.
+pub const END: u8 = 0;
 
 /// What is wrong with an image. Every variant means: drop the image whole, load nothing of it, and ask the
 /// primary for another.
@@ -425,7 +428,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-const END: u8 = 0;
 const STRING: u8 = 1;
 const HASH: u8 = 2;
 const LIST: u8 = 3;

@@ -6,7 +6,65 @@
 
 use std::fmt;
 
+use bytes::BytesMut;
+
+/// The name of a frame that changes nothing. A replica that loaded a snapshot was told to be at the offset
+/// that it names, until it had all that comes before this frame: in between it was nowhere.
+pub const SHIPPED: &str = "RINGKEEP.SHIPPED";
+
 use crate::resp::{Args, ParseLimits, Parser, ProtocolError, Step};
+
+/// Memory that frames are composed in.
+pub(super) trait Room {
+    fn len(&self) -> usize;
+    fn reserve(&mut self, more: usize);
+    fn append(&mut self, bytes: &[u8]);
+    fn truncate(&mut self, len: usize);
+}
+
+impl Room for Vec<u8> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn reserve(&mut self, more: usize) {
+        self.reserve(more);
+    }
+
+    #[inline]
+    fn append(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize) {
+        self.truncate(len);
+    }
+}
+
+impl Room for BytesMut {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn reserve(&mut self, more: usize) {
+        self.reserve(more);
+    }
+
+    #[inline]
+    fn append(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize) {
+        self.truncate(len);
+    }
+}
 
 /// Appends one frame.
 #[inline]
@@ -21,18 +79,28 @@ pub fn compose<'a>(
 /// The same with a beginning that is known already.
 #[inline]
 pub(super) fn put<'a>(
-    out: &mut Vec<u8>,
+    out: &mut impl Room,
     head: &Head,
     args: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
 ) {
     let len: usize = args.clone().map(|arg| arg.len() + NUMBER_LEN + 2).sum();
     out.reserve(len + HEAD_LEN + NUMBER_LEN);
     head.put(out);
+    put_args(out, args);
+}
+
+/// Appends one frame without its beginning.
+pub fn compose_args<'a>(out: &mut Vec<u8>, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+    put_args(out, args);
+}
+
+#[inline]
+fn put_args<'a>(out: &mut impl Room, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
     put_number(out, b'*', args.len());
     for arg in args {
         put_number(out, b'$', arg.len());
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
+        out.append(arg);
+        out.append(b"\r\n");
     }
 }
 
@@ -78,9 +146,9 @@ impl Head {
 
     /// Copies all of the text and cuts off what is too much: a length known beforehand needs no call.
     #[inline]
-    fn put(&self, out: &mut Vec<u8>) {
+    fn put(&self, out: &mut impl Room) {
         let end = out.len() + self.len;
-        out.extend_from_slice(&self.text);
+        out.append(&self.text);
         out.truncate(end);
     }
 
@@ -93,19 +161,19 @@ impl Head {
 
 /// A count or length with its sign in front and its line end.
 #[inline]
-fn put_number(out: &mut Vec<u8>, sign: u8, value: usize) {
+fn put_number(out: &mut impl Room, sign: u8, value: usize) {
     match value {
-        0..10 => out.extend_from_slice(&[sign, b'0' + value as u8, b'\r', b'\n']),
+        0..10 => out.append(&[sign, b'0' + value as u8, b'\r', b'\n']),
         10..100 => {
             let value = value as u8;
             let (tens, ones) = (b'0' + value / 10, b'0' + value % 10);
-            out.extend_from_slice(&[sign, tens, ones, b'\r', b'\n']);
+            out.append(&[sign, tens, ones, b'\r', b'\n']);
         }
         _ => {
             let mut digits = itoa::Buffer::new();
-            out.push(sign);
-            out.extend_from_slice(digits.format(value).as_bytes());
-            out.extend_from_slice(b"\r\n");
+            out.append(&[sign]);
+            out.append(digits.format(value).as_bytes());
+            out.append(b"\r\n");
         }
     }
 }
@@ -202,6 +270,32 @@ impl<'a> Frames<'a> {
             database,
             parser,
         }
+    }
+
+    /// The `span.1` frames of `span.0` on that fill `bytes`, as replicas get them.
+    pub fn of_part(
+        bytes: &'a [u8],
+        span: (u64, u64),
+        database: u32,
+        parser: &'a mut Parser,
+    ) -> Self {
+        Self::new(bytes, span, Order::Dense, database, parser)
+    }
+
+    /// The frames that were noted during a walk.
+    pub fn noted(bytes: &'a [u8], count: u32, database: u32, parser: &'a mut Parser) -> Self {
+        Self::new(bytes, (0, count.into()), Order::Sparse, database, parser)
+    }
+
+    /// Goes to the frame with this offset; where it begins in the bytes.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn skip_to(&mut self, offset: u64) -> Result<usize, FrameFault> {
+        while self.left > 0 && self.head.offset() < offset {
+            self.step()?;
+        }
+        Ok(self.at)
     }
 
     /// The next frame; `None` behind the last one.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Bytes, BytesMut};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -17,7 +18,8 @@ use crate::resp::Parser;
 /// The effects of one shard in order, from the moment they happen until a block of them is taken.
 ///
 /// A frame is composed once, in the form in which it is written to disk and sent to replicas, behind the
-/// room for the header of its block; so taking a block copies nothing. Frames between two calls of
+/// room for the header of its block; so taking a block copies nothing. Blocks that follow each other share
+/// a chunk of memory, which the disk and any number of replicas read from. Frames between two calls of
 /// [`end_unit`](Stream::end_unit) or [`end_shared_unit`](Stream::end_shared_unit) are a unit: they are
 /// applied whole or not at all, and stay together in a block.
 #[derive(Debug)]
@@ -28,8 +30,10 @@ pub struct Stream {
     head: Head,
     /// Database of the frame before it.
     db: u32,
+    /// There is a SELECT among the frames of the block in `bytes`.
+    selects: bool,
     /// Room for a header, whole units, then the open unit.
-    bytes: Vec<u8>,
+    bytes: BytesMut,
     /// Of the block in `bytes`: its first frame and the database before it.
     start: Mark,
     /// Behind the last whole unit in `bytes`.
@@ -37,7 +41,8 @@ pub struct Stream {
     complete_at: Mark,
     closed: VecDeque<Block>,
     closed_bytes: usize,
-    spare: Vec<Vec<u8>>,
+    /// Chunks that nobody reads any more.
+    spare: Vec<BytesMut>,
 }
 
 /// A place between two frames.
@@ -54,12 +59,15 @@ impl Stream {
             offset: at.offset,
             db: 0,
         };
+        let mut bytes = BytesMut::with_capacity(CHUNK_LEN);
+        bytes.resize(BLOCK_HEADER_LEN, 0);
         Stream {
             shard,
             generation: at.generation,
             head: Head::new(at.offset),
             db: 0,
-            bytes: vec![0; BLOCK_HEADER_LEN],
+            selects: false,
+            bytes,
             start,
             complete: BLOCK_HEADER_LEN,
             complete_at: start,
@@ -113,7 +121,7 @@ impl Stream {
     pub fn end_unit(&mut self) {
         self.complete = self.bytes.len();
         self.complete_at = self.here();
-        if self.complete >= BLOCK_LEN {
+        if self.complete >= BLOCK_LEN || self.bytes.capacity() - self.complete < ROOM_MIN {
             self.close();
         }
     }
@@ -133,8 +141,9 @@ impl Stream {
         );
         self.close();
         let room = participants.len() * PARTICIPANT_LEN;
-        let mut bytes = self.fresh();
-        bytes.reserve(room + self.bytes.len() - self.complete);
+        let len = BLOCK_HEADER_LEN + room + self.bytes.len() - self.complete;
+        let mut bytes = BytesMut::with_capacity(len);
+        bytes.resize(BLOCK_HEADER_LEN, 0);
         for (shard, first) in participants {
             let row = Participant {
                 shard: (*shard).into(),
@@ -147,9 +156,11 @@ impl Stream {
         let start = self.complete_at;
         self.start = self.here();
         self.complete_at = self.start;
+        let block = self.block(bytes, start, self.start.offset);
+        self.selects = false;
         self.push_closed(Block {
             participants: participants.to_vec(),
-            ..self.block(bytes, start, self.start.offset)
+            ..block
         });
     }
 
@@ -178,23 +189,29 @@ impl Stream {
     pub fn clean_end(&mut self) -> Block {
         let is_all_taken = self.pending_bytes() == 0 && !self.unit_is_open();
         assert!(is_all_taken, "a clean end before the last block");
-        let bytes = self.fresh();
+        let bytes = BytesMut::zeroed(BLOCK_HEADER_LEN);
         Block {
             flags: CLEAN_END,
             ..self.block(bytes, self.here(), self.next())
         }
     }
 
-    /// Takes back the memory of a block that was written, for another.
-    pub fn reuse(&mut self, bytes: Vec<u8>) {
-        if self.spare.len() < SPARE_COUNT && bytes.capacity() <= SPARE_LEN_MAX {
-            self.spare.push(bytes);
+    /// Takes back the memory of a block, for others, if this was the last block in its chunk that anybody
+    /// had.
+    pub fn reuse(&mut self, bytes: Bytes) {
+        if self.spare.len() < SPARE_COUNT
+            && let Ok(mut chunk) = bytes.try_into_mut()
+        {
+            chunk.clear();
+            if chunk.try_reclaim(CHUNK_LEN) {
+                self.spare.push(chunk);
+            }
         }
     }
 
     #[cold]
     fn select(&mut self, db: u32) {
-        self.db = db;
+        (self.db, self.selects) = (db, true);
         let mut digits = itoa::Buffer::new();
         let args = [b"SELECT", digits.format(db).as_bytes()];
         frame::put(&mut self.bytes, &self.head, args.into_iter());
@@ -214,17 +231,26 @@ impl Stream {
         if self.complete == BLOCK_HEADER_LEN {
             return;
         }
-        let mut fresh = self.fresh();
-        fresh.extend_from_slice(&self.bytes[self.complete..]);
-        self.bytes.truncate(self.complete);
-        let bytes = std::mem::replace(&mut self.bytes, fresh);
+        let bytes = self.bytes.split_to(self.complete);
+        if self.bytes.is_empty() && self.bytes.capacity() >= ROOM_MIN {
+            self.bytes.resize(BLOCK_HEADER_LEN, 0);
+        } else {
+            let open = std::mem::take(&mut self.bytes);
+            let mut chunk = self.spare.pop().unwrap_or_default();
+            chunk.reserve(CHUNK_LEN.max(BLOCK_HEADER_LEN + open.len() + ROOM_MIN));
+            chunk.resize(BLOCK_HEADER_LEN, 0);
+            chunk.extend_from_slice(&open);
+            self.bytes = chunk;
+        }
         let block = self.block(bytes, self.start, self.complete_at.offset);
+        // A SELECT may be in the open unit.
+        self.selects &= self.unit_is_open();
         self.start = self.complete_at;
         self.complete = BLOCK_HEADER_LEN;
         self.push_closed(block);
     }
 
-    fn block(&self, bytes: Vec<u8>, start: Mark, end: u64) -> Block {
+    fn block(&self, bytes: BytesMut, start: Mark, end: u64) -> Block {
         Block {
             bytes,
             shard: self.shard,
@@ -233,6 +259,7 @@ impl Stream {
             first: start.offset,
             end,
             flags: 0,
+            is_plain: start.db == 0 && !self.selects,
             participants: Vec::new(),
         }
     }
@@ -241,26 +268,19 @@ impl Stream {
         self.closed_bytes += block.bytes.len();
         self.closed.push_back(block);
     }
-
-    /// Memory with room for a header.
-    fn fresh(&mut self) -> Vec<u8> {
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.clear();
-        bytes.resize(BLOCK_HEADER_LEN, 0);
-        bytes
-    }
 }
 
 /// Whole units with room for a header in front: one write, once it is sealed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Block {
-    bytes: Vec<u8>,
+    bytes: BytesMut,
     shard: u32,
     generation: u64,
     database: u32,
     first: u64,
     end: u64,
     flags: u32,
+    is_plain: bool,
     participants: Vec<(u32, u64)>,
 }
 
@@ -285,6 +305,11 @@ impl Block {
         &self.participants
     }
 
+    /// Are all its frames, surely, of the first database, and none of them is a SELECT?
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
     /// The database that the first frame finds itself in.
     pub fn database(&self) -> u32 {
         self.database
@@ -292,7 +317,12 @@ impl Block {
 
     /// The frames, as replicas get them.
     pub fn frames(&self) -> &[u8] {
-        &self.bytes[BLOCK_HEADER_LEN + self.participants.len() * PARTICIPANT_LEN..]
+        &self.bytes[self.frames_at()..]
+    }
+
+    /// Where they begin in what is written.
+    pub fn frames_at(&self) -> usize {
+        BLOCK_HEADER_LEN + self.participants.len() * PARTICIPANT_LEN
     }
 
     /// Fills in the header for the segment that the block will be written to. Every frame below `durable`
@@ -328,18 +358,21 @@ impl Block {
         &self.bytes
     }
 
-    /// The same in the caller's hands; [`reuse`](Stream::reuse) takes the memory back.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// The same to share; [`reuse`](Stream::reuse) takes the memory back.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.freeze()
     }
 }
 
 /// A block that has grown so long is closed.
 pub const BLOCK_LEN: usize = 1 << 20;
 
-/// Memory kept for blocks to come, and how large one piece of it may be.
+/// Memory that blocks share.
+const CHUNK_LEN: usize = 1 << 20;
+/// With less room than this left in a chunk, the next block begins in another one.
+const ROOM_MIN: usize = 16 << 10;
+/// Chunks kept for blocks to come.
 const SPARE_COUNT: usize = 4;
-const SPARE_LEN_MAX: usize = 4 * BLOCK_LEN;
 
 #[cfg(test)]
 mod tests {
@@ -490,17 +523,22 @@ mod tests {
         let mut stream = stream(0);
         frame(&mut stream, 0, &["DEL", "a"]);
         stream.end_unit();
-        let block = stream.take_block().unwrap();
-        let memory = block.bytes().as_ptr();
-        stream.reuse(block.into_bytes());
-        frame(&mut stream, 0, &["DEL", "b"]);
-        stream.end_unit();
-        stream.take_block().unwrap();
-        assert_eq!(stream.bytes.as_ptr(), memory);
-        frame(&mut stream, 0, &["DEL", "c"]);
-        stream.end_unit();
-        let block = stream.take_block().unwrap();
-        assert_eq!(text(&block), "*2 :2 *2 $3 DEL $1 c ");
+        drop(stream.take_block());
+        let value = "v".repeat(CHUNK_LEN - 2 * ROOM_MIN);
+        let mut memory = Vec::new();
+        for _ in 0..4 {
+            frame(&mut stream, 0, &["SET", "k", &value]);
+            frame(&mut stream, 0, &["SET", "k", &value[..ROOM_MIN]]);
+            stream.end_unit();
+            let block = stream.take_block().unwrap();
+            memory.push(block.bytes().as_ptr() as usize / CHUNK_LEN);
+            assert!(block.frames().starts_with(b"*2"));
+            stream.reuse(block.into_bytes());
+        }
+        assert!(
+            !stream.spare.is_empty(),
+            "a chunk that nobody reads is used again"
+        );
     }
 
     proptest! {

@@ -63,6 +63,9 @@ pub struct Options {
     pub spin_us: u64,
     /// Primary to follow: host and port.
     pub replica_of: Option<(String, u16)>,
+    /// Port on which replicas of the first shard connect; 0: they cannot. If absent, the client port and
+    /// 10000 more.
+    pub replication_port: Option<u16>,
     /// Password that clients have to show; empty: none.
     pub password: String,
     /// User and password that a primary is shown; empty: none.
@@ -93,6 +96,7 @@ impl Default for Options {
             fsync: Fsync::default(),
             spin_us: 30,
             replica_of: None,
+            replication_port: None,
             password: String::new(),
             primary_user: String::new(),
             primary_password: String::new(),
@@ -126,6 +130,8 @@ usage: ringkeep [options]          serve
   --shards N           parts of the keyspace, fixed for a data set (as many as cores)
   --cpu-list A,B,..    CPUs to pin the cores to
   --no-pin             do not pin the cores
+  --replication-port N port for replicas of the first shard, the others follow; 0: none
+                       (the client port + 10000)
   --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
   --masterauth TEXT    password that a Redis primary is shown (none)
   --masteruser NAME    user that goes with it (the default one)
@@ -243,6 +249,9 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                     (!host.is_empty()).then(|| (host.to_string(), port))
                 });
                 options.replica_of = Some(parsed.ok_or(UsageError::BadValue(name, text))?);
+            }
+            "--replication-port" => {
+                options.replication_port = Some(number(&name, value()?, 0, 65_535)? as u16);
             }
             "--requirepass" => options.password = value()?,
             "--masterauth" => options.primary_password = value()?,

@@ -30,6 +30,8 @@ use crate::{
 };
 
 /// Bytes of a segment of a journal.
+/// As in kevy.
+const REPLICATION_ABOVE: usize = 10_000;
 const SEGMENT_LEN: u64 = 64 << 20;
 
 /// Why the node did not start.
@@ -112,6 +114,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             .map_or_else(|| options.bind.first().cloned(), |at| Some(at.to_string()))
             .unwrap_or_default(),
         slots: options.slots,
+        replication_port: None,
     };
     let addresses = options
         .bind
@@ -142,6 +145,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let at = SocketAddr::new(*address, port);
         bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
+    let mut settings = settings;
+    settings.replication_port = replication_port(options, &addresses, shards)?;
+    let replication_port = settings.replication_port;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -214,6 +220,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                     return drop(to_main.send(Err(StartError::Scripts(error.to_string()))));
                 }
             };
+            let addresses_of_links = addresses.clone();
             for address in addresses {
                 let own = options.slots.into_iter().flat_map(|first| {
                     let shards = (core..shards).step_by(cores);
@@ -222,6 +229,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 for (port, shard) in own.chain([(options.port, None)]) {
                     let at = SocketAddr::new(address, port);
                     if let Err(error) = core_loop.listen(&Endpoint::Tcp(at), shard) {
+                        let at = at.to_string();
+                        return drop(to_main.send(Err(StartError::Listen(at, error))));
+                    }
+                }
+            }
+            for (own, shard) in (core..shards).step_by(cores).enumerate() {
+                for address in replication_port.iter().flat_map(|_| &addresses_of_links) {
+                    let port = replication_port.unwrap_or_default() + shard as u16;
+                    let at = SocketAddr::new(*address, port);
+                    if let Err(error) = core_loop.serve_replicas(&Endpoint::Tcp(at), own) {
                         let at = at.to_string();
                         return drop(to_main.send(Err(StartError::Listen(at, error))));
                     }
@@ -305,6 +322,39 @@ impl Drop for WholeOrNothing {
             std::process::exit(70);
         }
     }
+}
+
+/// The port on which replicas of the first shard connect. One that nobody asked for is left out where the
+/// ports are taken or do not exist.
+fn replication_port(
+    options: &Options,
+    addresses: &[IpAddr],
+    shards: usize,
+) -> Result<Option<u16>, StartError> {
+    let first = match options.replication_port {
+        Some(0) => return Ok(None),
+        Some(first) => usize::from(first),
+        None => usize::from(options.port) + REPLICATION_ABOVE,
+    };
+    let is_asked = options.replication_port.is_some();
+    for port in first..first + shards {
+        let bound = u16::try_from(port).map_err(|_| std::io::Error::from(ErrorKind::InvalidInput));
+        let bound = bound.and_then(|port| {
+            let mut addresses = addresses.iter();
+            addresses.try_for_each(|address| bind_alone(SocketAddr::new(*address, port)))
+        });
+        if let Err(error) = bound {
+            if is_asked {
+                return Err(StartError::Listen(
+                    format!("replication port {port}"),
+                    error,
+                ));
+            }
+            log(&format!("no replicas: replication port {port}: {error}"));
+            return Ok(None);
+        }
+    }
+    Ok(Some(first as u16))
 }
 
 /// Binds an address that must be nobody's. The listeners of a node that was killed live on until the

@@ -2,15 +2,20 @@
 //!
 //! - [`wire`] cuts the bytes of one stream into acknowledgements, pings, snapshot chunks and frames.
 //! - [`link`] follows one stream of an upstream: handshake, positions, acks, time-outs, reconnects.
+//! - [`source`] understands what replicas say to us.
+//! - [`history`] keeps what they are sent.
 //! - [`psync`] follows a Redis primary: its data set and its stream of commands.
 //! - [`discover`] finds out what an upstream is, and which ports a kevy's streams are on.
 
 pub mod discover;
+pub mod history;
 pub mod link;
 pub mod psync;
+pub mod source;
 pub mod wire;
 
 pub use crate::base::Position;
+pub use history::{History, Part};
 
 /// What to show a primary that asks who we are: `masteruser` and `masterauth`.
 #[derive(Clone, PartialEq, Eq)]

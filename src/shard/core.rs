@@ -18,6 +18,7 @@ use super::{
     message::Message,
     requests::GROUP_LEN,
     shared::Shared,
+    source::Source,
     state::State,
 };
 use crate::{base::Ms, journal::Stream, mesh::Mesh, script::EngineError};
@@ -50,6 +51,8 @@ pub struct Core<R: Reactor> {
     state: State,
     /// The links to the primary that this node follows; on core 0 only.
     follower: Option<Follower>,
+    /// The replicas that follow this core's shards.
+    source: Source,
     /// Journals and snapshots, where there are any.
     durable: Option<Durable>,
     /// The data directory, and what was loaded of it so far.
@@ -75,12 +78,15 @@ impl<R: Reactor> Core<R> {
         seed: u64,
     ) -> Result<Self, EngineError> {
         let me = mesh.me();
+        let mut state = State::new(mesh, shared.clone(), seed)?;
+        state.feeding = state.homes.own().map(|_| false).collect();
         Ok(Self {
+            source: Source::new(state.homes.own()),
             reactor,
             events: Vec::with_capacity(1024),
-            follower: (me == 0).then(|| Follower::new(shared.clone())),
+            follower: (me == 0).then(|| Follower::new(shared)),
             durable: None,
-            state: State::new(mesh, shared, seed)?,
+            state,
             awaited: None,
             follow_later: None,
             listeners: Vec::new(),
@@ -96,6 +102,16 @@ impl<R: Reactor> Core<R> {
     /// What the operating system said.
     pub fn listen(&mut self, at: &Endpoint, shard: Option<usize>) -> std::io::Result<()> {
         self.listeners.push((self.reactor.listen(at, 1024)?, shard));
+        Ok(())
+    }
+
+    /// Opens the replication port of one of this core's shards, by its number among them.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn serve_replicas(&mut self, at: &Endpoint, own: usize) -> std::io::Result<()> {
+        let listener = self.reactor.listen(at, 64)?;
+        self.source.listens(listener, own);
         Ok(())
     }
 
@@ -191,6 +207,7 @@ impl<R: Reactor> Core<R> {
             || self.state.has_work()
             || self.follower.as_ref().is_some_and(Follower::has_work)
             || self.durable.as_ref().is_some_and(Durable::has_work)
+            || self.source.has_work()
     }
 
     /// One turn: waits for events as told (before [`Wait::Event`] the mailboxes must have been parked),
@@ -291,6 +308,7 @@ impl<R: Reactor> Core<R> {
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     self.state.on_data(&mut conn, bytes);
                     self.state.put_conn(conn);
+                } else if self.source.on_data(&mut self.state, socket, bytes) {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_data(&mut self.state, socket, bytes);
                 }
@@ -313,6 +331,7 @@ impl<R: Reactor> Core<R> {
                         Err(_) => self.state.drop_conn(&mut conn),
                     }
                     self.state.put_conn(conn);
+                } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_sent(socket);
                 }
@@ -322,6 +341,11 @@ impl<R: Reactor> Core<R> {
                 socket,
                 peer,
             } => {
+                let now = self.state.now;
+                let source = &mut self.source;
+                if source.accept(listener, socket, peer, now, &mut self.reactor) {
+                    return true;
+                }
                 let mut listeners = self.listeners.iter();
                 let shard = listeners
                     .find(|(other, _)| *other == listener)
@@ -340,6 +364,7 @@ impl<R: Reactor> Core<R> {
                     conn.receiving = false;
                     self.state.on_end(&mut conn, end == End::Eof);
                     self.state.put_conn(conn);
+                } else if self.source.on_end(socket) {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_closed(&mut self.state, socket);
                 }
@@ -385,6 +410,9 @@ impl<R: Reactor> Core<R> {
         }
         worked |= self.state.go_on();
         worked |= self.state.background();
+        if self.state.shared.waiters.load(Relaxed) > 0 {
+            self.state.publish_ends();
+        }
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
         // it announced having been posted.
         self.state.mesh.post();
@@ -393,6 +421,13 @@ impl<R: Reactor> Core<R> {
         }
         if let Some(durable) = &mut self.durable {
             worked |= durable.step(&mut self.state, &mut self.reactor);
+        }
+        if std::mem::take(&mut self.state.asks_acks) {
+            self.source.ask_acks();
+        }
+        worked |= self.source.step(&mut self.state, &mut self.reactor);
+        if std::mem::take(&mut self.state.acked) {
+            self.state.look_after_waiters();
         }
         self.state.close_gate();
         while let Some(index) = self.state.next_listed() {
@@ -458,8 +493,10 @@ impl<R: Reactor> Core<R> {
         if let Some(durable) = &mut self.durable {
             durable.tick(&mut self.state, &mut self.reactor);
         }
+        self.source.tick(&mut self.state);
         self.state.beat = self.reactor.now() / NANOS_PER_MS;
         self.state.tick(STALL_MS);
+        self.state.look_after_waiters();
         if let Some(follower) = &mut self.follower {
             follower.tick(now);
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks},
-    shared::{CoreStats, FollowView, RedisView, Shared, lock},
+    shared::{CoreStats, FollowView, RedisView, ReplicaView, Replicas, Shared, lock},
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
@@ -327,24 +327,107 @@ fn cluster(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("cluster_enabled", u8::from(enabled));
 }
 
+/// The nodes that follow this one. One has a link per shard; a node is there if all are.
+pub(super) fn replicas(shared: &Shared) -> Vec<ReplicaView> {
+    let mut nodes: Vec<(ReplicaView, usize)> = Vec::new();
+    for replicas in &shared.replicas {
+        for link in lock(&replicas.links).iter() {
+            let node = nodes
+                .iter_mut()
+                .find(|(node, _)| (node.ip, node.port) == (link.ip, link.port));
+            match node {
+                None => nodes.push((link.clone(), 1)),
+                Some((node, count)) => {
+                    *count += 1;
+                    node.acked += link.acked;
+                    node.acked_at = node.acked_at.min(link.acked_at);
+                    node.is_online &= link.is_online;
+                }
+            }
+        }
+    }
+    let shards = shared.replicas.len();
+    nodes
+        .into_iter()
+        .map(|(mut node, count)| {
+            node.is_online &= count >= shards;
+            node
+        })
+        .collect()
+}
+
+/// The sum of the offsets that the shards' next frames get.
+pub(super) fn stream_end(shared: &Shared) -> u64 {
+    let marks = shared.durable.shards.iter();
+    marks.map(|marks| marks.next.load(Relaxed)).sum()
+}
+
+fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
+    let replicas = replicas(shared);
+    lines.put("connected_slaves", replicas.len());
+    for (number, replica) in replicas.iter().enumerate() {
+        let state = if replica.is_online {
+            "online"
+        } else {
+            "send_bulk"
+        };
+        let lag = now.saturating_sub(replica.acked_at) / 1000;
+        lines.put(
+            &format!("slave{number}"),
+            format!(
+                "ip={},port={},state={state},offset={},lag={lag}",
+                replica.ip, replica.port, replica.acked
+            ),
+        );
+    }
+    if let Some(port) = shared.settings.replication_port {
+        lines.put("repl_port_base", port);
+    }
+    let sum = |of: fn(&Replicas) -> &AtomicU64| -> u64 {
+        let replicas = shared.replicas.iter();
+        replicas.map(|replicas| of(replicas).load(Relaxed)).sum()
+    };
+    lines.put("sync_full", sum(|replicas| &replicas.shipped));
+    lines.put("sync_partial_ok", sum(|replicas| &replicas.resumed));
+    lines.put("repl_sent_bytes", sum(|replicas| &replicas.sent));
+}
+
+fn backlog(shared: &Shared, lines: &mut Lines<'_>) {
+    let bytes = shared
+        .replicas
+        .iter()
+        .map(|replicas| replicas.bytes.load(Relaxed));
+    let bytes: u64 = bytes.sum();
+    let first = shared
+        .replicas
+        .iter()
+        .map(|replicas| replicas.first.load(Relaxed));
+    let size = shared
+        .tunables
+        .read()
+        .map_or(0, |tunables| tunables.backlog_len);
+    lines.put("repl_backlog_active", u8::from(bytes > 0));
+    lines.put("repl_backlog_size", size * shared.settings.shards);
+    lines.put("repl_backlog_first_byte_offset", first.sum::<u64>());
+    lines.put("repl_backlog_histlen", bytes);
+}
+
 fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     let (shared, now) = (facts.shared, facts.now);
     match &*lock(&shared.follow) {
         None => {
             lines.put("role", "master");
-            lines.put("connected_slaves", 0);
+            followed(shared, now, lines);
             lines.put("master_failover_state", "no-failover");
             lines.put("master_replid", "0".repeat(40));
             lines.put("master_replid2", "0".repeat(40));
-            lines.put("master_repl_offset", 0);
+            lines.put("master_repl_offset", stream_end(shared));
             lines.put("second_repl_offset", -1);
-            lines.put("repl_backlog_active", 0);
-            lines.put("repl_backlog_size", 0);
-            lines.put("repl_backlog_first_byte_offset", 0);
-            lines.put("repl_backlog_histlen", 0);
+            backlog(shared, lines);
         }
         Some(view) => {
             lines.put("role", "slave");
+            followed(shared, now, lines);
             lines.put("master_host", &view.host);
             lines.put("master_port", view.port);
             let up = !view.links.is_empty() && view.links.iter().all(|link| link.up);
@@ -553,6 +636,8 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("latency-tracking-info-percentiles", "50 99 99.9".into()),
         ("cluster-enabled", yes_no(settings.slots.is_some())),
         ("appendfsync", tunables.fsync.name().into()),
+        ("repl-backlog-size", tunables.backlog_len.to_string()),
+        ("repl-backlog-ttl", tunables.backlog_ttl_secs.to_string()),
         ("daemonize", "no".into()),
         ("protected-mode", "no".into()),
         ("tcp-backlog", "1024".into()),
@@ -682,6 +767,17 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             // Clients and test suites switch persistence off, which it is.
             "save" if value.is_empty() => {}
             "appendonly" if value.eq_ignore_ascii_case(b"no") && !shared.settings.journals => {}
+            "repl-backlog-size" => {
+                let len =
+                    memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
+                if len == 0 {
+                    return Err(failed(
+                        "argument must be between 1 and 9223372036854775807 inclusive",
+                    ));
+                }
+                changed.backlog_len = len;
+            }
+            "repl-backlog-ttl" => changed.backlog_ttl_secs = number()?,
             "appendfsync" => {
                 changed.fsync = Fsync::parse(value).ok_or_else(|| {
                     failed("argument(s) must be one of the following: everysec, always, no")

@@ -71,6 +71,8 @@ pub(super) enum Job {
     },
     /// The data set is being replaced by a snapshot, over many turns.
     Load(Box<Load>),
+    /// Snapshots that are to count together end with what there is now.
+    Cut,
 }
 
 /// Shards on their way to this core.
@@ -435,6 +437,7 @@ impl State {
             Job::Exchange { session, received } => self.exchange(session, *received, away),
             // It never shares a loan, and runs in slices.
             Job::Load(_) => {}
+            Job::Cut => self.cut_snapshots(),
         }
         self.acting = None;
         tried
@@ -690,6 +693,8 @@ impl State {
             }
             // What they are good for is done by the core, behind all messages.
             Message::Follow(_) | Message::Frontier => {}
+            Message::Acked => self.acked = true,
+            Message::AskAcks => self.asks_acks = true,
         }
         self.run_ready();
     }
@@ -728,6 +733,7 @@ mod tests {
                 spin_us: 0,
                 dir: None,
                 journals: false,
+                replication_port: None,
                 segment_len: 1 << 20,
                 announce: String::new(),
                 slots: None,

@@ -223,4 +223,8 @@ pub enum Message {
     Follow(Option<(String, u16)>),
     /// More of our shards' streams is durable.
     Frontier,
+    /// Replicas of our shards have said how far they are.
+    Acked,
+    /// Your replicas are to say how far they are.
+    AskAcks,
 }

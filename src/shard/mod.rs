@@ -30,10 +30,13 @@ mod scratch;
 mod scripts;
 mod session;
 mod shared;
+mod ship;
+mod source;
 mod state;
 mod tracking;
 mod transactions;
 mod upkeep;
+mod wait;
 
 pub use self::core::Core;
 pub use durable::{Fsync, Loaded, OldSegment, Start};

@@ -16,6 +16,7 @@ use super::{
     oddities::odd,
     scripts::{Done, ScriptHost},
     state::State,
+    transactions::exec_aborted,
 };
 use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Spec, flag},
@@ -508,9 +509,7 @@ impl State {
     /// EXEC cannot be run, so its transaction is over.
     fn abort_exec(&mut self, conn: &mut Conn, spec: &Spec, error: &Error) {
         self.discard(conn);
-        let why = error.as_str().trim_start_matches("ERR ");
-        let text = format!("EXECABORT Transaction discarded because of: {why}");
-        self.refuse(conn, Some(spec), &Error::text(text));
+        self.refuse(conn, Some(spec), &exec_aborted(error));
     }
 
     pub(super) fn refuse(&mut self, conn: &mut Conn, spec: Option<&Spec>, error: &Error) {

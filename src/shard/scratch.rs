@@ -129,7 +129,7 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cmd::testing::Desk, rdb::FileWriter, resp::OwnedArgs};
+    use crate::{cmd::testing::Desk, rdb::FileWriter};
 
     fn fresh() -> Scratch {
         Scratch::new(Shards::none_of(3).fresh(4, 7), 4)
@@ -165,7 +165,10 @@ mod tests {
             assert_eq!((received.keys, received.stream_db), (2, Some(3)));
             let shards = &mut received.shards;
             let text = shards.of(3, b"s").string(b"s", 1000).expect("a string");
-            assert_eq!(text.map(|text| text.as_bytes().to_vec()), Some(b"v".to_vec()));
+            assert_eq!(
+                text.map(|text| text.as_bytes().to_vec()),
+                Some(b"v".to_vec())
+            );
             // Due keys come too: their primary says when they go.
             let meta = shards.of(3, b"s").meta(b"s", 1000).expect("it is there");
             assert_eq!(meta.deadline, Some(5000));

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     census::Totals,
-    conn::{Blocked, Conn, GiveUp, ReplyMode},
+    conn::{Conn, ReplyMode},
     info,
     message::{Message, Topics},
     shared::{FollowView, lock},
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
     cmd::{self, Spec, Verb},
-    resp::{Args, Error, OwnedArgs, Proto},
+    resp::{Args, Error, Proto},
 };
 
 const HELLO_FIRST: Error = Error::fixed(
@@ -278,10 +278,18 @@ impl State {
 
     fn role(&mut self, conn: &mut Conn) {
         let Some(view) = lock(&self.shared.follow).clone() else {
+            let replicas = info::replicas(&self.shared);
             conn.out.array(3);
             conn.out.bulk_str("master");
-            conn.out.int(0);
-            return conn.out.array(0);
+            conn.out.int(info::stream_end(&self.shared) as i64);
+            conn.out.array(replicas.len());
+            for replica in replicas {
+                conn.out.array(3);
+                conn.out.bulk_str(&replica.ip.to_string());
+                conn.out.bulk_str(&replica.port.to_string());
+                conn.out.bulk_str(&replica.acked.to_string());
+            }
+            return;
         };
         conn.out.array(5);
         conn.out.bulk_str("slave");
@@ -326,43 +334,6 @@ impl State {
             self.mesh.send(0, Message::Follow(target));
         }
         conn.out.ok();
-    }
-
-    /// WAIT: nobody follows this node yet, so either nothing is asked for or time runs out.
-    fn wait_for_replicas(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
-        let Some(replicas) = parse_i64(args.at(1)) else {
-            return conn.out.error(&Error::NOT_INTEGER);
-        };
-        let Some(timeout) = parse_i64(args.at(2)) else {
-            let text = "ERR timeout is not an integer or out of range";
-            return conn.out.error(&Error::fixed(text));
-        };
-        if timeout < 0 {
-            return conn.out.error(&Error::TIMEOUT_NEGATIVE);
-        }
-        if self.shared.following.load(Relaxed) {
-            return conn.out.error(&Error::fixed(
-                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 \
-                 if a replica is configured to be writable (which is not the default) writes to replicas \
-                 are just local and are not propagated.",
-            ));
-        }
-        if replicas <= 0 || conn.ended {
-            return conn.out.int(0);
-        }
-        let slot = conn.open_slot();
-        let deadline = (timeout > 0).then(|| self.now + timeout as u64);
-        let blocked = Blocked {
-            spec,
-            args: OwnedArgs::copy(args.iter()),
-            db: conn.db,
-            deadline,
-            on_timeout: GiveUp::Count(0),
-            slot,
-            trying: false,
-            again: false,
-        };
-        self.hold_blocked(conn, blocked);
     }
 
     fn config(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {

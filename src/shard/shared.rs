@@ -36,6 +36,8 @@ pub struct Settings {
     pub slots: Option<u16>,
     /// What is written is kept in the data directory.
     pub journals: bool,
+    /// Port on which replicas of the first shard connect, if any. The others follow it.
+    pub replication_port: Option<u16>,
     /// Bytes of a segment of a journal.
     pub segment_len: u64,
 }
@@ -76,6 +78,10 @@ pub struct Tunables {
     pub tracking_keys_max: usize,
     /// When what was written is synced.
     pub fsync: Fsync,
+    /// Bytes of each shard's stream that are kept in memory for replicas.
+    pub backlog_len: usize,
+    /// For how long they are kept when there is no replica; 0: for ever.
+    pub backlog_ttl_secs: u64,
     /// What to show a primary as user and password; empty: nothing.
     pub primary_user: String,
     /// See there.
@@ -101,6 +107,8 @@ impl Default for Tunables {
             events: 0,
             tracking_keys_max: 1_000_000,
             fsync: Fsync::EverySecond,
+            backlog_len: 64 << 20,
+            backlog_ttl_secs: 3600,
             primary_user: String::new(),
             primary_password: String::new(),
         }
@@ -190,6 +198,36 @@ pub struct LinkView {
     pub primary_next: u64,
     /// Generation of the history; 0 if the primary has none.
     pub generation: u64,
+}
+
+/// One link of a replica, for INFO, ROLE and WAIT.
+#[derive(Clone, Debug)]
+pub struct ReplicaView {
+    /// Where it connects from.
+    pub ip: std::net::IpAddr,
+    /// Its client port, as far as its name tells.
+    pub port: u16,
+    /// It has all that there was when it came.
+    pub is_online: bool,
+    /// It has everything below this offset.
+    pub acked: u64,
+    /// When it said so.
+    pub acked_at: Ms,
+}
+
+/// What follows one shard.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Replicas {
+    pub links: Mutex<Vec<ReplicaView>>,
+    /// Bytes kept for them, and the offset of the oldest frame.
+    pub bytes: AtomicU64,
+    pub first: AtomicU64,
+    /// Bytes sent to them since the start.
+    pub sent: AtomicU64,
+    /// How often one came back and went on, and got a snapshot.
+    pub resumed: AtomicU64,
+    pub shipped: AtomicU64,
 }
 
 /// What INFO and ROLE say of the primary that this node follows.
@@ -291,6 +329,10 @@ pub struct Shared {
     pub ring: Mutex<String>,
     /// What is durable, and how that is going.
     pub durable: Durability,
+    /// Who follows each shard.
+    pub replicas: Vec<Replicas>,
+    /// Clients that wait for replicas.
+    pub waiters: AtomicUsize,
     next_client: AtomicU64,
 }
 
@@ -321,6 +363,8 @@ impl Shared {
             run_id,
             started,
             ring: Mutex::default(),
+            replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
+            waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),
             next_client: AtomicU64::new(1),
             settings,

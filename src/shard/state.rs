@@ -27,11 +27,13 @@ use super::{
     pubsub::Subscriptions,
     shared::{Shared, Tunables},
     tracking::Tracked,
+    wait::Waiter,
 };
 use crate::{
     base::{Ms, Rng},
     cmd::{Shards, Spec, Table, flag},
     mesh::Mesh,
+    repl::Part,
     resp::{Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
 };
@@ -114,6 +116,16 @@ pub(super) struct State {
     pub gate: Gate,
     /// Shards of ours that cores had on loan, and the offset up to which their frontier matters to those.
     pub watch: Vec<(usize, CoreId, u64)>,
+    /// What was written and is for replicas: which of the core's shards, and the frames.
+    pub written: Vec<(usize, Part)>,
+    /// Which of the core's shards keep what they do for replicas.
+    pub feeding: Vec<bool>,
+    /// Clients that wait for replicas.
+    pub waiters: Vec<Waiter>,
+    /// A replica has said how far it is.
+    pub acked: bool,
+    /// Replicas are to say how far they are.
+    pub asks_acks: bool,
     /// Who waits for the end of SAVE: connection, slot and round.
     pub saving: Vec<(SocketId, u64, u64)>,
     /// More keys are due than one turn may remove.
@@ -185,6 +197,11 @@ impl State {
             freeing: false,
             gate: Gate::default(),
             watch: Vec::new(),
+            written: Vec::new(),
+            feeding: Vec::new(),
+            waiters: Vec::new(),
+            acked: false,
+            asks_acks: false,
             saving: Vec::new(),
             more_due: false,
             memory: Memory::default(),

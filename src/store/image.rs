@@ -78,6 +78,15 @@ pub(super) fn write_value(
     }
 }
 
+/// Do more records than one say what the value is?
+pub(super) fn has_more_records(value: &Value) -> bool {
+    match value {
+        Value::Hash(hash) => hash.next_deadline().is_some(),
+        Value::Stream(stream) => stream.groups().next().is_some(),
+        _ => false,
+    }
+}
+
 /// Appends a record that says that the key is not there.
 pub(super) fn write_absence(out: &mut Vec<u8>, key: &[u8]) {
     let mut writer = Writer::new(out);

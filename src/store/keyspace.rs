@@ -9,7 +9,7 @@ mod load;
 mod walk;
 
 pub use evict::Sampling;
-pub use walk::{Budget, Slice, Walk};
+pub use walk::{Budget, Form, Slice, Walk};
 
 use std::hash::Hasher;
 

@@ -22,6 +22,8 @@ mod disk;
 
 pub use disk::DiskFaults;
 
+use bytes::Bytes;
+
 use crate::reactor::{
     End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
     Wait, Wake,
@@ -217,6 +219,8 @@ struct OpenFile {
     what: Opened,
     in_flight: u32,
     is_closing: bool,
+    /// Of a folder: how many failed syncs of it this handle was told of.
+    failures: u64,
 }
 
 #[derive(Clone)]
@@ -277,7 +281,7 @@ enum Work {
     Write {
         number: FileNumber,
         offset: u64,
-        block: Vec<u8>,
+        block: Bytes,
         chunk: Option<u32>,
         is_durable: bool,
     },
@@ -309,7 +313,6 @@ enum Notice {
         socket: Token,
     },
     ArenaWritten {
-        file: FileId,
         mark: u64,
         chunk: u32,
         result: Result<(), i32>,
@@ -1167,6 +1170,7 @@ impl World {
             Work::Rename { from, to } => disk.rename(from, to),
             Work::Remove { path } => disk.remove(path),
         };
+        let result = result.and_then(|()| self.folder_is_sound(&job));
         let is_of_folder = !matches!(job.work, Work::Write { .. } | Work::Reserve { .. });
         if is_of_folder {
             self.collect_files(job.machine);
@@ -1224,6 +1228,28 @@ impl World {
         disk.crash(random);
     }
 
+    /// Whoever has a folder open is told once of each failed sync of it, whoever asked for that.
+    fn folder_is_sound(&mut self, job: &Job) -> Result<(), i32> {
+        let Work::Sync {
+            what: Opened::Folder(path),
+            ..
+        } = &job.work
+        else {
+            return Ok(());
+        };
+        let failures = self.disk(job.machine).folder_failures(path);
+        let inside = self.reactors.get_mut(&job.reactor);
+        let file = job.file.map(Token::from);
+        let open = inside.and_then(|inside| inside.files.get_mut(file?));
+        match open {
+            Some(open) if open.failures < failures => {
+                open.failures = failures;
+                Err(libc::EIO)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn end_file(&mut self, reactor: ReactorId, token: Token) {
         let Some(inside) = self.reactors.get_mut(&reactor) else {
             return;
@@ -1245,17 +1271,15 @@ impl Job {
                 Work::Write {
                     chunk: Some(chunk), ..
                 },
-                Some(file),
+                Some(_),
             ) => {
                 return Notice::ArenaWritten {
-                    file,
                     mark,
                     chunk,
                     result,
                 };
             }
-            (Work::Write { block, .. }, Some(file)) => Event::Written {
-                file,
+            (Work::Write { block, .. }, Some(_)) => Event::Written {
                 mark,
                 block,
                 result,
@@ -1353,7 +1377,6 @@ impl FakeReactor {
                 })
             }
             Notice::ArenaWritten {
-                file,
                 mark,
                 chunk,
                 result,
@@ -1362,9 +1385,8 @@ impl FakeReactor {
                     chunk.in_flight = chunk.in_flight.saturating_sub(1);
                 }
                 Some(Event::Written {
-                    file,
                     mark,
-                    block: Vec::new(),
+                    block: Bytes::new(),
                     result,
                 })
             }
@@ -1448,7 +1470,7 @@ impl FakeReactor {
         file: FileId,
         mark: u64,
         offset: u64,
-        block: Vec<u8>,
+        block: Bytes,
         chunk: Option<u32>,
         is_durable: bool,
     ) {
@@ -1686,11 +1708,12 @@ impl Reactor for FakeReactor {
             what: Opened::File(number),
             in_flight: 0,
             is_closing: false,
+            failures: 0,
         };
         Ok(inside.files.insert(file).into())
     }
 
-    fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         self.start_write(file, mark, offset, block, None, false);
     }
 
@@ -1706,9 +1729,8 @@ impl Reactor for FakeReactor {
         let end = start as usize + len as usize;
         let found = self.arena.get_mut(chunk as usize);
         let Some(found) = found.filter(|found| end <= found.bytes.len()) else {
-            let (block, result) = (Vec::new(), Err(libc::EINVAL));
+            let (block, result) = (Bytes::new(), Err(libc::EINVAL));
             let event = Event::Written {
-                file,
                 mark,
                 block,
                 result,
@@ -1719,11 +1741,11 @@ impl Reactor for FakeReactor {
             return;
         };
         found.in_flight += 1;
-        let block = found.bytes[start as usize..end].to_vec();
+        let block = Bytes::copy_from_slice(&found.bytes[start as usize..end]);
         self.start_write(file, mark, offset, block, Some(chunk), false);
     }
 
-    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64) {
+    fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         self.start_write(file, mark, offset, block, None, true);
     }
 
@@ -1746,11 +1768,13 @@ impl Reactor for FakeReactor {
         if !world.disk(self.machine).may_be_folder(path) {
             return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
         }
+        let failures = world.disk(self.machine).folder_failures(path);
         let inside = world.reactors.get_mut(&self.id).ok_or_else(gone)?;
         let file = OpenFile {
             what: Opened::Folder(path.to_path_buf()),
             in_flight: 0,
             is_closing: false,
+            failures,
         };
         Ok(inside.files.insert(file).into())
     }

@@ -147,12 +147,10 @@ pub enum Event {
     },
     /// The end of a [`Reactor::write`], [`Reactor::write_durable`] or [`Reactor::write_arena`].
     Written {
-        /// The file.
-        file: FileId,
         /// The caller's mark.
         mark: u64,
         /// The memory of the write, back in the caller's hands; empty for an arena write.
-        block: Vec<u8>,
+        block: Bytes,
         /// The errno on failure. Success means that every byte was written, and of a durable write
         /// that it is durable.
         result: Result<(), i32>,
@@ -204,7 +202,15 @@ pub struct OpenHow {
     pub truncate: bool,
     /// Fail if the file is there.
     pub exclusive: bool,
+    /// Write past the page cache what begins and ends at a multiple of [`DIRECT_UNIT`], where the file
+    /// system can. Such a write is copied once, so that its memory lies as the disk wants it; through
+    /// the page cache a write that waits for the disk takes many times the CPU
+    /// (`perf/record/vm/2026-11-21T20-45-27-disk.csv`).
+    pub direct: bool,
 }
+
+/// Writes past the page cache begin and end at multiples of this; see [`OpenHow::direct`].
+pub const DIRECT_UNIT: usize = 4096;
 
 /// Rouses a reactor's turn from another thread.
 pub trait Wake {
@@ -279,8 +285,8 @@ pub trait Reactor {
     fn open(&mut self, path: &Path, how: OpenHow) -> io::Result<FileId>;
 
     /// Writes the whole block at `offset`; ends in [`Event::Written`]. Writes on one file may pass
-    /// each other.
-    fn write(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64);
+    /// each other. The block may be shared: others read it, or send it, meanwhile.
+    fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64);
 
     /// Writes `len` bytes from `start` of registered chunk `chunk` at `offset`; ends in
     /// [`Event::Written`]. The chunk must not be changed until then.
@@ -297,7 +303,7 @@ pub trait Reactor {
     /// Writes the whole block at `offset` and makes it durable; ends in one [`Event::Written`]. Covers
     /// no other write. After a failure nothing is known of the block's bytes on disk, and a later sync
     /// that succeeds says nothing about them.
-    fn write_durable(&mut self, file: FileId, block: Vec<u8>, offset: u64, mark: u64);
+    fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64);
 
     /// Makes the file's data durable; ends in [`Event::Synced`]. Covers every write whose
     /// [`Event::Written`] was seen before this call, and of a folder ([`Reactor::open_dir`]) every name

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use uring::{
-    End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
-    Wait, Wake,
+    DIRECT_UNIT, End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId,
+    TimerId, Wait, Wake,
 };
 
 /// What a test wants of its reactor.
@@ -45,7 +45,7 @@ struct Host<R: Reactor> {
 }
 
 type Key = (u32, u32);
-type Written = (FileId, u64, Vec<u8>, Result<(), i32>);
+type Written = (u64, Bytes, Result<(), i32>);
 
 impl<R: Reactor> Drop for Host<R> {
     fn drop(&mut self) {
@@ -173,12 +173,11 @@ impl<R: Reactor> Host<R> {
                 assert!(self.closed.insert(key(socket)), "closed comes once");
             }
             Event::Written {
-                file,
                 mark,
                 block,
                 result,
             } => {
-                self.written.push((file, mark, block, result));
+                self.written.push((mark, block, result));
             }
             Event::Synced { file, mark, result } => self.synced.push((file, mark, result)),
             Event::Done { mark, result } => self.done.push((mark, result)),
@@ -716,12 +715,16 @@ fn files_hold_what_was_written<R: Reactor>(make: fn(Shape) -> Host<R>) {
     );
     let whole = pattern(3 << 20, 4);
     for (mark, block) in whole.chunks(1 << 20).enumerate() {
-        host.reactor
-            .write(file, block.to_vec(), (mark << 20) as u64, mark as u64);
+        host.reactor.write(
+            file,
+            Bytes::copy_from_slice(block),
+            (mark << 20) as u64,
+            mark as u64,
+        );
     }
     host.until("the writes", |host| host.written.len() == 3);
-    for (of, mark, block, result) in std::mem::take(&mut host.written) {
-        assert_eq!((of, result), (file, Ok(())));
+    for (mark, block, result) in std::mem::take(&mut host.written) {
+        assert_eq!(result, Ok(()));
         assert!(
             block == whole[(mark as usize) << 20..][..1 << 20],
             "the memory comes back"
@@ -731,16 +734,16 @@ fn files_hold_what_was_written<R: Reactor>(make: fn(Shape) -> Host<R>) {
     host.until("the sync", |host| host.synced.len() == 1);
     assert_eq!(host.synced, [(file, 77, Ok(()))]);
     assert!((host.read_file)(&host.reactor, &path) == whole);
-    host.reactor.write(file, Vec::new(), 0, 5);
-    host.reactor.write(file, b"HEAD".to_vec(), 0, 6);
+    host.reactor.write(file, Bytes::new(), 0, 5);
+    host.reactor.write(file, Bytes::from_static(b"HEAD"), 0, 6);
     host.reactor.close_file(file);
     host.until("the last writes", |host| host.written.len() == 2);
     assert!(host.written.iter().all(|(.., result)| result.is_ok()));
-    host.reactor.write(file, b"late".to_vec(), 0, 8);
+    host.reactor.write(file, Bytes::from_static(b"late"), 0, 8);
     host.until("the refusal", |host| host.written.len() == 3);
     assert_eq!(
         host.written.pop(),
-        Some((file, 8, b"late".to_vec(), Err(libc::EBADF)))
+        Some((8, Bytes::from_static(b"late"), Err(libc::EBADF)))
     );
     let bytes = (host.read_file)(&host.reactor, &path);
     assert!(&bytes[..4] == b"HEAD" && bytes[4..] == whole[4..]);
@@ -766,7 +769,7 @@ fn durable_writes_end_once_and_whole<R: Reactor>(make: fn(Shape) -> Host<R>) {
     let whole = pattern(lens.iter().sum(), 7);
     let mut offset = 0;
     for (mark, len) in lens.into_iter().enumerate() {
-        let block = whole[offset..offset + len].to_vec();
+        let block = Bytes::copy_from_slice(&whole[offset..offset + len]);
         host.reactor
             .write_durable(file, block, offset as u64, mark as u64);
         offset += len;
@@ -778,23 +781,27 @@ fn durable_writes_end_once_and_whole<R: Reactor>(make: fn(Shape) -> Host<R>) {
     host.reactor.close_file(file);
     host.until("the writes", |host| host.written.len() == lens.len());
     host.linger(2_000_000);
-    host.written.sort_by_key(|(_, mark, ..)| *mark);
-    for ((of, _, block, result), len) in host.written.iter().zip(lens) {
-        assert_eq!((*of, block.len(), *result), (file, len, Ok(())));
+    host.written.sort_by_key(|(mark, ..)| *mark);
+    for ((_, block, result), len) in host.written.iter().zip(lens) {
+        assert_eq!((block.len(), *result), (len, Ok(())));
     }
     assert_eq!((host.written.len(), host.synced.len()), (lens.len(), 0));
     assert!((host.read_file)(&host.reactor, &path) == whole);
-    host.reactor.write_durable(file, b"late".to_vec(), 0, 9);
+    host.reactor
+        .write_durable(file, Bytes::from_static(b"late"), 0, 9);
     host.until("the refusal", |host| host.written.len() > lens.len());
     let last = host.written.pop();
-    assert_eq!(last, Some((file, 9, b"late".to_vec(), Err(libc::EBADF))));
+    assert_eq!(
+        last,
+        Some((9, Bytes::from_static(b"late"), Err(libc::EBADF)))
+    );
 }
 
 fn reserved_space_reads_as_zeros<R: Reactor>(make: fn(Shape) -> Host<R>) {
     let mut host = make(Shape::default());
     let path = host.folder.join("segment");
     let file = host.create(&path);
-    host.reactor.write(file, b"head".to_vec(), 0, 1);
+    host.reactor.write(file, Bytes::from_static(b"head"), 0, 1);
     host.until("the write", |host| host.written.len() == 1);
     host.reactor.reserve(file, 1 << 20, 2);
     assert_eq!(host.outcome(2), Ok(()));
@@ -804,7 +811,7 @@ fn reserved_space_reads_as_zeros<R: Reactor>(make: fn(Shape) -> Host<R>) {
     assert_eq!(&bytes[..4], b"head");
     assert!(bytes[4..].iter().all(|byte| *byte == 0));
     host.reactor
-        .write_durable(file, b"tail".to_vec(), (1 << 20) - 4, 3);
+        .write_durable(file, Bytes::from_static(b"tail"), (1 << 20) - 4, 3);
     // Less than is there changes nothing.
     host.reactor.reserve(file, 4096, 4);
     assert_eq!(host.outcome(4), Ok(()));
@@ -823,23 +830,25 @@ fn names_change_and_go<R: Reactor>(make: fn(Shape) -> Host<R>) {
     let mut host = make(Shape::default());
     let [a, b, c] = ["a", "b", "c"].map(|name| host.folder.join(name));
     let file = host.create(&a);
-    host.reactor.write(file, b"first".to_vec(), 0, 1);
+    host.reactor.write(file, Bytes::from_static(b"first"), 0, 1);
     host.until("the write", |host| host.written.len() == 1);
     host.reactor.rename(&a, &b, 2);
     assert_eq!(host.outcome(2), Ok(()));
     assert!(!host.is_there(&a));
     // An open file is the same under its new name.
-    host.reactor.write(file, b"FI".to_vec(), 0, 3);
+    host.reactor.write(file, Bytes::from_static(b"FI"), 0, 3);
     host.until("the write", |host| host.written.len() == 2);
     assert_eq!((host.read_file)(&host.reactor, &b), b"FIrst");
     // A rename replaces; who had the old file open writes what nobody sees.
     let other = host.create(&c);
     host.reactor.rename(&c, &b, 4);
     assert_eq!(host.outcome(4), Ok(()));
-    host.reactor.write(file, b"unseen".to_vec(), 0, 5);
+    host.reactor
+        .write(file, Bytes::from_static(b"unseen"), 0, 5);
     host.until("the write", |host| host.written.len() == 3);
     assert!((host.read_file)(&host.reactor, &b).is_empty());
-    host.reactor.write(other, b"second".to_vec(), 0, 6);
+    host.reactor
+        .write(other, Bytes::from_static(b"second"), 0, 6);
     host.until("the write", |host| host.written.len() == 4);
     assert_eq!((host.read_file)(&host.reactor, &b), b"second");
     assert!(host.written.iter().all(|(.., result)| result.is_ok()));
@@ -868,10 +877,11 @@ fn a_folder_can_be_synced_and_no_more<R: Reactor>(make: fn(Shape) -> Host<R>) {
     host.reactor.sync(folder, 1);
     host.until("the sync", |host| host.synced.len() == 1);
     assert_eq!(host.synced, [(folder, 1, Ok(()))]);
-    host.reactor.write(folder, vec![1], 0, 2);
-    host.reactor.write_durable(folder, vec![1], 0, 3);
+    host.reactor.write(folder, Bytes::from_static(&[1]), 0, 2);
+    host.reactor
+        .write_durable(folder, Bytes::from_static(&[1]), 0, 3);
     host.until("the refusals", |host| host.written.len() == 2);
-    for (_, _, block, result) in &host.written {
+    for (_, block, result) in &host.written {
         assert_eq!((&block[..], *result), (&[1][..], Err(libc::EBADF)));
     }
     host.reactor.reserve(folder, 1, 4);
@@ -880,6 +890,55 @@ fn a_folder_can_be_synced_and_no_more<R: Reactor>(make: fn(Shape) -> Host<R>) {
     host.reactor.sync(folder, 5);
     host.until("the refusal", |host| host.synced.len() == 2);
     assert_eq!(host.synced[1], (folder, 5, Err(libc::EBADF)));
+}
+
+fn what_goes_past_the_page_cache_is_there_too<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    const UNIT: usize = DIRECT_UNIT;
+    let mut host = make(Shape::default());
+    let path = host.folder.join("direct");
+    let how = OpenHow {
+        create: true,
+        direct: true,
+        ..OpenHow::default()
+    };
+    let file = host.reactor.open(&path, how).unwrap();
+    let mut whole = pattern(5 << 20, 9);
+    host.reactor.write_durable(file, whole.clone(), 0, 0);
+    host.until("the long write", |host| host.written.len() == 1);
+    // Some fit the units of the disk, others do not.
+    let pieces = [
+        (UNIT, UNIT),
+        (3 * UNIT, 100),
+        (5 * UNIT + 1, UNIT),
+        (8 * UNIT, 3 * UNIT),
+        (7 * UNIT + 7, 7),
+        (12 * UNIT, 0),
+        (5 << 20, 2 * UNIT),
+        ((5 << 20) + 2 * UNIT, 5),
+    ];
+    for (mark, (at, len)) in pieces.into_iter().enumerate() {
+        let bytes = pattern(len, mark as u64);
+        whole.resize(whole.len().max(at + len), 0);
+        whole[at..at + len].copy_from_slice(&bytes);
+        match mark % 2 {
+            0 => host.reactor.write(file, bytes, at as u64, mark as u64),
+            _ => host
+                .reactor
+                .write_durable(file, bytes, at as u64, mark as u64),
+        }
+    }
+    host.until("the writes", |host| host.written.len() == 1 + pieces.len());
+    assert!(host.written.iter().all(|(.., result)| result.is_ok()));
+    for (of, mark, block, _) in &host.written[1..] {
+        let (at, len) = pieces[*mark as usize];
+        assert!(
+            *of == file && *block == whole[at..at + len],
+            "the memory comes back"
+        );
+    }
+    host.reactor.sync(file, 1);
+    host.until("the sync", |host| host.synced.len() == 1);
+    assert!((host.read_file)(&host.reactor, &path) == whole);
 }
 
 fn the_arena_is_written_from_in_place<R: Reactor>(make: fn(Shape) -> Host<R>) {
@@ -924,7 +983,7 @@ fn the_arena_is_written_from_in_place<R: Reactor>(make: fn(Shape) -> Host<R>) {
     assert!(
         host.written
             .iter()
-            .all(|(_, _, block, result)| block.is_empty() && result.is_ok())
+            .all(|(_, block, result)| block.is_empty() && result.is_ok())
     );
     assert!((host.read_file)(&host.reactor, &path) == whole);
     host.reactor.arena_chunk(3).unwrap()[LEN as usize - 4..].copy_from_slice(b"tail");
@@ -933,7 +992,7 @@ fn the_arena_is_written_from_in_place<R: Reactor>(make: fn(Shape) -> Host<R>) {
     host.reactor.write_arena(file, 3, LEN, 1, 0, 11);
     host.reactor.write_arena(file, 4, 0, 1, 0, 12);
     host.until("the tail", |host| host.written.len() == 8);
-    for (_, mark, _, result) in &host.written[4..] {
+    for (mark, _, result) in &host.written[4..] {
         assert_eq!(
             result.is_ok(),
             *mark < 11,
@@ -961,10 +1020,11 @@ fn a_reactor_may_be_dropped_at_any_time<R: Reactor>(make: fn(Shape) -> Host<R>) 
                 },
             )
             .unwrap();
-        host.reactor.write(file, pattern(1 << 20, 1), 0, 0);
+        host.reactor.write(file, pattern(1 << 20, 1).into(), 0, 0);
         host.reactor.write_arena(file, 0, 0, 4096, 0, 1);
         host.reactor.sync(file, 2);
-        host.reactor.write_durable(file, pattern(1 << 20, 3), 0, 3);
+        host.reactor
+            .write_durable(file, pattern(1 << 20, 3).into(), 0, 3);
         host.reactor.reserve(file, 2 << 20, 4);
         let (from, to) = (host.folder.join("dropped"), host.folder.join("moved"));
         host.reactor.rename(&from, &to, 5);
@@ -1004,6 +1064,7 @@ macro_rules! bodies {
             reserved_space_reads_as_zeros
             names_change_and_go
             a_folder_can_be_synced_and_no_more
+            what_goes_past_the_page_cache_is_there_too
             the_arena_is_written_from_in_place
             a_reactor_may_be_dropped_at_any_time
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use uring::fake::{DiskFaults, FakeReactor, FakeWorld, Faults, Machine};
 use uring::{Event, FileId, OpenHow, Reactor, Wait};
 
@@ -12,6 +13,7 @@ const CREATE: OpenHow = OpenHow {
     create: true,
     truncate: false,
     exclusive: false,
+    direct: false,
 };
 
 type Outcome = Result<(), i32>;
@@ -57,12 +59,14 @@ impl Host {
     }
 
     fn write(&mut self, file: FileId, bytes: &[u8], offset: u64) -> Outcome {
-        self.reactor.write(file, bytes.to_vec(), offset, 0);
+        self.reactor
+            .write(file, Bytes::copy_from_slice(bytes), offset, 0);
         self.outcome()
     }
 
     fn write_durable(&mut self, file: FileId, bytes: &[u8], offset: u64) -> Outcome {
-        self.reactor.write_durable(file, bytes.to_vec(), offset, 0);
+        self.reactor
+            .write_durable(file, Bytes::copy_from_slice(bytes), offset, 0);
         self.outcome()
     }
 

@@ -6,14 +6,18 @@
 
 use std::path::PathBuf;
 
-use uring::{FileId, OpenHow, Reactor};
+use bytes::{Bytes, BytesMut};
+use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
 use super::{
     Fsync,
     frontier::{Frontier, SharedUnit},
     mark,
 };
-use crate::journal::{Block, FileName, Position, Stream, segment::Segment as Header};
+use crate::{
+    journal::{Block, FileName, Position, Stream, segment::Segment as Header},
+    repl::Part,
+};
 
 /// Bytes that one write takes, unless one block is longer.
 const WRITE_LEN: usize = 1 << 20;
@@ -78,6 +82,34 @@ struct Segment {
     file: FileId,
     seq: u64,
     at: u64,
+    /// What is written of the unit of the disk that `at` lies in.
+    begun: Vec<u8>,
+}
+
+impl Segment {
+    /// Makes whole units of `bytes`, which go where the segment ends: what is there of the first unit
+    /// stands before them, zeros behind. With where that goes.
+    fn fill_up(&self, bytes: &[u8]) -> (Bytes, u64) {
+        let len = self.begun.len() + bytes.len();
+        let mut whole = BytesMut::with_capacity(len.next_multiple_of(DIRECT_UNIT));
+        whole.extend_from_slice(&self.begun);
+        whole.extend_from_slice(bytes);
+        whole.resize(len.next_multiple_of(DIRECT_UNIT), 0);
+        (whole.freeze(), self.at - self.begun.len() as u64)
+    }
+
+    /// Notes that these were written to its end.
+    fn go_on(&mut self, bytes: &[u8]) {
+        self.at += bytes.len() as u64;
+        let rest = (self.at % DIRECT_UNIT as u64) as usize;
+        match bytes.len().checked_sub(rest) {
+            Some(at) => {
+                self.begun.clear();
+                self.begun.extend_from_slice(&bytes[at..]);
+            }
+            None => self.begun.extend_from_slice(bytes),
+        }
+    }
 }
 
 /// The segment that comes next.
@@ -94,8 +126,9 @@ enum Next {
 #[derive(Debug)]
 struct Flight {
     end: u64,
-    len: u64,
     durable: bool,
+    /// What is kept for replicas once it is written.
+    parts: Vec<Part>,
 }
 
 /// A segment that is no longer written to.
@@ -136,12 +169,16 @@ pub struct Journal {
     parent: Position,
     /// Nothing is written until a snapshot makes a new beginning.
     is_suspended: bool,
+    /// The beginning of the present history, and so the end of the one before, is durable.
+    is_rooted: bool,
     /// The block that says so is on its way, or written, when the node stops in order.
     closing: Option<bool>,
     /// Tells events of what was given up from others.
     era: u8,
     /// How far the disk and the other shards are.
     pub frontier: Frontier,
+    /// What is written is kept for replicas.
+    pub keeps: bool,
     /// Nothing is written until this is over.
     pub trouble: Option<Trouble>,
     /// Bytes written since the start.
@@ -169,8 +206,10 @@ impl Journal {
             syncing: None,
             wants_sync: false,
             is_suspended: false,
+            is_rooted: false,
             closing: None,
             era: 0,
+            keeps: false,
             trouble: None,
             bytes: 0,
             writes: 0,
@@ -234,7 +273,13 @@ impl Journal {
         self.is_suspended || self.trouble.is_some()
     }
 
-    /// The journal is of data that is gone.
+    /// Would a recovery know where the history before the present one ended, whatever this shard has beside
+    /// the journal?
+    pub fn is_rooted(&self) -> bool {
+        self.is_rooted
+    }
+
+    /// The journal is of data that is gone, or gets a new beginning with others.
     pub fn suspend(&mut self) {
         self.is_suspended = true;
     }
@@ -245,13 +290,20 @@ impl Journal {
         old + self.active.as_ref().map_or(0, |active| active.at)
     }
 
-    /// Forgets the segments in which everything lies below `end`; their numbers.
-    pub fn take_older(&mut self, end: u64) -> impl Iterator<Item = u64> {
-        let (older, kept) = std::mem::take(&mut self.old_segments)
-            .into_iter()
-            .partition::<Vec<_>, _>(|old| old.end <= end);
-        self.old_segments = kept;
-        older.into_iter().map(|old| old.seq)
+    /// Forgets the segments in which everything lies below `end`, but for the newest of them with about
+    /// `keep` bytes; their numbers.
+    pub fn take_older(&mut self, end: u64, keep: u64) -> impl Iterator<Item = u64> + use<> {
+        let all = std::mem::take(&mut self.old_segments);
+        let (mut older, mut kept_bytes) = (Vec::new(), 0);
+        for old in all.into_iter().rev() {
+            if old.end > end || kept_bytes < keep {
+                kept_bytes += if old.end > end { 0 } else { old.bytes };
+                self.old_segments.insert(0, old);
+            } else {
+                older.push(old.seq);
+            }
+        }
+        older.into_iter()
     }
 
     /// Says on the disk that nothing follows. Everything else was written.
@@ -288,6 +340,7 @@ impl Journal {
         let how = OpenHow {
             create: true,
             exclusive: true,
+            direct: true,
             ..OpenHow::default()
         };
         match reactor.open(&path, how) {
@@ -339,14 +392,18 @@ impl Journal {
             },
             parent: self.parent,
         };
-        let header = header.compose().to_vec();
-        self.active = Some(Segment {
+        let mut header = header.compose().to_vec();
+        let mut segment = Segment {
             file,
             seq,
-            at: header.len() as u64,
-        });
+            at: 0,
+            begun: Vec::new(),
+        };
+        segment.go_on(&header);
+        header.resize(DIRECT_UNIT, 0);
+        self.active = Some(segment);
         self.is_heading = true;
-        reactor.write_durable(file, header, 0, self.mark(Step::Header));
+        reactor.write_durable(file, header.into(), 0, self.mark(Step::Header));
     }
 
     fn write<R: Reactor>(&mut self, stream: &mut Stream, fsync: Fsync, reactor: &mut R) {
@@ -355,37 +412,49 @@ impl Journal {
         let Some(first) = stream.take_block() else {
             return;
         };
-        let mut end = first.end();
-        let mut bytes = self.sealed(first, seq, synced);
+        let (mut end, mut parts) = (first.end(), Vec::new());
+        let mut bytes = self.sealed(first, seq, synced, &mut parts);
         // Units over several shards have blocks of their own; they still share a write.
         while bytes.len() < WRITE_LEN
             && stream.pending_bytes() > 0
             && let Some(block) = stream.take_block()
         {
             end = block.end();
-            let more = self.sealed(block, seq, synced);
-            bytes.extend_from_slice(&more);
+            let more = self.sealed(block, seq, synced, &mut parts);
+            let joined = bytes.try_into_mut();
+            let mut joined = joined.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            joined.extend_from_slice(&more);
+            bytes = joined.freeze();
             stream.reuse(more);
         }
-        let Some(active) = &self.active else { return };
+        let mark = self.mark(Step::Block);
+        let Some(active) = &mut self.active else {
+            return;
+        };
         let durable = fsync == Fsync::Always && synced == self.written;
         self.flight = Some(Flight {
             end,
-            len: bytes.len() as u64,
             durable,
+            parts,
         });
         self.bytes += bytes.len() as u64;
         self.writes += 1;
-        let (file, at, mark) = (active.file, active.at, self.mark(Step::Block));
+        let file = active.file;
         if durable {
+            // Past the page cache, which costs a write that waits for the disk most of its time.
+            let (whole, at) = active.fill_up(&bytes);
+            active.go_on(&bytes);
+            stream.reuse(bytes);
             self.syncs += 1;
-            reactor.write_durable(file, bytes, at, mark);
+            reactor.write_durable(file, whole, at, mark);
         } else {
+            let at = active.at;
+            active.go_on(&bytes);
             reactor.write(file, bytes, at, mark);
         }
     }
 
-    fn sealed(&mut self, mut block: Block, seq: u64, synced: u64) -> Vec<u8> {
+    fn sealed(&mut self, mut block: Block, seq: u64, synced: u64, parts: &mut Vec<Part>) -> Bytes {
         block.seal(seq, synced);
         if block.is_shared() {
             let others = block.participants().iter();
@@ -398,7 +467,12 @@ impl Journal {
                     .collect(),
             });
         }
-        block.into_bytes()
+        if !self.keeps {
+            return block.into_bytes();
+        }
+        let (part, bytes) = Part::of(block);
+        parts.push(part);
+        bytes
     }
 
     fn sync<R: Reactor>(&mut self, reactor: &mut R) {
@@ -415,34 +489,36 @@ impl Journal {
         self.era != era
     }
 
-    /// A write is over.
-    pub fn on_written(&mut self, step: Step, result: Result<(), i32>) {
+    /// A write is over. What it wrote, if that is kept.
+    pub fn on_written(&mut self, step: Step, result: Result<(), i32>) -> Vec<Part> {
         if step == Step::Close {
             self.closing = Some(true);
-            return;
+            return Vec::new();
         }
         if step == Step::Header {
             self.is_heading = false;
-            if let Err(errno) = result {
-                self.fail("writing a segment header", errno);
+            match result {
+                Ok(()) => self.is_rooted = true,
+                Err(errno) => self.fail("writing a segment header", errno),
             }
-            return;
+            return Vec::new();
         }
         let Some(flight) = self.flight.take() else {
-            return;
+            return Vec::new();
         };
         match result {
             Ok(()) => {
                 self.written = flight.end;
-                if let Some(active) = &mut self.active {
-                    active.at += flight.len;
-                }
                 if flight.durable {
                     self.frontier.synced(flight.end);
                 }
             }
-            Err(errno) => self.fail("writing", errno),
+            Err(errno) => {
+                self.fail("writing", errno);
+                return Vec::new();
+            }
         }
+        flight.parts
     }
 
     /// A sync of the segment or of the folder, or a reservation, is over.
@@ -491,6 +567,7 @@ impl Journal {
         }
         (self.trouble, self.flight, self.syncing) = (None, None, None);
         (self.is_heading, self.wants_sync, self.is_suspended) = (false, false, false);
+        self.is_rooted = true;
         self.era = self.era.wrapping_add(1);
         self.written = at.offset;
         self.parent = at;

@@ -5,7 +5,7 @@ use crate::{
     image::Writer,
     store::{
         entry::Head,
-        image::{Part, Progress, write_absence, write_value},
+        image::{Part, Progress, has_more_records, write_absence, write_value},
         table::{Entry, Place, Table},
     },
 };
@@ -64,6 +64,20 @@ pub struct Slice {
     pub records: usize,
     /// It was the last one.
     pub is_last: bool,
+    /// What its records say, for who does not pass on all of them.
+    pub form: Form,
+}
+
+/// What the records of a slice are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Form {
+    /// Each is the whole of a key that no other record is about.
+    #[default]
+    Plain,
+    /// There may be parts of collections, field deadlines and group reads among them, each behind its key.
+    Mixed,
+    /// Some may replace what an earlier slice has of their keys.
+    Again,
 }
 
 impl Default for Walk {
@@ -86,11 +100,18 @@ impl Walk {
         let mut steps = budget.records.max(1).saturating_mul(STEPS_PER_RECORD);
         while slice.records < budget.records.max(1) && out.len() < until && steps > 0 {
             if let Some(open) = self.open.pop() {
-                slice.records += usize::from(self.write_open(keys, open, until, out));
+                let form = match open.state {
+                    State::Waiting => Form::Plain,
+                    State::Begun(_) => Form::Mixed,
+                    State::Spoiled => Form::Again,
+                };
+                let (begun, more) = self.write_open(keys, open, until, out);
+                slice.form = slice.form.max(form).max(more);
+                slice.records += usize::from(begun);
             } else if self.next.is_some() {
                 let room = (budget.records - slice.records).clamp(1, BATCH);
                 steps = steps.saturating_sub(self.gather(keys, room));
-                slice.records += self.write_batch(keys, until, out);
+                slice.records += self.write_batch(keys, until, out, &mut slice.form);
             } else {
                 break;
             }
@@ -150,7 +171,13 @@ impl Walk {
     }
 
     /// Writes the gathered entries; how many. Once the slice is full the rest is left open.
-    fn write_batch(&mut self, keys: &Keyspace, until: usize, out: &mut Vec<u8>) -> usize {
+    fn write_batch(
+        &mut self,
+        keys: &Keyspace,
+        until: usize,
+        out: &mut Vec<u8>,
+        form: &mut Form,
+    ) -> usize {
         // These reads do not depend on each other, so the processor waits for memory once, not for every
         // key.
         let touched =
@@ -162,8 +189,9 @@ impl Walk {
             let mut left = (out.len() >= until).then_some(State::Waiting);
             if left.is_none() {
                 records += 1;
-                let (_, progress) = write_entry(keys, *entry, key, None, until, out);
-                left = progress.map(State::Begun);
+                let written = write_entry(keys, *entry, key, None, until, out);
+                *form = (*form).max(written.form);
+                left = written.progress.map(State::Begun);
             }
             if let Some(state) = left {
                 self.open.push(Open {
@@ -176,8 +204,14 @@ impl Walk {
         records
     }
 
-    /// Writes what was left open, or more of it; true if that began a record.
-    fn write_open(&mut self, keys: &Keyspace, open: Open, until: usize, out: &mut Vec<u8>) -> bool {
+    /// Writes what was left open, or more of it; true if that began a record, and what that is.
+    fn write_open(
+        &mut self,
+        keys: &Keyspace,
+        open: Open,
+        until: usize,
+        out: &mut Vec<u8>,
+    ) -> (bool, Form) {
         let Open { hash, key, state } = open;
         let (is_there, from, until) = match state {
             State::Waiting => (false, None, until),
@@ -189,18 +223,31 @@ impl Walk {
             if is_there {
                 write_absence(out, &key);
             }
-            return is_there;
+            return (is_there, Form::Again);
         };
-        let (begun, progress) = write_entry(keys, found.entry, &key, from, until, out);
-        if let Some(progress) = progress {
+        let written = write_entry(keys, found.entry, &key, from, until, out);
+        let mut form = written.form;
+        if is_there && written.begins {
+            form = Form::Again;
+        }
+        if let Some(progress) = written.progress {
             let state = State::Begun(progress);
             self.open.push(Open { hash, key, state });
         }
-        begun
+        (written.begins, form)
     }
 }
 
-/// Writes an entry, or more of it: whether that is its beginning, and how far it came if not to its end.
+/// What was written of an entry.
+struct Written {
+    /// Its beginning.
+    begins: bool,
+    /// How far it came if not to its end.
+    progress: Option<Progress>,
+    form: Form,
+}
+
+/// Writes an entry, or more of it.
 #[inline]
 fn write_entry(
     keys: &Keyspace,
@@ -209,14 +256,18 @@ fn write_entry(
     from: Option<Progress>,
     until: usize,
     out: &mut Vec<u8>,
-) -> (bool, Option<Progress>) {
+) -> Written {
     let cell = keys.cells.arena.at(entry.cell());
     let head = Head::read(cell);
     let deadline = head.deadline(cell);
     if entry.kind() == TEXT {
         let text = keys.cells.value(entry.cell(), head);
         Writer::new(out).string(key, deadline, text);
-        return (true, None);
+        return Written {
+            begins: true,
+            progress: None,
+            form: Form::Plain,
+        };
     }
     let value = keys
         .objects
@@ -227,7 +278,13 @@ fn write_entry(
         until,
     };
     let begins = from.as_ref().is_none_or(|from| !from.fits(value));
-    (begins, write_value(out, part, value, from))
+    let progress = write_value(out, part, value, from);
+    let is_plain = begins && progress.is_none() && !has_more_records(value);
+    Written {
+        begins,
+        progress,
+        form: if is_plain { Form::Plain } else { Form::Mixed },
+    }
 }
 
 /// Entries whose cells are read side by side.

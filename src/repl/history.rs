@@ -1,0 +1,492 @@
+//! What a shard did of late, in memory, for replicas that follow and for those that come back.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::{
+    journal::{
+        Block,
+        frame::{self, Frames},
+    },
+    resp::Parser,
+};
+
+/// Frames that follow each other, in the very memory that they were composed in.
+#[derive(Clone, Debug)]
+pub struct Part {
+    first: u64,
+    end: u64,
+    database: u32,
+    frames: Bytes,
+    /// For peers that know one database: the same offsets, and frames of others replaced.
+    plain: Plain,
+}
+
+/// What a part is to peers that know one database.
+#[derive(Clone, Debug)]
+enum Plain {
+    /// The frames as they are.
+    Same,
+    /// Not known yet.
+    Unknown,
+    /// Composed anew, once for all of them.
+    Composed(Bytes),
+    /// Nothing can stand for it: databases were swapped.
+    Impossible,
+}
+
+impl Part {
+    /// What a sealed block has for replicas, and the whole of it, to be written: both share its memory.
+    pub fn of(block: Block) -> (Part, Bytes) {
+        let (first, end, database) = (block.first(), block.end(), block.database());
+        let (at, is_plain) = (block.frames_at(), block.is_plain());
+        let bytes = block.into_bytes();
+        let part = Part {
+            first,
+            end,
+            database,
+            frames: bytes.slice(at..),
+            plain: if is_plain {
+                Plain::Same
+            } else {
+                Plain::Unknown
+            },
+        };
+        (part, bytes)
+    }
+
+    /// What a block on disk has; `is_plain` as in [`Block::is_plain`].
+    pub fn read((first, end): (u64, u64), database: u32, frames: Bytes, is_plain: bool) -> Self {
+        Self {
+            first,
+            end,
+            database,
+            frames,
+            plain: if is_plain {
+                Plain::Same
+            } else {
+                Plain::Unknown
+            },
+        }
+    }
+
+    /// Offset behind its last frame.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// What a peer gets that goes on from this offset, which is in it; `None` if there is nothing for
+    /// this one.
+    pub fn rest(&mut self, from: u64, peer: Peer, parser: &mut Parser) -> Option<Bytes> {
+        let (first, end, database) = (self.first, self.end, self.database);
+        let bytes = self.bytes(peer, parser)?.clone();
+        let mut frames = Frames::of_part(&bytes, (first, end - first), database, parser);
+        let at = frames.skip_to(from).ok()?;
+        Some(bytes.slice(at..))
+    }
+
+    /// Its bytes for a peer; `None` if there are none for this one.
+    fn bytes(&mut self, kind: Peer, parser: &mut Parser) -> Option<&Bytes> {
+        if kind == Peer::All {
+            return Some(&self.frames);
+        }
+        if matches!(self.plain, Plain::Unknown) {
+            self.plain = match plain(self, parser) {
+                Some(bytes) => Plain::Composed(bytes.into()),
+                None => Plain::Impossible,
+            };
+        }
+        match &self.plain {
+            Plain::Same => Some(&self.frames),
+            Plain::Composed(bytes) => Some(bytes),
+            Plain::Unknown | Plain::Impossible => None,
+        }
+    }
+}
+
+/// The frames of a part for peers that know one database. Offsets stay as they are, so a frame of another
+/// database becomes a command that does nothing.
+fn plain(part: &Part, parser: &mut Parser) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(part.frames.len());
+    let span = (part.first, part.end - part.first);
+    let mut frames = Frames::of_part(&part.frames, span, part.database, parser);
+    let mut next = part.first;
+    let nothing = |out: &mut Vec<u8>, from: u64, to: u64| {
+        for offset in from..to {
+            frame::compose(out, offset, std::iter::once(&b"PING"[..]));
+        }
+    };
+    // What was composed here can be read here.
+    while let Ok(Some(found)) = frames.next() {
+        // Those between were SELECT.
+        nothing(&mut out, next, found.offset);
+        next = found.offset + 1;
+        match found.args.at(0) {
+            b"SWAPDB" => return None,
+            name if found.database == 0 || name == b"FLUSHALL" => {
+                frame::compose(&mut out, found.offset, found.args.iter());
+            }
+            _ => nothing(&mut out, found.offset, next),
+        }
+    }
+    nothing(&mut out, next, part.end);
+    Some(out)
+}
+
+/// What a peer understands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Frames of all databases.
+    All,
+    /// Only frames of the first one, as kevy.
+    Kevy,
+}
+
+/// How far a link has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// The offset of the next frame to send, or of one before it in the same part.
+    offset: u64,
+    /// The number of a part and the place in it, once found.
+    at: Option<(u64, usize)>,
+}
+
+impl Cursor {
+    /// Before the frame with this offset.
+    pub fn new(offset: u64) -> Self {
+        Self { offset, at: None }
+    }
+}
+
+/// Why a link cannot go on from where it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// What comes next is no longer kept.
+    TooOld,
+    /// What comes next cannot be said to this peer.
+    Untold,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub struct History {
+    generation: u64,
+    parts: VecDeque<Part>,
+    /// Number of the first part.
+    first_number: u64,
+    bytes: usize,
+    /// Offsets at which a peer was that had loaded a snapshot and not yet what belongs behind it. Nobody
+    /// goes on from there: what it has is no state that ever was.
+    doubtful: VecDeque<(u64, u64)>,
+    parser: Parser,
+}
+
+impl History {
+    /// An empty one.
+    pub fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            parts: VecDeque::new(),
+            first_number: 0,
+            bytes: 0,
+            doubtful: VecDeque::new(),
+            parser: Parser::default(),
+        }
+    }
+
+    /// The history that the frames belong to.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Bytes that are kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Offset of the oldest frame that is kept.
+    pub fn first(&self) -> Option<u64> {
+        self.parts.front().map(|part| part.first)
+    }
+
+    /// Offset behind the newest frame that is kept.
+    pub fn end(&self) -> Option<u64> {
+        self.parts.back().map(|part| part.end)
+    }
+
+    /// Adds what happened next.
+    pub fn push(&mut self, part: Part) {
+        if self.parts.back().is_some_and(|last| last.end != part.first) {
+            // Something was not kept: what is older leads nowhere.
+            while self.drop_first().is_some() {}
+        }
+        self.bytes += part.frames.len();
+        self.parts.push_back(part);
+    }
+
+    /// Drops the oldest part if more than `limit` bytes are kept; its memory.
+    pub fn trim(&mut self, limit: usize) -> Option<Bytes> {
+        if self.bytes <= limit || self.parts.len() < 2 {
+            return None;
+        }
+        self.drop_first()
+    }
+
+    fn drop_first(&mut self) -> Option<Bytes> {
+        let part = self.parts.pop_front()?;
+        self.first_number += 1;
+        self.bytes -= part.frames.len();
+        while self
+            .doubtful
+            .front()
+            .is_some_and(|(_, end)| *end <= part.end)
+        {
+            self.doubtful.pop_front();
+        }
+        Some(part.frames)
+    }
+
+    /// From here to there nobody may go on who comes back.
+    pub fn doubt(&mut self, first: u64, end: u64) {
+        self.doubtful.push_back((first, end));
+    }
+
+    /// May a peer that was at this offset of this history go on? `next` is where the stream is.
+    pub fn has(&self, offset: u64, next: u64) -> bool {
+        let is_doubtful = self
+            .doubtful
+            .iter()
+            .any(|(first, end)| (*first..*end).contains(&offset));
+        !is_doubtful && self.reaches(offset, next)
+    }
+
+    /// Is everything from an offset on kept?
+    pub fn reaches(&self, offset: u64, next: u64) -> bool {
+        (self.first().unwrap_or(next)..=next).contains(&offset)
+    }
+
+    /// Appends what comes next for a peer to `out`: at most so many pieces, and no further ones once there
+    /// are so many bytes. How many bytes that was.
+    ///
+    /// # Errors
+    /// [`Lost`]: it cannot go on.
+    pub fn gather(
+        &mut self,
+        cursor: &mut Cursor,
+        peer: Peer,
+        (pieces, len): (usize, usize),
+        out: &mut Vec<Bytes>,
+    ) -> Result<usize, Lost> {
+        let mut taken = 0;
+        while out.len() < pieces && taken < len {
+            let Some((number, at)) = self.find(cursor, peer)? else {
+                break;
+            };
+            let Some(part) = self.parts.get_mut((number - self.first_number) as usize) else {
+                break;
+            };
+            let bytes = part.bytes(peer, &mut self.parser).ok_or(Lost::Untold)?;
+            let rest = bytes.slice(at..);
+            taken += rest.len();
+            if !rest.is_empty() {
+                out.push(rest);
+            }
+            *cursor = Cursor {
+                offset: part.end,
+                at: Some((number + 1, 0)),
+            };
+        }
+        Ok(taken)
+    }
+
+    /// The part and place at which a cursor is; `None` at the end.
+    fn find(&mut self, cursor: &Cursor, peer: Peer) -> Result<Option<(u64, usize)>, Lost> {
+        if let Some((number, at)) = cursor.at {
+            let end = self.first_number + self.parts.len() as u64;
+            if number >= self.first_number {
+                return Ok((number < end).then_some((number, at)));
+            }
+            return Err(Lost::TooOld);
+        }
+        let Some(first) = self.first() else {
+            return Ok(None);
+        };
+        if cursor.offset < first {
+            return Err(Lost::TooOld);
+        }
+        let index = self.parts.partition_point(|part| part.end <= cursor.offset);
+        let number = self.first_number + index as u64;
+        let Some(part) = self.parts.get_mut(index) else {
+            return Ok(None);
+        };
+        let (first, end, database) = (part.first, part.end, part.database);
+        let bytes = part.bytes(peer, &mut self.parser).ok_or(Lost::Untold)?;
+        let mut frames = Frames::of_part(bytes, (first, end - first), database, &mut self.parser);
+        let at = frames.skip_to(cursor.offset).map_err(|_| Lost::TooOld)?;
+        Ok(Some((number, at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Position, Stream};
+
+    fn stream(offset: u64) -> Stream {
+        let at = Position {
+            generation: 1,
+            offset,
+        };
+        Stream::new(0, at)
+    }
+
+    fn say(stream: &mut Stream, db: usize, words: &str) {
+        stream.frame(
+            db,
+            words
+                .split(' ')
+                .map(str::as_bytes)
+                .collect::<Vec<_>>()
+                .into_iter(),
+        );
+        stream.end_unit();
+    }
+
+    fn keep(history: &mut History, stream: &mut Stream) {
+        while let Some(mut block) = stream.take_block() {
+            block.seal(1, 0);
+            history.push(Part::of(block).0);
+        }
+    }
+
+    fn text(history: &mut History, from: u64, peer: Peer) -> Result<String, Lost> {
+        let mut out = Vec::new();
+        let mut cursor = Cursor::new(from);
+        history.gather(&mut cursor, peer, (64, 1 << 20), &mut out)?;
+        Ok(String::from_utf8(out.concat())
+            .unwrap()
+            .replace("\r\n", " "))
+    }
+
+    #[test]
+    fn a_link_goes_on_from_any_frame_that_is_kept() {
+        let (mut stream, mut history) = (stream(7), History::new(1));
+        assert_eq!(text(&mut history, 7, Peer::All), Ok(String::new()));
+        say(&mut stream, 0, "DEL a");
+        say(&mut stream, 0, "DEL b");
+        keep(&mut history, &mut stream);
+        say(&mut stream, 0, "DEL c");
+        keep(&mut history, &mut stream);
+        let [a, b, c] = [(7, 'a'), (8, 'b'), (9, 'c')]
+            .map(|(offset, key)| format!("*2 :{offset} *2 $3 DEL $1 {key} "));
+        for peer in [Peer::All, Peer::Kevy] {
+            assert_eq!(text(&mut history, 7, peer), Ok(format!("{a}{b}{c}")));
+            assert_eq!(text(&mut history, 8, peer), Ok(format!("{b}{c}")));
+            assert_eq!(text(&mut history, 9, peer), Ok(c.clone()));
+            assert_eq!(text(&mut history, 10, peer), Ok(String::new()));
+            assert_eq!(text(&mut history, 6, peer), Err(Lost::TooOld));
+        }
+        assert!(history.has(7, 10) && history.has(10, 10));
+        assert!(!history.has(6, 10) && !history.has(11, 10));
+    }
+
+    #[test]
+    fn a_cursor_takes_each_part_once_and_then_what_comes() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        let mut cursor = Cursor::new(0);
+        let mut seen = String::new();
+        for key in ["a", "b", "c"] {
+            say(&mut stream, 0, &format!("DEL {key}"));
+            keep(&mut history, &mut stream);
+            let mut out = Vec::new();
+            let gathered = history.gather(&mut cursor, Peer::All, (1, 1 << 20), &mut out);
+            assert_eq!((gathered.map(|len| len > 0), out.len()), (Ok(true), 1));
+            seen += &String::from_utf8(out.concat()).unwrap();
+        }
+        assert_eq!(
+            seen.replace("\r\n", " "),
+            text(&mut history, 0, Peer::All).unwrap()
+        );
+        assert_eq!(
+            history.gather(&mut cursor, Peer::All, (9, 9), &mut Vec::new()),
+            Ok(0)
+        );
+    }
+
+    #[test]
+    fn who_is_too_slow_is_told() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        let mut slow = Cursor::new(0);
+        for key in 0..10 {
+            say(&mut stream, 0, &format!("DEL {key}"));
+            keep(&mut history, &mut stream);
+        }
+        let one = history.bytes() / 10;
+        let mut out = Vec::new();
+        history
+            .gather(&mut slow, Peer::All, (1, 1), &mut out)
+            .unwrap();
+        while history.trim(3 * one).is_some() {}
+        assert_eq!((history.bytes(), history.first()), (3 * one, Some(7)));
+        out.clear();
+        let gathered = history.gather(&mut slow, Peer::All, (1, 1), &mut out);
+        assert_eq!(gathered, Err(Lost::TooOld));
+        assert!(history.has(7, 10) && !history.has(6, 10));
+    }
+
+    #[test]
+    fn peers_with_one_database_get_nothing_of_the_others_at_the_same_offsets() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        say(&mut stream, 0, "DEL a");
+        say(&mut stream, 3, "DEL b");
+        keep(&mut history, &mut stream);
+        say(&mut stream, 3, "FLUSHALL");
+        say(&mut stream, 0, "DEL c");
+        keep(&mut history, &mut stream);
+        let ping = |offset| format!("*2 :{offset} *1 $4 PING ");
+        let want = [
+            "*2 :0 *2 $3 DEL $1 a ".into(),
+            ping(1),
+            ping(2),
+            "*2 :3 *1 $8 FLUSHALL ".into(),
+            ping(4),
+            "*2 :5 *2 $3 DEL $1 c ".into(),
+        ];
+        assert_eq!(text(&mut history, 0, Peer::Kevy), Ok(want.concat()));
+        assert_eq!(text(&mut history, 2, Peer::Kevy), Ok(want[2..].concat()));
+        let all = text(&mut history, 1, Peer::All).unwrap();
+        assert!(
+            all.starts_with("*2 :1 *2 $6 SELECT $1 3 *2 :2 *2 $3 DEL $1 b "),
+            "{all}"
+        );
+        say(&mut stream, 1, "SWAPDB 0 1");
+        keep(&mut history, &mut stream);
+        assert_eq!(text(&mut history, 6, Peer::Kevy), Err(Lost::Untold));
+        assert!(text(&mut history, 6, Peer::All).is_ok());
+    }
+
+    #[test]
+    fn nobody_goes_on_from_between_a_snapshot_and_what_belongs_behind_it() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        for key in 0..9 {
+            say(&mut stream, 0, &format!("DEL {key}"));
+        }
+        keep(&mut history, &mut stream);
+        history.doubt(3, 6);
+        let may: Vec<u64> = (0..12).filter(|at| history.has(*at, 9)).collect();
+        assert_eq!(may, [0, 1, 2, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_gap_ends_what_is_older() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        say(&mut stream, 0, "DEL a");
+        keep(&mut history, &mut stream);
+        say(&mut stream, 0, "DEL b");
+        drop(stream.take_block());
+        say(&mut stream, 0, "DEL c");
+        keep(&mut history, &mut stream);
+        assert_eq!(history.first(), Some(2));
+    }
+}

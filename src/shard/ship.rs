@@ -1,0 +1,228 @@
+//! A snapshot of one shard on its way to replicas that know one database: an image of it as kevy reads
+//! them, and the frames that belong behind it.
+//!
+//! The walk goes through the shard while commands change it. What is written when the walk meets a key goes
+//! into the image; what happens to keys behind the walk, and parts of collections that come later, are
+//! frames behind the image. The image alone is thus no state that ever was: the peer is told an offset so
+//! far back that these frames fill the way to where the walk ended. Whoever leaves on that way starts over.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    cmd::{
+        Shard, Walker,
+        effects::{self, Writer},
+    },
+    image::{END, MAGIC, SpanKind, spans},
+    journal::{
+        Position, Stream,
+        frame::{self, Frames, SHIPPED},
+    },
+    resp::Parser,
+    store::{Budget, Form, Keyspace},
+};
+
+/// What one slice writes down at most.
+const SLICE: Budget = Budget {
+    records: 256,
+    bytes: 64 << 10,
+};
+/// What a kevy replica takes as one chunk.
+const CHUNK_LEN: usize = 65_536;
+/// Chunks leave when there are so many bytes of them.
+const BATCH_LEN: usize = 1 << 20;
+/// The version that every kevy reads.
+const VERSION: u8 = 4;
+
+/// See the module page.
+pub(super) struct Ship {
+    /// The image, as far as it is not in a chunk yet.
+    image: BytesMut,
+    /// What a slice wrote.
+    body: Vec<u8>,
+    /// Frames behind the image without their offsets, one after the other, and the length of each.
+    behind: Vec<u8>,
+    lens: Vec<u32>,
+    trailer: Vec<u8>,
+    parser: Parser,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sailed {
+    /// There is more.
+    On,
+    /// It is complete: peers are at `first` with the image, and at `end` with the frames behind it.
+    Done { first: u64, end: u64 },
+    /// All that it holds has been replaced meanwhile.
+    Void,
+}
+
+impl Ship {
+    /// Begins a walk through a shard that is here and has a stream.
+    pub fn begin(shard: &mut Shard) -> Self {
+        shard.begin_walk(Walker::Replicas);
+        let mut image = BytesMut::with_capacity(BATCH_LEN + CHUNK_LEN);
+        image.put_slice(MAGIC);
+        image.put_u8(VERSION);
+        Self {
+            image,
+            body: Vec::new(),
+            behind: Vec::new(),
+            lens: Vec::new(),
+            trailer: Vec::new(),
+            parser: Parser::default(),
+        }
+    }
+
+    /// Goes on for a turn. What is to be sent goes to `out`.
+    pub fn sail(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+        let mut is_void = false;
+        let Self {
+            behind,
+            lens,
+            parser,
+            ..
+        } = self;
+        shard.take_noted(Walker::Replicas, |database, count, frames| {
+            let mut frames = Frames::noted(frames, count, database, parser);
+            while let Ok(Some(frame)) = frames.next() {
+                match frame.args.at(0) {
+                    b"FLUSHALL" | b"SWAPDB" => is_void = true,
+                    b"FLUSHDB" => is_void |= frame.database == 0,
+                    _ if frame.database == 0 => keep(behind, lens, frame.args.iter()),
+                    _ => {}
+                }
+            }
+        });
+        if is_void {
+            shard.end_walk(Walker::Replicas);
+            return Sailed::Void;
+        }
+        self.body.clear();
+        let slice = shard.walk_on(Walker::Replicas, SLICE, &mut self.body);
+        if slice.database == 0 {
+            match slice.form {
+                Form::Plain => self.image.put_slice(&self.body),
+                form => self.sort(form),
+            }
+        }
+        if slice.is_last {
+            shard.end_walk(Walker::Replicas);
+            return self.arrive(shard, out);
+        }
+        if self.image.len() >= BATCH_LEN {
+            self.cut(out, BATCH_LEN);
+        }
+        Sailed::On
+    }
+
+    /// Sorts the records of a slice that do not all belong into an image.
+    fn sort(&mut self, form: Form) {
+        let body = std::mem::take(&mut self.body);
+        // What was written here can be read here.
+        let _ = spans(&body, |span| match span.kind {
+            SpanKind::Key if form == Form::Mixed => self.image.put_slice(span.bytes),
+            SpanKind::Key => self.rebuild(span.bytes, true),
+            SpanKind::More => self.rebuild(span.bytes, false),
+            SpanKind::FieldDeadline {
+                key,
+                field,
+                deadline,
+            } => {
+                let mut digits = itoa::Buffer::new();
+                let at = digits.format(deadline).as_bytes();
+                let words: [&[u8]; 6] = [b"HPEXPIREAT", key, at, b"FIELDS", b"1", field];
+                keep(&mut self.behind, &mut self.lens, words.into_iter());
+            }
+            SpanKind::Reads => self.trailer.extend_from_slice(span.bytes),
+        });
+        self.body = body;
+    }
+
+    /// Has a record follow as frames, behind what else is there of its key, or in its place.
+    fn rebuild(&mut self, record: &[u8], replaces: bool) {
+        let mut keys = Keyspace::new(0);
+        if keys.load(record).is_err() {
+            return;
+        }
+        let mut stream = Stream::new(0, Position::UNKNOWN);
+        let key = crate::image::ImageReader::of_body(record)
+            .next()
+            .ok()
+            .flatten()
+            .and_then(|record| record.key().map(<[u8]>::to_vec))
+            .unwrap_or_default();
+        if replaces {
+            let words: [&[u8]; 2] = [b"DEL", &key];
+            keep(&mut self.behind, &mut self.lens, words.into_iter());
+        }
+        effects::rebuild(&mut keys, &key, 0, &mut Writer::new(&mut stream, 0));
+        stream.end_unit();
+        while let Some(block) = stream.take_block() {
+            let span = (block.first(), block.end() - block.first());
+            let mut frames = Frames::of_part(block.frames(), span, 0, &mut self.parser);
+            while let Ok(Some(frame)) = frames.next() {
+                keep(&mut self.behind, &mut self.lens, frame.args.iter());
+            }
+        }
+    }
+
+    /// The walk is over: the rest of the image, and what belongs behind it. The stream notes how far back
+    /// peers are sent.
+    fn arrive(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+        let at = shard.position();
+        self.image.put_u8(END);
+        let trailer = std::mem::take(&mut self.trailer);
+        self.image.put_slice(&trailer);
+        let all = self.image.len();
+        self.cut(out, all);
+        let first = at.offset.saturating_sub(self.lens.len() as u64);
+        out.push(format!("+SNAPSHOT_END {first}\r\n").into());
+        let mut frames = Vec::with_capacity(self.behind.len() + self.lens.len() * 32);
+        let mut from = 0;
+        for (number, len) in self.lens.iter().enumerate() {
+            let offset = first + number as u64;
+            frames.extend_from_slice(format!("*2\r\n:{offset}\r\n").as_bytes());
+            frames.extend_from_slice(&self.behind[from..from + *len as usize]);
+            from += *len as usize;
+        }
+        if !frames.is_empty() {
+            out.push(frames.into());
+        }
+        if let Some(stream) = &mut shard.stream {
+            let first = first.to_string();
+            stream.frame(0, [SHIPPED.as_bytes(), first.as_bytes()].into_iter());
+            stream.end_unit();
+        }
+        Sailed::Done {
+            first,
+            end: at.offset,
+        }
+    }
+
+    /// Makes chunks of the first bytes of the image.
+    fn cut(&mut self, out: &mut Vec<Bytes>, len: usize) {
+        let mut bytes = self.image.split_to(len).freeze();
+        self.image.reserve(BATCH_LEN + CHUNK_LEN);
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(bytes.len().min(CHUNK_LEN));
+            out.push(match chunk.len() {
+                CHUNK_LEN => Bytes::from_static(b"$65536\r\n"),
+                len => format!("${len}\r\n").into(),
+            });
+            out.push(chunk);
+            out.push(Bytes::from_static(b"\r\n"));
+        }
+    }
+}
+
+fn keep<'a>(
+    behind: &mut Vec<u8>,
+    lens: &mut Vec<u32>,
+    words: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+) {
+    let before = behind.len();
+    frame::compose_args(behind, words);
+    lens.push((behind.len() - before) as u32);
+}
