@@ -83,8 +83,8 @@ pub enum DropReason {
     Answer(String),
     /// What should be a line or a command is none. All is asked for again.
     Stream(ProtocolError),
-    /// MULTI, EXEC or SELECT came where it cannot be. All is asked for again.
-    Order,
+    /// SELECT named no database. All is asked for again.
+    Select,
     /// What stands before the data set is neither a length nor a mark.
     Header,
     /// [`Psync::spoiled`] was called with this.
@@ -101,7 +101,7 @@ impl std::fmt::Display for DropReason {
             Self::Refused(text) => write!(out, "refused: {text}"),
             Self::Answer(text) => write!(out, "not understood: {text}"),
             Self::Stream(error) => write!(out, "stream broken: {}", error.reply().as_str()),
-            Self::Order => out.write_str("stream broken: a transaction or SELECT in a wrong place"),
+            Self::Select => out.write_str("stream broken: SELECT of no database"),
             Self::Header => out.write_str("data set without length or mark"),
             Self::Data(text) => write!(out, "bad data set: {text}"),
         }
@@ -689,16 +689,17 @@ impl Psync {
                     streaming.db = db;
                     Outcome::Nothing
                 }
-                None => Outcome::Broken(DropReason::Order),
+                None => Outcome::Broken(DropReason::Select),
             },
-            Word::Multi => match streaming.unit.replace(Vec::new()) {
-                None => Outcome::Nothing,
-                Some(_) => Outcome::Broken(DropReason::Order),
-            },
+            // Primaries before 7.0 put a MULTI into a MULTI, and an EXEC behind the last one. Their replicas
+            // answer both with an error that nobody reads.
+            Word::Multi => {
+                streaming.unit.get_or_insert_default();
+                Outcome::Nothing
+            }
             Word::Exec => match streaming.unit.take() {
-                Some(frames) if frames.is_empty() => Outcome::Nothing,
-                Some(frames) => Outcome::Unit(frames),
-                None => Outcome::Broken(DropReason::Order),
+                Some(frames) if !frames.is_empty() => Outcome::Unit(frames),
+                _ => Outcome::Nothing,
             },
             Word::Other => match &mut streaming.unit {
                 Some(frames) => {
@@ -1127,6 +1128,23 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_in_a_transaction_is_part_of_it() {
+        let mut bench = Bench::streaming();
+        let lines = [
+            "EXEC", "MULTI", "DEL a", "MULTI", "DEL b", "EXEC", "DEL c", "EXEC",
+        ];
+        bench.feed(
+            &lines
+                .iter()
+                .flat_map(|line| command(line))
+                .collect::<Vec<_>>(),
+        );
+        let log = bench.take();
+        assert_eq!(log, ["198 [0:DEL a, 0:DEL b]", "218 0:DEL c"]);
+        assert_eq!(bench.place(), Some((ID.into(), 232, 0)));
+    }
+
+    #[test]
     fn a_primary_may_go_on_under_another_name() {
         let mut bench = Bench::streaming();
         bench.close();
@@ -1233,7 +1251,7 @@ mod tests {
             assert_eq!(bench.take(), [want]);
             assert_eq!(bench.place(), None);
         }
-        for lines in [&["EXEC"][..], &["MULTI", "MULTI"], &["SELECT x"]] {
+        for lines in [&["SELECT x"][..], &["MULTI", "SELECT -1"]] {
             let mut bench = Bench::streaming();
             bench.feed(
                 &lines
@@ -1241,7 +1259,7 @@ mod tests {
                     .flat_map(|line| command(line))
                     .collect::<Vec<_>>(),
             );
-            let want = "drop stream broken: a transaction or SELECT in a wrong place +250";
+            let want = "drop stream broken: SELECT of no database +250";
             assert_eq!(bench.take(), [want]);
             // Everything is asked for again.
             bench.pass(250);

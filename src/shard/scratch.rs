@@ -125,3 +125,81 @@ impl Scratch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cmd::testing::Desk, rdb::FileWriter};
+
+    fn fresh() -> Scratch {
+        Scratch::new(Shards::none_of(3).fresh(4, 7), 4)
+    }
+
+    /// A file with a key in databases 0 and 3, and what a primary notes.
+    fn file() -> Vec<u8> {
+        let mut desk = Desk::with_shards(1);
+        desk.say("RPUSH l a b c");
+        desk.say("SET s v");
+        let mut writer = FileWriter::new(10, &[("repl-stream-db", "3")]);
+        for (db, key) in [(0, b"l"), (3, b"s")] {
+            writer.database(db, 1, 0);
+            let keys = desk.shards.keyspace(0, 0);
+            let value = crate::rdb::borrow_value(keys, key, 0).expect("a value");
+            writer.key(key, (db == 3).then_some(5000), value);
+        }
+        writer.end();
+        writer.take()
+    }
+
+    #[test]
+    fn a_file_becomes_shards() {
+        let bytes = file();
+        for piece in [1, 7, 1000] {
+            let mut scratch = fresh();
+            for piece in bytes.chunks(piece) {
+                scratch.feed(piece, 1000).expect("it is good");
+            }
+            let Ok(mut received) = scratch.finish(1000) else {
+                panic!("it is whole")
+            };
+            assert_eq!((received.keys, received.stream_db), (2, Some(3)));
+            let shards = &mut received.shards;
+            let text = shards.of(3, b"s").string(b"s", 1000).expect("a string");
+            assert_eq!(
+                text.map(|text| text.as_bytes().to_vec()),
+                Some(b"v".to_vec())
+            );
+            // Due keys come too: their primary says when they go.
+            let meta = shards.of(3, b"s").meta(b"s", 1000).expect("it is there");
+            assert_eq!(meta.deadline, Some(5000));
+            assert!(shards.of(0, b"l").contains(b"l", 1000));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_spoiled_is_refused() {
+        let bytes = file();
+        for len in 0..bytes.len() {
+            let mut scratch = fresh();
+            let is_good = scratch.feed(&bytes[..len], 1).is_ok() && scratch.finish(1).is_ok();
+            assert!(!is_good, "{len} bytes");
+        }
+        for (at, bit) in (0..bytes.len()).zip([1, 4, 16, 64].into_iter().cycle()) {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= bit;
+            // A version without a checksum has another end.
+            if (5..9).contains(&at) {
+                continue;
+            }
+            let mut scratch = fresh();
+            let is_good = scratch.feed(&wrong, 1).is_ok() && scratch.finish(1).is_ok();
+            assert!(!is_good, "byte {at}");
+        }
+        let mut scratch = fresh();
+        scratch.feed(&[&bytes[..], b"x"].concat(), 1).expect("read");
+        assert!(matches!(scratch.finish(1), Err((Unusable::Behind, _))));
+        let mut scratch = fresh();
+        let refused = scratch.feed(b"REDIS0003\xfe\x04\x00\x01k\x01v\xff", 1);
+        assert!(matches!(refused, Err(Unusable::Database(4, 4))));
+    }
+}

@@ -635,6 +635,15 @@ impl Keyspace {
         self.due_keys = due_keys;
     }
 
+    /// Deadlines up to this time have passed for who speaks at `now`: for a primary that says when keys go,
+    /// none has.
+    pub fn over_by(&self, now: Ms) -> Ms {
+        match self.due_keys {
+            DueKeys::Shown => 0,
+            DueKeys::Go | DueKeys::Hidden => now,
+        }
+    }
+
     /// Removes up to `budget` keys that are due, visiting each; true if more are due.
     pub fn expire_due(&mut self, now: Ms, budget: usize, mut visit: impl FnMut(&[u8])) -> bool {
         self.settle();
