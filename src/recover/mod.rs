@@ -179,7 +179,8 @@ pub fn unnamed(files: &impl Files) -> Result<Unnamed, RecoverError> {
         if !matches!(name, FileName::Bundle { .. }) {
             continue;
         }
-        let bundle = Bundle::read(&read(files, *name, 0)?)
+        let mut memory = Vec::new();
+        let bundle = Bundle::read(read(files, *name, 0, &mut memory)?)
             .map_err(|fault| RecoverError::Bundle(*name, fault))?;
         for (shard, seq) in bundle.snapshots {
             let snapshot = FileName::Snapshot { shard, seq };
