@@ -8,6 +8,16 @@ use std::fmt;
 
 use bytes::BytesMut;
 
+/// How the names of frames begin that are notes of ours and no commands.
+pub const NOTE: &[u8] = b"RINGKEEP.";
+
+/// The name of a frame that changes nothing: up to there the shard has what a primary's stream had for it.
+/// Stream, number of streams, generation, offset.
+pub const AT: &str = "RINGKEEP.AT";
+
+/// The name of a frame that changes nothing: from there on the shard is no primary's copy.
+pub const ALONE: &str = "RINGKEEP.ALONE";
+
 /// The name of a frame that changes nothing. A replica that loaded a snapshot was told to be at the offset
 /// that it names, until it had all that comes before this frame: in between it was nowhere.
 pub const SHIPPED: &str = "RINGKEEP.SHIPPED";

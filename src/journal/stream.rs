@@ -103,6 +103,11 @@ impl Stream {
         self.head.count_up();
     }
 
+    /// Appends a frame in whatever database the stream is.
+    pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        self.frame(self.db as usize, args);
+    }
+
     /// A unit has begun and has not ended.
     pub fn unit_is_open(&self) -> bool {
         self.next() != self.complete_at.offset

@@ -2,7 +2,7 @@
 
 use crate::{
     base::Ms,
-    cmd::Shards,
+    cmd::{Shards, Upstream},
     image::{ImageReader, Record},
     route,
 };
@@ -67,6 +67,8 @@ pub(super) struct Load {
     reader: Option<ImageReader<Vec<u8>>>,
     phase: Phase,
     good: bool,
+    /// What the keys are a copy of, if a later start can go on from there.
+    pub(super) upstream: Option<Upstream>,
 }
 
 enum Phase {
@@ -91,6 +93,7 @@ impl Load {
             reader: None,
             phase: Phase::Clear(0, 0, 0),
             good: true,
+            upstream: None,
         }
     }
 
@@ -113,6 +116,12 @@ impl Load {
             good,
             ..Self::clearing(stream, session, streams, *placement)
         }
+    }
+
+    /// Has a shard keys of the stream?
+    pub(super) fn is_about(&self, shard: usize, shards: usize) -> bool {
+        let is_same = self.streams == shards && self.placement == Placement::Hash;
+        !is_same || shard == self.stream
     }
 
     /// Stream, session, and whether everything was loaded.

@@ -428,6 +428,9 @@ impl State {
                 let mut out = Out::default();
                 let args = args.as_args();
                 self.run_frame(spec, run, &args, call, &mut out, Some(&mut *away));
+                if let Some(upstream) = asker.upstream() {
+                    self.homes.shards.note_upstream(upstream);
+                }
                 self.applied.push(asker);
             }
             Job::Unit { asker, parts } => {
@@ -559,9 +562,7 @@ impl State {
             }
             Asker::Link { .. } | Asker::Redis { .. } => {
                 let call = match errand.asker {
-                    Asker::Link {
-                        is_ringkeep: false, ..
-                    } => Call::FRAME,
+                    Asker::Link { ringkeep: None, .. } => Call::FRAME,
                     _ => Call::of_redis(errand.db),
                 };
                 let args = errand.args.as_args();
@@ -571,7 +572,7 @@ impl State {
                 self.homes.shards.narrow(None);
             }
         }
-        self.homes.shards.end_unit();
+        self.end_asked(errand.asker);
         self.hear_all();
         self.answer(errand.from, errand.asker, out);
     }

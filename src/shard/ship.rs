@@ -16,7 +16,7 @@ use crate::{
     image::{END, MAGIC, SpanKind, spans},
     journal::{
         Position, Stream,
-        frame::{self, Frames, SHIPPED},
+        frame::{self, Frames, NOTE, SHIPPED},
     },
     repl::history::Peer,
     resp::Parser,
@@ -91,6 +91,7 @@ impl Ship {
             while let Ok(Some(frame)) = frames.next() {
                 let is_told = frame.database == 0 || self.peer == Peer::All;
                 match frame.args.at(0) {
+                    name if name.starts_with(NOTE) => {}
                     b"FLUSHALL" | b"SWAPDB" => is_void = true,
                     b"FLUSHDB" => is_void |= is_told,
                     _ if is_told => self.keep(frame.database, frame.args.iter()),
