@@ -41,8 +41,6 @@ pub struct Upstream {
     pub client_port: Option<u16>,
     /// Its kevy version, if it told.
     pub version: Option<String>,
-    /// It is a ringkeep.
-    pub is_ringkeep: bool,
 }
 
 /// Why there is nothing to follow. All of them may pass: try again later.
@@ -314,7 +312,6 @@ impl Discovery {
                 streams: open,
                 client_port: None,
                 version: None,
-                is_ringkeep: false,
             }))
         });
     }
@@ -325,7 +322,6 @@ impl Discovery {
             streams,
             client_port: Some(client_port),
             version: answers.version,
-            is_ringkeep: answers.is_ringkeep,
         })));
     }
 
@@ -584,7 +580,6 @@ mod tests {
             streams,
             client_port: Some(client_port),
             version,
-            is_ringkeep: false,
         }))
     }
 
@@ -631,7 +626,6 @@ mod tests {
                 streams,
                 client_port: None,
                 version: None,
-                is_ringkeep: false,
             }))
         };
         let streams = [
@@ -657,7 +651,6 @@ mod tests {
             streams: 1,
             client_port: None,
             version: None,
-            is_ringkeep: false,
         }));
         assert_eq!(search(900, &ports, 1), (low, vec![900, 900, 901]));
     }

@@ -429,8 +429,8 @@ impl Source {
             }
             if link.takes_pings && state.now >= link.ping_at {
                 link.ping_at = state.now + PING_MS;
-                let marks = &state.shared.durable.shards[feed.shard];
-                let (generation, next) = (feed.history.generation(), marks.next.load(Relaxed));
+                let next = state.homes.stream_end(feed.shard);
+                let generation = feed.history.generation();
                 pieces.push(format!("+PING {generation} {next}\r\n").into());
             }
         }
