@@ -9,11 +9,14 @@ use std::path::PathBuf;
 use uring::{FileId, OpenHow, Reactor};
 
 use super::{
-    Fsync,
+    EIO, Fsync,
     frontier::{Frontier, SharedUnit},
     mark,
 };
-use crate::journal::{Block, FileName, Position, Stream, segment::Segment as Header};
+use crate::journal::{
+    Block, FileName, Position, Stream,
+    segment::{BLOCK_HEADER_LEN, Segment as Header},
+};
 
 /// Bytes that one write takes, unless one block is longer.
 const WRITE_LEN: usize = 1 << 20;
@@ -124,6 +127,8 @@ pub struct Journal {
     place: Place,
     active: Option<Segment>,
     next: Next,
+    /// The name of the next segment may be lost, whatever a sync of the folder says.
+    is_name_lost: bool,
     /// The header of the segment in use is being written.
     is_heading: bool,
     flight: Option<Flight>,
@@ -166,6 +171,7 @@ impl Journal {
             place,
             active: None,
             next: Next::None,
+            is_name_lost: false,
             is_heading: false,
             flight: None,
             syncing: None,
@@ -207,7 +213,7 @@ impl Journal {
         if self.wants_sync && self.frontier.synced_end() < self.written {
             self.sync(reactor);
         }
-        if self.flight.is_some() || self.is_heading {
+        if self.flight.is_some() || self.is_heading || self.closing == Some(false) {
             return;
         }
         let pending = stream.pending_bytes() as u64;
@@ -277,6 +283,11 @@ impl Journal {
         reactor.write_durable(file, block.into_bytes(), at, self.mark(Step::Close));
     }
 
+    /// Was [`close`](Journal::close) called since the last write?
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
     /// Has [`close`](Journal::close) done all?
     pub fn is_closed(&self) -> bool {
         self.closing == Some(true)
@@ -302,6 +313,7 @@ impl Journal {
         match reactor.open(&path, how) {
             Ok(file) => {
                 self.place.next_seq += 1;
+                self.is_name_lost = false;
                 reactor.reserve(file, self.place.segment_len, self.mark(Step::Reserve));
                 self.next = Next::Making(file, seq);
             }
@@ -377,6 +389,7 @@ impl Journal {
             stream.reuse(more);
         }
         let Some(active) = &self.active else { return };
+        self.closing = None;
         let durable = fsync == Fsync::Always && synced == self.written;
         self.flight = Some(Flight {
             end,
@@ -428,6 +441,12 @@ impl Journal {
     pub fn on_written(&mut self, step: Step, result: Result<(), i32>) {
         if step == Step::Close {
             self.closing = Some(true);
+            match (result, &mut self.active) {
+                // Other cores may still have something for us, and that stands behind it.
+                (Ok(()), Some(active)) => active.at += BLOCK_HEADER_LEN as u64,
+                (Ok(()), None) => {}
+                (Err(errno), _) => self.fail("writing", errno),
+            }
             return;
         }
         if step == Step::Header {
@@ -468,6 +487,7 @@ impl Journal {
                 self.fail("syncing", errno);
             }
             (Step::Reserve, Ok(())) => reactor.sync(self.place.folder, self.mark(Step::Name)),
+            (Step::Name, Ok(())) if self.is_name_lost => self.fail("making a segment", EIO),
             (Step::Name, Ok(())) => {
                 if let Next::Making(file, seq) = self.next {
                     self.next = Next::Made(file, seq);
@@ -476,6 +496,11 @@ impl Journal {
             (_, Err(errno)) => self.fail("making a segment", errno),
             (Step::Block | Step::Header | Step::Close, Ok(())) => {}
         }
+    }
+
+    /// A sync of the folder has failed. A later one says nothing of the names that it should have covered.
+    pub fn folder_failed(&mut self) {
+        self.is_name_lost = true;
     }
 
     fn fail(&mut self, step: &'static str, errno: i32) {
