@@ -115,8 +115,10 @@ impl Redis {
             self.link.applied_through(*end);
             self.pending.pop_front();
         }
-        if self.pending.len() < PENDING_MAX / 2 && self.waits_for.is_none_or(|waits| waits == end) {
+        if self.waits_for == Some(end) {
             self.waits_for = None;
+        }
+        if self.waits_for.is_none() && self.pending.len() < PENDING_MAX / 2 {
             self.paused = self.loading.is_some();
         }
     }
