@@ -1,6 +1,6 @@
 //! The link to a Redis primary, on core 0's ring.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
@@ -304,6 +304,8 @@ impl Redis {
                     log(&format!("{count} values of modules are left out"));
                 }
                 self.last_drop.clear();
+                // What had no effect is in the data set.
+                state.shared.unapplied.store(0, Relaxed);
                 self.loading = Some(received.stream_db);
                 self.paused = true;
                 // Commands of the old history that are still under way were sent to their shards before the
