@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     effects::{self, Writer},
     noted::Walking,
+    upstream::Upstream,
 };
 use crate::{
     base::{Ms, Rng},
@@ -34,6 +35,8 @@ pub struct Shard {
     notes_gone: bool,
     /// Snapshots that are being made.
     pub(super) walking: Vec<Box<Walking>>,
+    /// Streams of a primary that it is a copy of.
+    pub(super) upstreams: Vec<Upstream>,
     /// What becomes of keys that are due.
     due_keys: DueKeys,
 }
@@ -58,6 +61,7 @@ impl Shard {
             stream: None,
             notes_gone: false,
             walking: Vec::new(),
+            upstreams: Vec::new(),
             due_keys: DueKeys::Go,
         }
     }
@@ -184,13 +188,15 @@ impl Shard {
 /// that reaches for a shard that is not here is a bug and stops the node.
 #[derive(Debug, Default)]
 pub struct Shards {
-    slots: Vec<Option<Box<Shard>>>,
+    pub(super) slots: Vec<Option<Box<Shard>>>,
     routing: Routing,
     narrowed: Option<usize>,
     /// A shard that was here had a stream.
     records: bool,
     /// Shards whose streams the open unit may have written to.
-    touched: Vec<usize>,
+    pub(super) touched: Vec<usize>,
+    /// The open unit came from a primary.
+    pub(super) is_copied: bool,
     /// For [`end_unit`](Shards::end_unit), kept so that it allocates nothing.
     parts: Vec<(u32, u64)>,
 }
@@ -204,6 +210,7 @@ impl Shards {
             narrowed: None,
             records: false,
             touched: Vec::new(),
+            is_copied: false,
             parts: Vec::new(),
         }
     }
@@ -398,7 +405,11 @@ impl Shards {
         let is_shared = parts.len() > 1;
         // What is answered replaces the parts once each stream has seen them all.
         for at in 0..parts.len() {
+            let is_copied = self.is_copied;
             let shard = self.shard(parts[at].0 as usize);
+            if !shard.upstreams.is_empty() && !is_copied {
+                shard.leave_upstreams();
+            }
             if !shard.walking.is_empty() {
                 shard.note_unit();
             }
@@ -416,6 +427,7 @@ impl Shards {
             let stream = stream.and_then(|shard| shard.stream.as_ref());
             *offset = stream.map_or(*offset, |stream| stream.next());
         }
+        self.is_copied = false;
         self.parts = parts;
         &self.parts
     }

@@ -3,7 +3,10 @@
 use super::{Shard, ShardSlice, ShardWalk};
 use crate::{
     base::parse_u64,
-    journal::{Position, frame},
+    journal::{
+        Position,
+        frame::{self, NOTE, SHIPPED},
+    },
     resp::{Args, Parser},
     store::Budget,
 };
@@ -144,6 +147,7 @@ fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) 
     };
     match name {
         b"FLUSHALL" | b"FLUSHDB" => {}
+        _ if name.starts_with(NOTE) => return name != SHIPPED.as_bytes(),
         b"SWAPDB" => {
             if let (Some(first), Some(second)) = (number(1), number(2)) {
                 walk.swapped(first, second);

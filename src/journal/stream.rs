@@ -82,6 +82,11 @@ impl Stream {
         self.head.offset()
     }
 
+    /// The database that the next frame finds itself in.
+    pub fn database(&self) -> u32 {
+        self.db
+    }
+
     /// The history that the frames belong to.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -96,6 +101,11 @@ impl Stream {
         }
         frame::put(&mut self.bytes, &self.head, args);
         self.head.count_up();
+    }
+
+    /// Appends a frame in whatever database the stream is.
+    pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        self.frame(self.db as usize, args);
     }
 
     /// A unit has begun and has not ended.

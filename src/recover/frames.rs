@@ -75,15 +75,15 @@ impl Reading {
         files: &(impl Files + ?Sized),
         name: FileName,
     ) -> Result<(), RecoverError> {
-        let mut scan = Scan::default();
+        let (mut scan, mut memory) = (Scan::default(), Vec::new());
         let mut at = 0;
         loop {
-            let bytes = read(files, name, at)?;
+            let bytes = read(files, name, at, &mut memory)?;
             if bytes.is_empty() {
                 return Ok(());
             }
             at += bytes.len() as u64;
-            scan.feed(&bytes);
+            scan.feed(bytes);
             let mut is_over = true;
             // What is no segment has no frames.
             while let Ok(Some(mut block)) = scan.next() {

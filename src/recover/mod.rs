@@ -179,7 +179,8 @@ pub fn unnamed(files: &impl Files) -> Result<Unnamed, RecoverError> {
         if !matches!(name, FileName::Bundle { .. }) {
             continue;
         }
-        let bundle = Bundle::read(&read(files, *name, 0)?)
+        let mut memory = Vec::new();
+        let bundle = Bundle::read(read(files, *name, 0, &mut memory)?)
             .map_err(|fault| RecoverError::Bundle(*name, fault))?;
         for (shard, seq) in bundle.snapshots {
             let snapshot = FileName::Snapshot { shard, seq };
@@ -278,17 +279,17 @@ fn scan(
     len: u64,
 ) -> Result<Option<Result<Scanned, HeaderFault>>, RecoverError> {
     let mut scan = Scan::default();
-    let (mut at, mut shared) = (0, Vec::new());
+    let (mut at, mut shared, mut memory) = (0, Vec::new(), Vec::new());
     let mut refused = None;
     while at < len {
-        let bytes = read(files, name, at)?;
+        let bytes = read(files, name, at, &mut memory)?;
         if bytes.is_empty() {
             break;
         }
         let rest = if at == 0 {
             &bytes[bytes.len().min(SEGMENT_HEADER_LEN)..]
         } else {
-            &bytes[..]
+            bytes
         };
         at += bytes.len() as u64;
         if refused.is_some() {
@@ -298,7 +299,7 @@ fn scan(
             }
             continue;
         }
-        scan.feed(&bytes);
+        scan.feed(bytes);
         loop {
             match scan.next() {
                 Ok(None) => break,
@@ -358,14 +359,18 @@ fn look_at_snapshot(
     Ok(header.and_then(|header| Ok((header, Summary::read(&tail, len)?))))
 }
 
-/// The next piece of a file.
-fn read(files: &(impl Files + ?Sized), name: FileName, at: u64) -> Result<Vec<u8>, RecoverError> {
-    let mut bytes = vec![0; PIECE_LEN];
+/// The next piece of a file; `memory` is the same for all of its pieces.
+fn read<'a>(
+    files: &(impl Files + ?Sized),
+    name: FileName,
+    at: u64,
+    memory: &'a mut Vec<u8>,
+) -> Result<&'a [u8], RecoverError> {
+    memory.resize(PIECE_LEN, 0);
     let len = files
-        .read(&name.to_string(), at, &mut bytes)
+        .read(&name.to_string(), at, memory)
         .map_err(|error| RecoverError::Io(Some(name), at, error.to_string()))?;
-    bytes.truncate(len);
-    Ok(bytes)
+    Ok(&memory[..len])
 }
 
 impl Found {

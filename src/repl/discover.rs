@@ -42,6 +42,8 @@ pub struct Upstream {
     pub client_port: Option<u16>,
     /// Its kevy version, if it told.
     pub version: Option<String>,
+    /// It is a ringkeep.
+    pub is_ringkeep: bool,
 }
 
 /// Why there is nothing to follow. All of them may pass: try again later.
@@ -272,7 +274,7 @@ impl Discovery {
             Step::Named => {
                 let base = answers.base(self.named);
                 match answers.streams {
-                    Some(streams) => self.finish_found(base, streams, self.named, answers.version),
+                    Some(streams) => self.finish_found(base, streams, self.named, answers),
                     None => {
                         self.named = base;
                         self.count_on(0);
@@ -285,7 +287,7 @@ impl Discovery {
                 let is_same = answers.is_kevy() && answers.base(client_port) == self.named;
                 match answers.streams {
                     Some(streams) if is_same => {
-                        self.finish_found(self.named, streams, client_port, answers.version);
+                        self.finish_found(self.named, streams, client_port, answers);
                     }
                     _ => self.count_on(0),
                 }
@@ -313,16 +315,18 @@ impl Discovery {
                 streams: open,
                 client_port: None,
                 version: None,
+                is_ringkeep: false,
             }))
         });
     }
 
-    fn finish_found(&mut self, base: u16, streams: u16, client_port: u16, version: Option<String>) {
+    fn finish_found(&mut self, base: u16, streams: u16, client_port: u16, answers: Answers) {
         self.finish(Ok(Found::Kevy(Upstream {
             base,
             streams,
             client_port: Some(client_port),
-            version,
+            version: answers.version,
+            is_ringkeep: answers.is_ringkeep,
         })));
     }
 
@@ -581,6 +585,7 @@ mod tests {
             streams,
             client_port: Some(client_port),
             version,
+            is_ringkeep: false,
         }))
     }
 
@@ -627,6 +632,7 @@ mod tests {
                 streams,
                 client_port: None,
                 version: None,
+                is_ringkeep: false,
             }))
         };
         let streams = [
@@ -652,6 +658,7 @@ mod tests {
             streams: 1,
             client_port: None,
             version: None,
+            is_ringkeep: false,
         }));
         assert_eq!(search(900, &ports, 1), (low, vec![900, 900, 901]));
     }

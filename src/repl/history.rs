@@ -76,6 +76,13 @@ impl Part {
         self.end
     }
 
+    /// The database that the frame at this offset finds itself in.
+    pub fn database_at(&self, offset: u64, parser: &mut Parser) -> u32 {
+        let span = (self.first, self.end - self.first);
+        let mut frames = Frames::of_part(&self.frames, span, self.database, parser);
+        frames.database_at(offset).unwrap_or(self.database)
+    }
+
     /// What a peer gets that goes on from this offset, which is in it; `None` if there is nothing for
     /// this one.
     pub fn rest(&mut self, from: u64, peer: Peer, parser: &mut Parser) -> Option<Bytes> {
@@ -259,6 +266,15 @@ impl History {
             .iter()
             .any(|(first, end)| (*first..*end).contains(&offset));
         !is_doubtful && self.reaches(offset, next)
+    }
+
+    /// The database that the frame at an offset which is kept, or comes next, finds itself in.
+    pub fn database_at(&mut self, offset: u64, newest: u32) -> u32 {
+        let index = self.parts.partition_point(|part| part.end <= offset);
+        let Some(part) = self.parts.get(index) else {
+            return newest;
+        };
+        part.database_at(offset, &mut self.parser)
     }
 
     /// Is everything from an offset on kept?

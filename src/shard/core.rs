@@ -17,7 +17,7 @@ use super::{
     log::log,
     message::Message,
     requests::GROUP_LEN,
-    shared::Shared,
+    shared::{Shared, lock},
     source::Source,
     state::State,
 };
@@ -143,6 +143,8 @@ impl<R: Reactor> Core<R> {
             if shared.settings.journals {
                 loaded.shard.stream = Some(Box::new(Stream::new(shard as u32, loaded.start.at)));
             }
+            let upstreams = loaded.shard.upstreams().iter();
+            lock(&shared.upstreams).extend(upstreams.map(|upstream| (shard, *upstream)));
             self.state.homes.replace(shard, loaded.shard);
             starts.push(loaded.start);
         }

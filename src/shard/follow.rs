@@ -25,13 +25,15 @@ use super::{
     state::State,
 };
 use crate::{
-    base::Ms,
+    base::{Ms, parse_u64},
+    cmd::Upstream,
     repl::kevy_refuses,
     repl::{
         Position,
-        discover::{self, Discovery, Found, Upstream},
-        link::{self, Link, LinkConfig, LinkState},
+        discover::{self, Discovery, Found, Upstream as Primary},
+        link::{self, Link, LinkConfig, LinkState, Wire},
     },
+    resp::Args,
 };
 
 /// Frames on their way to other cores at which a link stops being read.
@@ -79,8 +81,64 @@ struct Search {
     sending: bool,
 }
 
+/// Shards and the offsets that they are at.
+type Ahead = Vec<(usize, u64)>;
+
+/// Where a link goes on after a start, by what the shards are copies of, and which shards are further.
+fn known(
+    upstreams: &[(usize, Upstream)],
+    stream: usize,
+    streams: usize,
+) -> (Option<Position>, Ahead) {
+    let here: Vec<_> = upstreams
+        .iter()
+        .filter(|(_, of)| (of.stream, of.streams) == (stream as u64, streams as u64))
+        .collect();
+    let Some((_, first)) = here.first() else {
+        return (None, Vec::new());
+    };
+    let generation = first.generation;
+    if here.iter().any(|(_, of)| of.generation != generation) {
+        return (None, Vec::new());
+    }
+    let offset = here.iter().map(|(_, of)| of.offset).min().unwrap_or(0);
+    let ahead = here.iter().filter(|(_, of)| of.offset > offset);
+    (
+        Some(Position { generation, offset }),
+        ahead.map(|(shard, of)| (*shard, of.offset)).collect(),
+    )
+}
+
+/// Was a frame applied before the node was started anew? Shards may be further than the place from which the
+/// link went on.
+fn has_already(ahead: &mut Ahead, offset: u64, args: Args<'_>, state: &State) -> bool {
+    if ahead.is_empty() || args.at(0) == b"SELECT" {
+        return false;
+    }
+    ahead.retain(|(_, reached)| *reached > offset);
+    match args.get(1) {
+        // It was applied to all shards that it is about, or to none.
+        _ if is_on_all_keys(args) => !ahead.is_empty(),
+        Some(key) => {
+            let shard = state.homes.shards.shard_of(key);
+            ahead.iter().any(|(further, _)| *further == shard)
+        }
+        None => false,
+    }
+}
+
+/// Is a frame about all keys of its stream?
+fn is_on_all_keys(args: Args<'_>) -> bool {
+    matches!(args.at(0), b"FLUSHALL" | b"FLUSHDB" | b"SWAPDB")
+}
+
 /// One link and its connection.
 struct Run {
+    is_ringkeep: bool,
+    /// Shards that had more when the node started than what the link went on from.
+    ahead: Ahead,
+    /// The database that the next frame of a ringkeep is in.
+    database: u64,
     link: Link,
     stream: usize,
     session: u64,
@@ -126,7 +184,9 @@ impl Follower {
                 .extend(old.search.and_then(|search| search.socket));
         }
         self.shared.following.store(target.is_some(), Relaxed);
-        self.shared.primary_expires.store(false, Relaxed);
+        // What was a copy when the node stopped may be one that its primary takes keys from.
+        let was_copy = target.is_some() && !lock(&self.shared.upstreams).is_empty();
+        self.shared.primary_expires.store(was_copy, Relaxed);
         *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
             host,
             port,
@@ -330,6 +390,7 @@ impl Target {
                 stream,
                 session,
                 offset,
+                ..
             } => (stream, session, offset),
             Asker::Redis { session, end } => {
                 if let Some(redis) = &mut self.redis {
@@ -602,7 +663,7 @@ impl Target {
         worked
     }
 
-    fn start_links(&mut self, upstream: &Upstream, state: &State) {
+    fn start_links(&mut self, upstream: &Primary, state: &State) {
         log(&format!(
             "following {}: {} stream(s) from port {}, version {}",
             self.host,
@@ -612,13 +673,27 @@ impl Target {
         ));
         self.base = upstream.base;
         self.search = None;
+        // It tells of keys that are due; no kevy does.
+        let expires = &state.shared.primary_expires;
+        expires.store(upstream.is_ringkeep, Relaxed);
+        let streams = usize::from(upstream.streams.max(1));
+        let upstreams = std::mem::take(&mut *lock(&state.shared.upstreams));
+        let known: Vec<_> = (0..streams)
+            .map(|at| known(&upstreams, at, streams))
+            .collect();
         self.links = (0..usize::from(upstream.streams.max(1)))
             .map(|stream| Run {
                 link: Link::new(
-                    LinkConfig::new(state.shared.settings.port, stream),
-                    Position::UNKNOWN,
-                    None,
+                    LinkConfig {
+                        is_ringkeep: upstream.is_ringkeep,
+                        ..LinkConfig::new(state.shared.settings.port, stream)
+                    },
+                    known[stream].0.unwrap_or(Position::UNKNOWN),
+                    known[stream].0.map(|_| Wire::W3),
                 ),
+                is_ringkeep: upstream.is_ringkeep,
+                ahead: known[stream].1.clone(),
+                database: 0,
                 stream,
                 session: 0,
                 socket: None,
@@ -667,13 +742,17 @@ impl Run {
         let mut at = 0;
         let mut through = None;
         while !self.paused && at < bytes.len() {
+            let generation = self.link.position().generation;
             let (used, event) = self.link.feed(now, &bytes[at..]);
             at += used;
             match event {
                 None => break,
                 Some(link::Event::Up {
-                    awaits_snapshot, ..
+                    awaits_snapshot,
+                    database,
+                    ..
                 }) => {
+                    self.database = database;
                     self.last_drop.clear();
                     self.settled |= !awaits_snapshot;
                 }
@@ -684,7 +763,9 @@ impl Run {
                 }
                 Some(link::Event::Snapshot(image)) => {
                     let offset = image.position.offset;
-                    let load = Load::of_image(
+                    self.database = 0;
+                    let generation = image.position.generation;
+                    let mut load = Load::of_image(
                         self.stream,
                         self.session,
                         streams,
@@ -692,6 +773,12 @@ impl Run {
                         image.bytes,
                         now,
                     );
+                    load.upstream = self.is_ringkeep.then_some(Upstream {
+                        stream: self.stream as u64,
+                        streams: streams as u64,
+                        generation,
+                        offset,
+                    });
                     self.start_load(state, load, offset);
                 }
                 Some(link::Event::Frame { offset, args }) => {
@@ -699,9 +786,34 @@ impl Run {
                         stream: self.stream,
                         session: self.session,
                         offset,
+                        ringkeep: self.is_ringkeep.then_some((streams as u16, generation)),
                     };
-                    let applied = match kevy_refuses(args) {
-                        true => Applied::Now,
+                    if has_already(&mut self.ahead, offset, args, state) {
+                        if self.pending.is_empty() {
+                            through = Some(offset + 1);
+                        } else {
+                            self.pending.push_back((offset, true));
+                        }
+                        continue;
+                    }
+                    let applied = match self.is_ringkeep {
+                        true if args.at(0) == b"SELECT" => {
+                            self.database = args.get(1).and_then(parse_u64).unwrap_or(0);
+                            Applied::Now
+                        }
+                        true if is_on_all_keys(args) && streams > 1 => {
+                            let is_same = streams == state.homes.shards.count()
+                                && *placement == Placement::Hash
+                                && !state.has_slots();
+                            if !is_same {
+                                // Only keys of this stream are meant, wherever they are.
+                                self.link.resync(now);
+                                break;
+                            }
+                            state.apply_ringkeep(asker, self.database, args, Some(self.stream))
+                        }
+                        true => state.apply_ringkeep(asker, self.database, args, None),
+                        false if kevy_refuses(args) => Applied::Now,
                         false => state.apply(asker, args),
                     };
                     match applied {
@@ -720,8 +832,17 @@ impl Run {
                 }
             }
         }
+        state.end_frames();
         if let Some(offset) = through {
             self.link.applied_through(offset);
+            if self.is_ringkeep {
+                state.refresh_upstreams(Upstream {
+                    stream: self.stream as u64,
+                    streams: streams as u64,
+                    generation: self.link.position().generation,
+                    offset,
+                });
+            }
         }
         at
     }

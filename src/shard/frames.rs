@@ -13,10 +13,14 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Keys, Run, Shards, Spec, Verb},
+    cmd::{Keys, Run, Shards, Spec, Upstream, Verb},
+    journal::frame::NOTE,
     resp::{Args, Out, OwnedArgs},
     store::DueKeys,
 };
+
+/// Frames of a stream after which it is noted for shards that it had nothing for.
+const REFRESH: u64 = 10_000;
 
 /// What became of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +54,108 @@ impl State {
             return Applied::Now;
         }
         self.apply_work(asker, spec, run, Call::FRAME, args)
+    }
+
+    /// The same for a frame of a ringkeep primary in database `db`; one on all keys, on those of the given
+    /// shard.
+    pub(super) fn apply_ringkeep(
+        &mut self,
+        asker: Asker,
+        db: u64,
+        args: Args<'_>,
+        shard: Option<usize>,
+    ) -> Applied {
+        // Notes between primaries are no commands.
+        if args.at(0).starts_with(NOTE) {
+            return Applied::Now;
+        }
+        let Some((spec, db)) = self.known(db, args) else {
+            return Applied::Now;
+        };
+        let Some(run) = Work::of(spec) else {
+            return Applied::Now;
+        };
+        let Some(shard) = shard else {
+            if matches!(self.homes.place(spec, args), Place::Here) && is_effect(spec) {
+                // The unit stays open: see `end_frames`.
+                let mut out = std::mem::take(&mut self.scratch);
+                self.run_frame(spec, run, &args, Call::of_redis(db), &mut out, None);
+                out.clear();
+                self.scratch = out;
+                self.open_frames = asker.upstream();
+                return Applied::Now;
+            }
+            self.end_frames();
+            return self.apply_work(asker, spec, run, Call::of_redis(db), args);
+        };
+        self.end_frames();
+        let owner = self.homes.owner(shard);
+        if owner == self.me && self.homes.shards.has(shard) {
+            let mut out = std::mem::take(&mut self.scratch);
+            self.homes.shards.narrow(Some(shard));
+            self.run_frame(spec, run, &args, Call::of_redis(db), &mut out, None);
+            self.homes.shards.narrow(None);
+            self.open_frames = asker.upstream();
+            self.end_frames();
+            out.clear();
+            self.scratch = out;
+            self.hear_all();
+            return Applied::Now;
+        }
+        let errand = self.frame_errand(asker, spec, args, shard, db);
+        if owner == self.me {
+            self.homes.wait_for(shard, Waiting::Errand(errand));
+        } else {
+            self.mesh.send(owner, Message::Run(errand));
+        }
+        Applied::Later
+    }
+
+    /// Frames of a ringkeep that were applied here, and all of them are in one unit for each shard: it says up
+    /// to where.
+    pub(super) fn end_frames(&mut self) {
+        if let Some(upstream) = self.open_frames.take() {
+            self.end_copied(upstream);
+            self.hear_all();
+        }
+    }
+
+    fn end_copied(&mut self, upstream: Upstream) {
+        match self.shared.settings.journals {
+            true => self.homes.shards.end_copied(upstream),
+            false => {
+                self.homes.shards.end_unit();
+            }
+        }
+    }
+
+    /// Notes for shards that nothing came for how far they are all the same. Nothing is under way to them.
+    pub(super) fn refresh_upstreams(&mut self, upstream: Upstream) {
+        for at in self.homes.own() {
+            if !self.homes.shards.has(at) {
+                continue;
+            }
+            let shard = self.homes.shards.shard(at);
+            let mut known = shard.upstreams().iter();
+            let is_old = known.any(|old| {
+                let is_it = (old.stream, old.generation) == (upstream.stream, upstream.generation);
+                is_it && old.offset + REFRESH < upstream.offset
+            });
+            if is_old {
+                shard.set_upstream(upstream);
+                shard.tell_upstreams();
+            }
+        }
+    }
+
+    /// Ends the unit of a command that came from there.
+    pub(super) fn end_asked(&mut self, asker: Asker) {
+        match asker.upstream() {
+            Some(upstream) => self.end_copied(upstream),
+            None => {
+                self.homes.shards.end_unit();
+            }
+        }
     }
 
     /// The same for a command of a Redis primary in database `db`. What cannot be done here is counted.
@@ -284,6 +390,14 @@ impl State {
 
     pub(super) fn end_load(&mut self, need: &[usize], load: Load) {
         self.loaded.push(load.outcome());
+        let shards = self.homes.shards.count();
+        for (at, shard) in self.homes.shards.iter_mut() {
+            match load.upstream {
+                Some(upstream) if load.is_about(at, shards) => shard.set_upstream(upstream),
+                Some(_) => {}
+                None => shard.forget_upstreams(),
+            }
+        }
         let mut away = Vec::new();
         self.all_replaced(&mut away);
         self.give_back(need, away);

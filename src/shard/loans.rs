@@ -428,6 +428,9 @@ impl State {
                 let mut out = Out::default();
                 let args = args.as_args();
                 self.run_frame(spec, run, &args, call, &mut out, Some(&mut *away));
+                if let Some(upstream) = asker.upstream() {
+                    self.homes.shards.note_upstream(upstream);
+                }
                 self.applied.push(asker);
             }
             Job::Unit { asker, parts } => {
@@ -559,14 +562,17 @@ impl State {
             }
             Asker::Link { .. } | Asker::Redis { .. } => {
                 let call = match errand.asker {
-                    Asker::Redis { .. } => Call::of_redis(errand.db),
-                    _ => Call::FRAME,
+                    Asker::Link { ringkeep: None, .. } => Call::FRAME,
+                    _ => Call::of_redis(errand.db),
                 };
                 let args = errand.args.as_args();
+                // One on all keys is on those of the shard.
+                self.homes.shards.narrow(Some(errand.shard));
                 self.run_frame(errand.spec, run, &args, call, &mut out, None);
+                self.homes.shards.narrow(None);
             }
         }
-        self.homes.shards.end_unit();
+        self.end_asked(errand.asker);
         self.hear_all();
         self.answer(errand.from, errand.asker, out);
     }

@@ -9,7 +9,7 @@ use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync},
 };
-use crate::{base::Ms, script::Scripts, store::Policy};
+use crate::{base::Ms, cmd::Upstream, script::Scripts, store::Policy};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -329,6 +329,8 @@ pub struct Shared {
     pub ring: Mutex<String>,
     /// What is durable, and how that is going.
     pub durable: Durability,
+    /// What the shards that were loaded are copies of, by shard.
+    pub upstreams: Mutex<Vec<(usize, Upstream)>>,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
     /// Clients that wait for replicas.
@@ -363,6 +365,7 @@ impl Shared {
             run_id,
             started,
             ring: Mutex::default(),
+            upstreams: Mutex::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
             waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),

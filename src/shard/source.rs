@@ -115,6 +115,7 @@ struct Link {
     /// Where it asked to go on.
     asked: u64,
     has_generation: bool,
+    kind: Peer,
     /// It has said that it understands pings.
     takes_pings: bool,
     ping_at: Ms,
@@ -182,6 +183,7 @@ impl Source {
             id: String::new(),
             asked: 0,
             has_generation: false,
+            kind: Peer::Kevy,
             takes_pings: false,
             ping_at: now,
             out: VecDeque::new(),
@@ -344,7 +346,8 @@ impl Source {
         for link in &mut links {
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
-                link.answer(request, at, &feed.history, journals);
+                let database = home.stream.as_ref().map_or(0, |stream| stream.database());
+                link.answer(request, (at, database), &mut feed.history, journals);
                 worked = true;
             }
             if let Stage::Reading(from, reading) = &mut link.stage
@@ -373,13 +376,12 @@ impl Source {
                 count.fetch_add(1, Relaxed);
             }
         }
+        let waits = |link: &&&mut Link| matches!(link.stage, Stage::Waiting);
         if feed.ship.is_none()
-            && links
-                .iter()
-                .any(|link| matches!(link.stage, Stage::Waiting))
+            && let Some(peer) = links.iter().find(waits).map(|link| link.kind)
         {
-            feed.ship = Some(Ship::begin(home));
-            for link in &mut links {
+            feed.ship = Some(Ship::begin(home, peer));
+            for link in links.iter_mut().filter(|link| link.kind == peer) {
                 link.begin_ship();
             }
         }
@@ -420,7 +422,7 @@ impl Source {
         link.out_bytes -= len;
         if let (Stage::Streaming(cursor), true) = (&mut link.stage, link.out.is_empty()) {
             let room = (GATHER_MAX - 1, SEND_LEN.saturating_sub(len));
-            match feed.history.gather(cursor, Peer::Kevy, room, pieces) {
+            match feed.history.gather(cursor, link.kind, room, pieces) {
                 Ok(more) => len += more,
                 Err(Lost::TooOld) => link.gone = Some("it is too slow"),
                 Err(Lost::Untold) => link.gone = Some("databases were swapped"),
@@ -592,29 +594,48 @@ impl Link {
         self.out.push_back(text.into());
     }
 
-    /// Answers the handshake. The stream is at `at`.
-    fn answer(&mut self, request: Request, at: Position, history: &History, journals: bool) {
+    /// Takes in the handshake. The stream is at `at`, its next frame in `database`.
+    fn answer(
+        &mut self,
+        request: Request,
+        (at, database): (Position, u32),
+        history: &mut History,
+        journals: bool,
+    ) {
+        self.kind = match request.is_ringkeep {
+            true => Peer::All,
+            false => Peer::Kevy,
+        };
         (self.id, self.has_generation) = (request.id, request.has_generation);
         self.asked = request.at.offset;
         // Who names no generation is told from others by offsets alone: no two histories share any.
         let is_ours = !self.has_generation || request.at.generation == at.generation;
         let goes_on = is_ours && history.has(self.asked, at.offset);
         self.takes_pings = self.has_generation;
-        self.say(match self.has_generation {
-            true => format!("+ACK {} {}\r\n", at.generation, self.asked),
-            false => format!("+ACK {}\r\n", self.asked),
-        });
         let may_be_written = journals
             && is_ours
             && self.asked < at.offset
             && history.first().is_none_or(|first| self.asked < first);
         (self.stage, self.decided) = if goes_on {
+            let database = history.database_at(self.asked, database);
+            self.say_ack(at.generation, database);
             (Stage::Streaming(Cursor::new(self.asked)), Some(true))
         } else if may_be_written {
             (Stage::Reading(self.asked, None), None)
         } else {
+            self.say_ack(at.generation, 0);
             (Stage::Waiting, Some(false))
         };
+    }
+
+    /// Answers the handshake; `database` is the one that the next frame finds itself in.
+    fn say_ack(&mut self, generation: u64, database: u32) {
+        let asked = self.asked;
+        self.say(match (self.kind, self.has_generation) {
+            (Peer::All, _) => format!("+ACK {generation} {asked} {database}\r\n"),
+            (Peer::Kevy, true) => format!("+ACK {generation} {asked}\r\n"),
+            (Peer::Kevy, false) => format!("+ACK {asked}\r\n"),
+        });
     }
 
     /// Goes on with what is read from the journal from an offset on.
@@ -635,16 +656,21 @@ impl Link {
             }
             Some(Ok(Some(parts))) => {
                 for mut part in parts {
-                    let Some(bytes) = part.rest(from, Peer::Kevy, &mut feed.parser) else {
+                    if self.decided.is_none() && is_first {
+                        let database = part.database_at(from, &mut feed.parser);
+                        self.say_ack(at.generation, database);
+                        self.decided = Some(true);
+                    }
+                    let Some(bytes) = part.rest(from, self.kind, &mut feed.parser) else {
                         self.gone = Some("databases were swapped");
                         return;
                     };
                     from = part.end();
                     self.extend(&[bytes]);
                 }
-                self.decided = is_first.then_some(true);
             }
             Some(_) if is_first => {
+                self.say_ack(at.generation, 0);
                 (self.stage, self.decided) = (Stage::Waiting, Some(false));
                 return;
             }

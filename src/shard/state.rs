@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::{Shards, Spec, Table, flag},
+    cmd::{Shards, Spec, Table, Upstream, flag},
     mesh::Mesh,
     repl::Part,
     resp::{Out, ParseLimits, Parser},
@@ -126,6 +126,8 @@ pub(super) struct State {
     pub acked: bool,
     /// Replicas are to say how far they are.
     pub asks_acks: bool,
+    /// Frames of a ringkeep were applied up to there, and their unit is open.
+    pub open_frames: Option<Upstream>,
     /// Who waits for the end of SAVE: connection, slot and round.
     pub saving: Vec<(SocketId, u64, u64)>,
     /// More keys are due than one turn may remove.
@@ -202,6 +204,7 @@ impl State {
             waiters: Vec::new(),
             acked: false,
             asks_acks: false,
+            open_frames: None,
             saving: Vec::new(),
             more_due: false,
             memory: Memory::default(),

@@ -3,7 +3,7 @@
 use crate::{
     base::Rng,
     cmd::{self, Ctx, Keys, Run, Shards, Table},
-    journal::frame::SHIPPED,
+    journal::frame::NOTE,
     resp::{Args, Error, Out},
 };
 
@@ -50,7 +50,8 @@ impl Replay {
         args: Args<'_>,
     ) -> Result<(), Unplayable> {
         let name = args.get(0).ok_or(Unplayable::Unknown)?;
-        if name == SHIPPED.as_bytes() {
+        if name.starts_with(NOTE) {
+            shards.shard(shard).heed(args);
             return Ok(());
         }
         let spec = self.table.find(name).ok_or(Unplayable::Unknown)?;

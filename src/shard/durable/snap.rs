@@ -171,6 +171,8 @@ impl Snap {
         let mut chunks = Vec::new();
         let composer = Composer::new(&header, &mut chunks);
         shard.begin_walk(Walker::Disk);
+        // What is older than the walk may be gone when this is read.
+        shard.tell_upstreams();
         Ok(Self {
             place,
             seq,
