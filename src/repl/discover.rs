@@ -1,7 +1,8 @@
 //! Finds out what stands at the address that `REPLICAOF` names, and where its streams are.
 //!
-//! A Redis is followed at its client port. kevy means the replication base port there, Redis users mean the client port. Both are tried: a client
-//! port answers questions about itself, a replication port closes the connection without a byte.
+//! A Redis is followed at its client port. With a kevy people mean its replication base port, or its client
+//! port as well. Both are tried: a client port answers questions about itself, a replication port closes the
+//! connection without a byte.
 //!
 //! How to drive a [`Discovery`]: call [`Discovery::poll`] until `None` and carry out each [`Action`]; report
 //! what happens by the `on_` methods; call `poll` again then, and at [`Discovery::deadline`].
