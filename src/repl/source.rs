@@ -281,7 +281,7 @@ mod tests {
             b"*7\r\n",
             b"*6\r\n:9\r\n",
             b"*999999999999999999999999999",
-            b"*6\r\n$9\r\nREPLICATEx",
+            b"*6\r\n$9\r\nREPLICATExx",
         ] {
             assert_eq!(heard(&[bad]), Err(Refusal::Handshake), "{bad:?}");
         }

@@ -45,6 +45,10 @@ const GREETING_MS: Ms = 10_000;
 const LINKS_MAX: usize = 256;
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
+/// At least so much is kept behind a snapshot for replicas that take it slowly.
+const BEHIND_MIN: usize = 16 << 20;
+/// No replica can be so far.
+const MAX_ASKED: u64 = 1 << 62;
 
 /// See the module page.
 #[derive(Default)]
@@ -184,10 +188,11 @@ impl Source {
             link.stage = Stage::Asked(request);
             link.alive = now;
         }
-        if let (Some(offset), Stage::Streaming(_)) = (ack, &link.stage) {
+        if let (Some(offset), Stage::Streaming(cursor)) = (ack, &link.stage) {
             // Who understands a ping or has frames answers; a replica before that never does.
             (link.takes_pings, link.alive, link.acked_at) = (true, now, now);
-            if offset > link.acked {
+            // Nobody has what was not sent.
+            if offset > link.acked && offset <= cursor.offset() {
                 link.acked = offset;
                 let own = link.own;
                 self.publish(own, state);
@@ -287,6 +292,9 @@ impl Source {
             };
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
+        if let Some(stream) = &mut home.stream {
+            stream.set_plain(true);
+        }
         let at = home.position();
         if feed.history.generation() != at.generation {
             // Another history: who follows the old one starts over.
@@ -310,7 +318,7 @@ impl Source {
         for link in &mut links {
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
-                let goes_on = link.answer(request, at, &feed.history);
+                let goes_on = link.answer(request, at, &mut feed.history);
                 let replicas = &state.shared.replicas[feed.shard];
                 let count = match goes_on {
                     true => &replicas.resumed,
@@ -327,11 +335,13 @@ impl Source {
         {
             feed.ship = Some(Ship::begin(home));
             for link in &mut links {
-                link.begin_ship();
+                if let Some(removed) = link.begin_ship() {
+                    feed.history.doubt(removed + 1, removed + 2);
+                }
             }
         }
         if feed.ship.is_some() {
-            worked |= feed.sail(home, &mut links);
+            worked |= feed.sail(home, &mut links, state.tunables.backlog_len);
         }
         let is_patient = links
             .iter()
@@ -439,9 +449,13 @@ impl Source {
             {
                 state.feeding[own] = false;
                 feed.history = History::new(0);
+                self.publish(own, state);
+                let feed = &self.feeds[own];
                 if !state.shared.settings.journals {
                     state.homes.shards.shard(feed.shard).stream = None;
                     state.homes.refresh(feed.shard);
+                } else if let Some(stream) = &mut state.homes.shards.shard(feed.shard).stream {
+                    stream.set_plain(false);
                 }
             }
         }
@@ -463,7 +477,12 @@ impl Source {
 
 impl Feed {
     /// Goes on with the snapshot.
-    fn sail(&mut self, home: &mut crate::cmd::Shard, links: &mut [&mut Link]) -> bool {
+    fn sail(
+        &mut self,
+        home: &mut crate::cmd::Shard,
+        links: &mut [&mut Link],
+        backlog_len: usize,
+    ) -> bool {
         let mut aboard: Vec<_> = links
             .iter_mut()
             .filter(|link| matches!(link.stage, Stage::Shipping))
@@ -476,11 +495,19 @@ impl Feed {
             self.ship = None;
             return false;
         }
-        if aboard.iter().any(|link| link.is_behind()) {
-            return false;
-        }
         let mut out = Vec::new();
-        let sailed = ship.sail(home, &mut out);
+        let sailed = if !aboard.iter().any(|link| link.is_behind()) {
+            ship.sail(home, &mut out)
+        } else if !ship.follow(home) {
+            Sailed::Void
+        } else {
+            if ship.behind() > backlog_len.saturating_mul(PATIENCE).max(BEHIND_MIN) {
+                for link in aboard.iter_mut().filter(|link| link.is_behind()) {
+                    link.gone = Some("it is too slow for its snapshot");
+                }
+            }
+            return false;
+        };
         for link in &mut aboard {
             for piece in &out {
                 link.out_bytes += piece.len();
@@ -519,12 +546,12 @@ impl Link {
     }
 
     /// Answers the handshake. The stream is at `at`. True if the replica goes on from where it was.
-    fn answer(&mut self, request: Request, at: Position, history: &History) -> bool {
+    fn answer(&mut self, request: Request, at: Position, history: &mut History) -> bool {
         (self.id, self.has_generation) = (request.id, request.has_generation);
         self.asked = request.at.offset;
         // Who names no generation is told from others by offsets alone: no two histories share any.
         let is_ours = !self.has_generation || request.at.generation == at.generation;
-        let goes_on = is_ours && history.has(self.asked, at.offset);
+        let goes_on = is_ours && history.has(self.asked, at.offset, Peer::Kevy);
         self.takes_pings = self.has_generation;
         self.say(match self.has_generation {
             true => format!("+ACK {} {}\r\n", at.generation, self.asked),
@@ -547,16 +574,19 @@ impl Link {
         goes_on
     }
 
-    fn begin_ship(&mut self) {
+    /// A snapshot begins. Returns the offset of the frame that removes all keys before, if there is one.
+    fn begin_ship(&mut self) -> Option<u64> {
         if !matches!(self.stage, Stage::Waiting) {
-            return;
+            return None;
         }
         self.stage = Stage::Shipping;
-        if !self.has_generation {
-            // The oldest ones load a snapshot over what they have.
-            self.say(format!("*2\r\n:{}\r\n*1\r\n$8\r\nFLUSHALL\r\n", self.asked));
+        // The oldest ones load a snapshot over what they have.
+        let removed = (!self.has_generation && self.asked < MAX_ASKED).then_some(self.asked);
+        if let Some(at) = removed {
+            self.say(format!("*2\r\n:{at}\r\n*1\r\n$8\r\nFLUSHALL\r\n"));
         }
         self.say("+SNAPSHOT\r\n".into());
+        removed
     }
 
     fn name(&self) -> String {
