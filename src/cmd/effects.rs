@@ -15,7 +15,7 @@ mod tests;
 
 pub use rebuild::rebuild;
 pub use replay::{Replay, Unplayable};
-pub(in crate::cmd) use rules::{GroupChange, group_changed, popped, removed, trimmed};
+pub(in crate::cmd) use rules::{GroupChange, group_changed, newer, popped, removed, trimmed};
 pub use rules::{Rule, rule_of};
 
 use super::{Ctx, Spec};
@@ -49,6 +49,16 @@ impl<'a> Writer<'a> {
         self.stream.frame(self.db, words);
     }
 
+    /// Writes one frame that not every peer understands.
+    pub fn special<'w>(&mut self, words: impl ExactSizeIterator<Item = &'w [u8]> + Clone) {
+        self.stream.special_frame(self.db, words);
+    }
+
+    /// Does somebody follow who knows few commands?
+    fn is_plain(&self) -> bool {
+        self.stream.is_plain()
+    }
+
     /// Writes one frame of these words.
     fn say<const N: usize>(&mut self, words: [&[u8]; N]) {
         self.frame(words.into_iter());
@@ -72,6 +82,7 @@ pub fn run_recorded(
             Rule::None | Rule::Itself => {}
             Rule::Same => record_as(ctx, spec.name, args),
             Rule::As(name) => record_as(ctx, name, args),
+            Rule::Newer => newer(ctx, args.at(1), named(spec.name, args)),
             Rule::Told(tell) => tell(ctx, args),
         }
     }

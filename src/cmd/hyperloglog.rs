@@ -3,7 +3,7 @@
 
 mod sketch;
 
-use super::{Ctx, Keys, Spec, flag::*};
+use super::{Ctx, Keys, Spec, effects, flag::*};
 use crate::{
     base::Rng,
     resp::{Args, Error},
@@ -141,7 +141,7 @@ fn count_one(ctx: &mut Ctx<'_>, key: &[u8]) -> Result<u64, Error> {
     })?;
     let at = sketch::COUNT.start.to_string();
     let words = [b"SETRANGE", key, at.as_bytes(), &count.to_le_bytes()];
-    ctx.shards.record(ctx.db, key, words.into_iter());
+    effects::newer(ctx, key, words.into_iter());
     Ok(count)
 }
 

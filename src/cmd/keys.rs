@@ -430,7 +430,7 @@ fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             ctx.shards.record_gone(at);
             ctx.shards.shard(at).swap(first, second);
             if let Some((_, mut writer)) = ctx.shards.writer_at(at, ctx.db) {
-                writer.frame([b"SWAPDB", args.at(1), args.at(2)].into_iter());
+                writer.special([b"SWAPDB", args.at(1), args.at(2)].into_iter());
             }
         }
         ctx.changed();

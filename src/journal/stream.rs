@@ -30,8 +30,10 @@ pub struct Stream {
     head: Head,
     /// Database of the frame before it.
     db: u32,
-    /// There is a SELECT among the frames of the block in `bytes`.
-    selects: bool,
+    /// Among the frames of the block in `bytes` are some that not every peer takes as they are.
+    is_special: bool,
+    /// Peers follow that know few commands.
+    is_plain: bool,
     /// Room for a header, whole units, then the open unit.
     bytes: BytesMut,
     /// Of the block in `bytes`: its first frame and the database before it.
@@ -66,7 +68,8 @@ impl Stream {
             generation: at.generation,
             head: Head::new(at.offset),
             db: 0,
-            selects: false,
+            is_special: false,
+            is_plain: false,
             bytes,
             start,
             complete: BLOCK_HEADER_LEN,
@@ -106,6 +109,26 @@ impl Stream {
     /// Appends a frame in whatever database the stream is.
     pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
         self.frame(self.db as usize, args);
+    }
+
+    /// Appends a frame of a command that not every peer knows.
+    pub fn special_frame<'a>(
+        &mut self,
+        db: usize,
+        args: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+    ) {
+        self.frame(db, args);
+        self.is_special = true;
+    }
+
+    /// Are frames to be of commands that every peer knows, whatever that costs?
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// Who follows knows few commands, or no such one does.
+    pub fn set_plain(&mut self, is_plain: bool) {
+        self.is_plain = is_plain;
     }
 
     /// A unit has begun and has not ended.
@@ -167,7 +190,7 @@ impl Stream {
         self.start = self.here();
         self.complete_at = self.start;
         let block = self.block(bytes, start, self.start.offset);
-        self.selects = false;
+        self.is_special = false;
         self.push_closed(Block {
             participants: participants.to_vec(),
             ..block
@@ -221,7 +244,7 @@ impl Stream {
 
     #[cold]
     fn select(&mut self, db: u32) {
-        (self.db, self.selects) = (db, true);
+        (self.db, self.is_special) = (db, true);
         let mut digits = itoa::Buffer::new();
         let args = [b"SELECT", digits.format(db).as_bytes()];
         frame::put(&mut self.bytes, &self.head, args.into_iter());
@@ -253,8 +276,8 @@ impl Stream {
             self.bytes = chunk;
         }
         let block = self.block(bytes, self.start, self.complete_at.offset);
-        // A SELECT may be in the open unit.
-        self.selects &= self.unit_is_open();
+        // The special one may be in the open unit.
+        self.is_special &= self.unit_is_open();
         self.start = self.complete_at;
         self.complete = BLOCK_HEADER_LEN;
         self.push_closed(block);
@@ -269,7 +292,7 @@ impl Stream {
             first: start.offset,
             end,
             flags: 0,
-            is_plain: start.db == 0 && !self.selects,
+            is_plain: start.db == 0 && !self.is_special,
             participants: Vec::new(),
         }
     }
@@ -315,7 +338,7 @@ impl Block {
         &self.participants
     }
 
-    /// Are all its frames, surely, of the first database, and none of them is a SELECT?
+    /// Are all its frames, surely, of the first database and of commands that every peer knows?
     pub fn is_plain(&self) -> bool {
         self.is_plain
     }

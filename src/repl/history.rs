@@ -9,7 +9,7 @@ use crate::{
         Block,
         frame::{self, Frames},
     },
-    resp::Parser,
+    resp::{Args, Parser},
 };
 
 /// Frames that follow each other, in the very memory that they were composed in.
@@ -32,7 +32,7 @@ enum Plain {
     Unknown,
     /// Composed anew, once for all of them.
     Composed(Bytes),
-    /// Nothing can stand for it: databases were swapped.
+    /// Nothing can stand for it.
     Impossible,
 }
 
@@ -119,6 +119,8 @@ fn plain(part: &Part, parser: &mut Parser) -> Option<Vec<u8>> {
     let span = (part.first, part.end - part.first);
     let mut frames = Frames::of_part(&part.frames, span, part.database, parser);
     let mut next = part.first;
+    // A group of which the frame before said how far it is.
+    let mut group = None;
     let nothing = |out: &mut Vec<u8>, from: u64, to: u64| {
         for offset in from..to {
             frame::compose(out, offset, std::iter::once(&b"PING"[..]));
@@ -129,16 +131,36 @@ fn plain(part: &Part, parser: &mut Parser) -> Option<Vec<u8>> {
         // Those between were SELECT.
         nothing(&mut out, next, found.offset);
         next = found.offset + 1;
+        let is_first = |at: usize| found.args.get(at) == Some(b"0");
         match found.args.at(0) {
-            b"SWAPDB" => return None,
+            b"SWAPDB" if is_first(1) != is_first(2) => return None,
+            b"SWAPDB" => nothing(&mut out, found.offset, next),
+            // From before such a peer followed.
+            b"XGROUP"
+                if found.database == 0
+                    && found.args.get(5) == Some(b"ENTRIESREAD")
+                    && group != group_of(found.args) =>
+            {
+                return None;
+            }
+            b"BITFIELD" | b"LINSERT" | b"SETBIT" | b"SETRANGE" if found.database == 0 => {
+                return None;
+            }
             name if found.database == 0 || name == b"FLUSHALL" => {
                 frame::compose(&mut out, found.offset, found.args.iter());
             }
             _ => nothing(&mut out, found.offset, next),
         }
+        group = group_of(found.args);
     }
     nothing(&mut out, next, part.end);
     Some(out)
+}
+
+/// The key and the name of the group that a frame is about.
+fn group_of(args: Args<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
+    let is_it = args.at(0) == b"XGROUP" && args.len() >= 5;
+    is_it.then(|| (args.at(2).to_vec(), args.at(3).to_vec()))
 }
 
 /// What a peer understands.
@@ -160,6 +182,11 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// What was gathered ends before the frame with this offset.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Before the frame with this offset.
     pub fn new(offset: u64) -> Self {
         Self { offset, at: None }
@@ -183,9 +210,8 @@ pub struct History {
     /// Number of the first part.
     first_number: u64,
     bytes: usize,
-    /// Offsets at which a peer was that had loaded a snapshot and not yet what belongs behind it. Nobody
-    /// goes on from there: what it has is no state that ever was.
-    doubtful: VecDeque<(u64, u64)>,
+    /// Offsets at which a peer may have been in a state that never was. Nobody goes on from there.
+    doubtful: Vec<(u64, u64)>,
     parser: Parser,
 }
 
@@ -197,7 +223,7 @@ impl History {
             parts: VecDeque::new(),
             first_number: 0,
             bytes: 0,
-            doubtful: VecDeque::new(),
+            doubtful: Vec::new(),
             parser: Parser::default(),
         }
     }
@@ -244,28 +270,39 @@ impl History {
         let part = self.parts.pop_front()?;
         self.first_number += 1;
         self.bytes -= part.frames.len();
-        while self
-            .doubtful
-            .front()
-            .is_some_and(|(_, end)| *end <= part.end)
-        {
-            self.doubtful.pop_front();
-        }
+        self.doubtful.retain(|(_, end)| *end > part.end);
         Some(part.frames)
     }
 
-    /// From here to there nobody may go on who comes back.
+    /// From here to there nobody may go on who comes back: it had loaded a snapshot and not yet what belongs
+    /// behind it, or was told to remove all keys before one.
     pub fn doubt(&mut self, first: u64, end: u64) {
-        self.doubtful.push_back((first, end));
+        if first < end && !self.is_doubtful(first, end) {
+            // Rather too much than more and more.
+            while self.doubtful.len() >= DOUBTS_MAX {
+                let (first, end) = self.doubtful.swap_remove(0);
+                let next = &mut self.doubtful[0];
+                *next = (next.0.min(first), next.1.max(end));
+            }
+            self.doubtful.push((first, end));
+        }
+    }
+
+    /// Is all of this doubtful?
+    fn is_doubtful(&self, first: u64, end: u64) -> bool {
+        let mut all = self.doubtful.iter();
+        all.any(|doubt| doubt.0 <= first && end <= doubt.1)
     }
 
     /// May a peer that was at this offset of this history go on? `next` is where the stream is.
-    pub fn has(&self, offset: u64, next: u64) -> bool {
-        let is_doubtful = self
-            .doubtful
-            .iter()
-            .any(|(first, end)| (*first..*end).contains(&offset));
-        !is_doubtful && self.reaches(offset, next)
+    pub fn has(&mut self, offset: u64, next: u64, peer: Peer) -> bool {
+        let first = self.first().unwrap_or(next);
+        if !(first..=next).contains(&offset) || self.is_doubtful(offset, offset + 1) {
+            return false;
+        }
+        let index = self.parts.partition_point(|part| part.end <= offset);
+        let mut ahead = self.parts.range_mut(index..);
+        ahead.all(|part| part.bytes(peer, &mut self.parser).is_some())
     }
 
     /// The database that the frame at an offset which is kept, or comes next, finds itself in.
@@ -344,6 +381,9 @@ impl History {
     }
 }
 
+/// Ranges of offsets from which nobody goes on.
+const DOUBTS_MAX: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,14 +398,11 @@ mod tests {
     }
 
     fn say(stream: &mut Stream, db: usize, words: &str) {
-        stream.frame(
-            db,
-            words
-                .split(' ')
-                .map(str::as_bytes)
-                .collect::<Vec<_>>()
-                .into_iter(),
-        );
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        match words[0] {
+            b"DEL" | b"FLUSHALL" => stream.frame(db, words.into_iter()),
+            _ => stream.special_frame(db, words.into_iter()),
+        }
         stream.end_unit();
     }
 
@@ -403,8 +440,9 @@ mod tests {
             assert_eq!(text(&mut history, 10, peer), Ok(String::new()));
             assert_eq!(text(&mut history, 6, peer), Err(Lost::TooOld));
         }
-        assert!(history.has(7, 10) && history.has(10, 10));
-        assert!(!history.has(6, 10) && !history.has(11, 10));
+        let mut has = |at| history.has(at, 10, Peer::Kevy);
+        assert!(has(7) && has(10));
+        assert!(!has(6) && !has(11));
     }
 
     #[test]
@@ -448,7 +486,7 @@ mod tests {
         out.clear();
         let gathered = history.gather(&mut slow, Peer::All, (1, 1), &mut out);
         assert_eq!(gathered, Err(Lost::TooOld));
-        assert!(history.has(7, 10) && !history.has(6, 10));
+        assert!(history.has(7, 10, Peer::All) && !history.has(6, 10, Peer::All));
     }
 
     #[test]
@@ -476,10 +514,18 @@ mod tests {
             all.starts_with("*2 :1 *2 $6 SELECT $1 3 *2 :2 *2 $3 DEL $1 b "),
             "{all}"
         );
-        say(&mut stream, 1, "SWAPDB 0 1");
+        say(&mut stream, 0, "SWAPDB 1 2");
         keep(&mut history, &mut stream);
-        assert_eq!(text(&mut history, 6, Peer::Kevy), Err(Lost::Untold));
-        assert!(text(&mut history, 6, Peer::All).is_ok());
+        assert_eq!(text(&mut history, 6, Peer::Kevy), Ok(ping(6)));
+        say(&mut stream, 0, "SWAPDB 0 1");
+        keep(&mut history, &mut stream);
+        assert_eq!(text(&mut history, 7, Peer::Kevy), Err(Lost::Untold));
+        assert!(text(&mut history, 7, Peer::All).is_ok());
+        for offset in [0, 3, 7] {
+            assert!(!history.has(offset, 8, Peer::Kevy), "goes on at {offset}");
+            assert!(history.has(offset, 8, Peer::All));
+        }
+        assert!(history.has(8, 8, Peer::Kevy));
     }
 
     #[test]
@@ -490,7 +536,9 @@ mod tests {
         }
         keep(&mut history, &mut stream);
         history.doubt(3, 6);
-        let may: Vec<u64> = (0..12).filter(|at| history.has(*at, 9)).collect();
+        let may: Vec<u64> = (0..12)
+            .filter(|at| history.has(*at, 9, Peer::All))
+            .collect();
         assert_eq!(may, [0, 1, 2, 6, 7, 8, 9]);
     }
 

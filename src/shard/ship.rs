@@ -82,8 +82,9 @@ impl Ship {
         }
     }
 
-    /// Goes on for a turn. What is to be sent goes to `out`.
-    pub fn sail(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+    /// Takes what commands did since; false if they removed all that it holds. How much that is in all
+    /// tells [`behind`](Ship::behind).
+    pub fn follow(&mut self, shard: &mut Shard) -> bool {
         let mut is_void = false;
         let mut parser = std::mem::take(&mut self.parser);
         shard.take_noted(Walker::Replicas, |database, count, frames| {
@@ -102,6 +103,18 @@ impl Ship {
         self.parser = parser;
         if is_void {
             shard.end_walk(Walker::Replicas);
+        }
+        !is_void
+    }
+
+    /// Bytes that belong behind the image so far.
+    pub fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// Goes on for a turn. What is to be sent goes to `out`.
+    pub fn sail(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+        if !self.follow(shard) {
             return Sailed::Void;
         }
         self.body.clear();
@@ -126,25 +139,34 @@ impl Ship {
     /// Sorts the records of a slice that do not all belong into an image.
     fn sort(&mut self, form: Form, database: u32) {
         let body = std::mem::take(&mut self.body);
+        // A key that follows as frames, with what stands behind it of its groups.
+        let mut key = Vec::new();
         // What was written here can be read here.
-        let _ = spans(&body, |span| match span.kind {
-            SpanKind::Key if form == Form::Mixed => self.image.put_slice(span.bytes),
-            SpanKind::Key => self.rebuild(span.bytes, true, database),
-            SpanKind::More => self.rebuild(span.bytes, false, database),
-            SpanKind::FieldDeadline {
-                key,
-                field,
-                deadline,
-            } => {
-                let mut digits = itoa::Buffer::new();
-                let at = digits.format(deadline).as_bytes();
-                let words: [&[u8]; 6] = [b"HPEXPIREAT", key, at, b"FIELDS", b"1", field];
-                self.keep(database, words.into_iter());
+        let _ = spans(&body, |span| {
+            if !(key.is_empty() || matches!(span.kind, SpanKind::Reads)) {
+                self.rebuild(&std::mem::take(&mut key), true, database);
             }
-            // What rebuilds a stream says this too.
-            SpanKind::Reads if form == Form::Again => {}
-            SpanKind::Reads => self.trailer.extend_from_slice(span.bytes),
+            match span.kind {
+                SpanKind::Key if form == Form::Mixed => self.image.put_slice(span.bytes),
+                SpanKind::Key => key.extend_from_slice(span.bytes),
+                SpanKind::More => self.rebuild(span.bytes, false, database),
+                SpanKind::FieldDeadline {
+                    key,
+                    field,
+                    deadline,
+                } => {
+                    let mut digits = itoa::Buffer::new();
+                    let at = digits.format(deadline).as_bytes();
+                    let words: [&[u8]; 6] = [b"HPEXPIREAT", key, at, b"FIELDS", b"1", field];
+                    self.keep(database, words.into_iter());
+                }
+                SpanKind::Reads if key.is_empty() => self.trailer.extend_from_slice(span.bytes),
+                SpanKind::Reads => key.extend_from_slice(span.bytes),
+            }
         });
+        if !key.is_empty() {
+            self.rebuild(&key, true, database);
+        }
         self.body = body;
     }
 
@@ -155,6 +177,7 @@ impl Ship {
             return;
         }
         let mut stream = Stream::new(0, Position::UNKNOWN);
+        stream.set_plain(true);
         let key = crate::image::ImageReader::of_body(record)
             .next()
             .ok()

@@ -51,10 +51,16 @@ const GREETING_MS: Ms = 10_000;
 const READ_LEN: usize = 16 << 20;
 /// A link is given up when the journal has so often not had what comes next.
 const READ_FAILURES_MAX: u32 = 100;
+/// Why the replicas of a walk start over.
+const REMOVED: &str = "all keys were removed during its snapshot";
 /// Most links of one shard.
 const LINKS_MAX: usize = 256;
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
+/// At least so much is kept behind a snapshot for replicas that take it slowly.
+const BEHIND_MIN: usize = 16 << 20;
+/// No replica can be so far.
+const MAX_ASKED: u64 = 1 << 62;
 
 /// See the module page.
 #[derive(Default)]
@@ -221,10 +227,11 @@ impl Source {
             link.stage = Stage::Asked(request);
             link.alive = now;
         }
-        if let (Some(offset), Stage::Streaming(_)) = (ack, &link.stage) {
+        if let (Some(offset), Stage::Streaming(cursor)) = (ack, &link.stage) {
             // Who understands a ping or has frames answers; a replica before that never does.
             (link.takes_pings, link.alive, link.acked_at) = (true, now, now);
-            if offset > link.acked {
+            // Nobody has what was not sent.
+            if offset > link.acked && offset <= cursor.offset() {
                 link.acked = offset;
                 let own = link.own;
                 self.publish(own, state);
@@ -324,6 +331,9 @@ impl Source {
             };
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
+        if let Some(stream) = &mut home.stream {
+            stream.set_plain(true);
+        }
         let at = home.position();
         if feed.history.generation() != at.generation {
             // Another history: who follows the old one starts over.
@@ -382,11 +392,14 @@ impl Source {
         {
             feed.ship = Some(Ship::begin(home, peer));
             for link in links.iter_mut().filter(|link| link.kind == peer) {
-                link.begin_ship();
+                if let Some(removed) = link.begin_ship() {
+                    feed.history.doubt(removed + 1, removed + 2);
+                }
             }
         }
         if feed.ship.is_some() {
-            worked |= feed.sail(home, &mut links, journals);
+            let limits = (journals, state.tunables.backlog_len);
+            worked |= feed.sail(home, &mut links, limits);
         }
         let is_patient = links
             .iter()
@@ -494,9 +507,13 @@ impl Source {
             {
                 state.feeding[own] = false;
                 feed.history = History::new(0);
+                self.publish(own, state);
+                let feed = &self.feeds[own];
                 if !state.shared.settings.journals {
                     state.homes.shards.shard(feed.shard).stream = None;
                     state.homes.refresh(feed.shard);
+                } else if let Some(stream) = &mut state.homes.shards.shard(feed.shard).stream {
+                    stream.set_plain(false);
                 }
             }
         }
@@ -518,8 +535,13 @@ impl Source {
 
 impl Feed {
     /// Goes on with the snapshot.
-    fn sail(&mut self, home: &mut Shard, links: &mut [&mut Link], journals: bool) -> bool {
-        let aboard: Vec<_> = links
+    fn sail(
+        &mut self,
+        home: &mut Shard,
+        links: &mut [&mut Link],
+        (journals, backlog_len): (bool, usize),
+    ) -> bool {
+        let mut aboard: Vec<_> = links
             .iter_mut()
             .filter(|link| matches!(link.stage, Stage::Shipping))
             .collect();
@@ -547,6 +569,16 @@ impl Feed {
             return true;
         }
         if aboard.iter().any(|link| link.is_behind()) {
+            if !ship.follow(home) {
+                for link in aboard {
+                    link.gone = Some(REMOVED);
+                }
+                self.ship = None;
+            } else if ship.behind() > backlog_len.saturating_mul(PATIENCE).max(BEHIND_MIN) {
+                for link in aboard.iter_mut().filter(|link| link.is_behind()) {
+                    link.gone = Some("it is too slow for its snapshot");
+                }
+            }
             return false;
         }
         let mut out = Vec::new();
@@ -567,7 +599,7 @@ impl Feed {
             }
             Sailed::Void => {
                 for link in aboard {
-                    link.gone = Some("all keys were removed during its snapshot");
+                    link.gone = Some(REMOVED);
                 }
                 self.ship = None;
             }
@@ -610,7 +642,7 @@ impl Link {
         self.asked = request.at.offset;
         // Who names no generation is told from others by offsets alone: no two histories share any.
         let is_ours = !self.has_generation || request.at.generation == at.generation;
-        let goes_on = is_ours && history.has(self.asked, at.offset);
+        let goes_on = is_ours && history.has(self.asked, at.offset, self.kind);
         self.takes_pings = self.has_generation;
         let may_be_written = journals
             && is_ours
@@ -701,16 +733,19 @@ impl Link {
         }
     }
 
-    fn begin_ship(&mut self) {
+    /// A snapshot begins. Returns the offset of the frame that removes all keys before, if there is one.
+    fn begin_ship(&mut self) -> Option<u64> {
         if !matches!(self.stage, Stage::Waiting) {
-            return;
+            return None;
         }
         self.stage = Stage::Shipping;
-        if !self.has_generation {
-            // The oldest ones load a snapshot over what they have.
-            self.say(format!("*2\r\n:{}\r\n*1\r\n$8\r\nFLUSHALL\r\n", self.asked));
+        // The oldest ones load a snapshot over what they have.
+        let removed = (!self.has_generation && self.asked < MAX_ASKED).then_some(self.asked);
+        if let Some(at) = removed {
+            self.say(format!("*2\r\n:{at}\r\n*1\r\n$8\r\nFLUSHALL\r\n"));
         }
         self.say("+SNAPSHOT\r\n".into());
+        removed
     }
 
     fn name(&self) -> String {

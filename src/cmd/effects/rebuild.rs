@@ -180,15 +180,7 @@ fn stream(stream: &Stream, key: &[u8], writer: &mut Writer<'_>) {
         max_deleted.as_bytes(),
     ]);
     for (name, group) in stream.groups() {
-        writer.say([
-            b"XGROUP",
-            b"CREATE",
-            key,
-            name,
-            group.last_id.to_string().as_bytes(),
-            b"ENTRIESREAD",
-            entries_read(group).as_bytes(),
-        ]);
+        group_at(b"CREATE", key, (name, group), writer);
         for (number, consumer) in group.consumers() {
             writer.say([b"XGROUP", b"CREATECONSUMER", key, name, consumer.name()]);
             let ids = group.pending_of(number, ..);
@@ -198,11 +190,35 @@ fn stream(stream: &Stream, key: &[u8], writer: &mut Writer<'_>) {
     }
 }
 
-/// How many entries a group has read, as XGROUP takes it.
-pub(super) fn entries_read(group: &Group) -> String {
-    group
-        .entries_read
-        .map_or("-1".into(), |count| count.to_string())
+/// Writes how far a group is, by this subcommand. That tells also how many entries it has read; a peer
+/// that knows no such thing leaves the whole command out, and gets another one before it.
+pub(super) fn group_at(
+    mut verb: &[u8],
+    key: &[u8],
+    (name, group): (&[u8], &Group),
+    writer: &mut Writer<'_>,
+) {
+    let last = group.last_id.to_string();
+    let last = last.as_bytes();
+    if writer.is_plain() {
+        writer.say([b"XGROUP", verb, key, name, last]);
+        if group.entries_read.is_none() {
+            return;
+        }
+        verb = b"SETID";
+    }
+    let read = group.entries_read;
+    let read = read.map_or("-1".into(), |count| count.to_string());
+    let words = [
+        b"XGROUP",
+        verb,
+        key,
+        name,
+        last,
+        b"ENTRIESREAD",
+        read.as_bytes(),
+    ];
+    writer.special(words.into_iter());
 }
 
 /// Writes how entries of a group are pending, for whichever consumer they are.

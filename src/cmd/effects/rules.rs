@@ -2,7 +2,7 @@
 
 use super::{
     Batch, Writer, named,
-    rebuild::{entries_read, expire_at, expire_fields, pending, replace, seen},
+    rebuild::{expire_at, expire_fields, group_at, pending, replace, seen},
     record_as,
 };
 use crate::{
@@ -19,6 +19,8 @@ pub enum Rule {
     None,
     /// The command itself does the same again. Its one key is its first argument.
     Same,
+    /// So does this one, but not every peer knows it: where such a one follows, the key is told anew.
+    Newer,
     /// So does the command of this name with the same arguments.
     As(&'static str),
     /// This says them, from the arguments and from what is there now.
@@ -51,7 +53,7 @@ const fn is_same(one: &str, other: &str) -> bool {
 /// The rules by name.
 pub(super) const RULES: &[(&str, Rule)] = &[
     ("SET", Rule::Told(set)),
-    ("APPEND", Rule::Same),
+    ("APPEND", Rule::Told(appended)),
     ("DECR", Rule::Same),
     ("DECRBY", Rule::Same),
     ("GETDEL", Rule::Told(|ctx, args| gone(ctx, args.at(1)))),
@@ -68,10 +70,10 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("PSETEX", Rule::Told(|ctx, args| whole(ctx, args.at(1)))),
     ("SETEX", Rule::Told(|ctx, args| whole(ctx, args.at(1)))),
     ("SETNX", Rule::As("SET")),
-    ("SETRANGE", Rule::Same),
-    ("BITFIELD", Rule::Same),
+    ("SETRANGE", Rule::Newer),
+    ("BITFIELD", Rule::Newer),
     ("BITOP", Rule::Told(|ctx, args| whole(ctx, args.at(2)))),
-    ("SETBIT", Rule::Same),
+    ("SETBIT", Rule::Newer),
     ("COPY", Rule::Told(copied)),
     ("DEL", Rule::Itself),
     ("EXPIRE", Rule::Told(|ctx, args| deadline(ctx, args.at(1)))),
@@ -127,7 +129,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("LSET", Rule::Same),
     ("LREM", Rule::Same),
     ("LTRIM", Rule::Same),
-    ("LINSERT", Rule::Same),
+    ("LINSERT", Rule::Newer),
     (
         "LMOVE",
         Rule::Told(|ctx, args| moved(ctx, args, end(args.at(3)), end(args.at(4)))),
@@ -220,6 +222,37 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     // It is ignored.
     ("XINTERNAL.CATALOG", Rule::Itself),
 ];
+
+/// Records a command that not every peer knows, or where such a one follows its key as it is now.
+pub(in crate::cmd) fn newer<'a>(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    words: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+) {
+    if let Some((keys, mut writer)) = ctx.shards.writer(ctx.db, key) {
+        match writer.is_plain() {
+            true => replace(keys, key, ctx.now, &mut writer),
+            false => writer.special(words),
+        }
+    }
+}
+
+/// APPEND. Peers there are that do not append to what looks like a number; that is short.
+fn appended(ctx: &mut Ctx<'_>, args: Args<'_>) {
+    let (key, added) = (args.at(1), args.at(2));
+    let Some((keys, mut writer)) = ctx.shards.writer(ctx.db, key) else {
+        return;
+    };
+    let value = keys.string(key, ctx.now).ok().flatten();
+    let was_number = value.is_some_and(|value| {
+        let value = value.as_bytes();
+        parse_i64(&value[..value.len().saturating_sub(added.len())]).is_some()
+    });
+    match was_number {
+        true => replace(keys, key, ctx.now, &mut writer),
+        false => writer.frame(named("APPEND", args)),
+    }
+}
 
 /// The key went.
 fn gone(ctx: &mut Ctx<'_>, key: &[u8]) {
@@ -485,6 +518,22 @@ pub(in crate::cmd) fn trimmed(ctx: &mut Ctx<'_>, key: &[u8]) {
 /// XGROUP.
 fn groups(ctx: &mut Ctx<'_>, args: Args<'_>) {
     let key = args.at(2);
+    let option = |at: usize, name: &str| {
+        let word = args.get(at);
+        word.is_some_and(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    if (5..7).any(|at| option(at, "entriesread"))
+        && let Some((keys, mut writer)) = ctx.shards.writer(ctx.db, key)
+        && let Ok(Some(stream)) = keys.get::<Stream>(key, ctx.now)
+        && let Some(group) = stream.group(args.at(3))
+    {
+        // That makes the stream too, where it was not there.
+        if (5..8).any(|at| option(at, "mkstream")) {
+            writer.say([b"XGROUP", b"CREATE", key, args.at(3), b"0", b"MKSTREAM"]);
+            return group_at(b"SETID", key, (args.at(3), group), &mut writer);
+        }
+        return group_at(args.at(1), key, (args.at(3), group), &mut writer);
+    }
     ctx.shards.record(ctx.db, key, named("XGROUP", args));
     if args[1].eq_ignore_ascii_case(b"createconsumer")
         && let Some((keys, mut writer)) = ctx.shards.writer(ctx.db, key)
@@ -542,9 +591,7 @@ pub(in crate::cmd) fn group_changed(ctx: &mut Ctx<'_>, key: &[u8], change: &Grou
         return;
     };
     if change.has_moved {
-        let (last, read) = (group.last_id.to_string(), entries_read(group));
-        let (last, read) = (last.as_bytes(), read.as_bytes());
-        writer.say([b"XGROUP", b"SETID", key, name, last, b"ENTRIESREAD", read]);
+        group_at(b"SETID", key, (name, group), &mut writer);
     }
     if change.is_new {
         writer.say([b"XGROUP", b"CREATECONSUMER", key, name, change.consumer]);

@@ -1,0 +1,1299 @@
+#!/usr/bin/env python3
+"""The node as the primary of real kevy replicas.
+
+    kevy_primary.py --node BINARY [--short | --full] [--seconds N] [--seed S] [--only TEXT]
+
+Replicas of every generation of the wire follow the node, some of them at once: a first sync of every data
+type while writes go on, a seeded random load of every command that writes, links that are cut at random
+bytes, restarts of either side, slow and stopped replicas, large frames, and peers that are no replicas.
+In the end every key, type, value and deadline has to be equal, read through both client ports.
+
+Checks called "wire N" show that a behaviour of kevy that loses or hides data is not ours, or that it is
+survived where a peer has it; wire_checks() tells what each is.
+"""
+
+import argparse
+import os
+import random
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+
+import kevy_replica
+from compare import Maker, dump, dump_diff, quote
+from kevy_replica import Proxy, kevy_server, marks, rss_mib, shard_of
+from wire import (
+    Closed,
+    Conn,
+    Count,
+    Scratch,
+    Server,
+    encode,
+    free_base,
+    kevy_binary,
+    node_server,
+    show,
+    wait_until,
+)
+
+VERSIONS = ("1.19.0", "2.0.20", "3.17.3", "5.4.0", "7.0.0")
+OLD = ("1.19.0", "2.0.20", "3.17.3")  # their handshake names no generation
+# What knows deadlines of hash fields.
+FIELDS = ("3.17.3", "5.4.0", "7.0.0")
+# What tells how far it is, so that WAIT can count it.
+ACKS = ("3.17.3", "5.4.0", "7.0.0")
+
+
+# ---------------------------------------------------------------------------------------------
+# Followers
+
+
+class Follower:
+    """A replica behind a proxy of its own."""
+
+    def __init__(self, s, node, version, shards, through=True, aof=False):
+        # A 2.0.20 ends as a whole when a link of it is reset.
+        self.proxy = Proxy(node.port, shards, gentle=version == "2.0.20") if through else None
+        self.version, self.shards, self.node = version, shards, node
+        base = (self.proxy.base if through else node.port) + 10000
+        self.server = kevy_server(
+            s.scratch, version, shards, "replica", extra='upstream = "127.0.0.1:%d"\n' % base, aof=aof
+        )
+
+    def conn(self, timeout=10.0):
+        return self.server.conn(timeout)
+
+    def cut(self, pause=0.0):
+        self.proxy.open = False
+        self.proxy.cut()
+        time.sleep(pause)
+        self.proxy.open = True
+
+    def close(self):
+        self.server.kill()
+        if self.proxy:
+            self.proxy.close()
+
+
+def start_node(s, shards, threads=1, disk=False, args=(), port=None):
+    """A node that keeps its data, or one that does not."""
+    port = port or free_base(8)
+    args = ["--shards", shards] + list(args)
+    if not disk:
+        args += ["--appendonly", "no"]
+    return node_server(s.scratch, s.opts.node, port=port, threads=threads, args=args)
+
+
+class Setup:
+    def __init__(self, opts, scratch):
+        self.opts, self.scratch = opts, scratch
+
+
+def repl(node):
+    with node.conn() as c:
+        return c.info("replication")
+
+
+def syncs(node):
+    """Snapshots that were sent, and links that went on from where they were."""
+    info = repl(node)
+    return int(info["sync_full"]), int(info["sync_partial_ok"])
+
+
+# ---------------------------------------------------------------------------------------------
+# Load
+
+
+class Load(Maker):
+    """Random commands, most of them writes, all that the node knows."""
+
+    KEYS = {"s": 60, "l": 30, "h": 30, "S": 30, "z": 30, "x": 12, "b": 10, "n": 20}
+
+    def __init__(self, seed, flushes=True):
+        super().__init__(seed)
+        self.dumps = []
+        self.history = []
+        extra = [
+            (10, self.more_strings),
+            (10, self.more_lists),
+            (10, self.fields),
+            (6, self.more_sets),
+            (12, self.more_zsets),
+            (6, self.more_streams),
+            (4, self.hyperloglogs),
+            (4, self.more_geo),
+            (6, self.elsewhere),
+            (4, self.brief),
+            (4, self.transaction),
+            (3, self.more_scripts),
+        ]
+        if flushes:
+            extra.append((0.06, self.flush))
+        self.table += extra
+        self.total = int(sum(w for w, _ in self.table) * 100)
+        self.table = [(int(w * 100), f) for w, f in self.table]
+
+    def next(self):
+        # kevy cuts deadlines off at 584 years from now; nobody else does.
+        return [kevy_replica.FAR.get(a, a) for a in self.make()]
+
+    def more_strings(self):
+        k, r = self.k("s"), self.r
+        return self.pick(
+            lambda: ["MSETNX"] + self.pairs(lambda: self.k("s"), self.val),
+            lambda: ["BITFIELD", self.k("b"), "SET", "u8", "#%d" % r.randrange(9), r.randrange(256)],
+            lambda: ["BITFIELD", self.k("b"), "OVERFLOW", "SAT", "INCRBY", "i5", r.randrange(40), self.i()],
+            lambda: ["SETRANGE", k, r.randrange(0, 3000), self.val()],
+            lambda: ["SETBIT", self.k("b"), r.randrange(0, 3000), r.choice("01")],
+            lambda: ["SET", k, self.val(), r.choice(("GET", "KEEPTTL", "XX"))],
+            lambda: ["SET", k, "w" * r.choice((5000, 70000))],
+            lambda: ["APPEND", k, self.val()],
+            lambda: ["GETEX", k, "PXAT", str(4102444800000 + r.randrange(10**9))],
+            lambda: ["RESTORE", k, "0", self.pickled(), "REPLACE"],
+        )
+
+    def pickled(self):
+        # A string value "ring" as DUMP gives it.
+        return self.r.choice(self.dumps) if self.dumps else b"\x00\x04ring"
+
+    def more_lists(self):
+        k, r = self.k("l"), self.r
+        side = lambda: r.choice(("LEFT", "RIGHT"))
+        return self.pick(
+            lambda: [r.choice(("LPUSHX", "RPUSHX")), k] + self.some(self.val),
+            lambda: ["LMPOP", "2", k, self.k("l"), side(), "COUNT", r.randrange(1, 4)],
+            lambda: [r.choice(("BLPOP", "BRPOP")), k, self.k("l"), "0.001"],
+            lambda: ["BLMPOP", "0.001", "1", k, side()],
+            lambda: ["BLMOVE", k, self.k("l"), side(), side(), "0.001"],
+            lambda: ["BRPOPLPUSH", k, self.k("l"), "0.001"],
+            lambda: ["SORT", k, "ALPHA", "STORE", self.k("l")],
+            lambda: ["LINSERT", k, r.choice(("BEFORE", "AFTER")), r.choice("abcdefgh"), self.val()],
+            lambda: ["LSET", k, r.choice(("0", "-1")), self.val()],
+        )
+
+    def fields(self):
+        r = self.r
+        k, f = "hf%d" % r.randrange(10), self.m()
+        far = lambda: str(4102444800000 + r.randrange(10**9))
+        return self.pick(
+            lambda: ["HSET", k] + self.pairs(self.m, self.val, 1, 6),
+            lambda: ["HDEL", k, f],
+            lambda: ["HINCRBY", k, f, self.i()],
+            lambda: ["HINCRBYFLOAT", k, f, "0.25"],
+            lambda: ["HEXPIRE", k, self.ttl(), "FIELDS", "1", f],
+            lambda: ["HPEXPIREAT", k, far(), "FIELDS", "2", f, self.m()],
+            lambda: ["HPEXPIRE", k, str(r.randrange(50, 800)), "FIELDS", "1", f],
+            lambda: ["HPEXPIREAT", k, "1", "FIELDS", "1", f],
+            lambda: ["HPERSIST", k, "FIELDS", "1", f],
+            lambda: ["HSETEX", k, "PXAT", far(), "FIELDS", "1", f, self.val()],
+            lambda: ["HGETEX", k, r.choice(("PERSIST", "PERSIST")), "FIELDS", "1", f],
+            lambda: ["HGETDEL", k, "FIELDS", "1", f],
+            lambda: [r.choice(("RENAME", "COPY")), k, "hf%d" % r.randrange(10)],
+        )
+
+    def more_sets(self):
+        k = self.k("S")
+        return self.pick(
+            lambda: ["SPOP", k, str(self.r.randrange(1, 4))],
+            lambda: ["SPOP", k],
+            lambda: ["SMOVE", k, self.k("S"), self.m()],
+        )
+
+    def more_zsets(self):
+        k, r = self.k("z"), self.r
+        return self.pick(
+            lambda: ["ZPOPMAX", k] + r.choice(([], [str(r.randrange(1, 4))])),
+            lambda: ["ZMPOP", "2", k, self.k("z"), r.choice(("MIN", "MAX")), "COUNT", r.randrange(1, 4)],
+            lambda: [r.choice(("BZPOPMIN", "BZPOPMAX")), k, "0.001"],
+            lambda: ["BZMPOP", "0.001", "1", k, r.choice(("MIN", "MAX"))],
+            lambda: ["ZREMRANGEBYLEX", "y%d" % r.randrange(2), self.lexbound(), self.lexbound()],
+            lambda: ["ZRANGESTORE", k, self.k("z"), self.bound(), self.bound(), "BYSCORE"],
+            lambda: ["ZADD", k, repr(r.uniform(-1, 1) * 10 ** r.randrange(-12, 22)), self.m()],
+            lambda: ["ZADD", k, r.choice(("inf", "-inf", "-0", "5e-324", "1.7976931348623157e308")), self.m()],
+        )
+
+    def more_streams(self):
+        k = self.k("x")
+        return self.pick(
+            lambda: ["XADD", k, "*", "f", self.val()],
+            lambda: ["XADD", k, "MAXLEN", "~", "5", "*", "f", self.val()],
+            lambda: ["XGROUP", "CREATE", k, "g1", "0", "MKSTREAM", "ENTRIESREAD", str(self.r.randrange(5))],
+        )
+
+    def hyperloglogs(self):
+        k = lambda: "hll%d" % self.r.randrange(4)
+        return self.pick(
+            lambda: ["PFADD", k()] + self.some(self.m),
+            lambda: ["PFMERGE", k(), k()],
+            lambda: ["PFCOUNT", k()],
+        )
+
+    def more_geo(self):
+        k = "g%d" % self.r.randrange(2)
+        return self.pick(
+            lambda: ["GEOSEARCHSTORE", "g2", k, "FROMLONLAT", "0", "0", "BYRADIUS", "9000", "km"],
+            lambda: ["GEORADIUS", k, "0", "0", "9000", "km", "STORE", "g3"],
+            lambda: ["GEOADD", k, "XX", "CH", "%.6f" % self.r.uniform(-179, 179), "1", self.m()],
+        )
+
+    def elsewhere(self):
+        """Other databases, which kevy does not have."""
+        db = str(self.r.randrange(1, 4))
+        k = self.any_key()
+        p = self.r.random()
+        if p < 0.03:
+            return ["SWAPDB", "0", db] if self.r.random() < 0.3 else ["SWAPDB", "2", "3"]
+        if p < 0.3:
+            return ["MOVE", k, db]
+        if p < 0.4:
+            return ["COPY", k, k, "DB", db]
+        self.queue += [self.strings(), self.lists(), self.zsets()]
+        if p < 0.5:
+            self.queue.append(["MOVE", k, "0"])
+        if p < 0.52:
+            self.queue.append(["FLUSHDB"])
+        self.queue.append(["SELECT", "0"])
+        return ["SELECT", db]
+
+    def brief(self):
+        return ["SET", "brief%d" % self.r.randrange(50), self.val(), "PX", str(self.r.randrange(50, 1500))]
+
+    def transaction(self):
+        self.queue += [self.pick(self.strings, self.lists, self.hashes, self.keys, self.zsets) for _ in "123"]
+        self.queue.append(["EXEC"])
+        return ["MULTI"]
+
+    def more_scripts(self):
+        return self.pick(
+            lambda: [
+                "EVAL",
+                "local m = redis.call('SPOP', KEYS[1]) if m then redis.call('RPUSH', KEYS[2], m) end "
+                "redis.call('SET', KEYS[3], redis.call('TIME')[2], 'EX', 5000) return m",
+                "3",
+                self.k("S"),
+                self.k("l"),
+                self.k("s"),
+            ],
+            lambda: ["EVAL", "for i = 1, 30 do redis.call('INCRBY', 'n' .. i, i) end", "0"],
+            lambda: ["EVAL", "redis.call('SET', KEYS[1], 'half') error('no')", "1", self.k("s")],
+        )
+
+    def flush(self):
+        return self.r.choice((["FLUSHALL"], ["FLUSHDB"], ["FLUSHALL", "ASYNC"]))
+
+
+def pump(conn, load, seconds, stop=None, pause=0.0):
+    """Random commands for so long; how many."""
+    end, n = time.monotonic() + seconds, 0
+    while time.monotonic() < end and not (stop and stop.is_set()):
+        batch = [load.next() for _ in range(60)]
+        replies = conn.many(batch)
+        load.history += zip(batch, replies)
+        n += len(batch)
+        if pause:
+            time.sleep(pause)
+    # Not left in a transaction or in another database.
+    conn.call("DISCARD")
+    conn.call("SELECT", "0")
+    return n
+
+
+def serve_blocked(node, n=20):
+    """Pops that wait until somebody pushes."""
+    with node.conn() as a, node.conn() as b:
+        for i in range(n):
+            for wait, give in (
+                (["BLPOP", "wait:l", "5"], ["RPUSH", "wait:l", "a", "b", "c%d" % i]),
+                (["BLMOVE", "wait:l", "wait:m", "LEFT", "RIGHT", "5"], ["LPUSH", "wait:l", "d%d" % i]),
+                (["BZPOPMIN", "wait:z", "5"], ["ZADD", "wait:z", "1", "a", "2", "b%d" % i]),
+                (
+                    ["XREADGROUP", "GROUP", "g", "me", "BLOCK", "5000", "STREAMS", "wait:x", ">"],
+                    ["XADD", "wait:x", "*", "f", str(i)],
+                ),
+            ):
+                if wait[0] == "XREADGROUP":
+                    b.call("XGROUP", "CREATE", "wait:x", "g", "0", "MKSTREAM")
+                a.send(*wait)
+                b.ask(*give)
+                r = a.read()
+                if r.is_error:
+                    raise RuntimeError("%s: %s" % (wait, show(r)))
+
+
+def fill(conn, rows=150):
+    kevy_replica.fill(conn, "7.0.0", rows)
+    c = [
+        ["XGROUP", "CREATE", "fill:stream:1", "empty", "$"],
+        ["XGROUP", "CREATE", "fill:none", "g", "0", "MKSTREAM"],
+        ["XADD", "fill:gone", "5-5", "f", "v"],
+        ["XDEL", "fill:gone", "5-5"],
+        ["PFADD", "fill:hll"] + ["m%d" % i for i in range(500)],
+        ["SETBIT", "fill:bits", "100000", "1"],
+        ["SET", "fill:large", "L" * 900_000],
+        ["SELECT", "5"],
+        ["SET", "other", "database"],
+        ["SELECT", "0"],
+    ]
+    for args, r in zip(c, conn.many(c)):
+        if r.is_error:
+            raise RuntimeError("fill: %s: %s" % (args[:3], show(r)))
+
+
+def grow(conn, count, prefix="huge"):
+    """Collections far larger than what a snapshot takes at once."""
+    step = 2000
+    for i in range(0, count, step):
+        n = range(i, min(i + step, count))
+        conn.many(
+            [
+                ["HSET", prefix + ":hash"] + [x for j in n for x in ("f%d" % j, "v%d" % j)],
+                ["SADD", prefix + ":set"] + ["m%d" % j for j in n],
+                ["ZADD", prefix + ":zset"] + [x for j in n for x in (str(j), "m%d" % j)],
+                ["RPUSH", prefix + ":list"] + ["e%d" % j for j in n],
+            ]
+        )
+    conn.many([["HPEXPIREAT", prefix + ":hash", "4102444800000", "FIELDS", "2", "f%d" % j, "f%d" % (j + 7)]
+               for j in range(0, count, 977)])
+
+
+def stir(conn, count, r, prefix="huge"):
+    """Changes of those, also such after which what a snapshot has of one cannot stay."""
+    j = lambda: r.randrange(count)
+    options = (
+        lambda: ["HSET", prefix + ":hash", "f%d" % j(), "x%d" % j(), "new%d" % j(), "y"],
+        lambda: ["HDEL", prefix + ":hash", "f%d" % j()],
+        lambda: ["HPEXPIREAT", prefix + ":hash", str(4102444800000 + j()), "FIELDS", "1", "f%d" % j()],
+        lambda: ["SADD", prefix + ":set", "new%d" % j()],
+        lambda: ["SREM", prefix + ":set", "m%d" % j()],
+        lambda: ["ZADD", prefix + ":zset", str(j()), "m%d" % j()],
+        lambda: ["ZINCRBY", prefix + ":zset", "3", "m%d" % j()],
+        lambda: ["ZREM", prefix + ":zset", "m%d" % j()],
+        lambda: ["RPUSH", prefix + ":list", "t%d" % j()],
+        lambda: ["LPOP", prefix + ":list"],
+        lambda: ["LSET", prefix + ":list", "3", "s%d" % j()],
+        lambda: ["SPOP", prefix + ":set"],
+        lambda: ["ZREMRANGEBYRANK", prefix + ":zset", "0", "1"],
+        lambda: ["PEXPIREAT", prefix + ":set", str(4102444800000 + j())],
+    )
+    conn.many([r.choice(options)() for _ in range(50)])
+    if r.random() < 0.1:
+        conn.call(r.choice(("RENAME", "COPY")), prefix + ":" + r.choice(("hash", "set", "zset")), prefix + "2")
+        conn.call("RENAME", prefix + "2", prefix + "3")
+
+
+# ---------------------------------------------------------------------------------------------
+# Equality
+
+
+def field_deadlines(conn, state, is_node, version):
+    """The deadlines of hash fields, in Unix seconds, -1 for none."""
+    # The first that had HTTL answered in milliseconds.
+    unit = 1000 if version == "3.17.3" and not is_node else 1
+    asked, out = [], {}
+    for k, (kind, v, _) in sorted(state.items()):
+        if kind == "hash":
+            fields = [f for f, _ in v]
+            asked += [(k, fields[i : i + 500]) for i in range(0, len(fields), 500)]
+    replies = conn.many([["HTTL", k, "FIELDS", len(fields)] + fields for k, fields in asked], 20)
+    now = int(time.time())
+    for (k, fields), r in zip(asked, replies):
+        for f, ttl in zip(fields, r.plain() or []):
+            out[(k, f)] = -1 if ttl < 0 else now + ttl // unit
+    return out
+
+
+def state_of(server, version):
+    with server.conn(60.0) as c:
+        d = dump(c, details=version == "7.0.0")
+        fields = field_deadlines(c, d, not hasattr(server, "version"), version) if version in FIELDS else {}
+    out = {}
+    for k, (kind, v, due) in d.items():
+        if k.startswith(b"brief"):
+            continue
+        if kind == "zset":
+            # kevy has -0 before 0 where Redis goes by the members.
+            v = sorted((score, member) for member, score in v)
+        out[k] = (kind, v, due)
+    return out, fields
+
+
+def differences(node, follower, tolerance_ms):
+    da, fa = state_of(node, follower.version)
+    db, fb = state_of(follower.server, follower.version)
+    out = dump_diff(da, db, tolerance_ms, ("node", "kevy"))
+    for k in fa:
+        if k[0] in da and k[0] in db and da[k[0]][:2] == db[k[0]][:2]:
+            a, b = fa[k], fb.get(k, -1)
+            if (a < 0) != (b < 0) or abs(a - b) > tolerance_ms / 1000 + 2:
+                out.append("field %r: deadline node %d, kevy %d" % (k, a, b))
+    return out, len(da)
+
+
+def compare(count, name, node, follower, load=None, limit=30.0, tolerance_ms=1500):
+    """Equal, at once or once the last fields and keys have run out."""
+    try:
+        marks(node, follower.server, limit, "the replica has every write")
+    except TimeoutError as e:
+        count.fail(
+            name,
+            "%s; %s; node's log:\n%s\nkevy's log:\n%s"
+            % (e, repl(node), node.log_tail(6), follower.server.log_tail(6)),
+        )
+        return False
+    end = time.monotonic() + 4
+    while True:
+        diff, keys = differences(node, follower, tolerance_ms)
+        if not diff or time.monotonic() > end:
+            break
+        time.sleep(0.2)
+    if diff:
+        count.fail(name, "%d of %d keys differ:\n    %s" % (len(diff), keys, "\n    ".join(diff[:8])))
+        kevy_replica.tell(load, diff)
+        return False
+    count.ok(name, "%d keys" % keys)
+    return True
+
+
+def stream_offsets(node):
+    return int(repl(node)["master_repl_offset"])
+
+
+# ---------------------------------------------------------------------------------------------
+# Scenarios
+
+
+def follow(count, s, versions, shards, threads, disk, seconds, seed):
+    """Replicas of all these versions at once."""
+    name = "%s x%d%s" % (" ".join(versions), shards, ", journal" if disk else "")
+    node = start_node(s, shards, threads, disk)
+    r = random.Random(seed)
+    with node.conn(60.0) as c:
+        fill(c)
+        grow(c, 6_000)
+    # Writes go on while the snapshots are made.
+    load, stop = Load(seed, flushes=False), threading.Event()
+
+    def write():
+        with node.conn(60.0) as c:
+            while not stop.is_set():
+                pump(c, load, 0.01)
+                stir(c, 6_000, r)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    followers = [Follower(s, node, v, shards) for v in versions]
+    time.sleep(0.5)
+    stop.set()
+    writer.join()
+    for f in followers:
+        compare(count, "%s: first sync of %s under writes" % (name, f.version), node, f, load)
+    load = Load(seed + 1)
+    with node.conn(60.0) as c:
+        n = pump(c, load, seconds)
+        serve_blocked(node)
+    for f in followers:
+        compare(
+            count, "%s: %s after %d random commands (seed %d)" % (name, f.version, n, seed), node, f, load
+        )
+    for f in followers:
+        cuts(count, s, name, node, f, seed)
+    if disk:
+        for how, sig in (("stopped", signal.SIGTERM), ("killed", signal.SIGKILL)):
+            with node.conn(60.0) as c:
+                pump(c, Load(seed + sig), 0.3)
+            if sig == signal.SIGKILL:
+                time.sleep(1.3)  # what is not on disk yet may be lost
+            node.stop(sig)
+            node.start()
+            load = Load(seed + sig + 1)
+            with node.conn(60.0) as c:
+                pump(c, load, 0.3)
+            for f in followers:
+                compare(count, "%s: the node %s and started, %s" % (name, how, f.version), node, f, load)
+    for f in followers:
+        f.server.stop(r.choice((signal.SIGTERM, signal.SIGKILL)))
+    load = Load(seed + 2)
+    with node.conn(60.0) as c:
+        pump(c, load, 0.3)
+    for f in followers:
+        f.server.start()
+        compare(count, "%s: %s restarted" % (name, f.version), node, f, load)
+        f.close()
+    node.kill()
+
+
+def cuts(count, s, name, node, f, seed):
+    """Links that end at random bytes go on where they were."""
+    r = random.Random(seed)
+    load, stop = Load(seed + 3, flushes=False), threading.Event()
+    load.table = [(w, m) for w, m in load.table if m != load.elsewhere]
+    load.total = sum(w for w, _ in load.table)
+    before = syncs(node)
+    cut = 0
+    with node.conn(60.0) as c:
+        writer = threading.Thread(target=pump, args=(c, load, 20, stop, 0.003))
+        writer.start()
+        for _ in range(4):
+            f.proxy.budget = r.randrange(1, 60_000)
+            try:
+                wait_until("bytes", 5, lambda: f.proxy.budget is None)
+                cut += 1
+            except TimeoutError:
+                f.proxy.budget = None
+        f.cut(0.2)
+        stop.set()
+        writer.join()
+    if compare(count, "%s: %s, %d links cut" % (name, f.version, cut + 1), node, f, load):
+        after = syncs(node)
+        count.check(
+            "%s: %s goes on after each cut, no snapshot" % (name, f.version),
+            after[0] == before[0] and after[1] - before[1] >= cut,
+            "sync_full and sync_partial_ok %s, then %s" % (before, after),
+        )
+
+
+def huge(count, s, version, seed, elements):
+    """Collections of so many elements that change while a snapshot is made, over a link that is not fast."""
+    name = "%s: collections of %d elements that change during the snapshot" % (version, elements)
+    node = start_node(s, 1)
+    with node.conn(60.0) as c:
+        grow(c, elements)
+    stop, r = threading.Event(), random.Random(seed)
+
+    def write():
+        with node.conn(60.0) as c:
+            while not stop.is_set():
+                stir(c, elements, r)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    f = Follower(s, node, version, 1)
+    try:
+        wait_until("a snapshot", 30, lambda: f.conn().call("EXISTS", "huge:list").value == 1)
+    finally:
+        stop.set()
+        writer.join()
+    marks(node, f.server, 60, "the replica has every write")
+    differ = []
+    for key in ("hash", "set", "zset", "list", "2", "3"):
+        key = "huge:" + key if len(key) > 1 else "huge" + key
+        a, b = elements_of(node, key), elements_of(f.server, key)
+        if a != b:
+            differ.append("%s: %d and %d elements" % (key, len(a), len(b)))
+    count.check(name, not differ, "; ".join(differ))
+    f.close()
+    node.kill()
+
+
+def elements_of(server, key):
+    """The elements of a collection whose elements hold no line ends, quickly."""
+    read = {
+        "hash": ("HGETALL", key),
+        "set": ("SMEMBERS", key),
+        "zset": ("ZRANGE", key, "0", "-1", "WITHSCORES"),
+        "list": ("LRANGE", key, "0", "-1"),
+    }
+    with server.conn(60.0) as c:
+        kind = c.call("TYPE", key).value.decode()
+        if kind not in read:
+            return [kind]
+        c.send(*read[kind])
+        data, want = b"", None
+        while want is None or data.count(b"\r\n") < want:
+            data += c.sock.recv(1 << 20)
+            if want is None and b"\r\n" in data:
+                want = 1 + 2 * int(data[1 : data.index(b"\r\n")])
+        rows = data.split(b"\r\n")[2::2]
+    if kind == "hash":
+        return sorted(zip(rows[0::2], rows[1::2]))
+    if kind == "zset":
+        return sorted((float(score), member) for member, score in zip(rows[0::2], rows[1::2]))
+    return rows if kind == "list" else sorted(rows)
+
+
+def frames(count, s, version):
+    """Writes whose frames are large: the node sends them, whatever kevy as a primary does with such."""
+    node = start_node(s, 2)
+    f = Follower(s, node, version, 2)
+    marks(node, f.server, 20, "a first sync")
+    before = syncs(node)
+    with node.conn(60.0) as c:
+        for size in (300_000, 1 << 20, 20 << 20):
+            name = "wire 1: %s takes a frame of %d bytes, and what comes behind it" % (version, size)
+            c.ask("SET", "big:%d" % size, b"%d" % (size % 10) * size)
+            c.ask("RPUSH", "list:%d" % size, "a", b"%d" % (size % 10) * size, "b")
+            try:
+                marks(node, f.server, 60, "what comes behind it")
+                with f.conn(60.0) as k:
+                    got = k.call("GET", "big:%d" % size).value
+                    row = k.call("LINDEX", "list:%d" % size, "1").value
+                good = got == row == b"%d" % (size % 10) * size
+                count.check(name, good and syncs(node) == before, "value equal: %s, syncs %s then %s" % (good, before, syncs(node)))
+            except TimeoutError as e:
+                count.fail(name, "%s; %s; kevy's log:\n%s" % (e, repl(node), f.server.log_tail(5)))
+    f.close()
+    node.kill()
+
+
+def evictions(count, s, versions):
+    """Keys that the node evicts leave its replicas, too, as do those whose time has come."""
+    node = start_node(s, 2)
+    followers = [Follower(s, node, v, 2, through=False) for v in versions]
+    with node.conn(60.0) as c:
+        c.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+        used = int(c.info("memory")["used_memory"])
+        c.ask("CONFIG", "SET", "maxmemory", str(used + (4 << 20)))
+        for i in range(60):
+            c.many([["SET", "evict:%d" % (i * 100 + j), "x" * 2000] for j in range(100)])
+        c.ask("CONFIG", "SET", "maxmemory", "0")
+        gone = int(c.info("stats")["evicted_keys"])
+        c.many([["SET", "due:%d" % i, "v", "PX", str(50 + i)] for i in range(300)])
+        c.many([["HSET", "due:hash:%d" % i, "f", "v", "g", "w"] for i in range(20)])
+        c.many([["HPEXPIRE", "due:hash:%d" % i, "60", "FIELDS", "1", "f"] for i in range(20)])
+        time.sleep(0.6)
+    for f in followers:
+        name = "wire 19: %d evicted and 320 expired keys and fields are gone on %s" % (gone, f.version)
+        if compare(count, name, node, f):
+            with f.conn() as k:
+                left = k.call("HGETALL", "due:hash:3").flat()
+                count.check(name + ", also on disk and for who does not know fields' time", left == [b"g", b"w"] and gone > 0, str(left))
+        f.close()
+    node.kill()
+
+
+def told(node):
+    """INFO's lines of the replicas."""
+    info = repl(node)
+    rows = [v for k, v in info.items() if re.fullmatch(r"slave\d+", k)]
+    return info, [dict(x.split("=") for x in row.split(",")) for row in rows]
+
+
+def waits(count, s, version):
+    """WAIT counts who has everything; ROLE and INFO tell who is there."""
+    name = "wire 4: %s" % version
+    node = start_node(s, 2, 2)
+    f = Follower(s, node, version, 2)
+    marks(node, f.server, 20, "a first sync")
+    with node.conn(60.0) as c:
+        c.ask("SET", "k", "v")
+        n = c.ask("WAIT", "1", "3000")
+        count.check("%s: WAIT 1 counts a replica that has the write" % name, n == 1, repr(n))
+        started = time.monotonic()
+        n = c.ask("WAIT", "2", "300")
+        count.check("%s: WAIT 2 ends with 1 after its time" % name, n == 1 and 0.25 < time.monotonic() - started, repr(n))
+        info, rows = told(node)
+        if version != "3.17.3":
+            # The oldest do not tell their port.
+            count.check(
+                "%s: INFO tells of one replica by its client port" % name,
+                info["connected_slaves"] == "1" and rows[0]["port"] == str(f.server.port) and rows[0]["state"] == "online",
+                str(info),
+            )
+            role = c.ask("ROLE")
+            row = [[b"127.0.0.1", b"%d" % f.server.port, b"%d" % int(rows[0]["offset"])]]
+            count.check(
+                "%s: ROLE tells the same" % name, role[0] == b"master" and role[2][0][:2] == row[0][:2] and len(role[2]) == 1, repr(role)
+            )
+            count.check(
+                "%s: the replica is as far as the node" % name,
+                int(rows[0]["offset"]) == int(info["master_repl_offset"]), str(info),
+            )
+        f.server.proc.send_signal(signal.SIGSTOP)
+        c.ask("SET", "k", "w")
+        started = time.monotonic()
+        n = c.ask("WAIT", "1", "400")
+        took = time.monotonic() - started
+        count.check("%s: WAIT 1 is 0 in time while the replica is stopped" % name, n == 0 and took < 5, "%r after %.1f s" % (n, took))
+        # A new history: what was acknowledged of the old one says nothing of it.
+        c.ask("FLUSHALL")
+        c.ask("SET", "k", "x")
+        n = c.ask("WAIT", "1", "400")
+        count.check("%s: nor behind FLUSHALL" % name, n == 0, repr(n))
+        f.server.proc.send_signal(signal.SIGCONT)
+        n = c.ask("WAIT", "1", "10000")
+        count.check("%s: and 1 again when it goes on" % name, n == 1, repr(n))
+        compare(count, "%s: the replica is equal in the end" % name, node, f)
+        node.kill()
+        node.start()
+    with node.conn(60.0) as c:
+        f.server.proc.send_signal(signal.SIGSTOP)
+        c.ask("SET", "k", "y")
+        n = c.ask("WAIT", "1", "400")
+        count.check("%s: nor of a history before a restart" % name, n == 0, repr(n))
+        f.server.proc.send_signal(signal.SIGCONT)
+    f.close()
+    node.kill()
+
+
+def slow(count, s, version, seed):
+    """A replica that stops under load costs nobody else anything and starts over when it is too far behind."""
+    name = "%s stopped under load" % version
+    node = start_node(s, 2, 2)
+    with node.conn() as c:
+        c.ask("CONFIG", "SET", "repl-backlog-size", "1mb")
+    f = Follower(s, node, version, 2, through=False)
+    marks(node, f.server, 20, "a first sync")
+    before = syncs(node)
+    f.server.proc.send_signal(signal.SIGSTOP)
+    memory = rss_mib(node)
+    longest = 0.0
+    with node.conn(60.0) as c:
+        for i in range(300):
+            started = time.monotonic()
+            c.many([["SET", "slow:%d" % (j % 500), os.urandom(1500).hex()] for j in range(i * 40, i * 40 + 40)])
+            longest = max(longest, time.monotonic() - started)
+    grown = rss_mib(node) - memory
+    count.check("%s: clients wait for nothing" % name, longest < 5, "%.1f s" % longest)
+    count.check("%s: of 36 MiB that it missed less than half is kept" % name, grown < 30, "%.0f MiB more" % grown)
+    f.server.proc.send_signal(signal.SIGCONT)
+    if compare(count, "%s: it comes back and is equal" % name, node, f, limit=60):
+        after = syncs(node)
+        count.check("%s: by a snapshot" % name, after[0] > before[0], "%s then %s" % (before, after))
+    f.close()
+    node.kill()
+
+
+def stopped_in_snapshot(count, s, version):
+    """A replica that stops while its snapshot comes: what happens meanwhile is not kept without end."""
+    name = "%s stopped in its snapshot" % version
+    node = start_node(s, 1)
+    with node.conn(60.0) as c:
+        c.ask("CONFIG", "SET", "repl-backlog-size", "1mb")
+        c.many([["SET", "wide:%d" % i, os.urandom(30000).hex()] for i in range(1000)], 8)
+    stuck = handshake(node, 0)
+    other = None
+    try:
+        memory = rss_mib(node)
+        with node.conn(60.0) as c:
+            for i in range(20):
+                c.many([["SET", "wide:%d" % j, os.urandom(30000).hex()] for j in range(100)], 8)
+        grown = rss_mib(node) - memory
+        count.check("%s: 120 MiB of writes meanwhile cost less than half" % name, grown < 60, "%.0f MiB" % grown)
+        other = Follower(s, node, version, 1, through=False)
+        compare(count, "%s: another one gets its own" % name, node, other, limit=60)
+    finally:
+        stuck.close()
+    if other:
+        other.close()
+    node.kill()
+
+
+# ---------------------------------------------------------------------------------------------
+# Peers that are no replicas
+
+
+def link_to(node, stream=0):
+    s = socket.create_connection(("127.0.0.1", node.port + 10000 + stream), timeout=10)
+    return s
+
+
+def request(generation, offset, name="kevy-replica-1#0"):
+    words = ["REPLICATE", "FROM"] + ([] if generation is None else [generation]) + [offset, "ID", name]
+    return encode(words)
+
+
+def handshake(node, stream=0, generation=0, offset=0, name="kevy-replica-1#0"):
+    s = link_to(node, stream)
+    s.sendall(request(generation, offset, name))
+    return s
+
+
+def is_closed(s, limit=15.0):
+    """Does the other side close, however much it sends before?"""
+    s.settimeout(limit)
+    end = time.monotonic() + limit
+    try:
+        while time.monotonic() < end:
+            if not s.recv(1 << 16):
+                return True
+    except socket.timeout:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def hostile(count, s):
+    """Peers on the replication ports that are no replicas: nothing happens to the node."""
+    node = start_node(s, 2, 2)
+    with node.conn(60.0) as c:
+        fill(c, 20)
+        c.many([["SET", "wide:%d" % i, os.urandom(30000).hex()] for i in range(300)], 8)
+    f = Follower(s, node, "7.0.0", 2, through=False) if kevy_binary("7.0.0") else None
+    if f:
+        marks(node, f.server, 20, "a first sync")
+    before = rss_mib(node)
+    r = random.Random(7)
+    refused = {
+        "garbage": os.urandom(3000),
+        "a command of clients": b"*1\r\n$4\r\nPING\r\n",
+        "Redis's handshake": b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n",
+        "too few words": encode(["REPLICATE", "FROM", "0"]),
+        "too many words": encode(["REPLICATE", "FROM", "0", "0", "ID", "x", "y"]),
+        "a negative offset": request(0, "-1"),
+        "an offset beyond 64 bits": request(0, 1 << 64),
+        "an id without end": request(0, 0, "x" * 5000),
+        "an id that is no text": request(0, 0, b"\xff\xfe"),
+        "a long header": b"*" + b"9" * 5000,
+        "a line without end": b"REPLICATE " * 1000,
+        "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    }
+    for what, bytes_ in refused.items():
+        with link_to(node) as link:
+            try:
+                link.sendall(bytes_)
+            except OSError:
+                pass
+            count.check("hostile replica: %s is answered by an end" % what, is_closed(link, 5), "still open")
+    half = [link_to(node, i % 2) for i in range(300)]
+    for i, link in enumerate(half):
+        try:
+            link.sendall(request(0, 0)[: i % 60])
+        except OSError:
+            pass
+    with node.conn(5.0) as c:
+        count.check("300 half handshakes: clients are served", c.ask("SET", "during", "it") == b"OK")
+    closed = 0
+    wait_until("room for others", 40, lambda: is_closed(half[50], 1))
+    for link in half:
+        closed += is_closed(link, 5)
+        link.close()
+    count.check("300 half handshakes: all are closed in the end", closed == 300, "%d" % closed)
+    # These never read.
+    deaf = []
+    for i in range(120):
+        link = handshake(node, i % 2, None if i % 3 == 0 else 0, r.randrange(1 << 62) if i % 5 else (1 << 64) - 1)
+        deaf.append(link)
+    with node.conn(60.0) as c:
+        for i in range(40):
+            c.many([["SET", "wide:%d" % (j % 50), os.urandom(30000).hex()] for j in range(50)], 8)
+        count.check("120 links that never read: clients are served", c.ask("SET", "during", "it") == b"OK")
+    grown = rss_mib(node) - before
+    count.check("120 links that never read: memory stays bounded", grown < 350, "%.0f MiB more" % grown)
+    for link in deaf:
+        link.close()
+    # One that says it has what it cannot have.
+    with handshake(node, 0) as liar, node.conn(60.0) as c:
+        liar.settimeout(10)
+        seen = b""
+        while b"+SNAPSHOT_END" not in seen[-200_000:] or b"+PING" not in seen[seen.rfind(b"+SNAPSHOT_END") :]:
+            got = liar.recv(1 << 20)
+            if not got:
+                break
+            seen += got
+        liar.sendall(b"REPLCONF ACK 999999999999999999\r\nnonsense\r\nREPLCONF ACK x\r\n")
+        c.ask("SET", "k", "v")
+        n = c.ask("WAIT", "2", "300")
+        count.check("wire 4: who says to have more than was sent is not believed", n <= (1 if f else 0), repr(n))
+        liar.sendall(b"nonsense without an end " * 8000)
+        count.check("hostile replica: nonsense without end ends its link", is_closed(liar, 10), "still open")
+    if f:
+        compare(count, "hostile replicas: a real one beside them is equal", node, f, limit=60)
+        f.close()
+    count.check("hostile replicas: the node is alive", node.alive() and node.conn().ask("PING") == b"PONG")
+    node.kill()
+
+
+# ---------------------------------------------------------------------------------------------
+# Behaviours of kevy that lose or hide data
+
+
+class Tap:
+    """A link that shows the frames of a stream."""
+
+    def __init__(self, node, stream=0, generation=0, offset=0):
+        self.conn = Conn(("127.0.0.1", node.port + 10000 + stream), 20.0)
+        self.conn.send_raw(request(generation, offset))
+        self.ack = self.conn.read().value
+        self.lines = []
+
+    def snapshot(self):
+        """Past the next snapshot; the frames that came before it."""
+        before = []
+        while True:
+            r = self.conn.read()
+            if r.kind == "*":
+                before.append(r.plain()[1])
+            elif r.kind == "+" and r.value.startswith(b"SNAPSHOT_END"):
+                return before
+
+    def until(self, marker):
+        """Frames up to the SET of this key."""
+        out = []
+        while not out or out[-1][:2] != [b"SET", marker]:
+            r = self.conn.read()
+            if r.kind == "*":
+                offset, words = r.plain()
+                out.append(words)
+        return out[:-1]
+
+
+def tap(count, s):
+    """What stands in a stream."""
+    node = start_node(s, 1)
+    link = Tap(node)
+    link.snapshot()
+    c = node.conn(20.0)
+
+    def frames(*commands):
+        for args in commands:
+            c.call(*args)
+        c.call("SET", "marker", "")
+        return link.until(b"marker")
+
+    def texts(rows):
+        return [b" ".join(row).decode("latin-1") for row in rows]
+
+    got = texts(frames(["SET", "t", "v", "EX", "100"], ["EXPIRE", "t", "50"], ["GETEX", "t", "PX", "7000"]))
+    good = [bool(re.fullmatch(p, x)) for p, x in zip([r"SET t v"] + [r"PEXPIREAT t \d{13}"] * 3, got)]
+    count.check("wire 10: times are absolute", len(got) == 4 and all(good), str(got))
+    got = texts(frames(["SADD", "S", "a", "b", "c"], ["EVAL", "return redis.call('SPOP', 'S')", "0"]))
+    count.check(
+        "wire 10: what a script drew is told, not the script",
+        len(got) == 2 and re.fullmatch("SREM S [abc]", got[1]),
+        str(got),
+    )
+    got = texts(frames(["XADD", "x", "*", "f", "v"]))
+    count.check("wire 10: ids are concrete", len(got) == 1 and re.fullmatch(r"XADD x \d+-\d+ f v", got[0]), str(got))
+    got = texts(frames(["SET", "no", "v", "XX"], ["LPUSH", "S", "x"], ["EXPIRE", "none", "5"], ["DEL", "none"]))
+    count.check("wire 10: what failed or changed nothing is no frame", got == [], str(got))
+    frames(["PSETEX", "k", "20", "v"])
+    time.sleep(0.5)
+    got = texts(frames())
+    count.check("wire 19: a key that expires is a DEL frame", got == ["DEL k"], str(got))
+    # Others write meanwhile.
+    stop = threading.Event()
+
+    def noise():
+        with node.conn(20.0) as other:
+            while not stop.is_set():
+                other.many([["SET", "noise", "x"]] * 50)
+
+    writer = threading.Thread(target=noise)
+    writer.start()
+    together = []
+    for _ in range(20):
+        c.send("MULTI")
+        for i in range(5):
+            c.send("RPUSH", "in", str(i))
+        c.send("EXEC")
+        for _ in range(7):
+            c.read()
+        rows = texts(frames())
+        at = rows.index("RPUSH in 0")
+        together.append(rows[at : at + 5] == ["RPUSH in %d" % i for i in range(5)])
+    stop.set()
+    writer.join()
+    frames()
+    count.check("wire 18: what EXEC did stands together in the stream", all(together), str(together))
+    before = syncs(node)
+    got = texts(frames(["FLUSHALL"], ["SET", "after", "1"]))
+    count.check(
+        "wire 15: FLUSHALL is a frame and ships no snapshot",
+        got == ["FLUSHALL", "SET after 1"] and syncs(node) == before,
+        "%s, syncs %s then %s" % (got, before, syncs(node)),
+    )
+    # Positions that are none of this history.
+    c.ask("WAIT", "0", "0")  # INFO tells what it was when somebody asked last
+    generation, next_ = int(link.ack.split()[1]), stream_offsets(node)
+    for what, at in (("ahead", next_ + 20), ("far ahead", next_ + (1 << 40)), ("at 0", 0)):
+        with Conn(("127.0.0.1", node.port + 10000), 10.0) as old:
+            old.send_raw(request(None, at))
+            seen = [old.read() for _ in range(3)]
+            count.check(
+                "wire 9: a replica %s that names no generation gets everything" % what,
+                seen[0].value == b"ACK %d" % at
+                and seen[1].plain() == [at, [b"FLUSHALL"]]
+                and seen[2].value == b"SNAPSHOT",
+                str(seen),
+            )
+        new = Tap(node, 0, generation, at)
+        count.check("wire 9: so does one %s that names it" % what, new.conn.read().value == b"SNAPSHOT")
+        new.conn.close()
+    # One that stops between the removal of its keys and its snapshot has nothing.
+    with Conn(("127.0.0.1", node.port + 10000), 10.0) as old:
+        old.send_raw(request(None, next_ - 3))
+        first = old.read().value
+    with Conn(("127.0.0.1", node.port + 10000), 10.0) as old:
+        old.send_raw(request(None, next_))
+        old.read()
+        count.check("a replica of this history goes on", old.sock is not None and first == b"ACK %d" % (next_ - 3))
+    for args in (["XPENDING"], ["XPENDING", "x"], ["XPENDING", "x", "g", "-"]):
+        r = c.call(*args)
+        count.check("wire 12: %s is an error and no end" % " ".join(args), r.is_error and node.alive(), show(r))
+    c.close()
+    node.kill()
+
+
+def many_keys(count, s, version):
+    """Commands on several keys and moves of elements."""
+    node = start_node(s, 2, 2, disk=True, args=["--appendfsync", "everysec"])
+    f = Follower(s, node, version, 2)
+    # Keys of both shards.
+    keys = ["m%d" % i for i in range(40)]
+    a = [k for k in keys if shard_of(k, 2) == 0]
+    b = [k for k in keys if shard_of(k, 2) == 1]
+    with node.conn(30.0) as c:
+        c.ask("MSET", *[x for k in keys for x in (k, "v")])
+        c.ask("DEL", a[0], b[0], a[1], b[1])
+        c.ask("RENAME", a[2], b[2])
+        c.ask("RENAME", a[3], a[4])
+        c.ask("COPY", b[4], a[5], "REPLACE")
+        c.ask("RPUSH", "src", "1", "2", "3", "4", "5")
+        dst = next("dst%d" % i for i in range(99) if shard_of("dst%d" % i, 2) == shard_of("src", 2))
+        far = next("far%d" % i for i in range(99) if shard_of("far%d" % i, 2) != shard_of("src", 2))
+        c.ask("LMOVE", "src", dst, "LEFT", "RIGHT")
+        c.ask("RPOPLPUSH", "src", dst)
+        c.ask("LMOVE", "src", far, "LEFT", "RIGHT")
+        c.ask("BLPOP", "src", "1")
+        c.ask("SADD", a[0], "x", "y")
+        c.ask("SUNIONSTORE", b[0], a[0], "none")
+        c.ask("ZADD", a[1], "1", "x")
+        c.ask("ZUNIONSTORE", b[1], "1", a[1])
+    compare(count, "wire 6, 2, 22: MSET, DEL, RENAME, COPY, LMOVE, BLPOP, STORE reach %s" % version, node, f)
+    with f.conn() as k:
+        got = [k.call("LRANGE", key, "0", "-1").flat() for key in ("src", dst, far)]
+    count.check(
+        "wire 2, 22: an element that was moved is at its target on %s" % version,
+        got == [[b"4"], [b"5", b"1"], [b"2"]],
+        str(got),
+    )
+    before, _ = state_of(node, version)
+    with node.conn() as c:
+        r = c.call("BGSAVE")
+        c.ask("SET", "after", "save")
+        before[b"after"] = ("string", b"save", -1)
+    time.sleep(1.6)
+    node.kill()
+    node.start()
+    after, _ = state_of(node, version)
+    diff = dump_diff(before, after, 1500, ("before", "after"))
+    count.check("wire 2, 7, 13: all of that is there after a crash, what followed BGSAVE too", not diff, "; ".join(diff[:5]))
+    compare(count, "wire 4, 15: %s is equal after the crash" % version, node, f)
+    f.close()
+    # Nothing is written from here on.
+    fresh = Follower(s, node, version, 2)
+    try:
+        wait_until("the data", 15, lambda: fresh.conn().call("GET", b[2]).value == b"v")
+        count.ok("wire 8: a fresh %s of a node that was restarted gets its data, without a write" % version)
+    except TimeoutError as e:
+        count.fail("wire 8: a fresh %s of a restarted node gets its data" % version, str(e))
+    fresh.close()
+    node.kill()
+
+
+def first_sync_cut(count, s, version):
+    """A link that ends within the first snapshot of a node that crashed before."""
+    node = start_node(s, 1, disk=True)
+    with node.conn(30.0) as c:
+        fill(c, 30)
+        c.many([["SET", "wide:%d" % i, os.urandom(30000).hex()] for i in range(50)], 8)
+    time.sleep(1.3)
+    node.kill()
+    node.start()
+    f = Follower(s, node, version, 1)
+    for part in (50, 200_000, 1_500_000):
+        f.proxy.budget = part
+        f.proxy.cut()
+        try:
+            wait_until("cut", 10, lambda: f.proxy.budget is None)
+        except TimeoutError:
+            f.proxy.budget = None
+    compare(count, "wire 20: %s whose first snapshot broke off three times after a crash is equal" % version, node, f)
+    f.close()
+    node.kill()
+
+
+def chained(count, s, first, last):
+    """Replicas of a replica get what happens later, too."""
+    primary = kevy_server(s.scratch, first, 1)
+    with primary.conn() as c:
+        c.ask("SET", "early", "1")
+    node = start_node(s, 1, args=["--replicaof", "127.0.0.1:%d" % (primary.port + 10000)])
+    second = start_node(s, 1, args=["--replicaof", "127.0.0.1:%d" % (node.port + 10000)])
+    f = Follower(s, second, last, 1, through=False)
+    try:
+        for i in range(3):
+            with primary.conn() as c:
+                c.ask("SET", "later", str(i))
+            want = b"%d" % i
+            wait_until("write %d" % i, 15, lambda: f.conn().call("GET", "later").value == want)
+        count.ok("wire 21: kevy %s, node, node, kevy %s: writes reach the end of the chain" % (first, last))
+    except TimeoutError as e:
+        count.fail("wire 21: writes reach the end of a chain", "%s; %s" % (e, second.log_tail(5)))
+    # The primary ends for good.
+    primary.kill()
+    time.sleep(0.5)
+    with node.conn() as c:
+        role = c.ask("ROLE")
+        count.check("wire 5: ROLE answers while the primary is gone", role[0] == b"slave", repr(role))
+        count.check("wire 5: REPLICAOF NO ONE promotes without it", c.ask("REPLICAOF", "NO", "ONE") == b"OK")
+        role = c.ask("ROLE")
+        count.check("wire 24: ROLE says master then", role[0] == b"master", repr(role))
+        c.ask("SET", "later", "promoted")
+    try:
+        wait_until("the write", 15, lambda: f.conn().call("GET", "later").value == b"promoted")
+        count.ok("wire 24: and who follows it goes on")
+    except TimeoutError as e:
+        count.fail("wire 24: who follows it goes on", "%s; %s" % (e, second.log_tail(5)))
+    f.close()
+    second.kill()
+    node.kill()
+
+
+class SlowProxy(Proxy):
+    """About 2 MB/s."""
+
+    def _pump(self, down, up, counted):
+        try:
+            up.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+            threading.Thread(target=self._back, args=(down, up), daemon=True).start()
+            while True:
+                data = up.recv(1 << 14)
+                if not data:
+                    return
+                down.sendall(data)
+                time.sleep(0.008)
+        except OSError:
+            pass
+        finally:
+            kevy_replica.hang_up(down)
+            kevy_replica.hang_up(up)
+
+    def _back(self, down, up):
+        try:
+            while data := down.recv(1 << 14):
+                up.sendall(data)
+        except OSError:
+            pass
+
+
+def slow_link(count, s, version):
+    """A snapshot over a slow link, with next to nothing kept for who comes back, ends all the same."""
+    name = "wire 16: %s gets its snapshot over a slow link at the first try" % version
+    node = start_node(s, 1)
+    with node.conn(30.0) as c:
+        c.ask("CONFIG", "SET", "repl-backlog-size", "64kb")
+        c.many([["SET", "wide:%d" % i, os.urandom(30000).hex()] for i in range(100)], 8)
+    proxy = SlowProxy(node.port, 1)
+    f = Follower(s, node, version, 1, through=False)
+    f.server.kill()
+    f.server = kevy_server(
+        s.scratch, version, 1, "replica", extra='upstream = "127.0.0.1:%d"\n' % (proxy.base + 10000)
+    )
+    before = syncs(node)[0]
+    stop = threading.Event()
+
+    def write():
+        with node.conn(30.0) as c:
+            while not stop.is_set():
+                c.many([["SET", "slow:%d" % i, os.urandom(500).hex()] for i in range(20)])
+                time.sleep(0.02)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    time.sleep(4)
+    stop.set()
+    writer.join()
+    if compare(count, name, node, f, limit=40):
+        after = syncs(node)[0]
+        count.check(name + ": one snapshot", after - before <= 1, "%d" % (after - before))
+    f.close()
+    proxy.close()
+    node.kill()
+
+
+def silent(count, s):
+    """Who neither takes nor says anything for a minute is given up."""
+    node = start_node(s, 1)
+    f = Follower(s, node, "7.0.0", 1, through=False)
+    marks(node, f.server, 20, "a first sync")
+    f.server.proc.send_signal(signal.SIGSTOP)
+    try:
+        wait_until("its link is closed", 90, lambda: told(node)[0]["connected_slaves"] == "0", every=1)
+        count.ok("wire 25: a replica that is silent for a minute is given up")
+    except TimeoutError as e:
+        count.fail("wire 25: a silent replica is given up", str(e))
+    f.server.proc.send_signal(signal.SIGCONT)
+    compare(count, "wire 25: and comes back", node, f)
+    f.close()
+    node.kill()
+
+
+def main():
+    ap = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
+    ap.add_argument("--node", required=True, help="the node's binary")
+    ap.add_argument("--short", action="store_true", help="as in CI (default)")
+    ap.add_argument("--full", action="store_true", help="every version alone, with 1 and 2 shards, with and without a journal")
+    ap.add_argument("--seconds", type=float, help="of random writes per run")
+    ap.add_argument("--seed", type=int)
+    ap.add_argument("--versions", default=",".join(VERSIONS))
+    ap.add_argument("--only", help="only scenarios whose name contains this")
+    ap.add_argument("--keep", action="store_true", help="keep the servers' folders")
+    opts = ap.parse_args()
+    seed = opts.seed if opts.seed is not None else random.SystemRandom().randrange(1 << 31)
+    seconds = opts.seconds or (5.0 if opts.full else 1.5)
+    print("seed %d" % seed, flush=True)
+    count = Count()
+    versions = []
+    for v in opts.versions.split(","):
+        if kevy_binary(v):
+            versions.append(v)
+        else:
+            count.skip("kevy %s" % v, "not built: run tests/peers.sh kevy-%s" % v)
+    with Scratch(opts.keep) as scratch:
+        s = Setup(opts, scratch)
+        jobs = []
+        new = [v for v in versions if v not in OLD]
+        add = lambda name, f, *args: jobs.append((name, lambda: f(count, s, *args)))
+        add("follow all", follow, versions, 2, 2, True, seconds, seed)
+        if opts.full:
+            for n, v in enumerate(versions):
+                for shards in (1, 2):
+                    for disk in (False, True):
+                        at = seed + 100 * n + 10 * shards + disk
+                        add("follow %s" % v, follow, [v], shards, 2 if disk else 1, disk, seconds, at)
+        else:
+            add("follow one shard", follow, versions, 1, 1, False, seconds, seed + 1)
+        for v in versions if opts.full else versions[-1:]:
+            add("huge %s" % v, huge, v, seed, 100_000 if opts.full else 20_000)
+        for v in versions:
+            add("frames %s" % v, frames, v)
+        add("evictions", evictions, versions)
+        add("tap", tap)
+        for v in versions if opts.full else versions[1:2] + versions[-1:]:
+            add("many keys %s" % v, many_keys, v)
+            add("first sync cut %s" % v, first_sync_cut, v)
+        for v in [v for v in versions if v in ACKS] if opts.full else versions[-1:]:
+            add("waits %s" % v, waits, v)
+            add("slow %s" % v, slow, v, seed)
+        if len(new) >= 2:
+            add("chained", chained, new[-1], new[0])
+        if versions:
+            add("slow link", slow_link, versions[-1])
+            add("stopped in a snapshot", stopped_in_snapshot, versions[-1])
+        if opts.full and "7.0.0" in versions:
+            add("silent", silent)
+        add("hostile", hostile)
+        for name, job in jobs:
+            if opts.only and opts.only not in name:
+                continue
+            started = time.monotonic()
+            try:
+                job()
+            except (OSError, Closed, RuntimeError, TimeoutError, ValueError) as e:
+                count.fail(name, "%s: %s" % (type(e).__name__, e))
+            except SystemExit as e:
+                count.fail(name, str(e))
+            finally:
+                for server in list(Server.running):
+                    server.kill()
+            print("        %s: %.1f s" % (name, time.monotonic() - started), flush=True)
+    count.close()
+
+
+if __name__ == "__main__":
+    main()
