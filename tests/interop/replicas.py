@@ -83,7 +83,7 @@ class Writer(threading.Thread):
                     while not self.stop_it:
                         if self.rng.randrange(20) == 0:
                             conn.call("SELECT", str(self.rng.choice(DATABASES)))
-                        if self.rng.randrange(3000) == 0:
+                        if self.rng.randrange(30000) == 0:
                             conn.call(self.rng.choice(("FLUSHALL", "FLUSHDB")))
                         conn.call(*self.command())
                         self.count += 1
