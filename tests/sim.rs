@@ -6,11 +6,10 @@
 //! `appendfsync` promises), each shard must be a prefix of its history, and units over several shards must be
 //! there whole or not at all. One seed is one history.
 //!
+//! In a fourth of the histories the disk fails, too, and in a sixth `appendfsync` is switched.
+//!
 //! `RINGKEEP_SIM_SEEDS=100000 cargo test --release --test sim` runs more seeds, `RINGKEEP_SIM_FIRST` says
-//! from which one on. With `RINGKEEP_SIM_FAULTS=1` a fourth of the disks fail, too, and `appendfsync` is
-//! switched. That does not hold yet, in about 2 of 100 histories: a snapshot that makes up for a failed write
-//! tears units over several shards, because it is published without waiting for their parts in the other
-//! shards; and in seed 168 a write behind a switch to `always` is lost.
+//! from which one on. With `RINGKEEP_SIM_FAULTS=0` no disk fails, with `RINGKEEP_SIM_FAULTS=1` all of them do.
 
 use std::{
     cell::RefCell,
@@ -40,7 +39,7 @@ use ringkeep::{
         snapshot::{FOOTER_LEN, Summary},
     },
     mesh,
-    recover::{self, Files},
+    recover::{self, Files, Unnamed},
     route::Routing,
     shard::{Core, Fsync, Loaded, Message, Settings, Shared, Start},
 };
@@ -59,8 +58,15 @@ const CORES: usize = 2;
 /// Seeds of the unit stage.
 const SEEDS: u64 = 1000;
 
-/// Seeds that failed once.
-const FAILED: [u64; 0] = [];
+/// Seeds that failed once, and what they showed.
+const FAILED: [u64; 1] = [
+    // Of two switches of `appendfsync` at once the clients took the wrong one for the last: a mistake of this
+    // test.
+    168,
+];
+
+/// Seeds after which a long run says how far it is.
+const PROGRESS: u64 = 1000;
 
 /// What `everysec` may lose: from then on replies wait for the disk, which is noticed at a beat.
 const WINDOW: Nanos = 1_900_000_000;
@@ -87,7 +93,10 @@ enum Point {
     Rename,
     DirectorySync,
     Removal,
+    Bundle,
     TidyingUp,
+    /// The power went before all snapshots of a bundle had their names.
+    Unnamed,
     Starting,
     Stopped,
     CutAtRecovery,
@@ -95,7 +104,7 @@ enum Point {
     Fault,
 }
 
-const POINTS: [Point; 18] = [
+const POINTS: [Point; 20] = [
     Point::SegmentMade,
     Point::Header,
     Point::Roll,
@@ -108,7 +117,9 @@ const POINTS: [Point; 18] = [
     Point::Rename,
     Point::DirectorySync,
     Point::Removal,
+    Point::Bundle,
     Point::TidyingUp,
+    Point::Unnamed,
     Point::Starting,
     Point::Stopped,
     Point::CutAtRecovery,
@@ -139,7 +150,9 @@ impl Sight {
 
     fn on_write(&mut self, file: FileId, block: &[u8], offset: u64, mark: u64) {
         let name = self.name(file);
-        let point = if name.starts_with("snapshot") {
+        let point = if name.starts_with("bundle") {
+            Point::Bundle
+        } else if name.starts_with("snapshot") {
             let tail = &block[block.len().saturating_sub(FOOTER_LEN)..];
             match Summary::read(tail, offset + block.len() as u64) {
                 Ok(_) => Point::Footer,
@@ -564,24 +577,6 @@ impl Cell {
             .collect()
     }
 
-    /// The newest version of the key that is furthest behind, if each key is as it was once. A snapshot that
-    /// a
-    /// failed journal goes on behind does not wait for what other shards have of its units.
-    fn versions_with_parts_of(&self, state: &[Value]) -> Vec<usize> {
-        let newest = state.iter().enumerate().map(|(key, value)| {
-            let history = self.history.iter();
-            history
-                .rev()
-                .position(|version| version.state[key] == *value)
-        });
-        let furthest: Option<Vec<usize>> = newest.collect();
-        let furthest = furthest.and_then(|all| all.into_iter().max());
-        furthest
-            .map(|back| self.history.len() - 1 - back)
-            .into_iter()
-            .collect()
-    }
-
     /// A write: requests, and what the cell holds then.
     fn write(&self, rng: &mut Rng, n: u64, is_large: bool, now_ms: u64) -> Written {
         let key = &self.keys[0][..];
@@ -766,6 +761,8 @@ struct Plan {
     lives: u64,
     steps: u64,
     switches: bool,
+    /// How the disk fails, if it does.
+    failing: Faults,
     faults: Option<Faults>,
     is_large: bool,
     /// How long clients rest.
@@ -782,7 +779,7 @@ impl Plan {
         let is_large = rng.below(20) == 0;
         let rate = [5_000, 20_000, 50_000][rng.below(3) as usize];
         let mut one_of = |rate: u32| if rng.below(2) == 0 { rate } else { 0 };
-        let faults = Faults {
+        let failing = Faults {
             sync_fails_per_million: one_of(rate),
             write_fails_per_million: one_of(rate),
             disk_full_per_million: one_of(rate),
@@ -798,7 +795,8 @@ impl Plan {
             lives: 2 + rng.below(3),
             steps: if is_large { 6000 } else { 2000 },
             switches: rng.below(6) == 0,
-            faults: (rng.below(4) == 0).then_some(faults),
+            faults: (rng.below(4) == 0).then(|| failing.clone()),
+            failing,
             is_large,
             rest: [0, MS, 50 * MS][rng.below(3) as usize],
         }
@@ -840,9 +838,10 @@ impl Sim {
     fn seeded(seed: u64, disk: Trust) -> Sim {
         let mut rng = Rng::seeded(seed);
         let mut plan = Plan::drawn(&mut rng);
-        if disk == Trust::Good {
-            plan.faults = None;
-            plan.switches = false;
+        match disk {
+            Trust::Drawn => {}
+            Trust::Good => plan.faults = None,
+            Trust::Bad => plan.faults = Some(plan.failing.clone()),
         }
         let world = FakeWorld::seeded(seed);
         let (mut cells, mut clients) = (Vec::new(), Vec::new());
@@ -951,7 +950,18 @@ impl Sim {
         let unfinished = names
             .into_iter()
             .filter(|name| FileName::is_unfinished(name));
-        if !self.tidy_up(unfinished.collect()) {
+        let unfinished: Vec<String> = unfinished.collect();
+        let unnamed =
+            recover::unnamed(&disk).map_err(|error| format!("it refuses to start: {error}"))?;
+        if !self.name(&unnamed) {
+            return Ok(None);
+        }
+        let is_named = |name: &String| {
+            let mut named = unnamed.snapshots.iter();
+            named.any(|named| named.unfinished() == *name)
+        };
+        let left = unfinished.into_iter().filter(|name| !is_named(name));
+        if !self.tidy_up(left.collect()) {
             return Ok(None);
         }
         let plans = recover::survey(&disk, &meta)
@@ -1007,7 +1017,7 @@ impl Sim {
                 .map_err(|error| format!("it cannot load: {error}"))?;
             shared.durable.loading.put(Loaded {
                 shard,
-                start: Start::after(plan, meta.routing, now_ms),
+                start: Start::after(plan, meta.routing, now_ms, false),
             });
         }
         let mut reactors = Vec::new();
@@ -1038,20 +1048,56 @@ impl Sim {
         }))
     }
 
+    /// Gives snapshots of a bundle their names, as a start does; false if the power went meanwhile.
+    fn name(&mut self, unnamed: &Unnamed) -> bool {
+        if !unnamed.snapshots.is_empty() {
+            self.visit(Point::Unnamed);
+        }
+        for name in &unnamed.snapshots {
+            if self.loses_power() {
+                return false;
+            }
+            let from = Path::new(DIR).join(name.unfinished());
+            let to = Path::new(DIR).join(name.to_string());
+            self.on_disk(|ring| ring.rename(&from, &to, 0));
+        }
+        if !unnamed.bundles.is_empty() {
+            self.on_disk(|ring| {
+                let folder = ring.open_dir(Path::new(DIR)).expect("it is there");
+                ring.sync(folder, 0);
+            });
+        }
+        let bundles = unnamed.bundles.iter();
+        self.tidy_up(bundles.map(FileName::to_string).collect())
+    }
+
     /// Removes files, as a start does; false if the power went meanwhile.
     fn tidy_up(&mut self, names: Vec<String>) -> bool {
         for name in names {
-            if self.rng.below(40) == 0 {
-                self.visit(Point::TidyingUp);
-                self.world.crash(NODE);
+            if self.loses_power() {
                 return false;
             }
-            let mut ring = self.world.reactor(NODE);
-            ring.remove(&Path::new(DIR).join(name), 0);
-            let mut events = Vec::new();
-            while events.is_empty() && ring.turn(Wait::Event, &mut events).is_ok() {}
+            self.on_disk(|ring| ring.remove(&Path::new(DIR).join(name), 0));
         }
         true
+    }
+
+    /// Does the power go while a start tidies up?
+    fn loses_power(&mut self) -> bool {
+        let goes = self.rng.below(40) == 0;
+        if goes {
+            self.visit(Point::TidyingUp);
+            self.world.crash(NODE);
+        }
+        goes
+    }
+
+    /// Does one thing with the disk and waits for its end.
+    fn on_disk(&mut self, ask: impl FnOnce(&mut FakeReactor)) {
+        let mut ring = self.world.reactor(NODE);
+        ask(&mut ring);
+        let mut events = Vec::new();
+        while events.is_empty() && ring.turn(Wait::Event, &mut events).is_ok() {}
     }
 
     fn crash(&mut self, node: &Node) {
@@ -1209,6 +1255,15 @@ impl Sim {
         self.policy == Fsync::Always && self.holds_from <= asked
     }
 
+    /// Does a client wait for the reply to a switch of the policy?
+    fn is_switching(&self) -> bool {
+        let mut asked = self
+            .clients
+            .iter()
+            .filter_map(|client| client.asked.as_ref());
+        asked.any(|asked| matches!(asked.ask, Ask::Policy(_)))
+    }
+
     fn take(&mut self, asked: Asked, at: usize) -> Outcome<()> {
         let now = self.world.now();
         let last = asked.replies.last().expect("there is one");
@@ -1290,7 +1345,8 @@ impl Sim {
         let own = client.own.clone();
         let (ask, requests) = match self.rng.below(40) {
             0 => (Ask::Save, vec![request(&["BGSAVE"])]),
-            1 if self.plan.switches => {
+            // One at a time: of two, nobody knows which was the last.
+            1 if self.plan.switches && !self.is_switching() => {
                 let policies = [Fsync::Always, Fsync::EverySecond, Fsync::No];
                 let policy = policies[self.rng.below(3) as usize];
                 // From here on nothing is sure.
@@ -1400,10 +1456,7 @@ impl Sim {
                 let reply = replies.next().ok_or("a reply is missing")?;
                 state.push(cell.kind.value(reply)?);
             }
-            let mut like = cell.versions_like(&state, now_ms);
-            if like.is_empty() && self.plan.faults.is_some() {
-                like = cell.versions_with_parts_of(&state);
-            }
+            let like = cell.versions_like(&state, now_ms);
             found.push((state, like));
         }
         let is_timely = self.plan.policy == Fsync::EverySecond
@@ -1496,18 +1549,21 @@ fn number(name: &str) -> Option<u64> {
         .map(|text| text.parse().expect("a number"))
 }
 
-/// Does the disk only forget? Or does it fail, too, and is `appendfsync` switched meanwhile?
+/// Does the disk only forget, or does it fail, too?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trust {
+    /// A fourth of them fail.
+    Drawn,
     Good,
-    Failing,
+    Bad,
 }
 
 #[test]
 fn power_may_go_at_any_moment() {
-    let disk = match env::var_os("RINGKEEP_SIM_FAULTS") {
-        None => Trust::Good,
-        Some(_) => Trust::Failing,
+    let disk = match number("RINGKEEP_SIM_FAULTS") {
+        None => Trust::Drawn,
+        Some(0) => Trust::Good,
+        Some(_) => Trust::Bad,
     };
     let first = number("RINGKEEP_SIM_FIRST").unwrap_or(0);
     let count = number("RINGKEEP_SIM_SEEDS").unwrap_or(SEEDS);
@@ -1527,6 +1583,10 @@ fn power_may_go_at_any_moment() {
                     };
                     let outcome = run(seed, disk);
                     let mut seen = seen.lock().expect("nobody panicked");
+                    if count > PROGRESS && at > 0 && at % PROGRESS == 0 {
+                        let (failed, acked) = (seen.1.len(), seen.2);
+                        eprintln!("{at} seeds, {failed} failed, {acked} acknowledged writes");
+                    }
                     match outcome {
                         Ok(sim) => {
                             for (point, count) in sim.visits {
@@ -1548,12 +1608,10 @@ fn power_may_go_at_any_moment() {
         failures.len(),
         failures[..failures.len().min(20)].join("\n")
     );
-    if count >= SEEDS {
+    if count >= SEEDS && disk == Trust::Drawn {
         let missed: Vec<_> = POINTS
             .iter()
-            .filter(|point| {
-                !visits.contains_key(point) && (disk == Trust::Failing || **point != Point::Fault)
-            })
+            .filter(|point| !visits.contains_key(point))
             .collect();
         assert!(missed.is_empty(), "no crash came at {missed:?}");
     }
@@ -1562,7 +1620,7 @@ fn power_may_go_at_any_moment() {
 #[test]
 fn one_seed_is_one_history() {
     for seed in 0..8 {
-        let [one, two] = [(); 2].map(|()| run(seed, Trust::Good).map(|sim| digest(&sim)));
+        let [one, two] = [(); 2].map(|()| run(seed, Trust::Drawn).map(|sim| digest(&sim)));
         assert_eq!(one, two, "seed {seed}");
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::client::Client;
-use crate::drive::{CONGESTION, Figures, Site};
+use crate::drive::{self, CONGESTION, Figures, Site};
 use crate::engines::{self, Engine, Places, Running, Setting, version_of};
 use crate::error::Error;
 use crate::progress::tell;
 use crate::record::{
     Congestion, Context, Failure, Known, Mask, Note, Placement, Record, Row, Skipped,
 };
-use crate::scenario::{self, Cell, Fill, Scenario};
+use crate::scenario::{self, Beside, Cell, Fill, Scenario};
 use crate::spec::{LoadSpec, Span};
 use crate::stats::Spread;
 use crate::summary;
@@ -322,6 +322,8 @@ fn ad_hoc(name: &str, title: &str, metrics: &[&str]) -> Scenario {
         cell: Vec::new(),
         tail: None,
         stall: None,
+        beside: None,
+        restart: None,
         idle: None,
     }
 }
@@ -463,7 +465,48 @@ impl Comparison {
         for (name, load) in scenario.cells() {
             self.run_cell(&mut run, &name, &load, scenario.rounds)?;
         }
+        if let Some(beside) = &scenario.beside {
+            self.run_beside(&mut run, beside)?;
+        }
         self.run_tail(&mut run)
+    }
+
+    /// The same load without and with something beside it, one after the other in every turn.
+    fn run_beside(&mut self, run: &mut Run<'_>, beside: &Beside) -> Result<(), Error> {
+        let load = run.scenario.on_filled(&beside.load);
+        let without = format!("without {}", beside.name);
+        let with = format!("with {}", beside.name);
+        for round in 1..=run.scenario.rounds {
+            let mut at = 0;
+            while at < run.live.len() {
+                if is_over() {
+                    return Err(Error::Stopped);
+                }
+                let name = run.live[at].name.clone();
+                let measured = run.site(&run.live[at]).run(&load).and_then(|quiet| {
+                    let figures = run.site(&run.live[at]).beside(beside, &load)?;
+                    Ok((quiet, figures))
+                });
+                match measured {
+                    Ok((quiet, mut figures)) => {
+                        for (ratio, of) in [("p99_ratio", "p99_us"), ("p999_ratio", "p999_us")] {
+                            if let (Some(a), Some(b)) = (quiet.get(of), figures.get(of)) {
+                                figures.insert(ratio.into(), b / a);
+                            }
+                        }
+                        self.add(run, &without, &name, round, quiet);
+                        self.add(run, &with, &name, round, figures);
+                        at += 1;
+                    }
+                    Err(e) => {
+                        let error = run.live[at].blame(e);
+                        self.fail(run, &with, &name, round, error)?;
+                        run.live.remove(at);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// One engine at a time, each turn with a new process.
@@ -477,16 +520,17 @@ impl Comparison {
                     failed.push(engine.name.clone());
                     continue;
                 };
-                let (cell, measured) = match (&scenario.stall, &scenario.idle) {
-                    (Some(stall), _) => (
-                        stall.name.clone(),
-                        run.site(&server).stall(stall, scenario.seconds),
-                    ),
-                    (None, Some(idle)) => (
-                        format!("{} idle", idle.conns),
-                        run.site(&server).idle(idle, scenario.seconds),
-                    ),
-                    (None, None) => continue,
+                let (cell, measured) = if let Some(stall) = &scenario.stall {
+                    let measured = run.site(&server).stall(stall, scenario.seconds);
+                    (stall.name.clone(), measured)
+                } else if let Some(idle) = &scenario.idle {
+                    let measured = run.site(&server).idle(idle, scenario.seconds);
+                    (format!("{} idle", idle.conns), measured)
+                } else if let (Some(restart), Some(fill)) = (&scenario.restart, &scenario.fill) {
+                    let measured = drive::restart(&mut server, restart, fill.keys);
+                    (restart.name.clone(), measured)
+                } else {
+                    continue;
                 };
                 match measured {
                     Ok(figures) => self.add(&run, &cell, &engine.name, round, figures),

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
+use crate::client::{Client, Value, wait_until};
 use crate::engines::Running;
 use crate::error::Error;
 use crate::load::{self, Target};
 use crate::probe::{Process, resident_bytes};
 use crate::record;
-use crate::scenario::{Fill, Idle, Setup, Stall};
+use crate::scenario::{Beside, Fill, Idle, Restart, Setup, Stall};
 use crate::spec::{LoadSpec, Sizes, Span};
+use crate::stats::Spread;
 use crate::sys;
 
 /// Figures by name.
@@ -149,6 +151,38 @@ impl Site<'_> {
         })
     }
 
+    /// Runs an open loop, and beside it an event that is begun again whenever it is over.
+    ///
+    /// # Errors
+    /// Those of the connections; [`Error::Refused`].
+    pub fn beside(&self, beside: &Beside, load: &LoadSpec) -> Result<Figures, Error> {
+        let is_over = AtomicBool::new(false);
+        let port = self.server.port;
+        std::thread::scope(|scope| {
+            let events = scope.spawn(|| {
+                let mut client = Client::connect(port)?;
+                let mut times = Vec::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    // One that the engine began by itself is as good.
+                    client.call(&beside.event)?;
+                    await_background(&mut client)?;
+                    times.push(begin.elapsed().as_secs_f64() * 1e3);
+                }
+                Ok::<Vec<f64>, Error>(times)
+            });
+            let figures = self.run(load);
+            is_over.store(true, Ordering::Relaxed);
+            let times = events.join().expect("the events' thread does not panic")?;
+            let mut figures = figures?;
+            figures.insert("events".into(), times.len() as f64);
+            if let Some(spread) = Spread::of(&times) {
+                figures.insert("event_ms".into(), spread.median);
+            }
+            Ok(figures)
+        })
+    }
+
     /// Opens connections, lets each say PING once, and watches the server do nothing.
     ///
     /// # Errors
@@ -196,8 +230,50 @@ impl Site<'_> {
     }
 }
 
+/// Stops an engine that has `keys` keys in order, and starts it again.
+///
+/// # Errors
+/// Those of the connection and of the start; [`Error::Missing`] if it comes back with less.
+pub fn restart(server: &mut Running, restart: &Restart, keys: u64) -> Result<Figures, Error> {
+    if !restart.event.is_empty() {
+        let mut client = Client::connect(server.port)?;
+        client.done(&restart.event)?;
+        await_background(&mut client)?;
+    }
+    let seconds = server.restart()?.as_secs_f64();
+    let cpu = Process::read(server.pid()).map(|process| process.cpu_ns);
+    let stored = match Client::connect(server.port)?.done(&["DBSIZE"])? {
+        Value::Text(count) => String::from_utf8_lossy(&count).parse().unwrap_or(0),
+        _ => 0,
+    };
+    if stored != keys {
+        return Err(Error::Missing { stored, keys });
+    }
+    let mut figures = Figures::from([
+        ("seconds".to_owned(), seconds),
+        ("keys_per_s".to_owned(), keys as f64 / seconds),
+    ]);
+    if let Some(cpu_ns) = cpu {
+        figures.insert("load_cpu_ns".into(), cpu_ns as f64 / keys as f64);
+    }
+    Ok(figures)
+}
+
+/// Waits until nothing is being saved or rewritten any more.
+fn await_background(client: &mut Client) -> Result<(), Error> {
+    // Some engines tell only at their next tick that it has begun.
+    std::thread::sleep(TICK);
+    wait_until(Duration::from_secs(60), Duration::from_millis(10), || {
+        let Value::Text(info) = client.done(&["INFO", "persistence"])? else {
+            return Ok(true);
+        };
+        Ok(!String::from_utf8_lossy(&info).contains("_in_progress:1"))
+    })
+}
+
 /// Congestion control of both ends of every connection.
 pub const CONGESTION: &str = "cubic";
+const TICK: Duration = Duration::from_millis(120);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than a server spins or keeps buffers of a connection that has just spoken.
 const SETTLE: Duration = Duration::from_millis(300);

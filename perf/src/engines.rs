@@ -37,6 +37,9 @@ pub struct Engine {
     pub cores_max: Option<usize>,
     /// Further arguments for each durability it offers.
     pub durability: BTreeMap<Durability, Vec<String>>,
+    /// Texts of a file for the placeholder `{config}` in them.
+    #[serde(default)]
+    pub durability_config: BTreeMap<Durability, String>,
     /// How it feeds a replica; none when it cannot.
     pub primary: Option<Primary>,
     /// How it follows a primary; none when it cannot.
@@ -49,6 +52,10 @@ pub struct Engine {
 pub enum Durability {
     /// Nothing is ever written to disk.
     None,
+    /// Nothing but what SAVE and BGSAVE write.
+    Snapshots,
+    /// Writes reach the disk when the kernel thinks so.
+    No,
     /// Writes reach the disk within about a second.
     Everysec,
     /// Writes are on the disk before they are acknowledged.
@@ -59,6 +66,8 @@ impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Durability::None => "none",
+            Durability::Snapshots => "snapshots",
+            Durability::No => "no",
             Durability::Everysec => "everysec",
             Durability::Always => "always",
         })
@@ -257,8 +266,33 @@ pub struct Running {
     /// The command line, for the record.
     pub command: String,
     child: Child,
+    start: Start,
     dir: PathBuf,
     log: PathBuf,
+}
+
+/// What a start takes, for another one.
+struct Start {
+    program: PathBuf,
+    args: Vec<String>,
+    cpus: Vec<usize>,
+}
+
+impl Start {
+    fn spawn(&self, data: &Path, log: &Path) -> Result<Child, Error> {
+        let out = File::options().create(true).append(true).open(log);
+        let out = out.map_err(Error::file(log))?;
+        let err = out.try_clone().map_err(Error::file(log))?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args)
+            .current_dir(data)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err);
+        sys::tie_to_us(&mut command, &self.cpus);
+        command.spawn().map_err(Error::os("starting an engine"))
+    }
 }
 
 impl Running {
@@ -284,8 +318,6 @@ impl Running {
         let data = dir.join("data");
         fs::create_dir_all(&data).map_err(Error::file(&data))?;
         let (log, config) = (dir.join("log"), dir.join("config"));
-        let out = File::create(&log).map_err(Error::file(&log))?;
-        let err = out.try_clone().map_err(Error::file(&log))?;
         let fill = |text: &String| {
             text.replace("{port}", &port.to_string())
                 .replace("{dir}", &data.to_string_lossy())
@@ -297,16 +329,15 @@ impl Running {
         if let Some(role) = setting.role {
             args.extend(role.args.iter().map(fill));
             fs::write(&config, fill(&role.config)).map_err(Error::file(&config))?;
+        } else if let Some(text) = engine.durability_config.get(&setting.durability) {
+            fs::write(&config, fill(text)).map_err(Error::file(&config))?;
         }
-        let mut command = Command::new(program);
-        command
-            .args(&args)
-            .current_dir(&data)
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err);
-        sys::tie_to_us(&mut command, setting.cpus);
-        let child = command.spawn().map_err(Error::os("starting an engine"))?;
+        let start = Start {
+            program: program.to_owned(),
+            args,
+            cpus: setting.cpus.to_vec(),
+        };
+        let child = start.spawn(&data, &log)?;
         let cpus: Vec<String> = setting.cpus.iter().map(usize::to_string).collect();
         let mut running = Running {
             name: engine.name.clone(),
@@ -315,28 +346,49 @@ impl Running {
                 "taskset -c {} {} {}",
                 cpus.join(","),
                 program.display(),
-                quoted(&args)
+                quoted(&start.args)
             )
             .replace(&*data.to_string_lossy(), "{dir}")
             .replace(&*config.to_string_lossy(), "{config}"),
             child,
+            start,
             dir,
             log,
         };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !answers_ping(port) {
+        running.wait(Duration::from_secs(10), Duration::from_millis(20))?;
+        Ok(running)
+    }
+
+    /// Waits until it answers PING.
+    fn wait(&mut self, limit: Duration, pause: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + limit;
+        while !answers_ping(self.port) {
             if sys::is_stopped() {
                 return Err(Error::Stopped);
             }
-            if let Some(error) = running.death() {
+            if let Some(error) = self.death() {
                 return Err(error);
             }
             if Instant::now() > deadline {
-                return Err(running.failed("did not answer within ten seconds".into()));
+                let why = format!("did not answer within {} seconds", limit.as_secs());
+                return Err(self.failed(why));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(pause);
         }
-        Ok(running)
+        Ok(())
+    }
+
+    /// Stops it in order and starts it on the same directory; the time that the start took, until it
+    /// answered.
+    ///
+    /// # Errors
+    /// Those of [`start`](Running::start).
+    pub fn restart(&mut self) -> Result<Duration, Error> {
+        self.stop(Duration::from_secs(60));
+        let begin = Instant::now();
+        self.child = self.start.spawn(&self.dir.join("data"), &self.log)?;
+        self.wait(Duration::from_secs(120), Duration::from_millis(1))?;
+        Ok(begin.elapsed())
     }
 
     /// Its process.
@@ -381,12 +433,12 @@ impl Running {
         }
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, limit: Duration) {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
         sys::terminate(self.child.id());
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + limit;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
@@ -400,7 +452,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(Duration::from_secs(5));
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -94,6 +94,8 @@ pub struct Measurement {
     pub voluntary_switches: Option<f64>,
     /// The same because something else was let in.
     pub involuntary_switches: Option<f64>,
+    /// Bytes that the server wrote to files per request.
+    pub disk_bytes_per_request: Option<f64>,
     /// The server's system calls per request, where the kernel lets us count them.
     pub system_calls: Option<f64>,
     /// The busiest generator thread's share of a core, waiting for the next due time not counted; near
@@ -491,6 +493,8 @@ fn measurement(target: &Target, shared: &Shared, parts: Vec<Part>) -> Measuremen
             .map(|(a, b)| per_request(b.voluntary.saturating_sub(a.voluntary))),
         involuntary_switches: server
             .map(|(a, b)| per_request(b.involuntary.saturating_sub(a.involuntary))),
+        disk_bytes_per_request: server
+            .map(|(a, b)| per_request(b.written.saturating_sub(a.written))),
         system_calls,
         generator_busy: busy,
         generator_late: (sum.lateness.count() > 0).then(|| Latency::of(&sum.lateness)),

@@ -15,6 +15,8 @@ pub struct Process {
     pub voluntary: u64,
     /// Context switches because something else was let in.
     pub involuntary: u64,
+    /// Bytes written to files, as far as they are meant for a disk.
+    pub written: u64,
 }
 
 impl Process {
@@ -29,6 +31,8 @@ impl Process {
             process.voluntary += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
             process.involuntary += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
         }
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        process.written = field(&io, "write_bytes:").unwrap_or(0);
         Some(process)
     }
 }

@@ -66,6 +66,12 @@ pub struct Scenario {
     /// What other clients feel of an event; every turn in a fresh process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stall: Option<Stall>,
+    /// One load without and with something that goes on beside it, every engine in turns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
+    /// How fast an engine is back with what was inserted; every turn in a fresh process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// Connections that do nothing; every turn in a fresh process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,
@@ -161,6 +167,29 @@ pub struct Stall {
     pub load: LoadSpec,
 }
 
+/// Something in the background, begun again as soon as it is over, and the load that it may disturb.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Beside {
+    /// Name of its rows.
+    pub name: String,
+    /// The command that begins it; while it goes on, INFO persistence says so.
+    pub event: Vec<String>,
+    /// The load, an open loop on the filled keys.
+    pub load: LoadSpec,
+}
+
+/// A stop in order and a start.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Restart {
+    /// Name of its rows.
+    pub name: String,
+    /// A command before the stop; awaited as that of [`Beside`] is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub event: Vec<String>,
+}
+
 /// Connections that have sent one PING and then nothing.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -202,10 +231,14 @@ impl Scenario {
             ));
         }
         let parts = usize::from(self.stall.is_some())
+            + usize::from(self.beside.is_some())
+            + usize::from(self.restart.is_some())
             + usize::from(self.idle.is_some())
             + usize::from(!self.cell.is_empty() || self.tail.is_some());
         if parts > 1 {
-            return Err("cells or a tail, a stall and an idle part exclude each other".into());
+            let said =
+                "cells or a tail, a stall, a beside, a restart and an idle part exclude each other";
+            return Err(said.into());
         }
         if parts == 0 && self.fill.is_none() && self.setup.is_empty() {
             return Err("nothing to measure: no fill, setup, cell, tail, stall or idle".into());
@@ -216,12 +249,23 @@ impl Scenario {
         if self.cores.is_empty() || self.cores.contains(&0) {
             return Err("cores must be numbers from 1 on".into());
         }
+        let is_closed = |load: &LoadSpec| load.rate.is_none();
         if self
             .stall
             .as_ref()
-            .is_some_and(|stall| stall.load.rate.is_none())
+            .is_some_and(|stall| is_closed(&stall.load))
         {
             return Err("the load of a stall must have a rate".into());
+        }
+        if self
+            .beside
+            .as_ref()
+            .is_some_and(|beside| is_closed(&beside.load))
+        {
+            return Err("the load beside something must have a rate".into());
+        }
+        if self.fill.is_none() && (self.beside.is_some() || self.restart.is_some()) {
+            return Err("a beside and a restart need a fill".into());
         }
         if self
             .tail
@@ -250,20 +294,25 @@ impl Scenario {
                 ref depths => depths.iter().map(|n| (format!("{name}/{n}"), *n)).collect(),
             };
             depths.into_iter().map(|(name, pipeline)| {
-                let mut load = LoadSpec {
-                    pipeline,
-                    duration: self.seconds,
-                    warmup: self.warmup,
-                    ..cell.load.clone()
-                };
-                if let Some(fill) = &self.fill {
-                    (load.keys, load.key_size) = (fill.keys, fill.key_size);
-                    load.size = Sizes::fixed(fill.size as u64);
-                }
-                (name, load)
+                let load = self.on_filled(&cell.load);
+                (name, LoadSpec { pipeline, ..load })
             })
         });
         each.collect()
+    }
+
+    /// A load for as long as a turn takes, on the filled keys if there are such.
+    pub fn on_filled(&self, load: &LoadSpec) -> LoadSpec {
+        let mut load = LoadSpec {
+            duration: self.seconds,
+            warmup: self.warmup,
+            ..load.clone()
+        };
+        if let Some(fill) = &self.fill {
+            (load.keys, load.key_size) = (fill.keys, fill.key_size);
+            load.size = Sizes::fixed(fill.size as u64);
+        }
+        load
     }
 
     fn loads(&self) -> Vec<(String, LoadSpec)> {
@@ -278,12 +327,17 @@ impl Scenario {
                 .iter()
                 .map(|stall| (stall.name.clone(), stall.load.clone())),
         );
+        loads.extend(
+            self.beside
+                .iter()
+                .map(|beside| (beside.name.clone(), self.on_filled(&beside.load))),
+        );
         loads
     }
 
     /// Whether every turn starts a process of its own, because a turn uses up what was set up.
     pub fn is_fresh(&self) -> bool {
-        self.cell.is_empty() && self.tail.is_none()
+        self.cell.is_empty() && self.tail.is_none() && self.beside.is_none()
     }
 
     /// Changes all numbers of keys, items and connections by a factor.
@@ -470,6 +524,7 @@ mod tests {
             ("rounds = 0\n[[cell]]\n", "more than 0"),
             ("cores = []\n[[cell]]\n", "cores"),
             ("[stall]\nname = 's'\nload = {}\n", "must have a rate"),
+            ("[restart]\nname = 's'\n", "need a fill"),
             ("durability = 'most'\n[[cell]]\n", "unknown variant `most`"),
         ] {
             let said = parse(text).expect_err(text);

@@ -45,7 +45,7 @@ const fn wide(name: &'static str, title: &'static str, unit: &'static str) -> Me
     }
 }
 
-const METRICS: [Metric; 24] = [
+const METRICS: [Metric; 30] = [
     speed("ops_per_s", "Throughput", "requests/s"),
     metric("server_cpu_ns", "Server CPU per request", "ns"),
     metric("server_busy", "Server CPU", "cores"),
@@ -55,7 +55,17 @@ const METRICS: [Metric; 24] = [
     wide("p999_us", "Latency, 99.9 %", "µs"),
     wide("p9999_us", "Latency, 99.99 %", "µs"),
     wide("max_us", "Slowest request", "µs"),
+    metric("p99_ratio", "99 % with over without", "1 = no change"),
+    metric("p999_ratio", "99.9 % with over without", "1 = no change"),
     wide("event_ms", "Time the event took", "ms"),
+    speed("events", "Events", "events"),
+    speed("keys_per_s", "Loading", "keys/s"),
+    metric("load_cpu_ns", "CPU per key loaded", "ns"),
+    metric(
+        "disk_bytes_per_request",
+        "Written to files per request",
+        "bytes",
+    ),
     metric("bytes_per_key", "Resident memory per key", "bytes"),
     metric("bytes_per_conn", "Resident memory per connection", "bytes"),
     metric("server_resident_bytes", "Resident memory", "bytes"),

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use super::{
     effects::{self, Writer},
     noted::Walking,
+    upstream::Upstream,
 };
 use crate::{
     base::{Ms, Rng},
     journal::Stream,
     resp::{Args, Error, Out, OwnedArgs},
     route::Routing,
-    store::{Keyspace, Lfu, WrongType},
+    store::{DueKeys, Keyspace, Lfu, WrongType},
 };
 
 /// The part of a request's memory that may be something else than the value kept from it.
@@ -34,6 +35,10 @@ pub struct Shard {
     notes_gone: bool,
     /// Snapshots that are being made.
     pub(super) walking: Vec<Box<Walking>>,
+    /// Streams of a primary that it is a copy of.
+    pub(super) upstreams: Vec<Upstream>,
+    /// What becomes of keys that are due.
+    due_keys: DueKeys,
 }
 
 /// What keyspaces keep track of besides the time of the last use of each key.
@@ -56,6 +61,8 @@ impl Shard {
             stream: None,
             notes_gone: false,
             walking: Vec::new(),
+            upstreams: Vec::new(),
+            due_keys: DueKeys::Go,
         }
     }
 
@@ -92,7 +99,40 @@ impl Shard {
         }
         keys.count_collections(self.tracking.collections);
         keys.note_gone(self.notes_gone);
+        keys.due_keys(self.due_keys);
         self.databases[at] = Some(keys);
+    }
+
+    /// What becomes of keys that are due.
+    pub fn due_keys(&self) -> DueKeys {
+        self.due_keys
+    }
+
+    /// Has all databases, those included that are made later, do this with keys that are due.
+    #[inline]
+    pub fn set_due_keys(&mut self, due_keys: DueKeys) {
+        if self.due_keys != due_keys {
+            self.due_keys = due_keys;
+            for keys in self.databases.iter_mut().flatten() {
+                keys.due_keys(due_keys);
+            }
+        }
+    }
+
+    /// Puts the databases of another shard in the place of its own, which the other one gets. What is kept
+    /// track of stays as it was with both. Nothing is recorded.
+    pub fn exchange(&mut self, other: &mut Shard) {
+        std::mem::swap(&mut self.databases, &mut other.databases);
+        for shard in [self, other] {
+            for keys in shard.databases.iter_mut().flatten() {
+                if shard.tracked > 0 {
+                    keys.track(shard.tracking.lfu, shard.tracked);
+                }
+                keys.count_collections(shard.tracking.collections);
+                keys.note_gone(shard.notes_gone);
+                keys.due_keys(shard.due_keys);
+            }
+        }
     }
 
     /// A database, and where the effects on it are written; `None` without a stream. What went of the
@@ -148,13 +188,15 @@ impl Shard {
 /// that reaches for a shard that is not here is a bug and stops the node.
 #[derive(Debug, Default)]
 pub struct Shards {
-    slots: Vec<Option<Box<Shard>>>,
+    pub(super) slots: Vec<Option<Box<Shard>>>,
     routing: Routing,
     narrowed: Option<usize>,
     /// A shard that was here had a stream.
     records: bool,
     /// Shards whose streams the open unit may have written to.
-    touched: Vec<usize>,
+    pub(super) touched: Vec<usize>,
+    /// The open unit came from a primary.
+    pub(super) is_copied: bool,
     /// For [`end_unit`](Shards::end_unit), kept so that it allocates nothing.
     parts: Vec<(u32, u64)>,
 }
@@ -168,6 +210,7 @@ impl Shards {
             narrowed: None,
             records: false,
             touched: Vec::new(),
+            is_copied: false,
             parts: Vec::new(),
         }
     }
@@ -176,6 +219,17 @@ impl Shards {
     pub fn routed(mut self, routing: Routing) -> Self {
         self.routing = routing;
         self
+    }
+
+    /// As many empty shards with so many databases, all of them here, on which keys are placed in the same
+    /// way.
+    pub fn fresh(&self, databases: usize, seed: u64) -> Shards {
+        let mut fresh = Shards::none_of(self.slots.len() as u32).routed(self.routing);
+        for at in 0..self.slots.len() {
+            let seed = seed.wrapping_add((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            fresh.put(at, Box::new(Shard::new(databases, seed)));
+        }
+        fresh
     }
 
     /// Narrows commands on all keys to one shard, or to none in particular.
@@ -351,7 +405,11 @@ impl Shards {
         let is_shared = parts.len() > 1;
         // What is answered replaces the parts once each stream has seen them all.
         for at in 0..parts.len() {
+            let is_copied = self.is_copied;
             let shard = self.shard(parts[at].0 as usize);
+            if !shard.upstreams.is_empty() && !is_copied {
+                shard.leave_upstreams();
+            }
             if !shard.walking.is_empty() {
                 shard.note_unit();
             }
@@ -369,6 +427,7 @@ impl Shards {
             let stream = stream.and_then(|shard| shard.stream.as_ref());
             *offset = stream.map_or(*offset, |stream| stream.next());
         }
+        self.is_copied = false;
         self.parts = parts;
         &self.parts
     }

@@ -72,7 +72,7 @@ fn restore(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         ttl => Some(now.saturating_add(ttl).min(i64::MAX as Ms)),
     };
     let keys = ctx.keys(key);
-    if deadline.is_some_and(|deadline| deadline <= now) {
+    if deadline.is_some_and(|deadline| deadline <= keys.over_by(now)) {
         // It would be gone already.
         if keys.remove(key, now) {
             ctx.changed();

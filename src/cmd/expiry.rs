@@ -74,7 +74,7 @@ fn expire_at(ctx: &mut Ctx<'_>, args: Args<'_>, unit: Unit, relative: bool) -> R
         return Ok(());
     }
     match Ms::try_from(at) {
-        Ok(at) if at > now => keys.set_deadline(key, Some(at), now),
+        Ok(at) if at > keys.over_by(now) => keys.set_deadline(key, Some(at), now),
         // A deadline that has passed already is a removal.
         _ => keys.remove(key, now),
     };
@@ -90,7 +90,10 @@ fn show(ctx: &mut Ctx<'_>, args: Args<'_>, unit: Unit, relative: bool) -> Result
         Some(meta) => match meta.deadline {
             None => -1,
             Some(deadline) => {
-                let value = if relative { deadline - now } else { deadline };
+                let value = match relative {
+                    true => deadline.saturating_sub(now),
+                    false => deadline,
+                };
                 match unit {
                     Unit::Millis => value as i64,
                     Unit::Seconds => (value.saturating_add(500) / 1000) as i64,

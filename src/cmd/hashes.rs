@@ -632,6 +632,7 @@ fn expire(
     let bad_count = Error::fixed("ERR Parameter `numFields` should be greater than 0");
     let fields = fields(args, at, bad_count)?;
     let keys = ctx.shards.of(ctx.db, key);
+    let over_by = keys.over_by(now);
     ctx.out.array(fields.len());
     let Some(hash) = keys.get_mut::<Hash>(key, now)? else {
         fields.iter().for_each(|_| ctx.out.int(NO_FIELD));
@@ -643,7 +644,7 @@ fn expire(
             ctx.out.int(NO_FIELD);
         } else if !condition.allows(hash.deadline(field), deadline) {
             ctx.out.int(0);
-        } else if deadline <= now {
+        } else if deadline <= over_by {
             hash.remove(field);
             changes += 1;
             ctx.out.int(2);

@@ -27,6 +27,7 @@ mod streams;
 mod strings;
 #[cfg(test)]
 pub mod testing;
+mod upstream;
 mod walk;
 mod zsets;
 
@@ -36,6 +37,7 @@ pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use noted::Walker;
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
+pub use upstream::Upstream;
 pub use walk::{ShardSlice, ShardWalk};
 
 use crate::resp::{Args, Error};

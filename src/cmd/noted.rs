@@ -3,7 +3,10 @@
 use super::{Shard, ShardSlice, ShardWalk};
 use crate::{
     base::parse_u64,
-    journal::{Position, frame},
+    journal::{
+        Position,
+        frame::{self, NOTE, SHIPPED},
+    },
     resp::{Args, Parser},
     store::Budget,
 };
@@ -24,6 +27,8 @@ pub(super) struct Walking {
     walk: ShardWalk,
     noted: Vec<Noted>,
     parser: Parser,
+    /// What happens from here on is not noted.
+    cut: Option<Position>,
 }
 
 /// Frames of one database.
@@ -44,6 +49,7 @@ impl Shard {
             walk: ShardWalk::new(self.database_count()),
             noted: Vec::new(),
             parser: Parser::default(),
+            cut: None,
         }));
     }
 
@@ -70,6 +76,21 @@ impl Shard {
                 write(noted.database, noted.count, &noted.frames);
             }
         }
+    }
+
+    /// What was noted up to now for the disk is all that is noted.
+    pub fn cut_walk(&mut self) {
+        let at = self.position();
+        let mut walks = self.walking.iter_mut();
+        if let Some(walking) = walks.find(|walking| walking.walker == Walker::Disk) {
+            walking.cut = Some(at);
+        }
+    }
+
+    /// Where the walk for the disk was cut, if it was.
+    pub fn walk_cut(&self) -> Option<Position> {
+        let mut walks = self.walking.iter();
+        walks.find(|walking| walking.walker == Walker::Disk)?.cut
     }
 
     /// The walk is over, or given up.
@@ -99,7 +120,9 @@ impl Shard {
     pub(super) fn note_unit(&mut self) {
         let mut all = std::mem::take(&mut self.walking);
         for walking in &mut all {
-            if let Some(stream) = &self.stream {
+            if let Some(stream) = &self.stream
+                && walking.cut.is_none()
+            {
                 let mut frames = stream.open_frames(&mut walking.parser);
                 let (walk, noted) = (&mut walking.walk, &mut walking.noted);
                 // What was composed here can be read here.
@@ -124,6 +147,7 @@ fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) 
     };
     match name {
         b"FLUSHALL" | b"FLUSHDB" => {}
+        _ if name.starts_with(NOTE) => return name != SHIPPED.as_bytes(),
         b"SWAPDB" => {
             if let (Some(first), Some(second)) = (number(1), number(2)) {
                 walk.swapped(first, second);

@@ -169,7 +169,7 @@ const BAD_START: Error = Error::fixed("ERR invalid start ID for the interval");
 const BAD_END: Error = Error::fixed("ERR invalid end ID for the interval");
 
 fn xadd(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
-    let options = Options::parse(args, true)?;
+    let options = Options::parse(args, true, ctx.from_primary)?;
     let fields = args.rest(options.end);
     if fields.is_empty() || !fields.len().is_multiple_of(2) {
         return Err(Error::arity("XADD"));
@@ -292,7 +292,7 @@ fn xdel(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 fn xtrim(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
-    let options = Options::parse(args, false)?;
+    let options = Options::parse(args, false, ctx.from_primary)?;
     let key = args.at(1);
     let removed = match ctx.shards.of(ctx.db, key).get_mut::<Stream>(key, ctx.now)? {
         Some(stream) => options.trim(stream, ctx.from_primary),
@@ -379,7 +379,7 @@ struct Options {
 const TRIM_LIMIT: u64 = 10_000;
 
 impl Options {
-    fn parse(args: Args<'_>, adding: bool) -> Result<Options, Error> {
+    fn parse(args: Args<'_>, adding: bool, from_primary: bool) -> Result<Options, Error> {
         let mut options = Options {
             no_create: false,
             trim: None,
@@ -416,7 +416,7 @@ impl Options {
                 return Err(Error::SYNTAX);
             }
         }
-        options.check(adding)?;
+        options.check(adding, from_primary)?;
         Ok(options)
     }
 
@@ -444,7 +444,7 @@ impl Options {
         Ok(at + 1)
     }
 
-    fn check(&self, adding: bool) -> Result<(), Error> {
+    fn check(&self, adding: bool, from_primary: bool) -> Result<(), Error> {
         if self.limit.is_some() && self.trim.is_none() {
             return Err(Error::fixed(
                 "ERR syntax error, LIMIT cannot be used without specifying a trimming strategy",
@@ -455,7 +455,8 @@ impl Options {
                 "ERR syntax error, XTRIM must be called with a trimming strategy",
             ));
         }
-        if self.limit.is_some() && !self.approximate {
+        // A Redis primary makes `~` a `=`, says what was left, and leaves the limit where it was.
+        if self.limit.is_some() && !self.approximate && !from_primary {
             return Err(Error::fixed(
                 "ERR syntax error, LIMIT cannot be used without the special ~ option",
             ));

@@ -263,7 +263,7 @@ fn set_with(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     } else {
         expiry
     };
-    if deadline.is_some_and(|deadline| deadline <= now) {
+    if deadline.is_some_and(|deadline| deadline <= keys.over_by(now)) {
         // Set and over in the same instant.
         keys.remove(key, now);
     } else {
@@ -434,7 +434,7 @@ fn getex(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         }
     } else if let Some(expiry) = options.expiry {
         let deadline = expiry.deadline("getex", now)?;
-        if deadline <= now {
+        if deadline <= keys.over_by(now) {
             keys.remove(key, now);
         } else {
             keys.set_deadline(key, Some(deadline), now);

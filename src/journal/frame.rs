@@ -8,6 +8,20 @@ use std::fmt;
 
 use bytes::BytesMut;
 
+/// How the names of frames begin that are notes of ours and no commands.
+pub const NOTE: &[u8] = b"RINGKEEP.";
+
+/// The name of a frame that changes nothing: up to there the shard has what a primary's stream had for it.
+/// Stream, number of streams, generation, offset.
+pub const AT: &str = "RINGKEEP.AT";
+
+/// The name of a frame that changes nothing: from there on the shard is no primary's copy.
+pub const ALONE: &str = "RINGKEEP.ALONE";
+
+/// The name of a frame that changes nothing. A replica that loaded a snapshot was told to be at the offset
+/// that it names, until it had all that comes before this frame: in between it was nowhere.
+pub const SHIPPED: &str = "RINGKEEP.SHIPPED";
+
 use crate::resp::{Args, ParseLimits, Parser, ProtocolError, Step};
 
 /// Memory that frames are composed in.
@@ -323,6 +337,21 @@ impl<'a> Frames<'a> {
                 args: Args::new(rest, self.parser.spans()),
             }));
         }
+    }
+
+    /// The database that the frame with this offset finds itself in.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn database_at(&mut self, offset: u64) -> Result<u32, FrameFault> {
+        while self.left > 0 && self.head.offset() < offset {
+            let (_, rest) = self.step()?;
+            let args = Args::new(rest, self.parser.spans());
+            if args.at(0) == b"SELECT" {
+                self.database = selected(args).ok_or(FrameFault::Select)?;
+            }
+        }
+        Ok(self.database)
     }
 
     /// Offset of the next frame, and the bytes that its arguments are in.

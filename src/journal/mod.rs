@@ -7,8 +7,10 @@
 //! - [`segment`] has the layouts of a journal file, [`scan`] reads one from its first byte to its end.
 //! - [`snapshot`] composes and reads the file of a whole shard.
 //! - [`meta`] is what is fixed for a whole directory, [`names`] the names of the files in it.
+//! - [`bundle`] names snapshots that count together.
 //! - [`plan`] decides, from what all files say, what is loaded and replayed.
 
+pub mod bundle;
 pub mod frame;
 pub mod meta;
 pub mod names;

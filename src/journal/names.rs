@@ -23,6 +23,11 @@ pub enum FileName {
         /// Number among the snapshots of the shard.
         seq: u64,
     },
+    /// Names snapshots of several shards that count together.
+    Bundle {
+        /// Its number.
+        seq: u64,
+    },
 }
 
 impl FileName {
@@ -35,7 +40,11 @@ impl FileName {
                 let segment = numbers(name, "journal-", ".rkj");
                 let segment = segment.map(|(shard, seq)| FileName::Segment { shard, seq });
                 let snapshot = numbers(name, "snapshot-", ".rks");
-                segment.or(snapshot.map(|(shard, seq)| FileName::Snapshot { shard, seq }))
+                let snapshot = snapshot.map(|(shard, seq)| FileName::Snapshot { shard, seq });
+                let bundle = name.strip_prefix("bundle-");
+                let bundle = bundle.and_then(|name| number(name.strip_suffix(".rkb")?));
+                let bundle = bundle.map(|seq| FileName::Bundle { seq });
+                segment.or(snapshot).or(bundle)
             }
         }
     }
@@ -60,6 +69,7 @@ impl fmt::Display for FileName {
             Self::Meta => out.write_str("ringkeep.meta"),
             Self::Segment { shard, seq } => write!(out, "journal-{shard}-{seq:016x}.rkj"),
             Self::Snapshot { shard, seq } => write!(out, "snapshot-{shard}-{seq:016x}.rks"),
+            Self::Bundle { seq } => write!(out, "bundle-{seq:016x}.rkb"),
         }
     }
 }
@@ -69,10 +79,14 @@ fn numbers(name: &str, start: &str, end: &str) -> Option<(u32, u64)> {
     let middle = name.strip_prefix(start)?.strip_suffix(end)?;
     let (shard, seq) = middle.split_once('-')?;
     let shard = u32::try_from(crate::base::parse_u64(shard.as_bytes())?).ok()?;
+    Some((shard, number(seq)?))
+}
+
+/// A number in the one form in which it is written.
+fn number(text: &str) -> Option<u64> {
     let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    let is_seq = seq.len() == 16 && seq.bytes().all(is_digit);
-    let seq = u64::from_str_radix(seq, 16).ok().filter(|_| is_seq)?;
-    Some((shard, seq))
+    let is_number = text.len() == 16 && text.bytes().all(is_digit);
+    u64::from_str_radix(text, 16).ok().filter(|_| is_number)
 }
 
 const UNFINISHED_END: &str = ".tmp";
@@ -94,6 +108,10 @@ mod tests {
                 snapshot(u32::MAX, 0xabc),
                 "snapshot-4294967295-0000000000000abc.rks",
             ),
+            (
+                FileName::Bundle { seq: 0xabc },
+                "bundle-0000000000000abc.rkb",
+            ),
         ] {
             assert_eq!(file.to_string(), name);
             assert_eq!(FileName::parse(name), Some(file));
@@ -111,6 +129,8 @@ mod tests {
             "journal-0-0000000000000001.rkj.tmp",
             "journal-0-0000000000000001-.rkj",
             "other.tmp",
+            "bundle-abc.rkb",
+            "bundle-0-0000000000000abc.rkb",
         ] {
             assert_eq!(FileName::parse(name), None, "{name}");
         }

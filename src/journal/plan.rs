@@ -304,9 +304,7 @@ impl<'a> Chain<'a> {
             snapshot,
             links: Vec::new(),
             end: start,
-            is_clean: segments
-                .last()
-                .is_none_or(|(_, newest)| newest.end.tail == Tail::Clean),
+            is_clean: false,
             unused: Vec::new(),
         };
         chain.connect(start, &segments)?;
@@ -316,6 +314,9 @@ impl<'a> Chain<'a> {
                 generation: last.scanned.segment.start.generation,
                 offset: last.to,
             };
+            // A snapshot behind the newest segment says nothing of how the node ended.
+            let newest = segments.last().map(|(seq, _)| *seq);
+            chain.is_clean = last.scanned.end.tail == Tail::Clean && newest == Some(last.seq);
         }
         chain.unused = chain.left_over(files);
         Ok(chain)

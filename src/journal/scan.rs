@@ -57,6 +57,7 @@ pub struct ScannedBlock<'a> {
     /// The node stopped in order behind it.
     pub is_clean_end: bool,
     database: u32,
+    generation: u64,
     participants: &'a [Participant],
     frames: &'a [u8],
     parser: &'a mut Parser,
@@ -68,6 +69,21 @@ impl ScannedBlock<'_> {
         self.participants
             .iter()
             .map(|row| (row.shard.get(), row.first.get()))
+    }
+
+    /// The history that it belongs to.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The same as they stand there.
+    pub fn frame_bytes(&self) -> &[u8] {
+        self.frames
+    }
+
+    /// The database that its first frame finds itself in.
+    pub fn database(&self) -> u32 {
+        self.database
     }
 
     /// Its frames. Their form has not been looked at yet.
@@ -295,6 +311,7 @@ impl Scan {
             durable: header.durable.get(),
             is_clean_end,
             database: header.database.get(),
+            generation: header.generation.get(),
             participants,
             frames,
             parser: &mut self.parser,

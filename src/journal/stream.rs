@@ -61,6 +61,8 @@ impl Stream {
             offset: at.offset,
             db: 0,
         };
+        let mut bytes = BytesMut::with_capacity(CHUNK_LEN);
+        bytes.resize(BLOCK_HEADER_LEN, 0);
         Stream {
             shard,
             generation: at.generation,
@@ -68,7 +70,7 @@ impl Stream {
             db: 0,
             is_special: false,
             is_plain: false,
-            bytes: BytesMut::zeroed(BLOCK_HEADER_LEN),
+            bytes,
             start,
             complete: BLOCK_HEADER_LEN,
             complete_at: start,
@@ -81,6 +83,11 @@ impl Stream {
     /// The offset that the next frame gets.
     pub fn next(&self) -> u64 {
         self.head.offset()
+    }
+
+    /// The database that the next frame finds itself in.
+    pub fn database(&self) -> u32 {
+        self.db
     }
 
     /// The history that the frames belong to.
@@ -117,6 +124,11 @@ impl Stream {
     /// Who follows knows few commands, or no such one does.
     pub fn set_plain(&mut self, is_plain: bool) {
         self.is_plain = is_plain;
+    }
+
+    /// Appends a frame in whatever database the stream is.
+    pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        self.frame(self.db as usize, args);
     }
 
     /// A unit has begun and has not ended.

@@ -68,6 +68,10 @@ pub struct Options {
     pub replication_port: Option<u16>,
     /// Password that clients have to show; empty: none.
     pub password: String,
+    /// User and password that a primary is shown; empty: none.
+    pub primary_user: String,
+    /// See there.
+    pub primary_password: String,
     /// Address that cluster clients are sent to; the first one to listen on if absent.
     pub announce: Option<IpAddr>,
     /// Cluster mode: the port of the first shard.
@@ -94,6 +98,8 @@ impl Default for Options {
             replica_of: None,
             replication_port: None,
             password: String::new(),
+            primary_user: String::new(),
+            primary_password: String::new(),
             announce: None,
             slots: None,
             level: None,
@@ -124,9 +130,11 @@ usage: ringkeep [options]          serve
   --shards N           parts of the keyspace, fixed for a data set (as many as cores)
   --cpu-list A,B,..    CPUs to pin the cores to
   --no-pin             do not pin the cores
-  --replicaof H:P      follow a kevy primary; P is its replication base port or its client port
   --replication-port N port for replicas of the first shard, the others follow; 0: none
                        (the client port + 10000)
+  --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
+  --masterauth TEXT    password that a Redis primary is shown (none)
+  --masteruser NAME    user that goes with it (the default one)
   --databases N        databases of SELECT (16)
   --dir PATH           data directory; what is written is kept there (none: memory only)
   --appendonly yes|no  keep a journal in the data directory (yes where there is one)
@@ -246,6 +254,8 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 options.replication_port = Some(number(&name, value()?, 0, 65_535)? as u16);
             }
             "--requirepass" => options.password = value()?,
+            "--masterauth" => options.primary_password = value()?,
+            "--masteruser" => options.primary_user = value()?,
             "--cluster" => cluster = true,
             "--cluster-port" => {
                 cluster_port = Some(number(&name, value()?, 1, 65_535)? as u16);

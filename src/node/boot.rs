@@ -73,6 +73,8 @@ impl Boot {
         wakers: &[W],
     ) {
         let cores = wakers.len();
+        // Nobody else sets it.
+        let _ = shared.durable.files.set(self.dir.clone());
         let mut parts: Vec<Vec<Plan>> = (0..cores).map(|_| Vec::new()).collect();
         let bytes: u64 = self.plans.iter().map(|plan| plan.bytes).sum();
         for plan in self.plans {
@@ -135,7 +137,7 @@ fn load(dir: &DataDir, plan: Plan, shared: &Shared, seed: u64) {
     };
     shared.durable.loading.put(Loaded {
         shard: loaded,
-        start: Start::after(plan, dir.meta.routing, now_ms()),
+        start: Start::after(plan, dir.meta.routing, now_ms(), dir.is_same_boot),
     });
 }
 

@@ -164,6 +164,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let shared = Shared::new(settings, started.as_millis() as u64, run_id);
     if let Ok(mut tunables) = shared.tunables.write() {
         tunables.password = options.password.clone();
+        tunables.primary_user = options.primary_user.clone();
+        tunables.primary_password = options.primary_password.clone();
         tunables.fsync = options.fsync;
     }
     let shared = Arc::new(shared);

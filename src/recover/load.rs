@@ -88,17 +88,17 @@ impl Filling {
         progress: &mut impl FnMut(u64),
     ) -> Result<(), RecoverError> {
         let mut reader = Reader::default();
-        let mut at = 0;
+        let (mut at, mut memory) = (0, Vec::new());
         let refused =
             |fault| RecoverError::Plan(Box::new(PlanError::Snapshot { file: name, fault }));
         loop {
-            let bytes = read(files, name, at)?;
+            let bytes = read(files, name, at, &mut memory)?;
             if bytes.is_empty() {
                 break;
             }
             at += bytes.len() as u64;
             progress(bytes.len() as u64);
-            reader.feed(&bytes);
+            reader.feed(bytes);
             while let Some(chunk) = reader.next().map_err(refused)? {
                 match chunk {
                     Chunk::Records { database, body, .. } => {
@@ -137,29 +137,35 @@ impl Filling {
         progress: &mut impl FnMut(u64),
     ) -> Result<(), RecoverError> {
         let mut scan = Scan::default();
-        let mut at = 0;
+        let (mut at, mut memory) = (0, Vec::new());
         let refused = |fault| RecoverError::Plan(Box::new(PlanError::Header { file: name, fault }));
         loop {
-            let bytes = read(files, name, at)?;
+            let bytes = read(files, name, at, &mut memory)?;
             if bytes.is_empty() {
                 return Ok(());
             }
-            at += bytes.len() as u64;
-            scan.feed(&bytes);
+            let len = bytes.len() as u64;
+            at += len;
+            scan.feed(bytes);
             let mut is_over = true;
             while let Some(mut block) = scan.next().map_err(refused)? {
                 is_over = false;
                 if block.first >= range.end {
                     return Ok(());
                 }
-                let place = block.at;
-                if block.end > range.start {
+                let (place, end) = (block.at, block.end);
+                if end > range.start {
                     let range = range.clone();
                     self.frames(name, place, block.frames(), range)?;
                 }
+                if end >= range.end {
+                    // What follows was looked at before.
+                    progress(len);
+                    return Ok(());
+                }
             }
             if !is_over {
-                progress(bytes.len() as u64);
+                progress(len);
             }
         }
     }

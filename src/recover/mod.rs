@@ -4,14 +4,17 @@
 //! all shards, because a unit over several of them counts in all or in none. [`load()`] fills one shard.
 //! No file is opened here: [`Files`] is the directory.
 
+mod frames;
 mod load;
 
 use std::{fmt, io};
 
+pub use frames::{Wanted, frames};
 pub use load::{Place, load};
 
 use crate::journal::{
     FileName, Position,
+    bundle::Bundle,
     frame::FrameFault,
     meta::Meta,
     plan::{PlanError, Replay, Scanned, SegmentFile, ShardFiles, SharedUnit, SnapshotFile, plan},
@@ -57,11 +60,15 @@ pub struct Plan {
     pub end: Position,
     /// The node had stopped in order.
     pub is_clean: bool,
+    /// Nothing was left out because other shards lack parts of it.
+    pub is_whole: bool,
     /// A number that no segment and no snapshot has.
     pub next_seq: u64,
     /// The highest generation that any file names.
     pub generation: u64,
-    /// Segments that count, or are kept: number, end, bytes.
+    /// Some file says that the shard's history had come this far, whether or not that is there.
+    pub reached: u64,
+    /// Segments that are kept: number, end, bytes.
     pub segments: Vec<(u64, u64, u64)>,
     /// Snapshots that are there.
     pub snapshots: Vec<u64>,
@@ -92,6 +99,10 @@ pub enum RecoverError {
     Database(FileName, usize),
     /// The file is of a shard that the directory does not have.
     Shard(FileName, usize),
+    /// A bundle cannot be read.
+    Bundle(FileName, HeaderFault),
+    /// A bundle names a snapshot that is not there.
+    Incomplete(FileName, FileName),
 }
 
 impl fmt::Display for RecoverError {
@@ -120,6 +131,12 @@ impl fmt::Display for RecoverError {
             Self::Shard(file, count) => {
                 write!(out, "{file}: the directory has only {count} shard(s)")
             }
+            Self::Bundle(file, fault) => write!(out, "{file}: byte 0: {fault}"),
+            Self::Incomplete(file, missing) => write!(
+                out,
+                "{file}: it says that {missing} counts, which is not there. What can be done: put the missing \
+                 file back, or the whole directory from a backup"
+            ),
         }
     }
 }
@@ -132,6 +149,64 @@ struct Found {
     files: ShardFiles,
     unused: Vec<FileName>,
     sizes: Vec<(FileName, u64)>,
+}
+
+/// Snapshots that count although they have no name yet, because the node stopped while it gave names to the
+/// snapshots of a bundle.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unnamed {
+    /// What has to get its name, durably, before the directory can be surveyed.
+    pub snapshots: Vec<FileName>,
+    /// What has to be removed once that is done.
+    pub bundles: Vec<FileName>,
+}
+
+/// Looks for snapshots that have to get their names first.
+///
+/// # Errors
+/// [`RecoverError`]: something that had been durable is missing or cannot be read.
+pub fn unnamed(files: &impl Files) -> Result<Unnamed, RecoverError> {
+    let names = files
+        .names()
+        .map_err(|error| RecoverError::Io(None, 0, error.to_string()))?;
+    let known: Vec<FileName> = names
+        .iter()
+        .filter_map(|name| FileName::parse(name))
+        .collect();
+    let mut found = Unnamed::default();
+    let mut listed = Vec::new();
+    for name in &known {
+        if !matches!(name, FileName::Bundle { .. }) {
+            continue;
+        }
+        let mut memory = Vec::new();
+        let bundle = Bundle::read(read(files, *name, 0, &mut memory)?)
+            .map_err(|fault| RecoverError::Bundle(*name, fault))?;
+        for (shard, seq) in bundle.snapshots {
+            let snapshot = FileName::Snapshot { shard, seq };
+            if names.contains(&snapshot.unfinished()) {
+                found.snapshots.push(snapshot);
+            } else {
+                listed.push((*name, snapshot));
+            }
+        }
+        found.bundles.push(*name);
+    }
+    for (bundle, missing) in listed {
+        let FileName::Snapshot { shard, seq } = missing else {
+            continue;
+        };
+        // What was removed since was replaced by a newer one.
+        let stands_for = |other: &FileName| match other {
+            FileName::Snapshot { shard: of, seq: at } => *of == shard && *at >= seq,
+            _ => false,
+        };
+        let mut there = known.iter().chain(&found.snapshots);
+        if !there.any(stands_for) {
+            return Err(RecoverError::Incomplete(bundle, missing));
+        }
+    }
+    Ok(found)
 }
 
 /// Looks at everything in a directory.
@@ -157,9 +232,19 @@ pub fn survey(files: &impl Files, meta: &Meta) -> Result<Vec<Plan>, RecoverError
     }
     let all: Vec<ShardFiles> = found.iter().map(|found| found.files.clone()).collect();
     let plans = plan(meta, &all).map_err(|error| RecoverError::Plan(Box::new(error)))?;
-    let plans = plans.into_iter().zip(found).enumerate();
+    let mut reached = vec![0; shards];
+    let scanned = all.iter().flat_map(|files| &files.segments);
+    let scanned = scanned.filter_map(|file| file.found.as_ref().ok());
+    for unit in scanned.flat_map(|scanned| &scanned.shared) {
+        for (shard, first) in &unit.participants {
+            if let Some(reached) = reached.get_mut(*shard as usize) {
+                *reached = (*first + 1).max(*reached);
+            }
+        }
+    }
+    let plans = plans.into_iter().zip(found).zip(reached).enumerate();
     Ok(plans
-        .map(|(shard, (plan, found))| found.plan(shard, plan))
+        .map(|(shard, ((plan, found), reached))| found.plan(shard, plan, reached))
         .collect())
 }
 
@@ -181,7 +266,7 @@ fn look(files: &impl Files, name: FileName, found: &mut Found) -> Result<(), Rec
             }),
             None => found.unused.push(name),
         },
-        FileName::Lock | FileName::Meta => {}
+        FileName::Lock | FileName::Meta | FileName::Bundle { .. } => {}
     }
     Ok(())
 }
@@ -194,17 +279,17 @@ fn scan(
     len: u64,
 ) -> Result<Option<Result<Scanned, HeaderFault>>, RecoverError> {
     let mut scan = Scan::default();
-    let (mut at, mut shared) = (0, Vec::new());
+    let (mut at, mut shared, mut memory) = (0, Vec::new(), Vec::new());
     let mut refused = None;
     while at < len {
-        let bytes = read(files, name, at)?;
+        let bytes = read(files, name, at, &mut memory)?;
         if bytes.is_empty() {
             break;
         }
         let rest = if at == 0 {
             &bytes[bytes.len().min(SEGMENT_HEADER_LEN)..]
         } else {
-            &bytes[..]
+            bytes
         };
         at += bytes.len() as u64;
         if refused.is_some() {
@@ -214,7 +299,7 @@ fn scan(
             }
             continue;
         }
-        scan.feed(&bytes);
+        scan.feed(bytes);
         loop {
             match scan.next() {
                 Ok(None) => break,
@@ -274,18 +359,22 @@ fn look_at_snapshot(
     Ok(header.and_then(|header| Ok((header, Summary::read(&tail, len)?))))
 }
 
-/// The next piece of a file.
-fn read(files: &impl Files, name: FileName, at: u64) -> Result<Vec<u8>, RecoverError> {
-    let mut bytes = vec![0; PIECE_LEN];
+/// The next piece of a file; `memory` is the same for all of its pieces.
+fn read<'a>(
+    files: &(impl Files + ?Sized),
+    name: FileName,
+    at: u64,
+    memory: &'a mut Vec<u8>,
+) -> Result<&'a [u8], RecoverError> {
+    memory.resize(PIECE_LEN, 0);
     let len = files
-        .read(&name.to_string(), at, &mut bytes)
+        .read(&name.to_string(), at, memory)
         .map_err(|error| RecoverError::Io(Some(name), at, error.to_string()))?;
-    bytes.truncate(len);
-    Ok(bytes)
+    Ok(&memory[..len])
 }
 
 impl Found {
-    fn plan(self, shard: usize, plan: crate::journal::plan::ShardPlan) -> Plan {
+    fn plan(self, shard: usize, plan: crate::journal::plan::ShardPlan, reached: u64) -> Plan {
         let size = |wanted: FileName| {
             let mut sizes = self.sizes.iter();
             sizes
@@ -302,6 +391,7 @@ impl Found {
             ));
         }
         let mut segments = Vec::new();
+        let mut unused = [self.unused, plan.unused].concat();
         let mut generation = plan.end.generation;
         for file in &self.files.segments {
             let Ok(scanned) = &file.found else { continue };
@@ -310,13 +400,18 @@ impl Found {
                 shard: number,
                 seq: file.seq,
             };
-            if let (Tail::Torn(reason), false) = (scanned.end.tail, plan.unused.contains(&name)) {
+            // What the snapshot holds too may still be of use to replicas.
+            let is_history = scanned.segment.start.generation == plan.end.generation
+                && scanned.end.next <= plan.end.offset
+                && !matches!(scanned.end.tail, Tail::Damaged { .. });
+            unused.retain(|unused| *unused != name || !is_history);
+            if let (Tail::Torn(reason), false) = (scanned.end.tail, unused.contains(&name)) {
                 notes.push(format!(
                     "{name}: a write that was never confirmed is left out from byte {} on: {reason}",
                     scanned.end.at
                 ));
             }
-            if !plan.unused.contains(&name) {
+            if !unused.contains(&name) {
                 segments.push((file.seq, scanned.end.next, size(name)));
             }
         }
@@ -331,7 +426,7 @@ impl Found {
         });
         let seqs = self.sizes.iter().map(|(name, _)| match name {
             FileName::Segment { seq, .. } | FileName::Snapshot { seq, .. } => *seq,
-            FileName::Lock | FileName::Meta => 0,
+            FileName::Lock | FileName::Meta | FileName::Bundle { .. } => 0,
         });
         Plan {
             shard,
@@ -340,12 +435,14 @@ impl Found {
             replays: plan.replays,
             end: plan.end,
             is_clean: plan.is_clean && plan.cut_count == 0,
+            is_whole: plan.cut_count == 0,
             next_seq: seqs.max().unwrap_or(0) + 1,
             generation,
+            reached,
             segments,
             snapshots: plan.snapshot.into_iter().collect(),
             snapshot_bytes,
-            unused: [self.unused, plan.unused].concat(),
+            unused,
             notes,
         }
     }

@@ -1,12 +1,12 @@
-//! Finds the streams behind the address that `REPLICAOF` names.
+//! Finds out what stands at the address that `REPLICAOF` names, and where its streams are.
 //!
-//! kevy means the replication base port there, Redis users mean the client port. Both are tried: a client
+//! A Redis is followed at its client port. kevy means the replication base port there, Redis users mean the client port. Both are tried: a client
 //! port answers questions about itself, a replication port closes the connection without a byte.
 //!
 //! How to drive a [`Discovery`]: call [`Discovery::poll`] until `None` and carry out each [`Action`]; report
 //! what happens by the `on_` methods; call `poll` again then, and at [`Discovery::deadline`].
 
-use super::wire::decimal;
+use super::{Login, wire::decimal};
 
 /// What the shell has to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +18,16 @@ pub enum Action {
     /// Close it, or give up opening it.
     Close,
     /// The search is over.
-    Done(Result<Upstream, DiscoverError>),
+    Done(Result<Found, DiscoverError>),
+}
+
+/// Who can be followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// kevy or ringkeep, by its streams.
+    Kevy(Upstream),
+    /// Redis or one of its kin, by PSYNC at the port that was named; its version, if it told.
+    Redis(Option<String>),
 }
 
 /// Where an upstream's streams are.
@@ -32,6 +41,8 @@ pub struct Upstream {
     pub client_port: Option<u16>,
     /// Its kevy version, if it told.
     pub version: Option<String>,
+    /// It is a ringkeep.
+    pub is_ringkeep: bool,
 }
 
 /// Why there is nothing to follow. All of them may pass: try again later.
@@ -39,8 +50,10 @@ pub struct Upstream {
 pub enum DiscoverError {
     /// Nobody listens at the port that was named.
     Unreachable,
-    /// The port speaks Redis' protocol, but is no kevy's and no ringkeep's.
-    NotKevy,
+    /// The port speaks Redis' protocol, but does not say that it can be followed.
+    NoPrimary,
+    /// It wants a password, or another one.
+    NoLogin,
     /// The port speaks something else.
     NotRedis,
     /// The port answers, but not within three seconds, or breaks off.
@@ -51,7 +64,8 @@ impl std::fmt::Display for DiscoverError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
             Self::Unreachable => "nobody listens there",
-            Self::NotKevy => "the server there is neither kevy nor ringkeep",
+            Self::NoPrimary => "the server there is none that can be followed",
+            Self::NoLogin => "the server there wants a password (masterauth)",
             Self::NotRedis => "the server there does not speak the Redis protocol",
             Self::NoAnswer => "the server there does not answer",
         })
@@ -65,6 +79,7 @@ impl std::error::Error for DiscoverError {}
 pub struct Discovery {
     /// The port that the user named.
     named: u16,
+    login: Option<Login>,
     step: Step,
     state: State,
     received: Vec<u8>,
@@ -97,9 +112,10 @@ enum State {
 
 impl Discovery {
     /// A search that begins with the next poll. `port` is a client port or a replication base port.
-    pub fn new(port: u16) -> Self {
+    pub fn new(port: u16, login: Option<Login>) -> Self {
         Self {
             named: port,
+            login,
             step: Step::Named,
             state: State::Ready,
             received: Vec::new(),
@@ -160,7 +176,12 @@ impl Discovery {
         }
         self.received.clear();
         self.state = State::Asking { until: None };
-        self.pending = Some(Action::Send(QUESTIONS.to_vec()));
+        let mut questions = Vec::new();
+        if let Some(login) = &self.login {
+            login.write(&mut questions);
+        }
+        questions.extend_from_slice(QUESTIONS);
+        self.pending = Some(Action::Send(questions));
     }
 
     /// The connection could not be opened.
@@ -182,7 +203,7 @@ impl Discovery {
             return;
         }
         self.received.extend_from_slice(bytes);
-        match read_answers(&self.received) {
+        match read_answers(&self.received, self.login.is_some()) {
             Ok(Some(answers)) => {
                 self.must_close = true;
                 self.on_answers(answers);
@@ -230,11 +251,29 @@ impl Discovery {
 
     fn on_answers(&mut self, answers: Answers) {
         match self.step {
-            Step::Named if !answers.is_kevy() => self.finish(Err(DiscoverError::NotKevy)),
+            Step::Named if !answers.is_kevy() => self.finish(match answers {
+                Answers {
+                    is_sentinel: true, ..
+                } => Err(DiscoverError::NoPrimary),
+                // Who may replicate and nothing else is told nothing else. Only a Redis has such users.
+                Answers {
+                    redis_version: version @ Some(_),
+                    ..
+                }
+                | Answers {
+                    redis_version: version,
+                    is_guarded: true,
+                    ..
+                } => Ok(Found::Redis(version)),
+                Answers {
+                    wants_login: true, ..
+                } => Err(DiscoverError::NoLogin),
+                _ => Err(DiscoverError::NoPrimary),
+            }),
             Step::Named => {
                 let base = answers.base(self.named);
                 match answers.streams {
-                    Some(streams) => self.finish_found(base, streams, self.named, answers.version),
+                    Some(streams) => self.finish_found(base, streams, self.named, answers),
                     None => {
                         self.named = base;
                         self.count_on(0);
@@ -247,7 +286,7 @@ impl Discovery {
                 let is_same = answers.is_kevy() && answers.base(client_port) == self.named;
                 match answers.streams {
                     Some(streams) if is_same => {
-                        self.finish_found(self.named, streams, client_port, answers.version);
+                        self.finish_found(self.named, streams, client_port, answers);
                     }
                     _ => self.count_on(0),
                 }
@@ -270,25 +309,27 @@ impl Discovery {
         self.finish(if open == 0 {
             Err(DiscoverError::Unreachable)
         } else {
-            Ok(Upstream {
+            Ok(Found::Kevy(Upstream {
                 base: self.named,
                 streams: open,
                 client_port: None,
                 version: None,
-            })
+                is_ringkeep: false,
+            }))
         });
     }
 
-    fn finish_found(&mut self, base: u16, streams: u16, client_port: u16, version: Option<String>) {
-        self.finish(Ok(Upstream {
+    fn finish_found(&mut self, base: u16, streams: u16, client_port: u16, answers: Answers) {
+        self.finish(Ok(Found::Kevy(Upstream {
             base,
             streams,
             client_port: Some(client_port),
-            version,
-        }));
+            version: answers.version,
+            is_ringkeep: answers.is_ringkeep,
+        })));
     }
 
-    fn finish(&mut self, result: Result<Upstream, DiscoverError>) {
+    fn finish(&mut self, result: Result<Found, DiscoverError>) {
         self.step = Step::Over;
         self.state = State::Done;
         self.received = Vec::new();
@@ -303,6 +344,12 @@ struct Answers {
     is_ringkeep: bool,
     base: Option<u16>,
     streams: Option<u16>,
+    redis_version: Option<String>,
+    is_sentinel: bool,
+    /// Our user may not ask.
+    is_guarded: bool,
+    /// Nobody may ask without a password.
+    wants_login: bool,
 }
 
 impl Answers {
@@ -318,8 +365,15 @@ impl Answers {
     fn read_info(&mut self, text: &[u8]) {
         for line in text.split(|&byte| byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let text = |version| Some(String::from_utf8_lossy(version).into_owned());
             if let Some(version) = line.strip_prefix(b"kevy_version:") {
-                self.version = Some(String::from_utf8_lossy(version).into_owned());
+                self.version = text(version);
+            } else if let Some(version) = line.strip_prefix(b"redis_version:") {
+                self.redis_version = self.redis_version.take().or(text(version));
+            } else if let Some(version) = line.strip_prefix(b"valkey_version:") {
+                self.redis_version = text(&[b"Valkey ", version].concat());
+            } else if line == b"redis_mode:sentinel" {
+                self.is_sentinel = true;
             } else if line.starts_with(b"ringkeep_version:") {
                 self.is_ringkeep = true;
             } else if let Some(base) = line.strip_prefix(b"repl_port_base:") {
@@ -336,15 +390,25 @@ struct Unreadable;
 
 /// The replies to [`QUESTIONS`], or `None` while they are incomplete. An error reply counts as no answer to
 /// that question.
-fn read_answers(bytes: &[u8]) -> Result<Option<Answers>, Unreadable> {
+fn read_answers(bytes: &[u8], has_login: bool) -> Result<Option<Answers>, Unreadable> {
     let mut answers = Answers::default();
     let mut at = 0;
+    if has_login {
+        // Where it is not accepted, the other answers tell.
+        match read_reply(bytes, 0, &mut Vec::new())? {
+            Some(end) => at = end,
+            None => return Ok(None),
+        }
+    }
     for question in 0..3 {
         let mut reply = Vec::new();
+        let start = at;
         match read_reply(bytes, at, &mut reply)? {
             Some(end) => at = end,
             None => return Ok(None),
         }
+        answers.is_guarded |= bytes[start..].starts_with(b"-NOPERM");
+        answers.wants_login |= bytes[start..].starts_with(b"-NOAUTH");
         match (question, &reply[..]) {
             (0 | 1, [text]) => answers.read_info(text),
             (2, [_, value]) => {
@@ -468,8 +532,8 @@ mod tests {
         named: u16,
         ports: &[(u16, Port)],
         piece: usize,
-    ) -> (Result<Upstream, DiscoverError>, Vec<u16>) {
-        let mut discovery = Discovery::new(named);
+    ) -> (Result<Found, DiscoverError>, Vec<u16>) {
+        let mut discovery = Discovery::new(named, None);
         let mut dialed = Vec::new();
         let mut now = 0;
         let mut current = None;
@@ -513,14 +577,15 @@ mod tests {
         panic!("no end");
     }
 
-    fn found(base: u16, streams: u16, client_port: u16) -> Result<Upstream, DiscoverError> {
+    fn found(base: u16, streams: u16, client_port: u16) -> Result<Found, DiscoverError> {
         let version = Some("7.0.0".to_owned());
-        Ok(Upstream {
+        Ok(Found::Kevy(Upstream {
             base,
             streams,
             client_port: Some(client_port),
             version,
-        })
+            is_ringkeep: false,
+        }))
     }
 
     #[test]
@@ -561,12 +626,13 @@ mod tests {
     #[test]
     fn streams_are_counted_where_nobody_tells() {
         let counted = |streams| {
-            Ok(Upstream {
+            Ok(Found::Kevy(Upstream {
                 base: 16004,
                 streams,
                 client_port: None,
                 version: None,
-            })
+                is_ringkeep: false,
+            }))
         };
         let streams = [
             (16004, Port::Closes),
@@ -586,12 +652,13 @@ mod tests {
         assert_eq!(search(16004, &ports, 1).0, counted(3));
         // A base so low that there is no client port below it.
         let ports = [(900, Port::Closes)];
-        let low = Ok(Upstream {
+        let low = Ok(Found::Kevy(Upstream {
             base: 900,
             streams: 1,
             client_port: None,
             version: None,
-        });
+            is_ringkeep: false,
+        }));
         assert_eq!(search(900, &ports, 1), (low, vec![900, 900, 901]));
     }
 
@@ -599,22 +666,29 @@ mod tests {
     fn counting_ends_at_the_last_port() {
         let ports = [(65534, Port::Closes), (65535, Port::Closes)];
         let (result, _) = search(65534, &ports, 1);
-        assert_eq!(result.map(|upstream| upstream.streams), Ok(2));
+        let Ok(Found::Kevy(upstream)) = result else {
+            panic!("{result:?}")
+        };
+        assert_eq!(upstream.streams, 2);
     }
 
     #[test]
     fn who_is_no_primary_is_named_so() {
         assert_eq!(search(6004, &[], 1).0, Err(DiscoverError::Unreachable));
-        let redis = answers("redis_version:7.4.0\r\n", "", &threads("1"));
-        assert_eq!(
-            search(6379, &[(6379, redis)], 3).0,
-            Err(DiscoverError::NotKevy)
-        );
         let locked = Port::Answers(b"-NOAUTH no\r\n-NOAUTH no\r\n-NOAUTH no\r\n".to_vec());
         assert_eq!(
             search(6379, &[(6379, locked)], 3).0,
-            Err(DiscoverError::NotKevy)
+            Err(DiscoverError::NoLogin)
         );
+        for info in [
+            "",
+            "redis_version:7.0.15\r\nredis_mode:sentinel\r\n",
+            "server:other\r\n",
+        ] {
+            let other = answers(info, "", &threads("1"));
+            let (result, _) = search(6379, &[(6379, other)], 3);
+            assert_eq!(result, Err(DiscoverError::NoPrimary), "{info}");
+        }
         let web = Port::Answers(b"HTTP/1.1 400 Bad Request\r\n".to_vec());
         assert_eq!(search(80, &[(80, web)], 3).0, Err(DiscoverError::NotRedis));
         let flood = Port::Answers([&b"$99999\r\n"[..], &[b'x'; 200_000]].concat());
@@ -639,10 +713,89 @@ mod tests {
                 &threads("3"),
             ),
         )];
-        let upstream = search(6004, &ports, 5).0.expect("found");
+        let Ok(Found::Kevy(upstream)) = search(6004, &ports, 5).0 else {
+            panic!("not found")
+        };
         assert_eq!(
             (upstream.base, upstream.streams, upstream.version),
             (16004, 3, None)
         );
+    }
+
+    #[test]
+    fn a_redis_is_followed_where_it_was_named() {
+        let redis = |version: &str| Ok(Found::Redis(Some(version.to_owned())));
+        for (info, want) in [
+            (
+                "redis_version:7.0.15\r\nredis_mode:standalone\r\n",
+                redis("7.0.15"),
+            ),
+            (
+                "redis_version:7.2.4\r\nvalkey_version:8.1.1\r\n",
+                redis("Valkey 8.1.1"),
+            ),
+        ] {
+            let ports = [(
+                6379,
+                answers(info, "role:master\r\n", "-ERR no CONFIG here\r\n"),
+            )];
+            for piece in [1, 1000] {
+                assert_eq!(search(6379, &ports, piece), (want.clone(), vec![6379]));
+            }
+        }
+        // A user that may replicate and nothing else.
+        let guarded = Port::Answers(b"-NOPERM x\r\n-NOPERM x\r\n-NOPERM x\r\n".to_vec());
+        assert_eq!(
+            search(6379, &[(6379, guarded)], 5).0,
+            Ok(Found::Redis(None))
+        );
+    }
+
+    #[test]
+    fn a_password_is_shown_first() {
+        let login = |user: &str| {
+            let (user, password) = (user.into(), "secret".into());
+            Some(Login { user, password })
+        };
+        for (login, first, answer, found) in [
+            (
+                login(""),
+                "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n",
+                "+OK",
+                true,
+            ),
+            (
+                login("me"),
+                "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$6\r\nsecret\r\n",
+                "+OK",
+                true,
+            ),
+            (
+                login(""),
+                "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n",
+                "-WRONGPASS",
+                false,
+            ),
+        ] {
+            let mut discovery = Discovery::new(6379, login);
+            assert_eq!(discovery.poll(0), Some(Action::Dial(6379)));
+            discovery.on_connected();
+            let Some(Action::Send(bytes)) = discovery.poll(0) else {
+                panic!("nothing is sent")
+            };
+            assert_eq!(bytes, [first.as_bytes(), QUESTIONS].concat());
+            discovery.on_bytes(format!("{answer}\r\n").as_bytes());
+            let info = match found {
+                true => "$20\r\nredis_version:7.0.15\r\n$0\r\n\r\n*0\r\n",
+                false => "-NOAUTH x\r\n-NOAUTH x\r\n-NOAUTH x\r\n",
+            };
+            discovery.on_bytes(info.as_bytes());
+            assert_eq!(discovery.poll(0), Some(Action::Close));
+            let want = match found {
+                true => Ok(Found::Redis(Some("7.0.15".into()))),
+                false => Err(DiscoverError::NoLogin),
+            };
+            assert_eq!(discovery.poll(0), Some(Action::Done(want)));
+        }
     }
 }

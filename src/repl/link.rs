@@ -17,6 +17,7 @@
 use std::io::Write as _;
 
 use super::Position;
+use super::source::FORM;
 use super::wire::{Item, Parser, WireError, WireLimits};
 use crate::{
     image::{Checker, ImageError, ImageSummary},
@@ -42,6 +43,8 @@ pub struct LinkConfig {
     pub client_port: u16,
     /// Which of the upstream's streams this is; part of the name too.
     pub stream: usize,
+    /// The upstream is a ringkeep: it is asked for all databases.
+    pub is_ringkeep: bool,
     /// Longest snapshot image that is accepted.
     pub image_len_max: usize,
     /// How long a W2 or W3 primary may send nothing while a snapshot is due or on its way. It composes
@@ -57,6 +60,7 @@ impl LinkConfig {
         Self {
             client_port,
             stream,
+            is_ringkeep: false,
             image_len_max: 64 << 30,
             snapshot_silence_ms: 10_000,
             wire: WireLimits::default(),
@@ -90,6 +94,8 @@ pub enum Event<'a> {
         wire: Wire,
         /// A snapshot must come before any frame.
         awaits_snapshot: bool,
+        /// The database that the next frame is in.
+        database: u64,
     },
     /// The stream begins at its first frame without a snapshot (W1 and W2 only). What the node holds of
     /// this stream belongs to another history: remove those keys before the next frame.
@@ -414,7 +420,8 @@ impl Link {
         } else {
             Position::UNKNOWN
         };
-        self.outgoing = Some(handshake(self.form, position, &self.replica_id()));
+        let id = self.replica_id();
+        self.outgoing = Some(handshake(self.form, position, &id, self.config.is_ringkeep));
         let asked = Asked { position, is_ours };
         self.phase = Phase::Handshake {
             since: now,
@@ -549,7 +556,11 @@ impl Link {
 
     fn on_item(&mut self, now: u64, item: Item, bytes: &[u8]) -> Outcome {
         match item {
-            Item::Ack { generation, .. } => self.on_ack(now, generation),
+            Item::Ack {
+                generation,
+                database,
+                ..
+            } => self.on_ack(now, generation, database),
             Item::Ping { generation, next } => self.on_ping(now, generation, next),
             Item::SnapshotBegin => self.on_snapshot_begin(),
             Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
@@ -559,7 +570,7 @@ impl Link {
     }
 
     /// The answer's offset only echoes the question, so nothing is learned from it.
-    fn on_ack(&mut self, now: u64, generation: Option<u64>) -> Outcome {
+    fn on_ack(&mut self, now: u64, generation: Option<u64>, database: u64) -> Outcome {
         let Phase::Handshake { asked, .. } = self.phase else {
             return Outcome::Nothing;
         };
@@ -586,6 +597,7 @@ impl Link {
         Outcome::Event(Event::Up {
             wire,
             awaits_snapshot,
+            database,
         })
     }
 
@@ -831,12 +843,14 @@ impl Link {
     }
 }
 
-fn handshake(form: Form, asked: Position, id: &str) -> Vec<u8> {
+fn handshake(form: Form, asked: Position, id: &str, is_ringkeep: bool) -> Vec<u8> {
     let generation = asked.generation.to_string();
     let offset = asked.offset.to_string();
     let six = ["REPLICATE", "FROM", &generation, &offset, "ID", id];
     let five = ["REPLICATE", "FROM", &offset, "ID", id];
+    let all = [&six[..], &["FORM", FORM]].concat();
     let words: &[&str] = match form {
+        Form::Six if is_ringkeep => &all,
         Form::Six => &six,
         Form::Five => &five,
     };
@@ -918,6 +932,7 @@ mod tests {
                     Event::Up {
                         wire,
                         awaits_snapshot,
+                        ..
                     } => format!("up {wire:?} {awaits_snapshot}"),
                     Event::HistoryStart => "history start".into(),
                     Event::SnapshotBegin => "snapshot begin".into(),

@@ -2,18 +2,57 @@
 //!
 //! - [`wire`] cuts the bytes of one stream into acknowledgements, pings, snapshot chunks and frames.
 //! - [`link`] follows one stream of an upstream: handshake, positions, acks, time-outs, reconnects.
-//! - [`discover`] finds out which ports an upstream's streams are on.
 //! - [`source`] understands what replicas say to us.
 //! - [`history`] keeps what they are sent.
+//! - [`psync`] follows a Redis primary: its data set and its stream of commands.
+//! - [`discover`] finds out what an upstream is, and which ports a kevy's streams are on.
 
 pub mod discover;
 pub mod history;
 pub mod link;
+pub mod psync;
 pub mod source;
 pub mod wire;
 
 pub use crate::base::Position;
 pub use history::{History, Part};
+
+/// What to show a primary that asks who we are: `masteruser` and `masterauth`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Empty: the default user.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl Login {
+    /// Appends the command that shows it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let (user, password) = (self.user.as_bytes(), self.password.as_bytes());
+        match user {
+            b"" => write_command(out, &[b"AUTH", password]),
+            _ => write_command(out, &[b"AUTH", user, password]),
+        }
+    }
+}
+
+/// Without the password, so that it gets into no log.
+impl std::fmt::Debug for Login {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Login({:?})", self.user)
+    }
+}
+
+/// Appends a request.
+fn write_command(out: &mut Vec<u8>, words: &[&[u8]]) {
+    out.extend(format!("*{}\r\n", words.len()).bytes());
+    for word in words {
+        out.extend(format!("${}\r\n", word.len()).bytes());
+        out.extend_from_slice(word);
+        out.extend(b"\r\n");
+    }
+}
 
 /// Is this a command that every kevy primary answers with an error and streams all the same? Its own
 /// data did not change, so neither may ours.

@@ -37,6 +37,8 @@ pub enum Item {
         generation: Option<u64>,
         /// The offset we asked for, echoed.
         offset: u64,
+        /// The database that the next frame is in; ringkeep alone tells.
+        database: u64,
     },
     /// A heartbeat.
     Ping {
@@ -367,22 +369,24 @@ fn frame_head(bytes: &[u8], limits: WireLimits) -> Result<OpenFrame, Stop> {
 fn parse_line(line: &[u8]) -> Result<Item, WireError> {
     let mut words = line[1..].split(|&byte| byte == b' ');
     let name = words.next().unwrap_or_default();
-    let mut numbers = [0; 2];
+    let mut numbers = [0; 3];
     let mut count = 0;
     for word in words {
         *numbers.get_mut(count).ok_or(WireError::BadLine)? =
             decimal(word).ok_or(WireError::BadNumber)?;
         count += 1;
     }
-    let [first, second] = numbers;
+    let [first, second, third] = numbers;
     match (name, count) {
         (b"ACK", 1) => Ok(Item::Ack {
             generation: None,
             offset: first,
+            database: 0,
         }),
-        (b"ACK", 2) => Ok(Item::Ack {
+        (b"ACK", 2 | 3) => Ok(Item::Ack {
             generation: Some(first),
             offset: second,
+            database: third,
         }),
         (b"PING", 1) => Ok(Item::Ping {
             generation: 0,
@@ -538,7 +542,8 @@ mod tests {
             [
                 Seen::Item(Item::Ack {
                     generation: Some(7),
-                    offset: 0
+                    offset: 0,
+                    database: 0,
                 }),
                 Seen::Item(Item::SnapshotBegin),
                 Seen::Item(Item::Ping {
@@ -621,7 +626,8 @@ mod tests {
             whole(&padded(250)).0,
             [Seen::Item(Item::Ack {
                 generation: None,
-                offset: 1
+                offset: 1,
+                database: 0,
             })]
         );
         assert_eq!(error_of(&padded(251)), WireError::LineTooLong);

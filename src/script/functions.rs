@@ -360,6 +360,37 @@ impl ScriptEngine {
         Ok(())
     }
 
+    /// Puts libraries in the place of all there are. Those that do not load here are left out, and the log
+    /// says so.
+    pub fn replace_libraries(&mut self, host: &mut dyn Host, sources: &[Vec<u8>]) {
+        let mut added = Libraries::new();
+        let mut made = Vec::new();
+        for source in sources {
+            let loaded = self.make(host, source, &added, false).and_then(|loaded| {
+                let library = loaded.library.clone();
+                let one = Libraries::from([(library.name.clone(), library)]);
+                library::join(&mut added, one, false)?;
+                Ok(loaded)
+            });
+            match loaded {
+                Ok(loaded) => made.push(loaded),
+                Err(error) => {
+                    let text =
+                        format!("a library of the primary does not load: {}", error.as_str());
+                    host.log(3, &text);
+                }
+            }
+        }
+        // It fails only if the change does.
+        let _ = self.scripts.change_libraries(|libraries| {
+            *libraries = added;
+            Ok(())
+        });
+        for loaded in made {
+            self.libraries.insert(loaded.library.name.clone(), loaded);
+        }
+    }
+
     fn restore(&mut self, out: &mut Out, host: &mut dyn Host, args: Args<'_>) -> Result<(), Error> {
         if args.len() > 4 {
             return Err(wrong_form("RESTORE"));

@@ -465,7 +465,8 @@ fn shown(spec: &Spec, args: Args<'_>) -> Vec<Vec<u8>> {
             .find(|at| word(*at, "auth"))
             .map_or(usize::MAX, |at| at + 1),
         Run::Session(Verb::Config)
-            if word(1, "set") && (2..args.len()).any(|at| word(at, "requirepass")) =>
+            if word(1, "set")
+                && (2..args.len()).any(|at| word(at, "requirepass") || word(at, "masterauth")) =>
         {
             2
         }

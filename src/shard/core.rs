@@ -17,7 +17,7 @@ use super::{
     log::log,
     message::Message,
     requests::GROUP_LEN,
-    shared::Shared,
+    shared::{Shared, lock},
     source::Source,
     state::State,
 };
@@ -120,7 +120,7 @@ impl<R: Reactor> Core<R> {
         if self.awaited.is_some() {
             self.follow_later = Some((host, port));
         } else if let Some(follower) = &mut self.follower {
-            follower.follow(Some((host, port)));
+            follower.follow(&mut self.state, Some((host, port)));
         }
     }
 
@@ -143,6 +143,8 @@ impl<R: Reactor> Core<R> {
             if shared.settings.journals {
                 loaded.shard.stream = Some(Box::new(Stream::new(shard as u32, loaded.start.at)));
             }
+            let upstreams = loaded.shard.upstreams().iter();
+            lock(&shared.upstreams).extend(upstreams.map(|upstream| (shard, *upstream)));
             self.state.homes.replace(shard, loaded.shard);
             starts.push(loaded.start);
         }
@@ -273,7 +275,7 @@ impl<R: Reactor> Core<R> {
             match message {
                 Message::Follow(target) => {
                     if let Some(follower) = &mut self.follower {
-                        follower.follow(target);
+                        follower.follow(&mut self.state, target);
                     }
                 }
                 Message::Frontier => is_further = true,

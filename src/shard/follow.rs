@@ -1,9 +1,11 @@
-//! Following a primary: one link per stream of it, driven by core 0's ring.
+//! Following a primary: one link per stream of a kevy, one to a Redis, driven by core 0's ring.
 //!
 //! The state machines are in `repl`; here they meet sockets, and their frames the shards. A frame is
 //! applied as soon as it is parsed, straight from the receive buffer, if its shard is on this core; it
 //! is sent to the shard's core otherwise. Positions reported to the primary are those below which
 //! every frame has been applied.
+
+mod redis;
 
 use std::{
     collections::VecDeque,
@@ -13,6 +15,7 @@ use std::{
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
+use self::redis::Redis;
 use super::{
     frames::Applied,
     load::{Load, Placement},
@@ -22,13 +25,15 @@ use super::{
     state::State,
 };
 use crate::{
-    base::Ms,
+    base::{Ms, parse_u64},
+    cmd::Upstream,
     repl::kevy_refuses,
     repl::{
         Position,
-        discover::{self, Discovery, Upstream},
-        link::{self, Link, LinkConfig, LinkState},
+        discover::{self, Discovery, Found, Upstream as Primary},
+        link::{self, Link, LinkConfig, LinkState, Wire},
     },
+    resp::Args,
 };
 
 /// Frames on their way to other cores at which a link stops being read.
@@ -62,6 +67,8 @@ struct Target {
     again_at: Ms,
     last_trouble: String,
     links: Vec<Run>,
+    /// Where the primary is a Redis.
+    redis: Option<Redis>,
     placement: Placement,
     base: u16,
     was_in_step: bool,
@@ -74,8 +81,64 @@ struct Search {
     sending: bool,
 }
 
+/// Shards and the offsets that they are at.
+type Ahead = Vec<(usize, u64)>;
+
+/// Where a link goes on after a start, by what the shards are copies of, and which shards are further.
+fn known(
+    upstreams: &[(usize, Upstream)],
+    stream: usize,
+    streams: usize,
+) -> (Option<Position>, Ahead) {
+    let here: Vec<_> = upstreams
+        .iter()
+        .filter(|(_, of)| (of.stream, of.streams) == (stream as u64, streams as u64))
+        .collect();
+    let Some((_, first)) = here.first() else {
+        return (None, Vec::new());
+    };
+    let generation = first.generation;
+    if here.iter().any(|(_, of)| of.generation != generation) {
+        return (None, Vec::new());
+    }
+    let offset = here.iter().map(|(_, of)| of.offset).min().unwrap_or(0);
+    let ahead = here.iter().filter(|(_, of)| of.offset > offset);
+    (
+        Some(Position { generation, offset }),
+        ahead.map(|(shard, of)| (*shard, of.offset)).collect(),
+    )
+}
+
+/// Was a frame applied before the node was started anew? Shards may be further than the place from which the
+/// link went on.
+fn has_already(ahead: &mut Ahead, offset: u64, args: Args<'_>, state: &State) -> bool {
+    if ahead.is_empty() || args.at(0) == b"SELECT" {
+        return false;
+    }
+    ahead.retain(|(_, reached)| *reached > offset);
+    match args.get(1) {
+        // It was applied to all shards that it is about, or to none.
+        _ if is_on_all_keys(args) => !ahead.is_empty(),
+        Some(key) => {
+            let shard = state.homes.shards.shard_of(key);
+            ahead.iter().any(|(further, _)| *further == shard)
+        }
+        None => false,
+    }
+}
+
+/// Is a frame about all keys of its stream?
+fn is_on_all_keys(args: Args<'_>) -> bool {
+    matches!(args.at(0), b"FLUSHALL" | b"FLUSHDB" | b"SWAPDB")
+}
+
 /// One link and its connection.
 struct Run {
+    is_ringkeep: bool,
+    /// Shards that had more when the node started than what the link went on from.
+    ahead: Ahead,
+    /// The database that the next frame of a ringkeep is in.
+    database: u64,
     link: Link,
     stream: usize,
     session: u64,
@@ -111,18 +174,24 @@ impl Follower {
     }
 
     /// Follows another primary, or nobody.
-    pub(super) fn follow(&mut self, target: Option<(String, u16)>) {
+    pub(super) fn follow(&mut self, state: &mut State, target: Option<(String, u16)>) {
         if let Some(old) = self.target.take() {
+            self.closing
+                .extend(old.redis.and_then(|redis| redis.end(state)));
             self.closing
                 .extend(old.links.iter().filter_map(|run| run.socket));
             self.closing
                 .extend(old.search.and_then(|search| search.socket));
         }
         self.shared.following.store(target.is_some(), Relaxed);
+        // What was a copy when the node stopped may be one that its primary takes keys from.
+        let was_copy = target.is_some() && !lock(&self.shared.upstreams).is_empty();
+        self.shared.primary_expires.store(was_copy, Relaxed);
         *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
             host,
             port,
             links: Vec::new(),
+            redis: None,
         });
         if target.is_none() {
             self.shared.loading.store(false, Relaxed);
@@ -136,6 +205,7 @@ impl Follower {
             again_at: 0,
             last_trouble: String::new(),
             links: Vec::new(),
+            redis: None,
             placement: Placement::default(),
             base: port,
             was_in_step: false,
@@ -159,6 +229,13 @@ impl Follower {
                 search.discovery.on_refused();
                 self.closing.push(socket);
             }
+        } else if let Some(redis) = target.redis_on(socket) {
+            if connected {
+                redis.on_connected(state);
+            } else {
+                redis.on_closed(state);
+                self.closing.push(socket);
+            }
         } else if let Some(run) = target.run_on(socket) {
             if connected {
                 run.receiving = true;
@@ -177,6 +254,8 @@ impl Follower {
         };
         if let Some(search) = target.search_on(socket) {
             search.sending = false;
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_sent();
         } else if let Some(run) = target.run_on(socket) {
             run.sending = false;
         }
@@ -193,6 +272,9 @@ impl Follower {
             search.socket = None;
             search.discovery.on_closed();
             self.closing.push(socket);
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_closed(state);
+            self.closing.push(socket);
         } else if let Some(run) = target.run_on(socket) {
             // A paused link cannot use what came before the end; it asks for it again.
             run.forget_socket();
@@ -207,6 +289,8 @@ impl Follower {
         };
         if let Some(search) = target.search_on(socket) {
             search.discovery.on_bytes(bytes);
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_data(state, bytes, &mut self.sessions);
         } else if let Some(at) = target
             .links
             .iter()
@@ -219,7 +303,7 @@ impl Follower {
     /// Carries out what the state machines want; true if there was anything.
     pub(super) fn step<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
         if let Some(request) = state.follow_request.take() {
-            self.follow(request);
+            self.follow(state, request);
         }
         let mut worked = false;
         for asker in std::mem::take(&mut state.applied) {
@@ -268,11 +352,17 @@ impl Follower {
     /// Publishes the links for INFO and ROLE.
     pub(super) fn tick(&mut self, now: Ms) {
         let Some(target) = &self.target else { return };
-        let links = target.links.iter().map(|run| run.view(now)).collect();
+        let mut links: Vec<_> = target.links.iter().map(|run| run.view(now)).collect();
+        let redis = target.redis.as_ref().map(|redis| {
+            let (link, redis) = redis.view();
+            links.push(link);
+            redis
+        });
         *lock(&self.shared.follow) = Some(FollowView {
             host: target.host.clone(),
             port: target.base,
             links,
+            redis,
         });
     }
 }
@@ -284,18 +374,31 @@ impl Target {
             .filter(|search| search.socket == Some(socket))
     }
 
+    fn redis_on(&mut self, socket: SocketId) -> Option<&mut Redis> {
+        self.redis
+            .as_mut()
+            .filter(|redis| redis.socket == Some(socket))
+    }
+
     fn run_on(&mut self, socket: SocketId) -> Option<&mut Run> {
         self.links.iter_mut().find(|run| run.socket == Some(socket))
     }
 
     fn on_applied(&mut self, asker: Asker) {
-        let Asker::Link {
-            stream,
-            session,
-            offset,
-        } = asker
-        else {
-            return;
+        let (stream, session, offset) = match asker {
+            Asker::Link {
+                stream,
+                session,
+                offset,
+                ..
+            } => (stream, session, offset),
+            Asker::Redis { session, end } => {
+                if let Some(redis) = &mut self.redis {
+                    redis.on_applied(session, end);
+                }
+                return;
+            }
+            Asker::Conn(..) => return,
         };
         let Some(run) = self
             .links
@@ -325,6 +428,9 @@ impl Target {
     }
 
     fn on_loaded(&mut self, stream: usize, session: u64, good: bool, now: Ms) {
+        if let Some(redis) = &mut self.redis {
+            return redis.on_loaded(session, now);
+        }
         let Some(run) = self.links.get_mut(stream) else {
             return;
         };
@@ -381,8 +487,12 @@ impl Target {
         let Some(ip) = self.resolve(now) else {
             return false;
         };
+        if let Some(redis) = &mut self.redis {
+            let at = SocketAddr::new(ip, self.port);
+            return redis.step(state, reactor, at, sessions, closing);
+        }
         if self.links.is_empty() {
-            return self.search(state, reactor, ip, closing);
+            return self.search(state, reactor, ip, sessions, closing);
         }
         let mut worked = false;
         for at in 0..self.links.len() {
@@ -482,6 +592,7 @@ impl Target {
         state: &mut State,
         reactor: &mut R,
         ip: IpAddr,
+        sessions: &mut u64,
         closing: &mut Vec<SocketId>,
     ) -> bool {
         let now = state.now;
@@ -489,7 +600,7 @@ impl Target {
             if now < self.again_at {
                 return false;
             }
-            let discovery = Discovery::new(self.port);
+            let discovery = Discovery::new(self.port, redis::login(&state.tunables));
             self.search = Some(Search {
                 discovery,
                 socket: None,
@@ -528,7 +639,18 @@ impl Target {
         }
         match outcome {
             None => {}
-            Some(Ok(upstream)) => self.start_links(&upstream, state),
+            Some(Ok(Found::Kevy(upstream))) => self.start_links(&upstream, state),
+            Some(Ok(Found::Redis(version))) => {
+                let version = version.unwrap_or_else(|| "of an unknown version".into());
+                log(&format!(
+                    "following {}:{}: Redis {version}",
+                    self.host, self.port
+                ));
+                state.shared.primary_expires.store(true, Relaxed);
+                self.search = None;
+                *sessions += 1;
+                self.redis = Some(Redis::new(state, *sessions));
+            }
             Some(Err(error)) => {
                 self.trouble(format!(
                     "cannot follow {}:{}: {error}",
@@ -541,7 +663,7 @@ impl Target {
         worked
     }
 
-    fn start_links(&mut self, upstream: &Upstream, state: &State) {
+    fn start_links(&mut self, upstream: &Primary, state: &State) {
         log(&format!(
             "following {}: {} stream(s) from port {}, version {}",
             self.host,
@@ -551,13 +673,27 @@ impl Target {
         ));
         self.base = upstream.base;
         self.search = None;
+        // It tells of keys that are due; no kevy does.
+        let expires = &state.shared.primary_expires;
+        expires.store(upstream.is_ringkeep, Relaxed);
+        let streams = usize::from(upstream.streams.max(1));
+        let upstreams = std::mem::take(&mut *lock(&state.shared.upstreams));
+        let known: Vec<_> = (0..streams)
+            .map(|at| known(&upstreams, at, streams))
+            .collect();
         self.links = (0..usize::from(upstream.streams.max(1)))
             .map(|stream| Run {
                 link: Link::new(
-                    LinkConfig::new(state.shared.settings.port, stream),
-                    Position::UNKNOWN,
-                    None,
+                    LinkConfig {
+                        is_ringkeep: upstream.is_ringkeep,
+                        ..LinkConfig::new(state.shared.settings.port, stream)
+                    },
+                    known[stream].0.unwrap_or(Position::UNKNOWN),
+                    known[stream].0.map(|_| Wire::W3),
                 ),
+                is_ringkeep: upstream.is_ringkeep,
+                ahead: known[stream].1.clone(),
+                database: 0,
                 stream,
                 session: 0,
                 socket: None,
@@ -606,13 +742,17 @@ impl Run {
         let mut at = 0;
         let mut through = None;
         while !self.paused && at < bytes.len() {
+            let generation = self.link.position().generation;
             let (used, event) = self.link.feed(now, &bytes[at..]);
             at += used;
             match event {
                 None => break,
                 Some(link::Event::Up {
-                    awaits_snapshot, ..
+                    awaits_snapshot,
+                    database,
+                    ..
                 }) => {
+                    self.database = database;
                     self.last_drop.clear();
                     self.settled |= !awaits_snapshot;
                 }
@@ -623,7 +763,9 @@ impl Run {
                 }
                 Some(link::Event::Snapshot(image)) => {
                     let offset = image.position.offset;
-                    let load = Load::of_image(
+                    self.database = 0;
+                    let generation = image.position.generation;
+                    let mut load = Load::of_image(
                         self.stream,
                         self.session,
                         streams,
@@ -631,6 +773,12 @@ impl Run {
                         image.bytes,
                         now,
                     );
+                    load.upstream = self.is_ringkeep.then_some(Upstream {
+                        stream: self.stream as u64,
+                        streams: streams as u64,
+                        generation,
+                        offset,
+                    });
                     self.start_load(state, load, offset);
                 }
                 Some(link::Event::Frame { offset, args }) => {
@@ -638,9 +786,34 @@ impl Run {
                         stream: self.stream,
                         session: self.session,
                         offset,
+                        ringkeep: self.is_ringkeep.then_some((streams as u16, generation)),
                     };
-                    let applied = match kevy_refuses(args) {
-                        true => Applied::Now,
+                    if has_already(&mut self.ahead, offset, args, state) {
+                        if self.pending.is_empty() {
+                            through = Some(offset + 1);
+                        } else {
+                            self.pending.push_back((offset, true));
+                        }
+                        continue;
+                    }
+                    let applied = match self.is_ringkeep {
+                        true if args.at(0) == b"SELECT" => {
+                            self.database = args.get(1).and_then(parse_u64).unwrap_or(0);
+                            Applied::Now
+                        }
+                        true if is_on_all_keys(args) && streams > 1 => {
+                            let is_same = streams == state.homes.shards.count()
+                                && *placement == Placement::Hash
+                                && !state.has_slots();
+                            if !is_same {
+                                // Only keys of this stream are meant, wherever they are.
+                                self.link.resync(now);
+                                break;
+                            }
+                            state.apply_ringkeep(asker, self.database, args, Some(self.stream))
+                        }
+                        true => state.apply_ringkeep(asker, self.database, args, None),
+                        false if kevy_refuses(args) => Applied::Now,
                         false => state.apply(asker, args),
                     };
                     match applied {
@@ -659,8 +832,17 @@ impl Run {
                 }
             }
         }
+        state.end_frames();
         if let Some(offset) = through {
             self.link.applied_through(offset);
+            if self.is_ringkeep {
+                state.refresh_upstreams(Upstream {
+                    stream: self.stream as u64,
+                    streams: streams as u64,
+                    generation: self.link.position().generation,
+                    offset,
+                });
+            }
         }
         at
     }

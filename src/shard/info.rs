@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks},
-    shared::{CoreStats, FollowView, ReplicaView, Replicas, Shared, lock},
+    shared::{CoreStats, FollowView, RedisView, ReplicaView, Replicas, Shared, lock},
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
@@ -24,6 +24,7 @@ const HEARD_MS: Ms = 3000;
 pub(super) fn link_state(view: &FollowView, _now: Ms) -> &'static str {
     match () {
         _ if view.links.is_empty() => "connect",
+        _ if view.redis.is_some() => view.redis.as_ref().map_or("", |redis| redis.state),
         _ if view.links.iter().any(|link| link.syncing) => "sync",
         _ if view.links.iter().all(|link| link.up) => "connected",
         _ => "connect",
@@ -438,6 +439,9 @@ fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
                 (now.saturating_sub(heard) / 1000) as i64
             };
             lines.put("master_last_io_seconds_ago", age);
+            if let Some(redis) = &view.redis {
+                return redis_replication(facts, view, redis, up, lines);
+            }
             let syncing = view.links.is_empty() || view.links.iter().any(|link| link.syncing);
             lines.put("master_sync_in_progress", u8::from(syncing));
             lines.put("slave_read_only", 1);
@@ -478,6 +482,60 @@ fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
             lines.put("connected_slaves", 0);
         }
     }
+}
+
+/// What follows of a Redis primary.
+fn redis_replication(
+    facts: &Facts<'_>,
+    view: &FollowView,
+    redis: &RedisView,
+    up: bool,
+    lines: &mut Lines<'_>,
+) {
+    let syncing = view.links.iter().any(|link| link.syncing);
+    let read = view.links.iter().map(|link| link.primary_next).sum::<u64>();
+    let applied = view.links.iter().map(|link| link.applied).sum::<u64>();
+    lines.put("master_sync_in_progress", u8::from(syncing));
+    lines.put("slave_read_repl_offset", read);
+    lines.put("slave_repl_offset", applied);
+    if syncing {
+        let (done, total) = (redis.synced.0, redis.synced.1.unwrap_or(0));
+        lines.put("master_sync_total_bytes", total);
+        lines.put("master_sync_read_bytes", done);
+        lines.put("master_sync_left_bytes", total as i64 - done as i64);
+        let percent = match total {
+            0 => 0.0,
+            _ => done as f64 / total as f64 * 100.0,
+        };
+        lines.put("master_sync_perc", format!("{percent:.2}"));
+        let heard = view.links.iter().map(|link| link.heard).max().unwrap_or(0);
+        let age = facts.now.saturating_sub(heard) / 1000;
+        lines.put("master_sync_last_io_seconds_ago", age);
+    }
+    if !up {
+        let since = redis.down_since.unwrap_or(facts.now);
+        let age = facts.now.saturating_sub(since) / 1000;
+        lines.put("master_link_down_since_seconds", age);
+        lines.put("master_link_last_error", &redis.last_drop);
+    }
+    let unapplied = facts.shared.unapplied.load(Relaxed);
+    lines.put("slave_unapplied_commands", unapplied);
+    lines.put("slave_priority", 100);
+    lines.put("slave_read_only", 1);
+    lines.put("replica_announced", 1);
+    lines.put("connected_slaves", 0);
+    lines.put("master_failover_state", "no-failover");
+    lines.put("master_replid", &redis.id);
+    let none = ("0".repeat(40), 0);
+    let (id, end) = redis.previous.as_ref().unwrap_or(&none);
+    lines.put("master_replid2", id);
+    lines.put("master_repl_offset", applied);
+    let second = if *end == 0 { -1 } else { *end as i64 };
+    lines.put("second_repl_offset", second);
+    lines.put("repl_backlog_active", 0);
+    lines.put("repl_backlog_size", 0);
+    lines.put("repl_backlog_first_byte_offset", 0);
+    lines.put("repl_backlog_histlen", 0);
 }
 
 fn cpu(_facts: &Facts<'_>, lines: &mut Lines<'_>) {
@@ -571,6 +629,8 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ),
         ("latency-monitor-threshold", tunables.latency_ms.to_string()),
         ("requirepass", tunables.password),
+        ("masteruser", tunables.primary_user),
+        ("masterauth", tunables.primary_password),
         // What does not change here, for clients that look at it.
         ("latency-tracking", "yes".into()),
         ("latency-tracking-info-percentiles", "50 99 99.9".into()),
@@ -680,6 +740,14 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             "requirepass" => {
                 changed.password = String::from_utf8(value.to_vec())
                     .map_err(|_| failed("the password is not UTF-8"))?;
+            }
+            "masteruser" | "masterauth" => {
+                let text = String::from_utf8(value.to_vec())
+                    .map_err(|_| failed("the text is not UTF-8"))?;
+                match name.as_str() {
+                    "masteruser" => changed.primary_user = text,
+                    _ => changed.primary_password = text,
+                }
             }
             "client-query-buffer-limit" => {
                 let len =

@@ -2,7 +2,7 @@
 
 use crate::{
     base::Ms,
-    cmd::Shards,
+    cmd::{Shards, Upstream},
     image::{ImageReader, Record},
     route,
 };
@@ -67,11 +67,13 @@ pub(super) struct Load {
     reader: Option<ImageReader<Vec<u8>>>,
     phase: Phase,
     good: bool,
+    /// What the keys are a copy of, if a later start can go on from there.
+    pub(super) upstream: Option<Upstream>,
 }
 
 enum Phase {
-    /// Old keys are removed: shard and cursor.
-    Clear(usize, u64),
+    /// Old keys are removed: shard, database and cursor.
+    Clear(usize, usize, u64),
     Fill,
 }
 
@@ -89,8 +91,9 @@ impl Load {
             streams,
             placement,
             reader: None,
-            phase: Phase::Clear(0, 0),
+            phase: Phase::Clear(0, 0, 0),
             good: true,
+            upstream: None,
         }
     }
 
@@ -115,6 +118,12 @@ impl Load {
         }
     }
 
+    /// Has a shard keys of the stream?
+    pub(super) fn is_about(&self, shard: usize, shards: usize) -> bool {
+        let is_same = self.streams == shards && self.placement == Placement::Hash;
+        !is_same || shard == self.stream
+    }
+
     /// Stream, session, and whether everything was loaded.
     pub(super) fn outcome(&self) -> (usize, u64, bool) {
         (self.stream, self.session, self.good)
@@ -130,9 +139,9 @@ impl Load {
                 self.phase = Phase::Fill;
                 false
             }
-            Phase::Clear(at, cursor) => {
+            Phase::Clear(at, db, cursor) => {
                 let mut old = Vec::new();
-                let keys = shards.keyspace(at, 0);
+                let keys = shards.keyspace(at, db);
                 let cursor = keys.scan(cursor, STEP_KEYS, now, |key, _| {
                     if self.placement.stream_of(key, self.streams) == self.stream {
                         old.push(key.to_vec());
@@ -142,9 +151,10 @@ impl Load {
                     keys.remove(&key, now);
                 }
                 self.phase = match cursor {
+                    0 if db + 1 < shards.databases() => Phase::Clear(at, db + 1, 0),
                     0 if at + 1 == shards.count() => Phase::Fill,
-                    0 => Phase::Clear(at + 1, 0),
-                    cursor => Phase::Clear(at, cursor),
+                    0 => Phase::Clear(at + 1, 0, 0),
+                    cursor => Phase::Clear(at, db, cursor),
                 };
                 false
             }

@@ -13,11 +13,13 @@ use super::{
     blocking::Hear,
     conn::{Conn, Hold},
     evict::OUT_OF_MEMORY,
+    frames::Part,
     homes::{Listener, Want},
     load::Load,
     message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Topics, Waiting},
     oddities::Acting,
     requests::{Call, Work},
+    scratch::Received,
     state::State,
 };
 use crate::{
@@ -57,10 +59,20 @@ pub(super) enum Job {
         asker: Asker,
         run: Work,
         spec: &'static Spec,
+        call: Call,
         args: OwnedArgs,
+    },
+    /// A transaction of that primary.
+    Unit { asker: Asker, parts: Vec<Part> },
+    /// The data set is replaced by that of a Redis primary.
+    Exchange {
+        session: u64,
+        received: Box<Received>,
     },
     /// The data set is being replaced by a snapshot, over many turns.
     Load(Box<Load>),
+    /// Snapshots that are to count together end with what there is now.
+    Cut,
 }
 
 /// Shards on their way to this core.
@@ -410,21 +422,25 @@ impl State {
                 asker,
                 run,
                 spec,
+                call,
                 args,
             } => {
                 let mut out = Out::default();
-                self.run_here(
-                    spec,
-                    run,
-                    &args.as_args(),
-                    Call::FRAME,
-                    &mut out,
-                    Some(&mut *away),
-                );
+                let args = args.as_args();
+                self.run_frame(spec, run, &args, call, &mut out, Some(&mut *away));
+                if let Some(upstream) = asker.upstream() {
+                    self.homes.shards.note_upstream(upstream);
+                }
                 self.applied.push(asker);
             }
+            Job::Unit { asker, parts } => {
+                self.run_unit(parts, Some(&mut *away));
+                self.applied.push(asker);
+            }
+            Job::Exchange { session, received } => self.exchange(session, *received, away),
             // It never shares a loan, and runs in slices.
             Job::Load(_) => {}
+            Job::Cut => self.cut_snapshots(),
         }
         self.acting = None;
         tried
@@ -544,18 +560,19 @@ impl State {
                 }
                 self.acting = None;
             }
-            Asker::Link { .. } => {
-                self.run_here(
-                    errand.spec,
-                    run,
-                    &errand.args.as_args(),
-                    Call::FRAME,
-                    &mut out,
-                    None,
-                );
+            Asker::Link { .. } | Asker::Redis { .. } => {
+                let call = match errand.asker {
+                    Asker::Link { ringkeep: None, .. } => Call::FRAME,
+                    _ => Call::of_redis(errand.db),
+                };
+                let args = errand.args.as_args();
+                // One on all keys is on those of the shard.
+                self.homes.shards.narrow(Some(errand.shard));
+                self.run_frame(errand.spec, run, &args, call, &mut out, None);
+                self.homes.shards.narrow(None);
             }
         }
-        self.homes.shards.end_unit();
+        self.end_asked(errand.asker);
         self.hear_all();
         self.answer(errand.from, errand.asker, out);
     }
@@ -578,7 +595,7 @@ impl State {
                     self.put_conn(conn);
                 }
             }
-            Asker::Link { .. } => self.applied.push(asker),
+            Asker::Link { .. } | Asker::Redis { .. } => self.applied.push(asker),
         }
     }
 

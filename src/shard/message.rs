@@ -5,7 +5,7 @@ use uring::SocketId;
 pub use crate::mesh::CoreId;
 use crate::{
     base::Ms,
-    cmd::{Shard, Spec},
+    cmd::{Shard, Spec, Upstream},
     resp::{Out, OwnedArgs, Proto},
 };
 
@@ -36,7 +36,36 @@ pub enum Asker {
         session: u64,
         /// Offset of the frame.
         offset: u64,
+        /// The primary is a ringkeep: number of its streams, and the generation of this one.
+        ringkeep: Option<(u16, u64)>,
     },
+    /// The link to a Redis primary.
+    Redis {
+        /// Which history of it.
+        session: u64,
+        /// The offset behind the frame.
+        end: u64,
+    },
+}
+
+impl Asker {
+    /// What a shard is a copy of once it has what was asked for.
+    pub fn upstream(&self) -> Option<Upstream> {
+        match self {
+            Asker::Link {
+                stream,
+                offset,
+                ringkeep: Some((streams, generation)),
+                ..
+            } => Some(Upstream {
+                stream: *stream as u64,
+                streams: u64::from(*streams),
+                generation: *generation,
+                offset: offset + 1,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// A command for one shard, to be run where the shard is.

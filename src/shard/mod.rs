@@ -26,6 +26,7 @@ mod monitor;
 mod oddities;
 mod pubsub;
 mod requests;
+mod scratch;
 mod scripts;
 mod session;
 mod shared;

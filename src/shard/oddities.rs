@@ -4,7 +4,7 @@
 use super::{
     conn::{Conn, Hold},
     homes::Listener,
-    message::{After, ClientAt},
+    message::{After, ClientAt, Topics},
     requests::{Call, Work},
     state::State,
 };
@@ -268,11 +268,11 @@ impl State {
         if asked & class::KEYSPACE != 0 {
             let mut channel = format!("__keyspace@{db}__:").into_bytes();
             channel.extend_from_slice(&key);
-            self.publish_later(channel, name.as_bytes().to_vec());
+            self.publish_later(Topics::Channels, channel, name.as_bytes().to_vec());
         }
         if asked & class::KEYEVENT != 0 {
             let channel = format!("__keyevent@{db}__:{name}").into_bytes();
-            self.publish_later(channel, key);
+            self.publish_later(Topics::Channels, channel, key);
         }
     }
 

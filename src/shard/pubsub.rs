@@ -217,12 +217,16 @@ impl State {
     }
 
     /// Publishes what no client said: here at the end of the turn, when every connection is in its place.
-    pub(super) fn publish_later(&mut self, channel: Vec<u8>, message: Vec<u8>) {
-        for core in self.subs.cores_of(Topics::Channels, &channel) {
-            let copy = Message::Published(channel.clone(), message.clone());
-            self.mesh.send(core, copy);
+    pub(super) fn publish_later(&mut self, kind: Topics, channel: Vec<u8>, message: Vec<u8>) {
+        let published = |channel, message| match kind {
+            Topics::Shards => Message::ShardPublished(channel, message),
+            Topics::Channels | Topics::Patterns => Message::Published(channel, message),
+        };
+        for core in self.subs.cores_of(kind, &channel) {
+            self.mesh
+                .send(core, published(channel.clone(), message.clone()));
         }
-        self.published.push(Message::Published(channel, message));
+        self.published.push(published(channel, message));
     }
 
     /// PUBLISH, SPUBLISH: delivers here, passes on to cores with listeners; the number of receivers.

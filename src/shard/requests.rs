@@ -16,6 +16,7 @@ use super::{
     oddities::odd,
     scripts::{Done, ScriptHost},
     state::State,
+    transactions::exec_aborted,
 };
 use crate::{
     cmd::{self, Block, Ctx, Keys, Run, Spec, flag},
@@ -69,15 +70,27 @@ pub(super) struct Call {
     pub db: usize,
     pub may_block: bool,
     pub from_primary: bool,
+    /// The primary says when keys go, and its commands see those that are due.
+    pub sees_due: bool,
 }
 
 impl Call {
-    /// A frame of the primary that this node follows.
+    /// A frame of the kevy primary that this node follows.
     pub(super) const FRAME: Call = Call {
         db: 0,
         may_block: false,
         from_primary: true,
+        sees_due: false,
     };
+
+    /// A command of the Redis primary that this node follows.
+    pub(super) fn of_redis(db: usize) -> Call {
+        Call {
+            db,
+            sees_due: true,
+            ..Call::FRAME
+        }
+    }
 
     /// A client's request.
     pub(super) fn of(db: usize, may_block: bool) -> Call {
@@ -85,6 +98,7 @@ impl Call {
             db,
             may_block,
             from_primary: false,
+            sees_due: false,
         }
     }
 }
@@ -495,9 +509,7 @@ impl State {
     /// EXEC cannot be run, so its transaction is over.
     fn abort_exec(&mut self, conn: &mut Conn, spec: &Spec, error: &Error) {
         self.discard(conn);
-        let why = error.as_str().trim_start_matches("ERR ");
-        let text = format!("EXECABORT Transaction discarded because of: {why}");
-        self.refuse(conn, Some(spec), &Error::text(text));
+        self.refuse(conn, Some(spec), &exec_aborted(error));
     }
 
     pub(super) fn refuse(&mut self, conn: &mut Conn, spec: Option<&Spec>, error: &Error) {

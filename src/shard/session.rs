@@ -326,6 +326,7 @@ impl State {
             host,
             port,
             links: Vec::new(),
+            redis: None,
         });
         if self.me == 0 {
             self.follow_request = Some(target);

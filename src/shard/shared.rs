@@ -9,7 +9,7 @@ use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync},
 };
-use crate::{base::Ms, script::Scripts, store::Policy};
+use crate::{base::Ms, cmd::Upstream, script::Scripts, store::Policy};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -82,6 +82,10 @@ pub struct Tunables {
     pub backlog_len: usize,
     /// For how long they are kept when there is no replica; 0: for ever.
     pub backlog_ttl_secs: u64,
+    /// What to show a primary as user and password; empty: nothing.
+    pub primary_user: String,
+    /// See there.
+    pub primary_password: String,
 }
 
 impl Default for Tunables {
@@ -105,6 +109,8 @@ impl Default for Tunables {
             fsync: Fsync::EverySecond,
             backlog_len: 64 << 20,
             backlog_ttl_secs: 3600,
+            primary_user: String::new(),
+            primary_password: String::new(),
         }
     }
 }
@@ -233,6 +239,25 @@ pub struct FollowView {
     pub port: u16,
     /// One per upstream stream; empty while the primary is being looked for.
     pub links: Vec<LinkView>,
+    /// What more there is to say of a Redis primary. It has one link.
+    pub redis: Option<RedisView>,
+}
+
+/// The link to a Redis primary.
+#[derive(Clone, Debug, Default)]
+pub struct RedisView {
+    /// As ROLE names it.
+    pub state: &'static str,
+    /// Names of its history and of the one before, and where that one ended.
+    pub id: String,
+    /// See there.
+    pub previous: Option<(String, u64)>,
+    /// Bytes of the data set that have arrived, and how many there are if that is known.
+    pub synced: (u64, Option<u64>),
+    /// Since when the link is down.
+    pub down_since: Option<Ms>,
+    /// Why it went down last.
+    pub last_drop: String,
 }
 
 /// One entry of SLOWLOG.
@@ -264,6 +289,10 @@ pub struct Shared {
     pub loading: AtomicBool,
     /// This node follows a primary: clients' writes are refused.
     pub following: AtomicBool,
+    /// This node follows a primary that says when keys go.
+    pub primary_expires: AtomicBool,
+    /// Commands of a Redis primary that had no effect here.
+    pub unapplied: AtomicU64,
     /// Keys that are due are removed although nobody asks for them.
     pub expires_by_itself: AtomicBool,
     /// The node is to stop.
@@ -300,6 +329,8 @@ pub struct Shared {
     pub ring: Mutex<String>,
     /// What is durable, and how that is going.
     pub durable: Durability,
+    /// What the shards that were loaded are copies of, by shard.
+    pub upstreams: Mutex<Vec<(usize, Upstream)>>,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
     /// Clients that wait for replicas.
@@ -315,6 +346,8 @@ impl Shared {
             tunables_version: AtomicU64::new(0),
             loading: AtomicBool::new(false),
             following: AtomicBool::new(false),
+            primary_expires: AtomicBool::new(false),
+            unapplied: AtomicU64::new(0),
             expires_by_itself: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             finished: AtomicUsize::new(0),
@@ -332,6 +365,7 @@ impl Shared {
             run_id,
             started,
             ring: Mutex::default(),
+            upstreams: Mutex::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
             waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),

@@ -1,5 +1,5 @@
-//! A snapshot of one shard on its way to replicas that know one database: an image of it as kevy reads
-//! them, and the frames that belong behind it.
+//! A snapshot of one shard on its way to replicas: an image as kevy reads them, and the frames that belong
+//! behind it. For those that know more than one database, the others are frames too.
 //!
 //! The walk goes through the shard while commands change it. What is written when the walk meets a key goes
 //! into the image; what happens to keys behind the walk, and parts of collections that come later, are
@@ -16,8 +16,9 @@ use crate::{
     image::{END, MAGIC, SpanKind, spans},
     journal::{
         Position, Stream,
-        frame::{self, Frames},
+        frame::{self, Frames, NOTE, SHIPPED},
     },
+    repl::history::Peer,
     resp::Parser,
     store::{Budget, Form, Keyspace},
 };
@@ -36,6 +37,10 @@ const VERSION: u8 = 4;
 
 /// See the module page.
 pub(super) struct Ship {
+    /// For whom.
+    pub peer: Peer,
+    /// The database of the last frame behind the image.
+    database: u32,
     /// The image, as far as it is not in a chunk yet.
     image: BytesMut,
     /// What a slice wrote.
@@ -60,12 +65,14 @@ pub(super) enum Sailed {
 
 impl Ship {
     /// Begins a walk through a shard that is here and has a stream.
-    pub fn begin(shard: &mut Shard) -> Self {
+    pub fn begin(shard: &mut Shard, peer: Peer) -> Self {
         shard.begin_walk(Walker::Replicas);
         let mut image = BytesMut::with_capacity(BATCH_LEN + CHUNK_LEN);
         image.put_slice(MAGIC);
         image.put_u8(VERSION);
         Self {
+            peer,
+            database: 0,
             image,
             body: Vec::new(),
             behind: Vec::new(),
@@ -79,23 +86,21 @@ impl Ship {
     /// tells [`behind`](Ship::behind).
     pub fn follow(&mut self, shard: &mut Shard) -> bool {
         let mut is_void = false;
-        let Self {
-            behind,
-            lens,
-            parser,
-            ..
-        } = self;
+        let mut parser = std::mem::take(&mut self.parser);
         shard.take_noted(Walker::Replicas, |database, count, frames| {
-            let mut frames = Frames::noted(frames, count, database, parser);
+            let mut frames = Frames::noted(frames, count, database, &mut parser);
             while let Ok(Some(frame)) = frames.next() {
+                let is_told = frame.database == 0 || self.peer == Peer::All;
                 match frame.args.at(0) {
+                    name if name.starts_with(NOTE) => {}
                     b"FLUSHALL" | b"SWAPDB" => is_void = true,
-                    b"FLUSHDB" => is_void |= frame.database == 0,
-                    _ if frame.database == 0 => keep(behind, lens, frame.args.iter()),
+                    b"FLUSHDB" => is_void |= is_told,
+                    _ if is_told => self.keep(frame.database, frame.args.iter()),
                     _ => {}
                 }
             }
         });
+        self.parser = parser;
         if is_void {
             shard.end_walk(Walker::Replicas);
         }
@@ -109,21 +114,21 @@ impl Ship {
 
     /// Goes on for a turn. What is to be sent goes to `out`.
     pub fn sail(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
-        let at = shard.position();
         if !self.follow(shard) {
             return Sailed::Void;
         }
         self.body.clear();
         let slice = shard.walk_on(Walker::Replicas, SLICE, &mut self.body);
-        if slice.database == 0 {
-            match slice.form {
-                Form::Plain => self.image.put_slice(&self.body),
-                form => self.sort(form),
-            }
+        match (slice.database as u32, slice.form) {
+            (0, Form::Plain) => self.image.put_slice(&self.body),
+            (0, form) => self.sort(form, 0),
+            // An image is of one database.
+            (database, _) if self.peer == Peer::All => self.sort(Form::Again, database),
+            _ => {}
         }
         if slice.is_last {
             shard.end_walk(Walker::Replicas);
-            return self.arrive(at, out);
+            return self.arrive(shard, out);
         }
         if self.image.len() >= BATCH_LEN {
             self.cut(out, BATCH_LEN);
@@ -132,19 +137,19 @@ impl Ship {
     }
 
     /// Sorts the records of a slice that do not all belong into an image.
-    fn sort(&mut self, form: Form) {
+    fn sort(&mut self, form: Form, database: u32) {
         let body = std::mem::take(&mut self.body);
         // A key that follows as frames, with what stands behind it of its groups.
         let mut key = Vec::new();
         // What was written here can be read here.
         let _ = spans(&body, |span| {
             if !(key.is_empty() || matches!(span.kind, SpanKind::Reads)) {
-                self.rebuild(&std::mem::take(&mut key), true);
+                self.rebuild(&std::mem::take(&mut key), true, database);
             }
             match span.kind {
                 SpanKind::Key if form == Form::Mixed => self.image.put_slice(span.bytes),
                 SpanKind::Key => key.extend_from_slice(span.bytes),
-                SpanKind::More => self.rebuild(span.bytes, false),
+                SpanKind::More => self.rebuild(span.bytes, false, database),
                 SpanKind::FieldDeadline {
                     key,
                     field,
@@ -153,26 +158,26 @@ impl Ship {
                     let mut digits = itoa::Buffer::new();
                     let at = digits.format(deadline).as_bytes();
                     let words: [&[u8]; 6] = [b"HPEXPIREAT", key, at, b"FIELDS", b"1", field];
-                    keep(&mut self.behind, &mut self.lens, words.into_iter());
+                    self.keep(database, words.into_iter());
                 }
                 SpanKind::Reads if key.is_empty() => self.trailer.extend_from_slice(span.bytes),
                 SpanKind::Reads => key.extend_from_slice(span.bytes),
             }
         });
         if !key.is_empty() {
-            self.rebuild(&key, true);
+            self.rebuild(&key, true, database);
         }
         self.body = body;
     }
 
     /// Has a record follow as frames, behind what else is there of its key, or in its place.
-    fn rebuild(&mut self, record: &[u8], replaces: bool) {
+    fn rebuild(&mut self, record: &[u8], replaces: bool, database: u32) {
         let mut keys = Keyspace::new(0);
         if keys.load(record).is_err() {
             return;
         }
         let mut stream = Stream::new(0, Position::UNKNOWN);
-        stream.set_plain(true);
+        stream.set_plain(self.peer == Peer::Kevy);
         let key = crate::image::ImageReader::of_body(record)
             .next()
             .ok()
@@ -181,21 +186,43 @@ impl Ship {
             .unwrap_or_default();
         if replaces {
             let words: [&[u8]; 2] = [b"DEL", &key];
-            keep(&mut self.behind, &mut self.lens, words.into_iter());
+            self.keep(database, words.into_iter());
         }
         effects::rebuild(&mut keys, &key, 0, &mut Writer::new(&mut stream, 0));
         stream.end_unit();
         while let Some(block) = stream.take_block() {
             let span = (block.first(), block.end() - block.first());
-            let mut frames = Frames::of_part(block.frames(), span, 0, &mut self.parser);
+            let mut parser = std::mem::take(&mut self.parser);
+            let mut frames = Frames::of_part(block.frames(), span, 0, &mut parser);
             while let Ok(Some(frame)) = frames.next() {
-                keep(&mut self.behind, &mut self.lens, frame.args.iter());
+                self.keep(database, frame.args.iter());
             }
+            self.parser = parser;
         }
     }
 
-    /// The walk is over: the rest of the image, and what belongs behind it.
-    fn arrive(&mut self, at: Position, out: &mut Vec<Bytes>) -> Sailed {
+    /// Has a frame follow the image.
+    fn keep<'a>(&mut self, database: u32, words: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        self.select(database);
+        keep(&mut self.behind, &mut self.lens, words);
+    }
+
+    fn select(&mut self, database: u32) {
+        if self.database != database {
+            self.database = database;
+            let digits = database.to_string();
+            let words = [b"SELECT", digits.as_bytes()];
+            keep(&mut self.behind, &mut self.lens, words.into_iter());
+        }
+    }
+
+    /// The walk is over: the rest of the image, and what belongs behind it. The stream notes how far back
+    /// peers are sent.
+    fn arrive(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+        let at = shard.position();
+        if let (Peer::All, Some(stream)) = (self.peer, &shard.stream) {
+            self.select(stream.database());
+        }
         self.image.put_u8(END);
         let trailer = std::mem::take(&mut self.trailer);
         self.image.put_slice(&trailer);
@@ -214,8 +241,15 @@ impl Ship {
         if !frames.is_empty() {
             out.push(frames.into());
         }
-        let end = at.offset;
-        Sailed::Done { first, end }
+        if let Some(stream) = &mut shard.stream {
+            let first = first.to_string();
+            stream.frame(0, [SHIPPED.as_bytes(), first.as_bytes()].into_iter());
+            stream.end_unit();
+        }
+        Sailed::Done {
+            first,
+            end: at.offset,
+        }
     }
 
     /// Makes chunks of the first bytes of the image.

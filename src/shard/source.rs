@@ -8,7 +8,10 @@
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering::{Relaxed, SeqCst},
+    sync::{
+        atomic::Ordering::{Relaxed, SeqCst},
+        mpsc,
+    },
 };
 
 use bytes::Bytes;
@@ -17,18 +20,21 @@ use uring::{GATHER_MAX, Outgoing, Reactor, SocketId};
 use super::{
     log,
     message::Message,
-    shared::{ReplicaView, lock},
+    shared::{ReplicaView, Shared, lock},
     ship::{Sailed, Ship},
     state::State,
 };
 use crate::{
     base::Ms,
+    cmd::{Shard, Walker},
     journal::{Position, Stream},
+    recover,
     repl::{
-        History,
+        History, Part,
         history::{Cursor, Lost, Peer},
         source::{Listener, Request, Said},
     },
+    resp::Parser,
 };
 
 /// Bytes that one send has at most, but for its last piece.
@@ -41,10 +47,16 @@ const PING_MS: Ms = 1000;
 const SILENCE_MS: Ms = 60_000;
 /// A link on which nobody asks for anything is closed.
 const GREETING_MS: Ms = 10_000;
+/// Bytes that one reading of the journal has.
+const READ_LEN: usize = 16 << 20;
+/// A link is given up when the journal has so often not had what comes next.
+const READ_FAILURES_MAX: u32 = 100;
 /// Most links of one shard.
 const LINKS_MAX: usize = 256;
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
+/// Why a link ends that comes to a frame for which its replica has no words.
+const UNTOLD: &str = "something happened that it cannot be told";
 /// At least so much is kept behind a snapshot for replicas that take it slowly.
 const BEHIND_MIN: usize = 16 << 20;
 /// No replica can be so far.
@@ -65,10 +77,24 @@ pub(super) struct Source {
 /// One shard of this core, for its replicas.
 struct Feed {
     shard: usize,
+    /// A replica came that is a kevy.
+    has_kevys: bool,
     history: History,
     ship: Option<Ship>,
+    /// Peers have all of a snapshot but its end, which they get once this is written.
+    landing: Option<Landing>,
+    parser: Parser,
     /// When a link was last there.
     used: Ms,
+}
+
+/// The end of a snapshot that waits.
+struct Landing {
+    /// The offset of the frame that says how far back peers are sent.
+    mark: u64,
+    last: Vec<Bytes>,
+    first: u64,
+    end: u64,
 }
 
 enum Stage {
@@ -79,8 +105,13 @@ enum Stage {
     /// It waits for the next snapshot to begin.
     Waiting,
     Shipping,
+    /// What comes next is read from the journal: from this offset on, in another thread.
+    Reading(u64, Option<Reading>),
     Streaming(Cursor),
 }
+
+/// What a thread reads for a link; nothing if the journal does not have it.
+type Reading = mpsc::Receiver<Option<Vec<Part>>>;
 
 struct Link {
     socket: SocketId,
@@ -92,6 +123,7 @@ struct Link {
     /// Where it asked to go on.
     asked: u64,
     has_generation: bool,
+    kind: Peer,
     /// It has said that it understands pings.
     takes_pings: bool,
     ping_at: Ms,
@@ -102,6 +134,10 @@ struct Link {
     /// When it last took or said something.
     alive: Ms,
     acked_at: Ms,
+    /// It goes on from where it was, or does not, as was just found out.
+    decided: Option<bool>,
+    /// How often the journal did not have what comes next.
+    failures: u32,
     gone: Option<&'static str>,
 }
 
@@ -112,8 +148,11 @@ impl Source {
             feeds: own
                 .map(|shard| Feed {
                     shard,
+                    has_kevys: false,
                     history: History::new(0),
                     ship: None,
+                    landing: None,
+                    parser: Parser::default(),
                     used: 0,
                 })
                 .collect(),
@@ -153,6 +192,7 @@ impl Source {
             id: String::new(),
             asked: 0,
             has_generation: false,
+            kind: Peer::Kevy,
             takes_pings: false,
             ping_at: now,
             out: VecDeque::new(),
@@ -161,6 +201,8 @@ impl Source {
             acked: 0,
             alive: now,
             acked_at: now,
+            decided: None,
+            failures: 0,
             gone: None,
         });
         true
@@ -229,10 +271,10 @@ impl Source {
             let mut links = self.links.iter().filter(|link| link.own == own);
             links.all(|link| !link.is_behind())
         };
-        self.feeds
-            .iter()
-            .enumerate()
-            .any(|(own, feed)| feed.ship.is_some() && walks(own))
+        let reads = |link: &Link| matches!(link.stage, Stage::Reading(_, Some(_)));
+        let mut feeds = self.feeds.iter().enumerate();
+        feeds.any(|(own, feed)| feed.ship.is_some() && feed.landing.is_none() && walks(own))
+            || self.links.iter().any(reads)
     }
 
     /// What the turn produced goes to the replicas; true if there was anything.
@@ -293,15 +335,14 @@ impl Source {
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
         if let Some(stream) = &mut home.stream {
-            stream.set_plain(true);
+            stream.set_plain(feed.has_kevys);
         }
         let at = home.position();
         if feed.history.generation() != at.generation {
             // Another history: who follows the old one starts over.
             feed.history = History::new(at.generation);
-            if feed.ship.take().is_some() {
-                home.end_walk(crate::cmd::Walker::Replicas);
-            }
+            home.end_walk(Walker::Replicas);
+            (feed.ship, feed.landing) = (None, None);
             for link in &mut links {
                 if !matches!(link.stage, Stage::Asked(_) | Stage::Greeting) {
                     link.gone = Some("the data set was replaced");
@@ -311,37 +352,63 @@ impl Source {
         }
         if !journals && let Some(stream) = &mut home.stream {
             while let Some(block) = stream.take_block() {
-                feed.history.push(crate::repl::Part::of(block).0);
+                feed.history.push(Part::of(block).0);
             }
         }
         let mut worked = false;
         for link in &mut links {
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
-                let goes_on = link.answer(request, at, &mut feed.history);
+                let database = home.stream.as_ref().map_or(0, |stream| stream.database());
+                link.answer(request, (at, database), &mut feed.history, journals);
+                if link.kind == Peer::Kevy
+                    && let Some(stream) = &mut home.stream
+                {
+                    feed.has_kevys = true;
+                    stream.set_plain(true);
+                }
+                worked = true;
+            }
+            if let Stage::Reading(from, reading) = &mut link.stage
+                && link.out.is_empty()
+            {
+                let (from, reading) = (*from, reading.take());
+                link.read_on(from, reading, feed, at, &state.shared);
+                worked = true;
+            }
+            if let Some(goes_on) = link.decided.take() {
+                log(&format!(
+                    "replica {} {} at {}",
+                    link.name(),
+                    if goes_on {
+                        "goes on"
+                    } else {
+                        "gets a snapshot"
+                    },
+                    link.asked
+                ));
                 let replicas = &state.shared.replicas[feed.shard];
                 let count = match goes_on {
                     true => &replicas.resumed,
                     false => &replicas.shipped,
                 };
                 count.fetch_add(1, Relaxed);
-                worked = true;
             }
         }
+        let waits = |link: &&&mut Link| matches!(link.stage, Stage::Waiting);
         if feed.ship.is_none()
-            && links
-                .iter()
-                .any(|link| matches!(link.stage, Stage::Waiting))
+            && let Some(peer) = links.iter().find(waits).map(|link| link.kind)
         {
-            feed.ship = Some(Ship::begin(home));
-            for link in &mut links {
+            feed.ship = Some(Ship::begin(home, peer));
+            for link in links.iter_mut().filter(|link| link.kind == peer) {
                 if let Some(removed) = link.begin_ship() {
                     feed.history.doubt(removed + 1, removed + 2);
                 }
             }
         }
         if feed.ship.is_some() {
-            worked |= feed.sail(home, &mut links, state.tunables.backlog_len);
+            let behind_max = state.tunables.backlog_len.saturating_mul(PATIENCE);
+            worked |= feed.sail(home, &mut links, journals, behind_max.max(BEHIND_MIN));
         }
         let is_patient = links
             .iter()
@@ -377,10 +444,10 @@ impl Source {
         link.out_bytes -= len;
         if let (Stage::Streaming(cursor), true) = (&mut link.stage, link.out.is_empty()) {
             let room = (GATHER_MAX - 1, SEND_LEN.saturating_sub(len));
-            match feed.history.gather(cursor, Peer::Kevy, room, pieces) {
+            match feed.history.gather(cursor, link.kind, room, pieces) {
                 Ok(more) => len += more,
                 Err(Lost::TooOld) => link.gone = Some("it is too slow"),
-                Err(Lost::Untold) => link.gone = Some("databases were swapped"),
+                Err(Lost::Untold) => link.gone = Some(UNTOLD),
             }
             if link.takes_pings && state.now >= link.ping_at {
                 link.ping_at = state.now + PING_MS;
@@ -448,7 +515,7 @@ impl Source {
             if is_idle && state.tunables.backlog_ttl_secs > 0 && state.homes.shards.has(feed.shard)
             {
                 state.feeding[own] = false;
-                feed.history = History::new(0);
+                (feed.history, feed.has_kevys) = (History::new(0), false);
                 self.publish(own, state);
                 let feed = &self.feeds[own];
                 if !state.shared.settings.journals {
@@ -479,9 +546,10 @@ impl Feed {
     /// Goes on with the snapshot.
     fn sail(
         &mut self,
-        home: &mut crate::cmd::Shard,
+        home: &mut Shard,
         links: &mut [&mut Link],
-        backlog_len: usize,
+        journals: bool,
+        behind_max: usize,
     ) -> bool {
         let mut aboard: Vec<_> = links
             .iter_mut()
@@ -491,9 +559,24 @@ impl Feed {
             return false;
         };
         if aboard.is_empty() {
-            home.end_walk(crate::cmd::Walker::Replicas);
-            self.ship = None;
+            home.end_walk(Walker::Replicas);
+            (self.ship, self.landing) = (None, None);
             return false;
+        }
+        if let Some(landing) = &mut self.landing {
+            // Who has a part of what follows the image must find it said, also after a crash.
+            let is_written = self.history.end().is_some_and(|end| end > landing.mark);
+            if journals && !is_written {
+                return false;
+            }
+            self.history.doubt(landing.first, landing.end);
+            for link in aboard {
+                link.extend(&landing.last);
+                link.stage = Stage::Streaming(Cursor::new(landing.end));
+                link.acked = 0;
+            }
+            (self.ship, self.landing) = (None, None);
+            return true;
         }
         let mut out = Vec::new();
         let sailed = if !aboard.iter().any(|link| link.is_behind()) {
@@ -501,35 +584,35 @@ impl Feed {
         } else if !ship.follow(home) {
             Sailed::Void
         } else {
-            if ship.behind() > backlog_len.saturating_mul(PATIENCE).max(BEHIND_MIN) {
+            if ship.behind() > behind_max {
                 for link in aboard.iter_mut().filter(|link| link.is_behind()) {
                     link.gone = Some("it is too slow for its snapshot");
                 }
             }
             return false;
         };
-        for link in &mut aboard {
-            for piece in &out {
-                link.out_bytes += piece.len();
-                link.out.push_back(piece.clone());
-            }
-        }
         match sailed {
-            Sailed::On => return true,
-            Sailed::Done { first, end } => {
-                self.history.doubt(first, end);
+            Sailed::On => {
                 for link in aboard {
-                    link.stage = Stage::Streaming(Cursor::new(end));
-                    link.acked = 0;
+                    link.extend(&out);
                 }
+            }
+            Sailed::Done { first, end } => {
+                let mark = home.position().offset - 1;
+                self.landing = Some(Landing {
+                    mark,
+                    last: out,
+                    first,
+                    end,
+                });
             }
             Sailed::Void => {
                 for link in aboard {
                     link.gone = Some("all keys were removed during its snapshot");
                 }
+                self.ship = None;
             }
         }
-        self.ship = None;
         true
     }
 }
@@ -540,38 +623,126 @@ impl Link {
         matches!(self.stage, Stage::Shipping) && self.out_bytes > SHIP_AHEAD
     }
 
+    fn extend(&mut self, pieces: &[Bytes]) {
+        for piece in pieces {
+            self.out_bytes += piece.len();
+            self.out.push_back(piece.clone());
+        }
+    }
+
     fn say(&mut self, text: String) {
         self.out_bytes += text.len();
         self.out.push_back(text.into());
     }
 
-    /// Answers the handshake. The stream is at `at`. True if the replica goes on from where it was.
-    fn answer(&mut self, request: Request, at: Position, history: &mut History) -> bool {
+    /// Takes in the handshake. The stream is at `at`, its next frame in `database`.
+    fn answer(
+        &mut self,
+        request: Request,
+        (at, database): (Position, u32),
+        history: &mut History,
+        journals: bool,
+    ) {
+        self.kind = match request.is_ringkeep {
+            true => Peer::All,
+            false => Peer::Kevy,
+        };
         (self.id, self.has_generation) = (request.id, request.has_generation);
         self.asked = request.at.offset;
         // Who names no generation is told from others by offsets alone: no two histories share any.
         let is_ours = !self.has_generation || request.at.generation == at.generation;
-        let goes_on = is_ours && history.has(self.asked, at.offset, Peer::Kevy);
+        let goes_on = is_ours && history.has(self.asked, at.offset, self.kind);
         self.takes_pings = self.has_generation;
-        self.say(match self.has_generation {
-            true => format!("+ACK {} {}\r\n", at.generation, self.asked),
-            false => format!("+ACK {}\r\n", self.asked),
-        });
-        self.stage = match goes_on {
-            true => Stage::Streaming(Cursor::new(self.asked)),
-            false => Stage::Waiting,
+        let may_be_written = journals
+            && is_ours
+            && self.asked < at.offset
+            && !history.is_doubtful(self.asked)
+            && history.first().is_none_or(|first| self.asked < first);
+        (self.stage, self.decided) = if goes_on {
+            let database = history.database_at(self.asked, database);
+            self.say_ack(at.generation, database);
+            (Stage::Streaming(Cursor::new(self.asked)), Some(true))
+        } else if may_be_written {
+            (Stage::Reading(self.asked, None), None)
+        } else {
+            self.say_ack(at.generation, 0);
+            (Stage::Waiting, Some(false))
         };
-        log(&format!(
-            "replica {} {} at {}",
-            self.name(),
-            if goes_on {
-                "goes on"
-            } else {
-                "gets a snapshot"
-            },
-            self.asked
-        ));
-        goes_on
+    }
+
+    /// Answers the handshake; `database` is the one that the next frame finds itself in.
+    fn say_ack(&mut self, generation: u64, database: u32) {
+        let asked = self.asked;
+        self.say(match (self.kind, self.has_generation) {
+            (Peer::All, _) => format!("+ACK {generation} {asked} {database}\r\n"),
+            (Peer::Kevy, true) => format!("+ACK {generation} {asked}\r\n"),
+            (Peer::Kevy, false) => format!("+ACK {asked}\r\n"),
+        });
+    }
+
+    /// Goes on with what is read from the journal from an offset on.
+    fn read_on(
+        &mut self,
+        mut from: u64,
+        reading: Option<Reading>,
+        feed: &mut Feed,
+        at: Position,
+        shared: &Shared,
+    ) {
+        let is_first = from == self.asked;
+        match reading.as_ref().map(mpsc::Receiver::try_recv) {
+            None => {}
+            Some(Err(mpsc::TryRecvError::Empty)) => {
+                self.stage = Stage::Reading(from, reading);
+                return;
+            }
+            Some(Ok(Some(parts))) => {
+                for mut part in parts {
+                    let Some(bytes) = part.rest(from, self.kind, &mut feed.parser) else {
+                        // It will ask again.
+                        feed.history.doubt(self.asked, part.end());
+                        self.gone = Some(UNTOLD);
+                        return;
+                    };
+                    if self.decided.is_none() && is_first {
+                        let database = part.database_at(from, &mut feed.parser);
+                        self.say_ack(at.generation, database);
+                        self.decided = Some(true);
+                    }
+                    from = part.end();
+                    self.extend(&[bytes]);
+                }
+            }
+            Some(_) if is_first => {
+                self.say_ack(at.generation, 0);
+                (self.stage, self.decided) = (Stage::Waiting, Some(false));
+                return;
+            }
+            // It was there a moment ago: a snapshot has made the journal shorter, or not all that was
+            // written is there to be read yet.
+            Some(_) => self.failures += 1,
+        }
+        if self.failures > READ_FAILURES_MAX {
+            self.gone = Some("the journal has what comes next no longer");
+        } else if feed.history.reaches(from, at.offset) {
+            self.stage = Stage::Streaming(Cursor::new(from));
+        } else {
+            let (sender, receiver) = mpsc::channel();
+            let wanted = recover::Wanted {
+                shard: feed.shard as u32,
+                generation: at.generation,
+                from,
+                comes_back: from == self.asked,
+                len: READ_LEN,
+            };
+            let files = shared.durable.files.get().cloned();
+            std::thread::spawn(move || {
+                let found = files.and_then(|files| recover::frames(&*files, wanted).ok()?);
+                // Who asked may be gone.
+                let _ = sender.send(found);
+            });
+            self.stage = Stage::Reading(from, Some(receiver));
+        }
     }
 
     /// A snapshot begins. Returns the offset of the frame that removes all keys before, if there is one.

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     base::{Ms, Rng},
-    cmd::{Spec, Table, flag},
+    cmd::{Shards, Spec, Table, Upstream, flag},
     mesh::Mesh,
     repl::Part,
     resp::{Out, ParseLimits, Parser},
@@ -82,6 +82,8 @@ pub(super) struct State {
     pub dropped: Vec<SocketId>,
     /// Frames that other cores applied.
     pub applied: Vec<Asker>,
+    /// Shards that are of no more use and are freed in slices.
+    pub retired: Vec<Shards>,
     /// Loads that are done, with their stream and session.
     pub loaded: Vec<(usize, u64, bool)>,
     pub tunables_version: u64,
@@ -124,6 +126,8 @@ pub(super) struct State {
     pub acked: bool,
     /// Replicas are to say how far they are.
     pub asks_acks: bool,
+    /// Frames of a ringkeep were applied up to there, and their unit is open.
+    pub open_frames: Option<Upstream>,
     /// Who waits for the end of SAVE: connection, slot and round.
     pub saving: Vec<(SocketId, u64, u64)>,
     /// More keys are due than one turn may remove.
@@ -174,6 +178,7 @@ impl State {
             limits: ParseLimits::default(),
             dropped: Vec::new(),
             applied: Vec::new(),
+            retired: Vec::new(),
             loaded: Vec::new(),
             clients: Clients::default(),
             loans: Loans::default(),
@@ -199,6 +204,7 @@ impl State {
             waiters: Vec::new(),
             acked: false,
             asks_acks: false,
+            open_frames: None,
             saving: Vec::new(),
             more_due: false,
             memory: Memory::default(),
@@ -214,6 +220,7 @@ impl State {
             || self.more_due
             || self.memory.has_work()
             || self.loans.load.is_some()
+            || !self.retired.is_empty()
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()
             || !self.clients.woken.is_empty()

@@ -5,7 +5,7 @@ use super::{
     homes::{Listener, Place, Want},
     loans::Job,
     message::{After, Message},
-    oddities::Went,
+    oddities::{Went, odd},
     requests::{Call, Work},
     state::State,
 };
@@ -16,6 +16,12 @@ use crate::{
 
 const EXEC_ABORT: Error =
     Error::fixed("EXECABORT Transaction discarded because of previous errors.");
+
+/// The reply to EXEC if nothing of it is run, for this reason.
+pub(super) fn exec_aborted(why: &Error) -> Error {
+    let why = why.as_str().trim_start_matches("ERR ");
+    Error::text(format!("EXECABORT Transaction discarded because of: {why}"))
+}
 
 impl State {
     pub(super) fn runs_in_multi(&self, spec: &Spec) -> bool {
@@ -122,6 +128,12 @@ impl State {
         self.unwatch(conn);
         if tainted {
             return out.null_array();
+        }
+        // The disk may have failed while the shards were collected.
+        let writes = || multi.queued.iter().any(|(spec, _)| spec.is_write());
+        if self.odd & odd::BROKEN != 0 && writes() {
+            let why = self.shared.durable.refusal();
+            return out.error(&exec_aborted(&why));
         }
         out.array(multi.queued.len());
         for (spec, args) in multi.queued {

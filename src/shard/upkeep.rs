@@ -8,7 +8,7 @@ use super::{
     shared::{CoreStats, Rate, lock},
     state::State,
 };
-use crate::base::Ms;
+use crate::{base::Ms, store::DueKeys};
 
 /// Connections that a beat looks at, or a sixteenth of them if that is more.
 const CLIENTS_PER_BEAT: usize = 256;
@@ -44,6 +44,18 @@ impl State {
         }
         if self.memory.limit > 0 || self.memory.has_work() {
             self.memory_background();
+        }
+        if let Some(shards) = self.retired.last_mut() {
+            worked = true;
+            let mut more = false;
+            for (_, shard) in shards.iter_mut() {
+                for (_, keys) in shard.databases() {
+                    more |= keys.free_some(FREE_BUDGET);
+                }
+            }
+            if !more {
+                self.retired.pop();
+            }
         }
         if let Some((mut held, mut load)) = self.loans.load.take() {
             worked = true;
@@ -174,11 +186,15 @@ impl State {
         if self.pause.is_some() || !self.shared.expires_by_itself.load(Relaxed) {
             return;
         }
-        // A replica of a primary that sends no DEL for expired keys must do this by its own clock too.
+        // Redis says when a key goes. A replica of a primary that does not must do this by its own clock.
+        if self.shared.primary_expires.load(Relaxed) {
+            return;
+        }
         for shard in self.homes.own() {
             if !self.homes.shards.has(shard) {
                 continue;
             }
+            self.homes.shards.shard(shard).set_due_keys(DueKeys::Go);
             let mut expired = Vec::new();
             let listened = self.homes.has_listeners() || self.odd & odd::EVENTS != 0;
             for (db, keys) in self.homes.shards.shard(shard).databases() {

@@ -84,12 +84,25 @@ pub struct Gone {
     pub fields: Vec<Box<[u8]>>,
 }
 
+/// What an access makes of a key whose deadline has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DueKeys {
+    /// It goes.
+    #[default]
+    Go,
+    /// It is there for nobody, and stays: a primary that counts time for this node will say when it goes.
+    /// What changes the key removes it first all the same.
+    Hidden,
+    /// It is there: that primary itself speaks of it.
+    Shown,
+}
+
 /// A key's hash in one keyspace.
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed(u64);
 
 /// One database of one shard. Keys whose deadline has passed are never visible: every access takes
-/// `now` and removes what is due.
+/// `now` and removes what is due, unless [`due_keys`](Keyspace::due_keys) said otherwise.
 #[derive(Debug)]
 pub struct Keyspace {
     table: Table,
@@ -115,6 +128,7 @@ pub struct Keyspace {
     expired: Option<Vec<Box<[u8]>>>,
     /// What went without a command, if that is recorded.
     gone: Option<Vec<Gone>>,
+    due_keys: DueKeys,
     /// Kept so that steady work allocates nothing.
     scratch: Vec<u8>,
     batch: Vec<Entry>,
@@ -174,6 +188,7 @@ impl Keyspace {
             text_bytes: 0,
             expired: None,
             gone: None,
+            due_keys: DueKeys::Go,
             scratch: Vec::new(),
             batch: Vec::new(),
         }
@@ -196,7 +211,7 @@ impl Keyspace {
 
     /// Type and deadline of a key, without counting as a use of it.
     pub fn meta(&mut self, key: &[u8], now: Ms) -> Option<Meta> {
-        let found = self.live(key, now)?;
+        let found = self.seen(key, now)?;
         let frequency = self
             .lfu
             .map(|lfu| lfu.counter(found.head.clock(), self.clock) as u8);
@@ -217,12 +232,12 @@ impl Keyspace {
 
     /// Does the key exist? Counts as a use of it.
     pub fn contains(&mut self, key: &[u8], now: Ms) -> bool {
-        self.used(key, now).is_some()
+        self.read(key, now).is_some()
     }
 
     /// The name that OBJECT ENCODING answers.
     pub fn encoding(&mut self, key: &[u8], now: Ms) -> Option<&'static str> {
-        let found = self.live(key, now)?;
+        let found = self.seen(key, now)?;
         Some(match self.value(found) {
             Held::Text(text) => encoding_of(text),
             Held::Object(value) => {
@@ -233,7 +248,7 @@ impl Keyspace {
 
     /// Bytes of memory that the key and its value take, roughly.
     pub fn memory(&mut self, key: &[u8], now: Ms) -> Option<usize> {
-        let found = self.live(key, now)?;
+        let found = self.seen(key, now)?;
         let long_key = if found.head.has(LONG_KEY) {
             key.len()
         } else {
@@ -256,7 +271,7 @@ impl Keyspace {
     /// [`WrongType`] if the key holds a collection.
     #[inline(always)]
     pub fn string(&mut self, key: &[u8], now: Ms) -> Result<Option<Str<'_>>, WrongType> {
-        let Some(found) = self.used(key, now) else {
+        let Some(found) = self.read(key, now) else {
             return Ok(None);
         };
         match self.value(found) {
@@ -370,7 +385,7 @@ impl Keyspace {
     /// # Errors
     /// [`WrongType`] if the key holds something else.
     pub fn get<T: InValue>(&mut self, key: &[u8], now: Ms) -> Result<Option<&T>, WrongType> {
-        let Some(found) = self.used(key, now) else {
+        let Some(found) = self.read(key, now) else {
             return Ok(None);
         };
         match self.value(found) {
@@ -460,7 +475,7 @@ impl Keyspace {
 
     /// Copies a value and its deadline. A large string is shared, a collection is copied as a whole.
     pub fn copy(&mut self, key: &[u8], now: Ms) -> Option<(Value, Option<Ms>)> {
-        let found = self.used(key, now)?;
+        let found = self.read(key, now)?;
         let deadline = found.head.deadline(self.cells.arena.at(found.entry.cell()));
         let value = match self.value(found) {
             Held::Text(text) => Value::string(Bytes::copy_from_slice(text)),
@@ -548,7 +563,7 @@ impl Keyspace {
                 continue;
             };
             let key = self.cells.key(entry.cell()).to_vec();
-            if self.live(&key, now).is_some() {
+            if self.seen(&key, now).is_some() {
                 return Some(key);
             }
         }
@@ -559,7 +574,7 @@ impl Keyspace {
             place = self.table.walk(from, |entry| first = first.or(Some(entry)));
             if let Some(entry) = first {
                 let key = self.cells.key(entry.cell()).to_vec();
-                return self.live(&key, now).is_some().then_some(key);
+                return self.seen(&key, now).is_some().then_some(key);
             }
         }
         None
@@ -582,7 +597,7 @@ impl Keyspace {
             batch.clear();
             let next = self.table.walk(place, |entry| batch.push(entry));
             for entry in &batch {
-                if self.is_due(*entry, now) {
+                if self.is_due(*entry, now) && self.due_keys == DueKeys::Go {
                     let Some(found) = self.find_cell(entry.cell()) else {
                         continue;
                     };
@@ -598,7 +613,9 @@ impl Keyspace {
             batch.clear();
             self.table.walk(place, |entry| batch.push(entry));
             for entry in &batch {
-                visit(self.cells.key(entry.cell()), kind_of(*entry));
+                if self.due_keys != DueKeys::Hidden || !self.has_passed(*entry, now) {
+                    visit(self.cells.key(entry.cell()), kind_of(*entry));
+                }
             }
             steps += 1;
             match next {
@@ -611,6 +628,20 @@ impl Keyspace {
         };
         self.batch = batch;
         end
+    }
+
+    /// What becomes of due keys from now on.
+    pub fn due_keys(&mut self, due_keys: DueKeys) {
+        self.due_keys = due_keys;
+    }
+
+    /// Deadlines up to this time have passed for who speaks at `now`: for a primary that says when keys go,
+    /// none has.
+    pub fn over_by(&self, now: Ms) -> Ms {
+        match self.due_keys {
+            DueKeys::Shown => 0,
+            DueKeys::Go | DueKeys::Hidden => now,
+        }
     }
 
     /// Removes up to `budget` keys that are due, visiting each; true if more are due.
@@ -810,12 +841,24 @@ impl Keyspace {
     #[inline(always)]
     fn used(&mut self, key: &[u8], now: Ms) -> Option<Found> {
         let found = self.live(key, now)?;
+        Some(self.use_of(found))
+    }
+
+    /// The same for who will not change it.
+    #[inline(always)]
+    fn read(&mut self, key: &[u8], now: Ms) -> Option<Found> {
+        let found = self.seen(key, now)?;
+        Some(self.use_of(found))
+    }
+
+    #[inline(always)]
+    fn use_of(&mut self, found: Found) -> Found {
         if found.head.clock() != self.clock {
             let head = found.head.with_clock(self.touched(found.head.clock()));
             head.write(self.cells.arena.at_mut(found.entry.cell()));
-            return Some(Found { head, ..found });
+            return Found { head, ..found };
         }
-        Some(found)
+        found
     }
 
     /// The clock of new entries.
@@ -852,9 +895,39 @@ impl Keyspace {
         self.clock = self.clock_at(now);
         let found = self.find(self.cells.hash(key), key)?;
         if found.head.flags() & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
-            return self.drop_due(found, now);
+            return self.on_due(found, now, false);
         }
         Some(found)
+    }
+
+    /// The same for who will not change it.
+    #[inline(always)]
+    fn seen(&mut self, key: &[u8], now: Ms) -> Option<Found> {
+        self.settle();
+        self.clock = self.clock_at(now);
+        let found = self.find(self.cells.hash(key), key)?;
+        if found.head.flags() & (DEADLINE | FIELDS) != 0 && self.is_due(found.entry, now) {
+            return self.on_due(found, now, true);
+        }
+        Some(found)
+    }
+
+    /// What an access finds where the key or one of its fields is due.
+    #[cold]
+    fn on_due(&mut self, found: Found, now: Ms, only_looks: bool) -> Option<Found> {
+        match self.due_keys {
+            DueKeys::Shown => Some(found),
+            DueKeys::Hidden if only_looks => (!self.has_passed(found.entry, now)).then_some(found),
+            DueKeys::Hidden | DueKeys::Go => self.drop_due(found, now),
+        }
+    }
+
+    /// Is the key itself due?
+    fn has_passed(&self, entry: Entry, now: Ms) -> bool {
+        let cell = self.cells.arena.at(entry.cell());
+        Head::read(cell)
+            .deadline(cell)
+            .is_some_and(|due| due <= now)
     }
 
     /// Is the key or one of its fields due?

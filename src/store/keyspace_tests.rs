@@ -482,3 +482,44 @@ fn large_collections_are_freed_in_slices() {
     while space.free_some(100) {}
     assert!(!space.free_some(100));
 }
+
+#[test]
+fn due_keys_stay_while_a_primary_counts_the_time() {
+    let mut space = Keyspace::new(1);
+    let due = START + 10;
+    for key in [b"a", b"b", b"c", b"d"] {
+        space.set_string(key, b"1", Some(due));
+    }
+    let fields = space.get_or_create::<Hash>(b"h", START).expect("a hash");
+    fields.set(b"f", b"1");
+    fields.set_deadline(b"f", Some(due));
+    space.due_keys(DueKeys::Hidden);
+    // Nobody sees them.
+    let seen = space.string(b"a", due).expect("no other type");
+    assert!(seen.is_none());
+    assert_eq!(space.meta(b"b", due), None);
+    assert!(!space.contains(b"c", due));
+    assert_eq!(scan_all(&mut space, due).keys().collect::<Vec<_>>(), [b"h"]);
+    assert_eq!(space.over_by(due), due);
+    assert_eq!(space.len(), 5);
+    // Who changes one finds none there.
+    assert!(!space.set_deadline(b"d", None, due));
+    assert_eq!(space.len(), 4);
+    check(&mut space);
+    // The primary sees all of them.
+    space.due_keys(DueKeys::Shown);
+    assert_eq!(space.over_by(due), 0);
+    assert!(space.set_deadline(b"a", None, due));
+    assert!(space.remove(b"b", due));
+    assert_eq!(scan_all(&mut space, due).len(), 3);
+    let fields = space.get::<Hash>(b"h", due).expect("a hash");
+    assert_eq!(fields.map(Hash::len), Some(1));
+    check(&mut space);
+    // Back to the node's own clock.
+    space.due_keys(DueKeys::Go);
+    assert!(space.contains(b"a", due));
+    assert!(!space.contains(b"c", due));
+    assert_eq!(scan_all(&mut space, due).len(), 1);
+    assert_eq!(space.len(), 1);
+    check(&mut space);
+}

@@ -24,7 +24,8 @@ pub use entry::Lfu;
 pub use evict::{Candidate, EvictionPool, Policy};
 pub use hash::Hash;
 pub use keyspace::{
-    Budget, Form, Gone, Hashed, Keyspace, Meta, Sampling, Slice, Str, Used, Walk, WrongType,
+    Budget, DueKeys, Form, Gone, Hashed, Keyspace, Meta, Sampling, Slice, Str, Used, Walk,
+    WrongType,
 };
 pub use list::{End, List};
 pub use set::Set;

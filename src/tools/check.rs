@@ -7,6 +7,7 @@ use crate::{
     cmd::Shard,
     journal::{
         FileName,
+        bundle::Bundle,
         meta::Meta,
         plan::PlanError,
         scan::{Scan, Tail},
@@ -40,7 +41,7 @@ fn check_directory(path: &Path, progress: &mut Progress) -> Result<bool, ToolErr
     for name in names {
         match FileName::parse(&name) {
             None | Some(FileName::Lock) => {}
-            Some(_) => is_good &= check_file(&path.join(name), progress)?,
+            Some(_) => is_good &= check_file(&dir.place(&name), progress)?,
         }
     }
     Ok(verdict(&dir) && is_good)
@@ -93,7 +94,11 @@ struct Good {
 
 fn check_file(path: &Path, progress: &mut Progress) -> Result<bool, ToolError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = FileName::parse(name.strip_suffix(".damaged").unwrap_or(&name));
+    let name = FileName::parse(
+        name.strip_suffix(".damaged")
+            .or(name.strip_suffix(".tmp"))
+            .unwrap_or(&name),
+    );
     progress.start(
         format!("reading {}", path.display()),
         input::size(path)?,
@@ -103,6 +108,7 @@ fn check_file(path: &Path, progress: &mut Progress) -> Result<bool, ToolError> {
         Some(name @ FileName::Segment { .. }) => segment(path, name, progress)?,
         Some(name @ FileName::Snapshot { .. }) => snapshot(path, name, progress)?,
         Some(FileName::Meta) => meta(path, progress)?,
+        Some(FileName::Bundle { .. }) => bundle(path, progress)?,
         Some(FileName::Lock) | None => {
             let why = "its name is not that of a journal file, a snapshot or ringkeep.meta";
             return Err(ToolError::Refused(path.to_path_buf(), why.into()));
@@ -127,6 +133,16 @@ fn meta(path: &Path, progress: &mut Progress) -> Result<Result<Good, String>, To
     Ok(Meta::read(&bytes)
         .map(|meta| Good {
             holds: format!("{} shards, routing {}", meta.shard_count, meta.routing),
+            note: None,
+        })
+        .map_err(|fault| fault.to_string()))
+}
+
+fn bundle(path: &Path, progress: &mut Progress) -> Result<Result<Good, String>, ToolError> {
+    let bytes = input::whole(path, progress)?;
+    Ok(Bundle::read(&bytes)
+        .map(|bundle| Good {
+            holds: format!("{} snapshots that count together", bundle.snapshots.len()),
             note: None,
         })
         .map_err(|fault| fault.to_string()))

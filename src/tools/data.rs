@@ -1,15 +1,16 @@
 //! The data directory as the node and the tools find it: locked, of our format, and readable.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Seek, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use crate::{
     journal::{FileName, meta::Meta},
-    recover::Files,
+    recover::{self, Files, RecoverError},
     route::Routing,
 };
 
@@ -35,6 +36,8 @@ pub enum DataError {
     },
     /// Keys are placed in another way.
     Routing(PathBuf),
+    /// A file that says what counts in it is damaged, or what it names is missing.
+    Bundle(PathBuf, RecoverError),
 }
 
 impl std::fmt::Display for DataError {
@@ -75,6 +78,7 @@ impl std::fmt::Display for DataError {
                 "{} was written with another setting of --cluster",
                 dir.display()
             ),
+            DataError::Bundle(dir, why) => write!(out, "{}: {why}", dir.display()),
         }
     }
 }
@@ -85,6 +89,10 @@ pub struct DataDir {
     path: PathBuf,
     /// What it is.
     pub meta: Meta,
+    /// The machine has not been started anew since a node had the directory last.
+    pub is_same_boot: bool,
+    /// The names under which files are found that do not have their own yet.
+    unnamed: BTreeMap<String, String>,
     _lock: File,
 }
 
@@ -96,7 +104,7 @@ impl DataDir {
     pub fn open(path: &Path, wanted: Meta) -> Result<Self, DataError> {
         let failed = |what| move |error| DataError::Io(what, path.to_owned(), error);
         fs::create_dir_all(path).map_err(failed("make"))?;
-        let lock = Self::lock(path)?;
+        let (lock, is_same_boot) = Self::lock(path)?;
         let name = path.join(FileName::Meta.to_string());
         let meta = match fs::read(&name) {
             Ok(bytes) => {
@@ -112,8 +120,12 @@ impl DataDir {
         let dir = Self {
             path: path.to_owned(),
             meta,
+            is_same_boot,
+            unnamed: BTreeMap::new(),
             _lock: lock,
         };
+        let unnamed = dir.unnamed()?;
+        dir.name(&unnamed).map_err(failed("tidy up"))?;
         dir.remove_unfinished().map_err(failed("tidy up"))?;
         Ok(dir)
     }
@@ -128,14 +140,44 @@ impl DataDir {
         if !name.exists() {
             return Err(DataError::Missing(path.to_owned()));
         }
-        let lock = Self::lock(path)?;
+        let (lock, is_same_boot) = Self::lock(path)?;
         let bytes = fs::read(&name).map_err(|error| DataError::Io("read", name.clone(), error))?;
         let meta = Meta::read(&bytes).map_err(|why| DataError::Meta(name, why.to_string()))?;
-        Ok(Self {
+        let mut dir = Self {
             path: path.to_owned(),
             meta,
+            is_same_boot,
+            unnamed: BTreeMap::new(),
             _lock: lock,
-        })
+        };
+        let unnamed = dir.unnamed()?.snapshots.into_iter();
+        dir.unnamed = unnamed
+            .map(|name| (name.to_string(), name.unfinished()))
+            .collect();
+        Ok(dir)
+    }
+
+    /// What the node that was here last had not named yet.
+    fn unnamed(&self) -> Result<recover::Unnamed, DataError> {
+        recover::unnamed(self).map_err(|error| DataError::Bundle(self.path.clone(), error))
+    }
+
+    /// Gives files their names, as the node would have done.
+    fn name(&self, unnamed: &recover::Unnamed) -> io::Result<()> {
+        for name in &unnamed.snapshots {
+            let from = self.path.join(name.unfinished());
+            fs::rename(from, self.path.join(name.to_string()))?;
+        }
+        if !unnamed.bundles.is_empty() {
+            File::open(&self.path)?.sync_all()?;
+        }
+        self.remove(&unnamed.bundles)
+    }
+
+    /// Where a file is.
+    pub(super) fn place(&self, name: &str) -> PathBuf {
+        let found = self.unnamed.get(name);
+        self.path.join(found.map_or(name, String::as_str))
     }
 
     /// How keys are placed on its shards.
@@ -149,21 +191,28 @@ impl DataDir {
             .ok_or_else(|| DataError::Routing(self.path.clone()))
     }
 
-    fn lock(path: &Path) -> Result<File, DataError> {
+    /// The lock, and whether who had it last ran since the machine was started.
+    fn lock(path: &Path) -> Result<(File, bool), DataError> {
         let name = path.join(FileName::Lock.to_string());
         let failed = |error| DataError::Io("lock", name.clone(), error);
         let mut options = File::options();
-        options.create(true).truncate(false).write(true).mode(0o600);
+        options.create(true).truncate(false);
+        options.read(true).write(true).mode(0o600);
         let mut file = options.open(&name).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // For people who look; the lock is what counts.
+        // A number for people who look, and which run of the machine this is.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut last = String::new();
+        let _ = file.read_to_string(&mut last);
+        let is_same_boot = !boot.is_empty() && last.lines().nth(1) == Some(boot.trim());
         let _ = file.set_len(0);
-        let _ = writeln!(file, "{}", std::process::id());
-        Ok(file)
+        let _ = file.rewind();
+        let _ = writeln!(file, "{}\n{}", std::process::id(), boot.trim());
+        Ok((file, is_same_boot))
     }
 
     /// Snapshots that were not published are of no use to anybody.
@@ -223,16 +272,17 @@ impl Files for DataDir {
             // A name that is no text is none of ours.
             names.extend(entry?.file_name().into_string().ok());
         }
+        names.extend(self.unnamed.keys().cloned());
         names.sort();
         Ok(names)
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
-        Ok(fs::metadata(self.path.join(name))?.len())
+        Ok(fs::metadata(self.place(name))?.len())
     }
 
     fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        let file = File::open(self.path.join(name))?;
+        let file = File::open(self.place(name))?;
         let mut done = 0;
         while done < into.len() {
             match file.read_at(&mut into[done..], at + done as u64) {

@@ -219,6 +219,8 @@ struct OpenFile {
     what: Opened,
     in_flight: u32,
     is_closing: bool,
+    /// Of a folder: how many failed syncs of it this handle was told of.
+    failures: u64,
 }
 
 #[derive(Clone)]
@@ -1168,6 +1170,7 @@ impl World {
             Work::Rename { from, to } => disk.rename(from, to),
             Work::Remove { path } => disk.remove(path),
         };
+        let result = result.and_then(|()| self.folder_is_sound(&job));
         let is_of_folder = !matches!(job.work, Work::Write { .. } | Work::Reserve { .. });
         if is_of_folder {
             self.collect_files(job.machine);
@@ -1223,6 +1226,28 @@ impl World {
             };
         }
         disk.crash(random);
+    }
+
+    /// Whoever has a folder open is told once of each failed sync of it, whoever asked for that.
+    fn folder_is_sound(&mut self, job: &Job) -> Result<(), i32> {
+        let Work::Sync {
+            what: Opened::Folder(path),
+            ..
+        } = &job.work
+        else {
+            return Ok(());
+        };
+        let failures = self.disk(job.machine).folder_failures(path);
+        let inside = self.reactors.get_mut(&job.reactor);
+        let file = job.file.map(Token::from);
+        let open = inside.and_then(|inside| inside.files.get_mut(file?));
+        match open {
+            Some(open) if open.failures < failures => {
+                open.failures = failures;
+                Err(libc::EIO)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn end_file(&mut self, reactor: ReactorId, token: Token) {
@@ -1683,6 +1708,7 @@ impl Reactor for FakeReactor {
             what: Opened::File(number),
             in_flight: 0,
             is_closing: false,
+            failures: 0,
         };
         Ok(inside.files.insert(file).into())
     }
@@ -1742,11 +1768,13 @@ impl Reactor for FakeReactor {
         if !world.disk(self.machine).may_be_folder(path) {
             return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
         }
+        let failures = world.disk(self.machine).folder_failures(path);
         let inside = world.reactors.get_mut(&self.id).ok_or_else(gone)?;
         let file = OpenFile {
             what: Opened::Folder(path.to_path_buf()),
             in_flight: 0,
             is_closing: false,
+            failures,
         };
         Ok(inside.files.insert(file).into())
     }

@@ -23,8 +23,8 @@ use crate::bufs::{BufferRing, Buffers, Region};
 use crate::caps::{Choice, Features, Level, Refusal, RefusalReason, RingConfig, SetupError};
 use crate::net::{self, Address};
 use crate::reactor::{
-    End, Endpoint, Event, FileId, GATHER_MAX, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId,
-    TimerId, Wait,
+    DIRECT_UNIT, End, Endpoint, Event, FileId, GATHER_MAX, Lease, Nanos, OpenHow, Outgoing,
+    Reactor, SocketId, TimerId, Wait,
 };
 use crate::ring::{BUFFER_GROUP, Completion, ENTRIES_MIN, Entered, Ring};
 use crate::slots::{Op, Slots, Token};
@@ -42,6 +42,8 @@ pub struct KernelReactor {
     sockets: Slots<Socket>,
     files: Slots<OpenFile>,
     operations: Slots<FileOperation>,
+    /// For writes past the page cache, not in use.
+    aligned: Vec<Region>,
     arena: Option<Arena>,
     timers: Timers<Due>,
     waker: KernelWaker,
@@ -142,6 +144,8 @@ struct Message {
 
 struct OpenFile {
     fd: OwnedFd,
+    /// The same file past the page cache.
+    direct: Option<OwnedFd>,
     is_folder: bool,
     in_flight: u32,
     is_closing: bool,
@@ -154,6 +158,8 @@ struct FileOperation {
     work: Work,
     offset: u64,
     done: usize,
+    /// What is on its way past the page cache lies here.
+    aligned: Option<Region>,
 }
 
 enum Work {
@@ -285,6 +291,7 @@ impl KernelReactor {
             sockets: Slots::default(),
             files: Slots::default(),
             operations: Slots::default(),
+            aligned: Vec::new(),
             arena: None,
             timers: Timers::default(),
             waker: KernelWaker::new()?,
@@ -885,10 +892,11 @@ impl KernelReactor {
 
     // ---- Files.
 
-    fn keep_file(&mut self, file: std::fs::File, is_folder: bool) -> FileId {
+    fn keep_file(&mut self, file: std::fs::File, direct: Option<std::fs::File>) -> FileId {
         let open = OpenFile {
             fd: file.into(),
-            is_folder,
+            direct: direct.map(OwnedFd::from),
+            is_folder: false,
             in_flight: 0,
             is_closing: false,
         };
@@ -902,6 +910,7 @@ impl KernelReactor {
             work,
             offset,
             done: 0,
+            aligned: None,
         };
         if let Err(errno) = self.count_file(operation.file, &operation.work) {
             self.pending.push(operation.event(Err(errno)));
@@ -919,6 +928,7 @@ impl KernelReactor {
             work,
             offset: 0,
             done: 0,
+            aligned: None,
         });
         self.arm_file(operation);
     }
@@ -948,21 +958,39 @@ impl KernelReactor {
     }
 
     fn arm_file(&mut self, token: Token) {
-        let Some(operation) = self.operations.get(token) else {
+        let Some(operation) = self.operations.get_mut(token) else {
             return;
         };
         let open = self.files.get(operation.file);
         let fd = Fd(open.map_or(libc::AT_FDCWD, |open| open.fd.as_raw_fd()));
         let offset = operation.offset + operation.done as u64;
+        let direct = open.and_then(|open| open.direct.as_ref());
         let entry = match (&operation.work, &self.arena) {
             (Work::Write { block, is_durable }, _) => {
                 let rest = &block[operation.done..];
-                let len = rest.len().min(TRANSFER_MAX) as u32;
+                let is_whole = |n: u64| n.is_multiple_of(DIRECT_UNIT as u64);
+                let fits = is_whole(offset) && is_whole(rest.len() as u64) && !rest.is_empty();
+                let direct = direct.filter(|_| fits);
+                if direct.is_none() {
+                    self.aligned.extend(operation.aligned.take());
+                } else if operation.aligned.is_none() {
+                    let kept = self.aligned.pop();
+                    operation.aligned = kept.or_else(|| Region::new(ALIGNED_LEN).ok());
+                }
+                let (fd, from, len) = match (direct, &operation.aligned) {
+                    (Some(direct), Some(region)) => {
+                        let (from, len) = (region.at(0), rest.len().min(ALIGNED_LEN));
+                        // SAFETY: the region is that long, ours, and nothing in flight reads it.
+                        unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), from, len) };
+                        (Fd(direct.as_raw_fd()), from.cast_const(), len as u32)
+                    }
+                    _ => (fd, rest.as_ptr(), rest.len().min(TRANSFER_MAX) as u32),
+                };
                 // One write that waits for the disk takes no longer and less CPU than a write and an
                 // fdatasync linked to it (perf/record/vm/2026-11-21T20-45-27-disk.csv, up to 4 KiB), and
                 // no full ring can tear a link apart.
                 let rw_flags = if *is_durable { libc::RWF_DSYNC } else { 0 };
-                opcode::Write::new(fd, rest.as_ptr(), len)
+                opcode::Write::new(fd, from, len)
                     .offset(offset)
                     .rw_flags(rw_flags)
                     .build()
@@ -1002,7 +1030,7 @@ impl KernelReactor {
             }
             (Work::Remove { path }, _) => opcode::UnlinkAt::new(fd, path.as_ptr()).build(),
         };
-        // SAFETY: a block or path is heap memory owned by the operation's place and freed only after
+        // SAFETY: a block, path or aligned copy is memory owned by the operation and freed only after
         // this completion; the arena lives as long as the reactor, and no `&mut` to a chunk is given
         // out while a write from it is counted.
         unsafe { self.ring.push(entry.user_data(token.mark(Op::File))) };
@@ -1016,12 +1044,19 @@ impl KernelReactor {
         let left = operation.work.len() - operation.done;
         let outcome = match (-result, &operation.work) {
             (libc::EINTR | libc::EAGAIN, _) => Ok(()),
+            // This file system wants it some other way.
+            (libc::EINVAL, Work::Write { .. }) if operation.aligned.is_some() => {
+                if let Some(open) = self.files.get_mut(operation.file) {
+                    open.direct = None;
+                }
+                Ok(())
+            }
             (errno, Work::Reserve { .. }) if cannot_reserve(errno) => Ok(()),
             (errno, _) if errno > 0 => Err(errno),
             // The disk takes nothing and says no reason: do not ask for ever.
             (0, _) if left > 0 => Err(libc::EIO),
             _ => {
-                operation.done += (result as usize).min(left);
+                operation.done += (result.max(0) as usize).min(left);
                 Ok(())
             }
         };
@@ -1030,9 +1065,12 @@ impl KernelReactor {
             self.arm_file(token);
             return;
         }
-        let Some(operation) = self.operations.remove(token) else {
+        let Some(mut operation) = self.operations.remove(token) else {
             return;
         };
+        if self.aligned.len() < ALIGNED_KEPT {
+            self.aligned.extend(operation.aligned.take());
+        }
         if let (Work::Arena { chunk, .. }, Some(arena)) = (&operation.work, &mut self.arena) {
             arena.in_flight[*chunk as usize] -= 1;
         }
@@ -1297,7 +1335,10 @@ impl Reactor for KernelReactor {
             .create_new(how.create && how.exclusive)
             .truncate(how.truncate)
             .open(path)?;
-        Ok(self.keep_file(file, false))
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).custom_flags(libc::O_DIRECT);
+        let direct = how.direct.then(|| options.open(path).ok()).flatten();
+        Ok(self.keep_file(file, direct))
     }
 
     fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
@@ -1352,7 +1393,11 @@ impl Reactor for KernelReactor {
             .read(true)
             .custom_flags(libc::O_DIRECTORY)
             .open(path)?;
-        Ok(self.keep_file(folder, true))
+        let id = self.keep_file(folder, None);
+        if let Some(open) = self.files.get_mut(id.into()) {
+            open.is_folder = true;
+        }
+        Ok(id)
     }
 
     fn rename(&mut self, from: &Path, to: &Path, mark: u64) {
@@ -1632,6 +1677,9 @@ const BUFFERS_MAX: u16 = 1 << 15;
 const BUFFER_LEN_MIN: u32 = 64;
 /// Chunks that every kernel registers at once.
 const REGISTERED_MAX: usize = 1024;
+/// Bytes of one write past the page cache; a longer one takes several.
+const ALIGNED_LEN: usize = 2 << 20;
+const ALIGNED_KEPT: usize = 2;
 /// Bytes of one send or write; the kernel takes at most a little less than 2 GiB.
 const TRANSFER_MAX: usize = 1 << 30;
 const TIMEOUT_SPECS: usize = 8;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use uring::{
-    End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
-    Wait, Wake,
+    DIRECT_UNIT, End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId,
+    TimerId, Wait, Wake,
 };
 
 /// What a test wants of its reactor.
@@ -892,6 +892,55 @@ fn a_folder_can_be_synced_and_no_more<R: Reactor>(make: fn(Shape) -> Host<R>) {
     assert_eq!(host.synced[1], (folder, 5, Err(libc::EBADF)));
 }
 
+fn what_goes_past_the_page_cache_is_there_too<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    const UNIT: usize = DIRECT_UNIT;
+    let mut host = make(Shape::default());
+    let path = host.folder.join("direct");
+    let how = OpenHow {
+        create: true,
+        direct: true,
+        ..OpenHow::default()
+    };
+    let file = host.reactor.open(&path, how).unwrap();
+    let mut whole = pattern(5 << 20, 9);
+    host.reactor.write_durable(file, whole.clone(), 0, 0);
+    host.until("the long write", |host| host.written.len() == 1);
+    // Some fit the units of the disk, others do not.
+    let pieces = [
+        (UNIT, UNIT),
+        (3 * UNIT, 100),
+        (5 * UNIT + 1, UNIT),
+        (8 * UNIT, 3 * UNIT),
+        (7 * UNIT + 7, 7),
+        (12 * UNIT, 0),
+        (5 << 20, 2 * UNIT),
+        ((5 << 20) + 2 * UNIT, 5),
+    ];
+    for (mark, (at, len)) in pieces.into_iter().enumerate() {
+        let bytes = pattern(len, mark as u64);
+        whole.resize(whole.len().max(at + len), 0);
+        whole[at..at + len].copy_from_slice(&bytes);
+        match mark % 2 {
+            0 => host.reactor.write(file, bytes, at as u64, mark as u64),
+            _ => host
+                .reactor
+                .write_durable(file, bytes, at as u64, mark as u64),
+        }
+    }
+    host.until("the writes", |host| host.written.len() == 1 + pieces.len());
+    assert!(host.written.iter().all(|(.., result)| result.is_ok()));
+    for (of, mark, block, _) in &host.written[1..] {
+        let (at, len) = pieces[*mark as usize];
+        assert!(
+            *of == file && *block == whole[at..at + len],
+            "the memory comes back"
+        );
+    }
+    host.reactor.sync(file, 1);
+    host.until("the sync", |host| host.synced.len() == 1);
+    assert!((host.read_file)(&host.reactor, &path) == whole);
+}
+
 fn the_arena_is_written_from_in_place<R: Reactor>(make: fn(Shape) -> Host<R>) {
     const LEN: u32 = 256 * 1024;
     let mut host = make(Shape::default());
@@ -1015,6 +1064,7 @@ macro_rules! bodies {
             reserved_space_reads_as_zeros
             names_change_and_go
             a_folder_can_be_synced_and_no_more
+            what_goes_past_the_page_cache_is_there_too
             the_arena_is_written_from_in_place
             a_reactor_may_be_dropped_at_any_time
         }

@@ -13,6 +13,7 @@ const CREATE: OpenHow = OpenHow {
     create: true,
     truncate: false,
     exclusive: false,
+    direct: false,
 };
 
 type Outcome = Result<(), i32>;

@@ -3,6 +3,7 @@
 use crate::{
     base::Rng,
     cmd::{self, Ctx, Keys, Run, Shards, Table},
+    journal::frame::NOTE,
     resp::{Args, Error, Out},
 };
 
@@ -49,6 +50,10 @@ impl Replay {
         args: Args<'_>,
     ) -> Result<(), Unplayable> {
         let name = args.get(0).ok_or(Unplayable::Unknown)?;
+        if name.starts_with(NOTE) {
+            shards.shard(shard).heed(args);
+            return Ok(());
+        }
         let spec = self.table.find(name).ok_or(Unplayable::Unknown)?;
         if spec.name == "SELECT" && spec.fits(args.len()) {
             *db = cmd::select(args, shards.databases()).map_err(Unplayable::Failed)?;

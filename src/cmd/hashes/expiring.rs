@@ -20,8 +20,8 @@ pub fn hgetex(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
     match Times::named(args.at(2)) {
         Some(times) => {
             let due = times.read(ctx, args, 3, "hgetex")?;
-            get_and(ctx, args, 4, |hash, field, now| {
-                expire(hash, field, due, now)
+            get_and(ctx, args, 4, |hash, field, over_by| {
+                expire(hash, field, due, over_by)
             })
         }
         _ if args.at(2).eq_ignore_ascii_case(b"persist") => {
@@ -44,6 +44,7 @@ fn get_and(
     let keys = ctx.shards.of(ctx.db, key);
     keys.get::<Hash>(key, now)?;
     let fields = fields(args, at, BAD_COUNT)?;
+    let over_by = keys.over_by(now);
     ctx.out.array(fields.len());
     let Some(hash) = keys.get_mut::<Hash>(key, now)? else {
         fields.iter().for_each(|_| ctx.out.null());
@@ -54,7 +55,7 @@ fn get_and(
         let value = hash.get(field);
         ctx.out.bulk_or_null(value);
         if value.is_some() {
-            changes += u64::from(change(hash, field, now));
+            changes += u64::from(change(hash, field, over_by));
         }
     }
     if changes > 0 {
@@ -66,8 +67,8 @@ fn get_and(
 }
 
 /// Gives a field a deadline, or removes it where that has passed.
-fn expire(hash: &mut Hash, field: &[u8], due: Ms, now: Ms) -> bool {
-    if due <= now {
+fn expire(hash: &mut Hash, field: &[u8], due: Ms, over_by: Ms) -> bool {
+    if due <= over_by {
         hash.remove(field)
     } else {
         hash.set_deadline(field, Some(due))
@@ -91,6 +92,7 @@ pub fn hsetex(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.out.flag(false);
         return Ok(());
     }
+    let over_by = keys.over_by(now);
     let hash = keys.get_or_create::<Hash>(key, now)?;
     hash.reserve(pairs.len() / 2);
     for at in (0..pairs.len()).step_by(2) {
@@ -104,7 +106,7 @@ pub fn hsetex(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<(), Error> {
             }
             Some(SetExpiry::At(due)) => {
                 hash.put(field, value);
-                expire(hash, field, due, now);
+                expire(hash, field, due, over_by);
             }
         }
         ctx.dirty += 1;

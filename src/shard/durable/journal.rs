@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
-use uring::{FileId, OpenHow, Reactor};
+use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
 use super::{
     Fsync,
@@ -82,6 +82,34 @@ struct Segment {
     file: FileId,
     seq: u64,
     at: u64,
+    /// What is written of the unit of the disk that `at` lies in.
+    begun: Vec<u8>,
+}
+
+impl Segment {
+    /// Makes whole units of `bytes`, which go where the segment ends: what is there of the first unit
+    /// stands before them, zeros behind. With where that goes.
+    fn fill_up(&self, bytes: &[u8]) -> (Bytes, u64) {
+        let len = self.begun.len() + bytes.len();
+        let mut whole = BytesMut::with_capacity(len.next_multiple_of(DIRECT_UNIT));
+        whole.extend_from_slice(&self.begun);
+        whole.extend_from_slice(bytes);
+        whole.resize(len.next_multiple_of(DIRECT_UNIT), 0);
+        (whole.freeze(), self.at - self.begun.len() as u64)
+    }
+
+    /// Notes that these were written to its end.
+    fn go_on(&mut self, bytes: &[u8]) {
+        self.at += bytes.len() as u64;
+        let rest = (self.at % DIRECT_UNIT as u64) as usize;
+        match bytes.len().checked_sub(rest) {
+            Some(at) => {
+                self.begun.clear();
+                self.begun.extend_from_slice(&bytes[at..]);
+            }
+            None => self.begun.extend_from_slice(bytes),
+        }
+    }
 }
 
 /// The segment that comes next.
@@ -98,7 +126,6 @@ enum Next {
 #[derive(Debug)]
 struct Flight {
     end: u64,
-    len: u64,
     durable: bool,
     /// What is kept for replicas once it is written.
     parts: Vec<Part>,
@@ -142,6 +169,8 @@ pub struct Journal {
     parent: Position,
     /// Nothing is written until a snapshot makes a new beginning.
     is_suspended: bool,
+    /// The beginning of the present history, and so the end of the one before, is durable.
+    is_rooted: bool,
     /// The block that says so is on its way, or written, when the node stops in order.
     closing: Option<bool>,
     /// Tells events of what was given up from others.
@@ -177,6 +206,7 @@ impl Journal {
             syncing: None,
             wants_sync: false,
             is_suspended: false,
+            is_rooted: false,
             closing: None,
             era: 0,
             keeps: false,
@@ -243,7 +273,13 @@ impl Journal {
         self.is_suspended || self.trouble.is_some()
     }
 
-    /// The journal is of data that is gone.
+    /// Would a recovery know where the history before the present one ended, whatever this shard has beside
+    /// the journal?
+    pub fn is_rooted(&self) -> bool {
+        self.is_rooted
+    }
+
+    /// The journal is of data that is gone, or gets a new beginning with others.
     pub fn suspend(&mut self) {
         self.is_suspended = true;
     }
@@ -254,13 +290,20 @@ impl Journal {
         old + self.active.as_ref().map_or(0, |active| active.at)
     }
 
-    /// Forgets the segments in which everything lies below `end`; their numbers.
-    pub fn take_older(&mut self, end: u64) -> impl Iterator<Item = u64> {
-        let (older, kept) = std::mem::take(&mut self.old_segments)
-            .into_iter()
-            .partition::<Vec<_>, _>(|old| old.end <= end);
-        self.old_segments = kept;
-        older.into_iter().map(|old| old.seq)
+    /// Forgets the segments in which everything lies below `end`, but for the newest of them with about
+    /// `keep` bytes; their numbers.
+    pub fn take_older(&mut self, end: u64, keep: u64) -> impl Iterator<Item = u64> + use<> {
+        let all = std::mem::take(&mut self.old_segments);
+        let (mut older, mut kept_bytes) = (Vec::new(), 0);
+        for old in all.into_iter().rev() {
+            if old.end > end || kept_bytes < keep {
+                kept_bytes += if old.end > end { 0 } else { old.bytes };
+                self.old_segments.insert(0, old);
+            } else {
+                older.push(old.seq);
+            }
+        }
+        older.into_iter()
     }
 
     /// Says on the disk that nothing follows. Everything else was written.
@@ -297,6 +340,7 @@ impl Journal {
         let how = OpenHow {
             create: true,
             exclusive: true,
+            direct: true,
             ..OpenHow::default()
         };
         match reactor.open(&path, how) {
@@ -348,12 +392,16 @@ impl Journal {
             },
             parent: self.parent,
         };
-        let header = header.compose().to_vec();
-        self.active = Some(Segment {
+        let mut header = header.compose().to_vec();
+        let mut segment = Segment {
             file,
             seq,
-            at: header.len() as u64,
-        });
+            at: 0,
+            begun: Vec::new(),
+        };
+        segment.go_on(&header);
+        header.resize(DIRECT_UNIT, 0);
+        self.active = Some(segment);
         self.is_heading = true;
         reactor.write_durable(file, header.into(), 0, self.mark(Step::Header));
     }
@@ -379,21 +427,29 @@ impl Journal {
             bytes = joined.freeze();
             stream.reuse(more);
         }
-        let Some(active) = &self.active else { return };
+        let mark = self.mark(Step::Block);
+        let Some(active) = &mut self.active else {
+            return;
+        };
         let durable = fsync == Fsync::Always && synced == self.written;
         self.flight = Some(Flight {
             end,
-            len: bytes.len() as u64,
             durable,
             parts,
         });
         self.bytes += bytes.len() as u64;
         self.writes += 1;
-        let (file, at, mark) = (active.file, active.at, self.mark(Step::Block));
+        let file = active.file;
         if durable {
+            // Past the page cache, which costs a write that waits for the disk most of its time.
+            let (whole, at) = active.fill_up(&bytes);
+            active.go_on(&bytes);
+            stream.reuse(bytes);
             self.syncs += 1;
-            reactor.write_durable(file, bytes, at, mark);
+            reactor.write_durable(file, whole, at, mark);
         } else {
+            let at = active.at;
+            active.go_on(&bytes);
             reactor.write(file, bytes, at, mark);
         }
     }
@@ -441,8 +497,9 @@ impl Journal {
         }
         if step == Step::Header {
             self.is_heading = false;
-            if let Err(errno) = result {
-                self.fail("writing a segment header", errno);
+            match result {
+                Ok(()) => self.is_rooted = true,
+                Err(errno) => self.fail("writing a segment header", errno),
             }
             return Vec::new();
         }
@@ -452,9 +509,6 @@ impl Journal {
         match result {
             Ok(()) => {
                 self.written = flight.end;
-                if let Some(active) = &mut self.active {
-                    active.at += flight.len;
-                }
                 if flight.durable {
                     self.frontier.synced(flight.end);
                 }
@@ -513,6 +567,7 @@ impl Journal {
         }
         (self.trouble, self.flight, self.syncing) = (None, None, None);
         (self.is_heading, self.wants_sync, self.is_suspended) = (false, false, false);
+        self.is_rooted = true;
         self.era = self.era.wrapping_add(1);
         self.written = at.offset;
         self.parent = at;

@@ -3,6 +3,7 @@
 mod frontier;
 mod gate;
 mod journal;
+mod mend;
 mod save;
 mod snap;
 
@@ -10,7 +11,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::Path,
     sync::{
-        Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -24,9 +25,11 @@ use uring::Reactor;
 pub use self::{gate::Gate, journal::OldSegment, save::Saves};
 use self::{
     journal::{Journal, Place, Step, Trouble},
+    mend::{BundleStep, LEADER, Leader, Mending, Round, Stage},
     snap::{Ended, Snap, SnapPlace, SnapStep},
 };
 use super::{
+    loans::Job,
     message::{CoreId, Message},
     shared::lock,
     state::State,
@@ -35,7 +38,7 @@ use crate::{
     base::Ms,
     cmd::Shard,
     journal::{FileName, Position, Stream},
-    recover::Plan,
+    recover::{Files, Plan},
     resp::Error,
 };
 
@@ -101,10 +104,10 @@ pub struct Start {
 
 impl Start {
     /// After a recovery.
-    pub fn after(plan: Plan, routing: u32, now: Ms) -> Self {
+    pub fn after(plan: Plan, routing: u32, now: Ms, is_same_boot: bool) -> Self {
         Self {
             shard: plan.shard,
-            at: next_position(&plan, now),
+            at: next_position(&plan, now, is_same_boot),
             parent: plan.end,
             routing,
             next_seq: plan.next_seq,
@@ -123,15 +126,18 @@ impl Start {
     }
 }
 
-/// Where a stream goes on: after a stop in order, where it was. After a crash something may be lost that
-/// others have seen, so a new history begins, far above whatever the old one can have reached.
-fn next_position(plan: &Plan, now: Ms) -> Position {
-    if plan.is_clean && plan.end.generation > 0 {
+/// Where a stream goes on: after a stop in order, where it was. So, too, if only the process ended: replicas
+/// have nothing that was not written, and what was written is there as long as the machine has not gone
+/// down. Otherwise something may be lost that others have seen, so a new history begins, far above whatever
+/// the old one can have reached.
+fn next_position(plan: &Plan, now: Ms, is_same_boot: bool) -> Position {
+    let has_all = plan.is_clean || (is_same_boot && plan.is_whole);
+    if has_all && plan.end.generation > 0 {
         return plan.end;
     }
     let newest = Position {
         generation: plan.generation,
-        offset: plan.end.offset,
+        offset: plan.end.offset.max(plan.reached),
     };
     newest.renewed(now)
 }
@@ -155,6 +161,10 @@ struct Kept {
     retry_at: Ms,
     /// What was said of the journal last.
     told: Option<Trouble>,
+    /// The newest round of new beginnings that it has taken part in.
+    mended: u64,
+    /// A snapshot is to be made of its own accord.
+    is_due: bool,
     /// The last beats with what the stream had then, as far as that is not durable.
     beats: VecDeque<(Ms, u64)>,
     /// Without a journal: where the newest snapshot is.
@@ -172,6 +182,8 @@ pub struct Durable {
     replaced: u64,
     /// The last blocks were written.
     is_closed: bool,
+    /// On core 0: who leads through rounds of new beginnings.
+    leader: Option<Leader>,
 }
 
 impl Durable {
@@ -223,6 +235,8 @@ impl Durable {
                 round: state.shared.durable.saves.round.load(Relaxed),
                 retry_at: 0,
                 told: None,
+                mended: 0,
+                is_due: false,
                 beats: VecDeque::new(),
                 last: start.at,
             });
@@ -237,6 +251,7 @@ impl Durable {
             fsync,
             replaced: state.shared.durable.replaced.load(SeqCst),
             is_closed: false,
+            leader: (state.me == 0).then(|| Leader::new(dir.to_owned(), folder)),
         })
     }
 
@@ -253,9 +268,8 @@ impl Durable {
         let replaced = state.shared.durable.replaced.load(SeqCst);
         if self.replaced != replaced {
             self.replaced = replaced;
-            // What the journals hold is of data that is gone: they go on behind snapshots of the new data.
             for kept in &mut self.kept {
-                kept.journal.suspend();
+                kept.replaced(state, reactor);
             }
         }
         let mut worked = false;
@@ -273,10 +287,37 @@ impl Durable {
             }
             worked |= kept.go_on(state, reactor);
         }
+        while self.mend(state, reactor) {
+            for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
+                state.mesh.send(core, Message::Frontier);
+            }
+        }
         if !state.watch.is_empty() {
             self.advance(state);
         }
         worked
+    }
+
+    /// Does its part of a round of new beginnings. True if the round has gone on, for others and this core.
+    fn mend<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
+        let shared = state.shared.clone();
+        let mending = &shared.durable.mending;
+        let is_in = |kept: &Kept| kept.snap.as_ref().is_some_and(|snap| snap.mends.is_some());
+        if !mending.is_on() && !self.kept.iter().any(is_in) {
+            return false;
+        }
+        let round = mending.view();
+        let mut goes_on = false;
+        for kept in &mut self.kept {
+            goes_on |= kept.mend(&round, state, reactor);
+        }
+        if let Some(leader) = &mut self.leader {
+            if leader.asks(&round) {
+                state.collect((0..shared.settings.shards).collect(), Job::Cut);
+            }
+            leader.step(mending, &round, state.now, reactor);
+        }
+        goes_on
     }
 
     /// The beat.
@@ -300,6 +341,23 @@ impl Durable {
         for kept in &mut self.kept {
             kept.tick(state, reactor);
         }
+        self.advance(state);
+        if let Some(leader) = self
+            .leader
+            .as_ref()
+            .filter(|_| state.shared.settings.journals)
+        {
+            let durable = &state.shared.durable;
+            let stuck = |shard: &usize| durable.shards[*shard].is_stuck.load(SeqCst);
+            let stuck = (0..durable.shards.len()).filter(stuck).collect();
+            let replaced = durable.replaced.load(SeqCst);
+            let shards = durable.shards.len();
+            if leader.tick(&durable.mending, (shards, stuck), replaced, state.now) {
+                for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
+                    state.mesh.send(core, Message::Frontier);
+                }
+            }
+        }
         state.answer_saves();
     }
 
@@ -312,11 +370,18 @@ impl Durable {
         reactor: &mut R,
     ) {
         let (own, era, step) = unmark(mark);
+        if own == LEADER {
+            return self.on_bundle(era, step, result, state, reactor);
+        }
         let Some(kept) = self.kept.get_mut(own) else {
             return;
         };
         if let Some(step) = SnapStep::of(step) {
-            return kept.on_snap(era, step, result, state, reactor);
+            kept.on_snap(era, step, result, state, reactor);
+            if let Some(snap) = &mut kept.snap {
+                snap.reuse(block.into());
+            }
+            return;
         }
         if let Some(step) = Step::of(step)
             && !kept.journal.is_stale(era)
@@ -348,6 +413,9 @@ impl Durable {
         reactor: &mut R,
     ) {
         let (own, era, step) = unmark(mark);
+        if own == LEADER {
+            return self.on_bundle(era, step, result, state, reactor);
+        }
         let Some(kept) = self.kept.get_mut(own) else {
             return;
         };
@@ -359,6 +427,26 @@ impl Durable {
             kept.journal.on_done(step, result, reactor);
         }
         self.advance(state);
+    }
+
+    /// Something that the leader had asked for is over.
+    fn on_bundle<R: Reactor>(
+        &mut self,
+        era: u8,
+        step: u8,
+        result: Result<(), i32>,
+        state: &mut State,
+        reactor: &mut R,
+    ) {
+        let (Some(leader), Some(step)) = (&mut self.leader, BundleStep::of(step)) else {
+            return;
+        };
+        let place = (&state.shared.durable.mending, state.now);
+        if leader.on_done((era, step), result, place, reactor) {
+            for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
+                state.mesh.send(core, Message::Frontier);
+            }
+        }
     }
 
     /// Writes down what is left; true once that is done.
@@ -409,6 +497,11 @@ impl Durable {
                 );
                 moved |= frontier.ready() != before;
                 marks[shard].passed.store(frontier.passed(), SeqCst);
+                marks[shard]
+                    .is_rooted
+                    .store(kept.journal.is_rooted(), SeqCst);
+                let is_stuck = kept.journal.is_suspended();
+                marks[shard].is_stuck.store(is_stuck, SeqCst);
             }
             if !moved {
                 break;
@@ -462,30 +555,127 @@ impl Kept {
             return false;
         };
         let has_work = snap.has_work();
-        let heals = snap.heals;
         let home = state.homes.shards.shard(self.place.shard);
         let at = home.position();
-        let passed = match state.shared.settings.journals {
-            true => self.journal.frontier.passed(),
-            false => u64::MAX,
-        };
-        let is_walked = snap.step(home, at, passed, reactor);
-        if is_walked {
-            if heals {
-                // The snapshot has all that was recorded so far.
-                home.drop_recorded();
-            } else {
-                self.journal.want_sync();
-            }
-            if !state.shared.settings.journals && !state.feeding[self.place.own] {
+        let is_walked = snap.step(home, at, reactor);
+        if !state.shared.settings.journals {
+            if is_walked && !state.feeding[self.place.own] {
                 home.stream = None;
                 state.homes.refresh(self.place.shard);
             }
-        }
-        if !is_walked && snap.end().is_some() {
+            if snap.is_waiting() {
+                snap.name(reactor);
+            }
+        } else if let Some(end) = snap.end().filter(|_| snap.mends.is_none()) {
             self.journal.want_sync();
+            // It claims everything before its end, also what was cut off when the node started: by now each
+            // other shard must have written down what was cut there.
+            let marks = &state.shared.durable.shards;
+            if snap.is_waiting()
+                && end.offset <= self.journal.frontier.passed()
+                && marks.iter().all(|marks| marks.is_rooted.load(SeqCst))
+            {
+                snap.name(reactor);
+            }
         }
         has_work
+    }
+
+    /// A primary's data has replaced what the journal and an open snapshot hold.
+    fn replaced<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) {
+        if state.shared.settings.journals {
+            self.journal.suspend();
+        } else {
+            self.is_due = true;
+        }
+        let is_open = |snap: &Snap| snap.end().is_none() && snap.mends.is_none();
+        if self.snap.as_ref().is_some_and(is_open) {
+            self.give_up(
+                "the data set was replaced during a snapshot",
+                0,
+                state,
+                reactor,
+            );
+        }
+    }
+
+    /// Its part of a round of new beginnings. True if the round has gone on.
+    fn mend<R: Reactor>(&mut self, round: &Round, state: &mut State, reactor: &mut R) -> bool {
+        let shared = state.shared.clone();
+        let mending = &shared.durable.mending;
+        let (shard, number) = (self.place.shard, round.number);
+        let is_over = |snap: &Snap| {
+            let mends = snap.mends.is_some();
+            mends && (snap.mends != Some(number) || round.stage == Stage::Over)
+        };
+        if self.snap.as_ref().is_some_and(is_over) {
+            self.give_up(
+                "other shards could not make a new beginning",
+                0,
+                state,
+                reactor,
+            );
+        }
+        let is_member = round.members.contains(&shard);
+        let has_shard = state.homes.shards.has(shard);
+        match (round.stage, &mut self.snap) {
+            (Stage::Walking, _) if is_member && self.mended != number => {
+                if !has_shard {
+                    return false;
+                }
+                self.mended = number;
+                self.journal.suspend();
+                if self.snap.is_some() {
+                    self.give_up("the journal failed during a snapshot", 0, state, reactor);
+                }
+                let is_asked = self.takes_round(state);
+                self.begin(is_asked, Some(number), state, reactor);
+                false
+            }
+            (Stage::Walking, Some(snap)) if is_member && snap.is_noting() => {
+                mending.walked(number, shard)
+            }
+            (Stage::Writing, Some(snap)) if is_member && snap.is_waiting() => {
+                mending.written(number, shard, Some(snap.seq))
+            }
+            (Stage::Writing, _) if !is_member => {
+                let synced = self.journal.frontier.synced_end();
+                let is_there = round.cuts.get(shard).is_some_and(|cut| synced >= *cut);
+                if is_there && self.journal.is_rooted() {
+                    return mending.written(number, shard, None);
+                }
+                self.journal.want_sync();
+                if self.journal.is_suspended() {
+                    mending.fail(number, state.now);
+                }
+                false
+            }
+            (Stage::Naming, Some(snap)) if snap.is_waiting() && state.now >= self.retry_at => {
+                snap.name(reactor);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes part in the newest round of snapshots that clients asked for; true if it had not yet.
+    fn takes_round(&mut self, state: &State) -> bool {
+        let round = state.shared.durable.saves.round.load(Relaxed);
+        let is_new = self.round != round;
+        self.round = round;
+        is_new
+    }
+
+    /// Gives the snapshot up that is being made.
+    fn give_up<R: Reactor>(&mut self, what: &str, errno: i32, state: &mut State, reactor: &mut R) {
+        let Some(snap) = self.snap.take() else { return };
+        let has = state.homes.shards.has(self.place.shard);
+        let home = has.then(|| state.homes.shards.shard(self.place.shard));
+        snap.give_up(home, reactor);
+        if let Some(number) = snap.mends {
+            state.shared.durable.mending.fail(number, state.now);
+        }
+        self.end_failed(what, errno, snap.is_asked, state);
     }
 
     /// The beat: begins snapshots that are due, and tells how things are.
@@ -516,34 +706,30 @@ impl Kept {
         marks.next.store(at.offset, Relaxed);
         marks.generation.store(at.generation, Relaxed);
         if let Some(snap) = &self.snap {
-            if !self.journal.is_suspended() || snap.heals {
-                return;
+            if self.journal.is_suspended() && snap.mends.is_none() {
+                // It waits for a journal that does not go on.
+                self.give_up("the journal failed during a snapshot", 0, state, reactor);
             }
-            // It waits for a journal that does not go on.
-            let is_asked = snap.is_asked;
-            snap.give_up(Some(state.homes.shards.shard(shard)), reactor);
-            self.snap = None;
-            self.end_failed("the journal failed during a snapshot", 0, is_asked, state);
+            return;
         }
-        let round = shared.durable.saves.round.load(Relaxed);
-        let is_asked = self.round != round;
-        let journal = &self.journal;
-        let heals = journal.is_suspended() && state.now >= self.retry_at;
-        let grown = journal.bytes - self.since;
+        if self.journal.is_suspended() {
+            return;
+        }
+        let grown = self.journal.bytes - self.since;
         // By less than a segment it does not pay.
         let least = shared.settings.segment_len.max(self.snapshot_bytes);
-        let is_large = grown > least && state.now >= self.retry_at;
-        if is_asked || heals || is_large {
-            self.round = round;
-            let heals = journal.is_suspended();
-            self.begin(is_asked, heals, state, reactor);
+        let is_wanted = grown > least || self.is_due;
+        let is_asked = self.takes_round(state);
+        if is_asked || (is_wanted && state.now >= self.retry_at) {
+            self.is_due = false;
+            self.begin(is_asked, None, state, reactor);
         }
     }
 
     fn begin<R: Reactor>(
         &mut self,
         is_asked: bool,
-        heals: bool,
+        mends: Option<u64>,
         state: &mut State,
         reactor: &mut R,
     ) {
@@ -560,7 +746,9 @@ impl Kept {
             state.homes.refresh(shard);
         }
         let home = state.homes.shards.shard(shard);
-        if heals && let Some(stream) = &mut home.stream {
+        if mends.is_some()
+            && let Some(stream) = &mut home.stream
+        {
             // Some of what was recorded is in no file, so this is another history.
             let at = Position {
                 generation: stream.generation(),
@@ -572,10 +760,15 @@ impl Kept {
         let at = home.position();
         match Snap::begin(self.place.clone(), seq, home, at, reactor) {
             Ok(mut snap) => {
-                (snap.is_asked, snap.heals) = (is_asked, heals);
+                (snap.is_asked, snap.mends) = (is_asked, mends);
                 self.snap = Some(snap);
             }
-            Err(errno) => self.end_failed("making a snapshot", errno, is_asked, state),
+            Err(errno) => {
+                if let Some(number) = mends {
+                    state.shared.durable.mending.fail(number, state.now);
+                }
+                self.end_failed("making a snapshot", errno, is_asked, state);
+            }
         }
     }
 
@@ -594,13 +787,9 @@ impl Kept {
         let Some(snap) = &mut self.snap else { return };
         match snap.on_done(step, result, reactor) {
             None => {}
-            Some(Ended::Failed(what, errno)) => {
-                let is_asked = snap.is_asked;
-                let has = state.homes.shards.has(self.place.shard);
-                let home = has.then(|| state.homes.shards.shard(self.place.shard));
-                snap.give_up(home, reactor);
-                self.snap = None;
-                self.end_failed(what, errno, is_asked, state);
+            Some(Ended::Failed(what, errno)) => self.give_up(what, errno, state, reactor),
+            Some(Ended::Unnamed(errno)) => {
+                self.end_failed("naming a snapshot", errno, false, state);
             }
             Some(Ended::Published(at)) => self.end_good(at, state, reactor),
         }
@@ -618,8 +807,15 @@ impl Kept {
     /// A snapshot is published: what is older is of no more use.
     fn end_good<R: Reactor>(&mut self, at: Position, state: &mut State, reactor: &mut R) {
         let Some(snap) = self.snap.take() else { return };
-        if snap.heals {
+        if let Some(number) = snap.mends {
             self.journal.heal(at, reactor);
+            let durable = &state.shared.durable;
+            let shard = self.place.shard;
+            durable.mending.named(number, shard, snap.is_sure);
+            if durable.mending.view().replaced != durable.replaced.load(SeqCst) {
+                // The snapshot is of data that is gone, too.
+                self.journal.suspend();
+            }
             // Other shards may have waited for what the snapshot has now.
             let marks = &state.shared.durable.shards[self.place.shard];
             marks.ready.store(at.offset, SeqCst);
@@ -636,7 +832,12 @@ impl Kept {
             .map(|seq| FileName::Snapshot { shard, seq })
             .collect();
         self.snapshots.push(snap.seq);
-        let older = self.journal.take_older(at.offset);
+        // A snapshot that heals is the beginning of another history.
+        let keep = match state.feeding[self.place.own] && snap.mends.is_none() {
+            true => state.tunables.backlog_len as u64,
+            false => 0,
+        };
+        let older = self.journal.take_older(at.offset, keep);
         names.extend(older.map(|seq| FileName::Segment { shard, seq }));
         for name in names {
             let path = self.place.dir.join(name.to_string());
@@ -658,7 +859,7 @@ const WRITES_PER_SEGMENT: u64 = 256;
 const RETRY_MS: Ms = 1000;
 
 /// What cores tell each other, INFO and clients about durability.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Durability {
     /// One per shard of the node.
     pub shards: Vec<Marks>,
@@ -673,6 +874,10 @@ pub struct Durability {
     pub loading: Loading,
     /// Counts how often the whole data set was replaced by a primary's.
     pub replaced: AtomicU64,
+    /// The data directory, for threads that read what was written long ago.
+    pub files: OnceLock<Arc<dyn Files + Send + Sync>>,
+    /// New beginnings of journals that do not go on.
+    mending: Mending,
 }
 
 /// How far a shard's stream is durable, told by its core.
@@ -684,6 +889,10 @@ pub struct Marks {
     pub ready: AtomicU64,
     /// Durable and complete.
     pub passed: AtomicU64,
+    /// A recovery would know where the history before the present one ended.
+    pub is_rooted: AtomicBool,
+    /// The journal does not go on before a new beginning.
+    pub is_stuck: AtomicBool,
     /// Something has waited for the disk for too long.
     pub is_late: AtomicBool,
     /// The offset that its next frame gets, at the last beat.
@@ -729,6 +938,17 @@ impl Loading {
     /// Takes a shard over, if it was loaded.
     pub fn take(&self, shard: usize) -> Option<Loaded> {
         lock(&self.loaded).remove(&shard)
+    }
+}
+
+impl State {
+    /// All shards are in hand: snapshots that are to count together end with what there is now.
+    pub(in crate::shard) fn cut_snapshots(&mut self) {
+        let durable = &self.shared.durable;
+        let replaced = durable.replaced.load(SeqCst);
+        durable
+            .mending
+            .cut(&mut self.homes.shards, replaced, self.now);
     }
 }
 

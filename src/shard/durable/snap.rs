@@ -2,11 +2,12 @@
 //!
 //! The walk goes through the shard while commands change it; what they do to keys that it has passed goes
 //! into the file too, so that the file is exactly the shard as it was when the walk ended. It counts once
-//! it is synced, named, and everything up to its end is durable in the journal.
+//! it is synced, named, and everything up to its end is durable in the journal. One of a round of
+//! [`mend`](super::mend) goes on noting until it is cut, and counts when the round is committed.
 
 use std::path::PathBuf;
 
-use uring::{FileId, OpenHow, Reactor};
+use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
 use super::mark;
 use crate::{
@@ -69,6 +70,8 @@ impl SnapStep {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Walking,
+    /// All keys were passed; what happens is noted until the cut.
+    Noting,
     /// The footer is on its way.
     Ending,
     Syncing,
@@ -110,12 +113,16 @@ pub struct Snap {
     composer: Option<Composer>,
     /// Chunks that are not written yet.
     chunks: Vec<u8>,
+    /// Memory of chunks that were.
+    spare: Vec<Vec<u8>>,
     /// Where the shard's stream was when the walk ended.
     end: Option<Position>,
     /// The round that it belongs to, if a client asked for it.
     pub is_asked: bool,
-    /// The journal goes on behind it in a fresh segment.
-    pub heals: bool,
+    /// The round of new beginnings that it belongs to.
+    pub mends: Option<u64>,
+    /// Its name is surely durable.
+    pub is_sure: bool,
     /// Bytes of the file.
     pub bytes: u64,
 }
@@ -123,8 +130,10 @@ pub struct Snap {
 /// How a snapshot ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// It is there, and will be after a crash: everything below this.
+    /// It is there: everything below this.
     Published(Position),
+    /// It counts, but could not get its name; that is to be tried again.
+    Unnamed(i32),
     /// Something failed: what, and what the kernel said.
     Failed(&'static str, i32),
 }
@@ -144,6 +153,7 @@ impl Snap {
         let how = OpenHow {
             create: true,
             truncate: true,
+            direct: true,
             ..OpenHow::default()
         };
         let name = place.name(seq);
@@ -161,6 +171,8 @@ impl Snap {
         let mut chunks = Vec::new();
         let composer = Composer::new(&header, &mut chunks);
         shard.begin_walk(Walker::Disk);
+        // What is older than the walk may be gone when this is read.
+        shard.tell_upstreams();
         Ok(Self {
             place,
             seq,
@@ -170,9 +182,11 @@ impl Snap {
             phase: Phase::Walking,
             composer: Some(composer),
             chunks,
+            spare: Vec::new(),
             end: None,
             is_asked: false,
-            heals: false,
+            mends: None,
+            is_sure: true,
             bytes: 0,
         })
     }
@@ -187,33 +201,45 @@ impl Snap {
         self.end
     }
 
-    /// Works for one turn on a shard that is here. `position` is where its stream is, `passed` how far that
-    /// is durable. True when the walk has just ended.
+    /// Has it passed all keys, and waits for the cut?
+    pub fn is_noting(&self) -> bool {
+        self.phase == Phase::Noting
+    }
+
+    /// Is it synced, and waits for its name?
+    pub fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// Works for one turn on a shard that is here. `position` is where its stream is. True when the walk has
+    /// just ended.
     pub fn step<R: Reactor>(
         &mut self,
         shard: &mut Shard,
         position: Position,
-        passed: u64,
         reactor: &mut R,
     ) -> bool {
         match self.phase {
             Phase::Walking if self.flights < FLIGHTS_MAX => {
                 return self.walk(shard, position, reactor);
             }
+            Phase::Noting if self.flights < FLIGHTS_MAX => return self.note(shard, reactor),
             Phase::Ending if self.flights == 0 => {
                 self.phase = Phase::Syncing;
                 reactor.sync(self.file, self.mark(SnapStep::Sync));
             }
-            Phase::Waiting if self.heals || self.end.is_some_and(|end| end.offset <= passed) => {
-                let name = self.place.name(self.seq);
-                let from = self.place.dir.join(name.unfinished());
-                let to = self.place.dir.join(name.to_string());
-                self.phase = Phase::Renaming;
-                reactor.rename(&from, &to, self.mark(SnapStep::Rename));
-            }
             _ => {}
         }
         false
+    }
+
+    /// Gives it its name, once it waits for that.
+    pub fn name<R: Reactor>(&mut self, reactor: &mut R) {
+        let name = self.place.name(self.seq);
+        let from = self.place.dir.join(name.unfinished());
+        let to = self.place.dir.join(name.to_string());
+        self.phase = Phase::Renaming;
+        reactor.rename(&from, &to, self.mark(SnapStep::Rename));
     }
 
     fn walk<R: Reactor>(&mut self, shard: &mut Shard, position: Position, reactor: &mut R) -> bool {
@@ -221,11 +247,7 @@ impl Snap {
             return false;
         };
         // What happened since the last slice stands behind it and before the next one.
-        shard.take_noted(Walker::Disk, |database, count, frames| {
-            let chunk = composer.open(&mut self.chunks);
-            self.chunks.extend_from_slice(frames);
-            composer.close(&mut self.chunks, chunk, Kind::Frames, database, count);
-        });
+        take_noted(shard, composer, &mut self.chunks);
         let before = self.chunks.len();
         let chunk = composer.open(&mut self.chunks);
         let body = self.chunks.len();
@@ -236,22 +258,73 @@ impl Snap {
         } else {
             self.chunks.truncate(before);
         }
-        if slice.is_last {
-            shard.end_walk(Walker::Disk);
-            self.end = Some(position);
-            self.phase = Phase::Ending;
-            if let Some(composer) = self.composer.take() {
-                self.bytes = composer.finish(&mut self.chunks, position.offset);
-            }
+        if slice.is_last && self.mends.is_some() {
+            self.phase = Phase::Noting;
+        } else if slice.is_last {
+            self.end_at(position, shard);
         }
-        if slice.is_last || self.chunks.len() >= self.place.write_len {
-            let chunks = std::mem::take(&mut self.chunks);
-            let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
-            self.at += chunks.len() as u64;
-            self.flights += 1;
-            reactor.write(self.file, chunks.into(), at, mark);
+        self.write(reactor);
+        self.end.is_some()
+    }
+
+    /// Takes down what happens behind the walk, and ends at the cut.
+    fn note<R: Reactor>(&mut self, shard: &mut Shard, reactor: &mut R) -> bool {
+        if let Some(composer) = &mut self.composer {
+            take_noted(shard, composer, &mut self.chunks);
         }
-        slice.is_last
+        if let Some(cut) = shard.walk_cut() {
+            self.end_at(cut, shard);
+        }
+        self.write(reactor);
+        self.end.is_some()
+    }
+
+    fn end_at(&mut self, position: Position, shard: &mut Shard) {
+        shard.end_walk(Walker::Disk);
+        self.end = Some(position);
+        self.phase = Phase::Ending;
+        if let Some(composer) = self.composer.take() {
+            self.bytes = composer.finish(&mut self.chunks, position.offset);
+        }
+    }
+
+    /// Hands over the chunks, if they are enough or the last.
+    fn write<R: Reactor>(&mut self, reactor: &mut R) {
+        let is_last = self.end.is_some();
+        if is_last || self.chunks.len() >= self.place.write_len {
+            // Past the page cache as far as it goes: what waits there would be written in one go, and
+            // make the journal wait.
+            let whole = self.chunks.len() - self.chunks.len() % DIRECT_UNIT;
+            self.write_first(whole, reactor);
+        }
+        if is_last {
+            self.write_first(self.chunks.len(), reactor);
+        }
+    }
+
+    /// Writes the first `len` bytes of what is not written yet.
+    fn write_first<R: Reactor>(&mut self, len: usize, reactor: &mut R) {
+        if len == 0 {
+            return;
+        }
+        let mut rest = self.spare.pop().unwrap_or_default();
+        rest.clear();
+        rest.extend_from_slice(&self.chunks[len..]);
+        self.chunks.truncate(len);
+        let chunks = std::mem::replace(&mut self.chunks, rest);
+        let (at, mark) = (self.at, self.mark(SnapStep::Chunk));
+        self.at += len as u64;
+        self.flights += 1;
+        reactor.write(self.file, chunks.into(), at, mark);
+    }
+
+    /// Takes back the memory of chunks that were written.
+    pub fn reuse(&mut self, chunks: Vec<u8>) {
+        // One long value makes chunks that would only keep memory.
+        let is_usual = chunks.capacity() <= 4 * self.place.write_len;
+        if is_usual && self.spare.len() < FLIGHTS_MAX {
+            self.spare.push(chunks);
+        }
     }
 
     /// A request is over; how the snapshot ended, if that ends it.
@@ -265,7 +338,19 @@ impl Snap {
             self.flights -= 1;
         }
         if let Err(errno) = result {
-            return Some(Ended::Failed(step.name(), errno));
+            match step {
+                // It counts already, and a start finds it under the other name, too.
+                SnapStep::Name if self.mends.is_some() => self.is_sure = false,
+                SnapStep::Rename if self.mends.is_some() => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    // After a failure it may have its name all the same.
+                    if error.kind() != std::io::ErrorKind::NotFound {
+                        self.phase = Phase::Waiting;
+                        return Some(Ended::Unnamed(errno));
+                    }
+                }
+                _ => return Some(Ended::Failed(step.name(), errno)),
+            }
         }
         match step {
             SnapStep::Chunk => {}
@@ -297,6 +382,14 @@ impl Snap {
         // The number tells events of a snapshot that was given up from those of the next one.
         mark(self.place.own, self.seq as u8, step as u8)
     }
+}
+
+fn take_noted(shard: &mut Shard, composer: &mut Composer, chunks: &mut Vec<u8>) {
+    shard.take_noted(Walker::Disk, |database, count, frames| {
+        let chunk = composer.open(chunks);
+        chunks.extend_from_slice(frames);
+        composer.close(chunks, chunk, Kind::Frames, database, count);
+    });
 }
 
 impl SnapPlace {

@@ -6,7 +6,7 @@ use ringkeep::repl::discover::{Action, Discovery};
 
 fuzz_target!(|input: (u16, u8, &[u8])| {
     let (port, cut, bytes) = input;
-    let mut discovery = Discovery::new(port);
+    let mut discovery = Discovery::new(port, None);
     let mut now = 0;
     for _ in 0..10_000 {
         match discovery.poll(now) {

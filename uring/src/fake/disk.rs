@@ -38,6 +38,8 @@ pub(super) struct Disk {
     durable_names: BTreeMap<PathBuf, FileNumber>,
     /// In the order in which they were made.
     name_changes: Vec<NameChange>,
+    /// Failed syncs of folders.
+    folder_failures: BTreeMap<PathBuf, u64>,
     /// Counts files and changes.
     sequence: u64,
 }
@@ -82,6 +84,11 @@ impl Disk {
 
     pub fn names(&self) -> impl Iterator<Item = &PathBuf> {
         self.names.keys()
+    }
+
+    /// How many syncs of a folder have failed.
+    pub fn folder_failures(&self, path: &Path) -> u64 {
+        self.folder_failures.get(path).copied().unwrap_or(0)
     }
 
     pub fn read(&self, path: &Path) -> Option<&[u8]> {
@@ -262,6 +269,9 @@ impl Disk {
         random: &mut Random,
     ) -> Result<(), i32> {
         let outcome = self.may_sync(fails);
+        if outcome.is_err() {
+            *self.folder_failures.entry(path.to_path_buf()).or_default() += 1;
+        }
         let mut covered: Vec<NameChange> = Vec::new();
         let mut left = Vec::new();
         for change in std::mem::take(&mut self.name_changes).into_iter().rev() {
