@@ -1583,7 +1583,7 @@ fn power_may_go_at_any_moment() {
                     };
                     let outcome = run(seed, disk);
                     let mut seen = seen.lock().expect("nobody panicked");
-                    if count > PROGRESS && at > 0 && at % PROGRESS == 0 {
+                    if count > PROGRESS && at > 0 && at.is_multiple_of(PROGRESS) {
                         let (failed, acked) = (seen.1.len(), seen.2);
                         eprintln!("{at} seeds, {failed} failed, {acked} acknowledged writes");
                     }

@@ -362,6 +362,7 @@ ringkeep-perf compare [SCENARIO...]   engines in turns: medians, spread, ratios;
   --peers ~/.cache/ringkeep/peers     --out perf/record
   --rounds N  --seconds T             instead of the scenarios' own
   --scale F   times as many keys, items and idle connections; --quick is a quarter
+  --patient   take turns again that other processes disturbed
   --server-cpus 0  --load-cpus 1      instead of the first CPUs and the others
   --cells get/1,set/16   mix/pipeline: these loads instead of scenarios
               --conns 50  --keys 100000  --key-size 16  --size 64

@@ -140,6 +140,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     let (mut scene, mut chosen) = (SceneOptions::default(), Vec::new());
     let mut dir = None;
     let (mut rounds, mut seconds, mut scale) = (None, None, 1.0);
+    let mut is_patient = false;
     let (mut server_cpus, mut load_cpus) = (None, None);
     let (mut cells, mut is_memory, mut shuffle, mut is_list) = (None, false, false, false);
     let mut load = LoadSpec {
@@ -155,6 +156,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
             Long("seconds") => seconds = Some(read_span(&parser.value()?.string()?)?),
             Long("scale") => scale = parser.value()?.parse::<f64>()?,
             Long("quick") => scale = QUICK,
+            Long("patient") => is_patient = true,
             Long("server-cpus" | "server-cpu") => server_cpus = Some(read_cpus(&mut parser)?),
             Long("load-cpus" | "load-cpu") => load_cpus = Some(read_cpus(&mut parser)?),
             Long("cells") => cells = Some(parser.value()?.string()?),
@@ -219,7 +221,11 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     let mut record = Record::new("compare", Context::gather(congestion.now.clone(), flags));
     record.skipped.clone_from(&scene.skipped);
     print_context(&record.context);
-    let mut comparison = Comparison { scene, record };
+    let mut comparison = Comparison {
+        scene,
+        record,
+        is_patient,
+    };
     for scenario in &scenarios {
         comparison.run(scenario)?;
         comparison.scene_note(scenario);
@@ -379,6 +385,8 @@ pub fn print_context(context: &Context) {
 struct Comparison {
     scene: Scene,
     record: Record,
+    /// Takes a turn again in which other processes were busy.
+    is_patient: bool,
 }
 
 /// One scenario on one number of cores.
@@ -483,8 +491,9 @@ impl Comparison {
                     return Err(Error::Stopped);
                 }
                 let name = run.live[at].name.clone();
-                let measured = run.site(&run.live[at]).run(&load).and_then(|quiet| {
-                    let figures = run.site(&run.live[at]).beside(beside, &load)?;
+                let site = run.site(&run.live[at]);
+                let measured = self.undisturbed(|| site.run(&load)).and_then(|quiet| {
+                    let figures = self.undisturbed(|| site.beside(beside, &load))?;
                     Ok((quiet, figures))
                 });
                 match measured {
@@ -656,7 +665,10 @@ impl Comparison {
                     // Round 0 only puts in what the others read.
                     0 if load.preload => run.site(&run.live[at]).preload(load).map(|()| None),
                     0 => Ok(None),
-                    _ => run.site(&run.live[at]).run(load).map(Some),
+                    _ => {
+                        let site = run.site(&run.live[at]);
+                        self.undisturbed(|| site.run(load)).map(Some)
+                    }
                 };
                 match turn {
                     Ok(None) => {}
@@ -674,6 +686,20 @@ impl Comparison {
         }
         run.live.retain(|server| !dead.contains(&server.name));
         Ok(())
+    }
+
+    /// A turn; of a patient comparison one in which other processes left the cores alone, if there is such.
+    fn undisturbed(&self, turn: impl Fn() -> Result<Figures, Error>) -> Result<Figures, Error> {
+        let mut tries = if self.is_patient { TRIES } else { 1 };
+        loop {
+            let figures = turn()?;
+            let others = figures.get("others_busy").copied().unwrap_or(0.0);
+            tries -= 1;
+            if others < DISTURBED || tries == 0 || is_over() {
+                return Ok(figures);
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Finds the best peer's peak and asks every engine for a share of it.
@@ -818,6 +844,10 @@ fn place(scenario: &Scenario, cores: usize, all: &[usize]) -> Option<Placement> 
 }
 
 const QUICK: f64 = 0.25;
+/// Of a core, from which on a patient comparison takes a turn again.
+const DISTURBED: f64 = 0.1;
+const TRIES: u32 = 30;
+const PAUSE: Duration = Duration::from_millis(500);
 const PEAK: &str = "peak";
 const PEAK_ROUNDS: usize = 3;
 

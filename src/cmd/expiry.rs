@@ -161,7 +161,7 @@ impl Only {
 
 #[cfg(test)]
 mod tests {
-    use crate::cmd::testing::Desk;
+    use crate::{cmd::testing::Desk, store::DueKeys};
 
     #[test]
     fn deadlines_are_set_shown_and_taken_away() {
@@ -236,5 +236,42 @@ mod tests {
         assert_eq!(desk.say("PTTL a"), ":1");
         desk.now += 1;
         assert_eq!(desk.say("PTTL a"), ":-2");
+    }
+
+    #[test]
+    fn deadlines_of_the_past_are_kept_where_the_primary_counts_the_time() {
+        let mut desk = Desk::recording(1);
+        let set_due = |desk: &mut Desk, due_keys| desk.shards.shard(0).set_due_keys(due_keys);
+        desk.from_primary = true;
+        for (line, want) in [
+            ("SET a 1", "+OK"),
+            ("PEXPIREAT a 5", ":1"),
+            ("INCR a", ":2"),
+            ("PTTL a", ":0"),
+            ("RENAME a b", "+OK"),
+            ("SET c 1 PXAT 5", "+OK"),
+            ("GETEX c PXAT 6", "$1 1"),
+            ("HSET h f 1 g 1", ":2"),
+            ("HPEXPIREAT h 5 FIELDS 1 f", "*1 :1"),
+            ("HSETEX h PXAT 5 FIELDS 1 g 2", ":1"),
+            ("HINCRBY h f 1", ":2"),
+            ("PERSIST b", ":1"),
+        ] {
+            set_due(&mut desk, DueKeys::Shown);
+            assert_eq!(desk.say(line), want, "{line}");
+            set_due(&mut desk, DueKeys::Hidden);
+        }
+        for (line, want) in [
+            ("GET b", "$1 2"),
+            ("EXISTS a c", ":0"),
+            ("HLEN h", ":2"),
+            ("DBSIZE", ":3"),
+        ] {
+            assert_eq!(desk.say(line), want, "{line}");
+        }
+        // What is recorded says the same on another shard, at time 0.
+        let effects = desk.effects();
+        assert!(effects.contains(&"PEXPIREAT a 5".into()), "{effects:?}");
+        assert!(!effects.iter().any(|line| line == "DEL c"), "{effects:?}");
     }
 }

@@ -27,6 +27,8 @@ pub struct Scan {
     base: u64,
     segment: Option<Segment>,
     next: u64,
+    /// The last good block is a clean end.
+    is_clean: bool,
     ended: Option<Ended>,
     parser: Parser,
 }
@@ -35,9 +37,8 @@ pub struct Scan {
 #[derive(Clone, Copy, Debug)]
 struct Ended {
     at: u64,
-    /// Nothing is wrong with a place that has only zeros, or that follows a clean end.
+    /// Nothing is wrong with a place that has only zeros.
     reason: Option<BlockFault>,
-    is_clean: bool,
     has_zeros_only: bool,
     /// A later block that was written when more was durable than could be read.
     proof: Option<u64>,
@@ -196,7 +197,7 @@ impl Scan {
             match self.look(&segment) {
                 Look::Short => return Ok(None),
                 Look::Block(header) => return Ok(Some(self.take(&header))),
-                Look::Bad(reason) => self.end_here(Some(reason), false),
+                Look::Bad(reason) => self.end_here(Some(reason)),
             }
         }
         self.search(&segment);
@@ -212,14 +213,14 @@ impl Scan {
         while self.next()?.is_some() {}
         if self.ended.is_none() {
             let is_all = self.at == self.bytes.len();
-            self.end_here((!is_all).then_some(BlockFault::Cut), false);
+            self.end_here((!is_all).then_some(BlockFault::Cut));
         }
         let ended = self.search(&segment);
         let has_zeros_only = ended.has_zeros_only && is_zero(&self.bytes[self.at..]);
         let reason = ended.reason.unwrap_or(BlockFault::Magic);
         let tail = match ended.proof {
             Some(proof) => Tail::Damaged { reason, proof },
-            None if ended.is_clean => Tail::Clean,
+            None if has_zeros_only && self.is_clean => Tail::Clean,
             None if has_zeros_only => Tail::Zeros,
             None => Tail::Torn(reason),
         };
@@ -300,9 +301,7 @@ impl Scan {
         let is_clean_end = header.flags.get() & CLEAN_END != 0;
         self.at = end;
         self.next = first + u64::from(header.frame_count.get());
-        if is_clean_end {
-            self.end_here(None, true);
-        }
+        self.is_clean = is_clean_end;
         let (participants, frames) = participants(header, &self.bytes[start..end]);
         ScannedBlock {
             at,
@@ -318,11 +317,10 @@ impl Scan {
         }
     }
 
-    fn end_here(&mut self, reason: Option<BlockFault>, is_clean: bool) {
+    fn end_here(&mut self, reason: Option<BlockFault>) {
         self.ended = Some(Ended {
             at: self.base + self.at as u64,
             reason,
-            is_clean,
             has_zeros_only: true,
             proof: None,
         });
@@ -563,6 +561,31 @@ mod tests {
         };
         let end = scan(&bad, 4096).unwrap().1;
         assert_eq!((end.next, end.tail), (104, tail));
+    }
+
+    #[test]
+    fn what_follows_a_clean_end_counts_and_it_ends_clean_no_more() {
+        let File { bytes, .. } = file(&LINES, 1, true);
+        let mut stream = Stream::new(
+            SEGMENT.shard,
+            Position {
+                offset: 105,
+                ..SEGMENT.start
+            },
+        );
+        let (_, end) = scan(&bytes, 4096).unwrap();
+        assert_eq!(end.next, 105);
+        stream.frame(0, [b"DEL".as_slice(), b"late"].into_iter());
+        stream.end_unit();
+        let mut block = stream.take_block().unwrap();
+        block.seal(SEGMENT.seq, 105);
+        let bytes = [&bytes[..end.at as usize], block.bytes()].concat();
+        let (found, end) = scan(&bytes, 4096).unwrap();
+        assert_eq!(found.last().map(String::as_str), Some("105 DEL late"));
+        assert_eq!((end.next, end.tail), (106, Tail::Zeros));
+        let torn = &bytes[..bytes.len() - 1];
+        let (_, end) = scan(torn, 4096).unwrap();
+        assert_eq!((end.next, end.tail), (105, Tail::Torn(BlockFault::Cut)));
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl Stream {
         self.head.count_up();
     }
 
+    /// Appends a frame in whatever database the stream is.
+    pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
+        self.frame(self.db as usize, args);
+    }
+
     /// Appends a frame of a command that not every peer knows.
     pub fn special_frame<'a>(
         &mut self,
@@ -124,11 +129,6 @@ impl Stream {
     /// Who follows knows few commands, or no such one does.
     pub fn set_plain(&mut self, is_plain: bool) {
         self.is_plain = is_plain;
-    }
-
-    /// Appends a frame in whatever database the stream is.
-    pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
-        self.frame(self.db as usize, args);
     }
 
     /// A unit has begun and has not ended.

@@ -1,7 +1,8 @@
 //! Finds out what stands at the address that `REPLICAOF` names, and where its streams are.
 //!
-//! A Redis is followed at its client port. kevy means the replication base port there, Redis users mean the client port. Both are tried: a client
-//! port answers questions about itself, a replication port closes the connection without a byte.
+//! A Redis is followed at its client port. With a kevy people mean its replication base port, or its client
+//! port as well. Both are tried: a client port answers questions about itself, a replication port closes the
+//! connection without a byte.
 //!
 //! How to drive a [`Discovery`]: call [`Discovery::poll`] until `None` and carry out each [`Action`]; report
 //! what happens by the `on_` methods; call `poll` again then, and at [`Discovery::deadline`].
@@ -41,8 +42,6 @@ pub struct Upstream {
     pub client_port: Option<u16>,
     /// Its kevy version, if it told.
     pub version: Option<String>,
-    /// It is a ringkeep.
-    pub is_ringkeep: bool,
 }
 
 /// Why there is nothing to follow. All of them may pass: try again later.
@@ -314,7 +313,6 @@ impl Discovery {
                 streams: open,
                 client_port: None,
                 version: None,
-                is_ringkeep: false,
             }))
         });
     }
@@ -325,7 +323,6 @@ impl Discovery {
             streams,
             client_port: Some(client_port),
             version: answers.version,
-            is_ringkeep: answers.is_ringkeep,
         })));
     }
 
@@ -584,7 +581,6 @@ mod tests {
             streams,
             client_port: Some(client_port),
             version,
-            is_ringkeep: false,
         }))
     }
 
@@ -631,7 +627,6 @@ mod tests {
                 streams,
                 client_port: None,
                 version: None,
-                is_ringkeep: false,
             }))
         };
         let streams = [
@@ -657,7 +652,6 @@ mod tests {
             streams: 1,
             client_port: None,
             version: None,
-            is_ringkeep: false,
         }));
         assert_eq!(search(900, &ports, 1), (low, vec![900, 900, 901]));
     }

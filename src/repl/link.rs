@@ -17,7 +17,7 @@
 use std::io::Write as _;
 
 use super::Position;
-use super::source::FORM;
+use super::source::RINGKEEP;
 use super::wire::{Item, Parser, WireError, WireLimits};
 use crate::{
     image::{Checker, ImageError, ImageSummary},
@@ -43,8 +43,6 @@ pub struct LinkConfig {
     pub client_port: u16,
     /// Which of the upstream's streams this is; part of the name too.
     pub stream: usize,
-    /// The upstream is a ringkeep: it is asked for all databases.
-    pub is_ringkeep: bool,
     /// Longest snapshot image that is accepted.
     pub image_len_max: usize,
     /// How long a W2 or W3 primary may send nothing while a snapshot is due or on its way. It composes
@@ -60,7 +58,6 @@ impl LinkConfig {
         Self {
             client_port,
             stream,
-            is_ringkeep: false,
             image_len_max: 64 << 30,
             snapshot_silence_ms: 10_000,
             wire: WireLimits::default(),
@@ -94,8 +91,8 @@ pub enum Event<'a> {
         wire: Wire,
         /// A snapshot must come before any frame.
         awaits_snapshot: bool,
-        /// The database that the next frame is in.
-        database: u64,
+        /// The database that the next frame is in, if the primary is a ringkeep: it sends frames of all.
+        database: Option<u64>,
     },
     /// The stream begins at its first frame without a snapshot (W1 and W2 only). What the node holds of
     /// this stream belongs to another history: remove those keys before the next frame.
@@ -361,7 +358,7 @@ impl Link {
     /// The name under which the primary knows this link.
     pub fn replica_id(&self) -> String {
         format!(
-            "kevy-replica-{}#{}",
+            "kevy-replica-{}#{}{RINGKEEP}",
             self.config.client_port, self.config.stream
         )
     }
@@ -420,8 +417,7 @@ impl Link {
         } else {
             Position::UNKNOWN
         };
-        let id = self.replica_id();
-        self.outgoing = Some(handshake(self.form, position, &id, self.config.is_ringkeep));
+        self.outgoing = Some(handshake(self.form, position, &self.replica_id()));
         let asked = Asked { position, is_ours };
         self.phase = Phase::Handshake {
             since: now,
@@ -570,7 +566,7 @@ impl Link {
     }
 
     /// The answer's offset only echoes the question, so nothing is learned from it.
-    fn on_ack(&mut self, now: u64, generation: Option<u64>, database: u64) -> Outcome {
+    fn on_ack(&mut self, now: u64, generation: Option<u64>, database: Option<u64>) -> Outcome {
         let Phase::Handshake { asked, .. } = self.phase else {
             return Outcome::Nothing;
         };
@@ -843,14 +839,12 @@ impl Link {
     }
 }
 
-fn handshake(form: Form, asked: Position, id: &str, is_ringkeep: bool) -> Vec<u8> {
+fn handshake(form: Form, asked: Position, id: &str) -> Vec<u8> {
     let generation = asked.generation.to_string();
     let offset = asked.offset.to_string();
     let six = ["REPLICATE", "FROM", &generation, &offset, "ID", id];
     let five = ["REPLICATE", "FROM", &offset, "ID", id];
-    let all = [&six[..], &["FORM", FORM]].concat();
     let words: &[&str] = match form {
-        Form::Six if is_ringkeep => &all,
         Form::Six => &six,
         Form::Five => &five,
     };

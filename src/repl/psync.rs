@@ -5,14 +5,14 @@
 //! 1. Whenever something happened, and ten times a second, call [`Psync::poll`] until it returns `None` and
 //!    carry out each [`Action`].
 //! 2. Report what became of [`Action::Connect`] by [`Psync::on_connected`] or [`Psync::on_closed`].
-//! 3. Hand what arrives to [`Psync::feed`], in place, until it returns no event, also when all bytes are used;
-//!    keep the bytes it did not use and show them again with more behind them. Then poll.
+//! 3. Hand what arrives to [`Psync::feed`], in place, until it returns no event, also when all bytes are
+//!    used; keep the bytes it did not use and show them again with more behind them. Then poll.
 //! 4. Report progress of the store by [`Psync::applied_through`]. Acknowledgements say what was applied.
 //! 5. Behind [`Event::RdbEnd`] nothing is taken in until [`Psync::loaded`] or [`Psync::spoiled`] says what
 //!    became of the data.
 //!
-//! A position counts the bytes of the stream. It moves at the end of a command, of a transaction at the end of
-//! its EXEC, so a link that is cut goes on with a whole command.
+//! A position counts the bytes of the stream. It moves at the end of a command, of a transaction at the end
+//! of its EXEC, so a link that is cut goes on with a whole command.
 
 use super::{Login, wire::decimal, write_command};
 use crate::resp::{Args, OwnedArgs, ParseLimits, Parser, ProtocolError, Step};

@@ -1,11 +1,11 @@
 //! Understands what replicas say to us: the handshake, then acknowledgements.
 //!
 //! ```text
-//! REPLICATE FROM [generation] offset ID id [FORM form]      once, as an array or as a line
+//! REPLICATE FROM [generation] offset ID id      once, as an array or as a line
 //! REPLCONF ACK offset                           lines, any number
 //! ```
-//! A replica before kevy 4 names no generation. One that names the form of ringkeep gets the frames of all
-//! databases; others know one. Nothing is ever answered to what cannot be understood: the
+//! A replica before kevy 4 names no generation. One whose name ends as that of a ringkeep gets the frames of
+//! all databases; others know one. Nothing is ever answered to what cannot be understood: the
 //! link is closed, which every replica takes as "ask again later".
 
 use super::Position;
@@ -121,7 +121,7 @@ fn array(bytes: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, Refusal> {
     let Some(count) = number(bytes, &mut at, b'*')? else {
         return Ok(None);
     };
-    if ![5, 6, 8].contains(&count) {
+    if !(5..=6).contains(&count) {
         return Err(Refusal::Handshake);
     }
     let mut words = Vec::new();
@@ -172,13 +172,12 @@ fn line(bytes: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
 
 fn understood(words: &[&[u8]]) -> Option<Request> {
     let is = |at: usize, word: &str| words[at].eq_ignore_ascii_case(word.as_bytes());
-    let (has_generation, is_ringkeep) = match words.len() {
-        5 => (false, false),
-        6 => (true, false),
-        8 if is(6, "FORM") && is(7, FORM) => (true, true),
+    let has_generation = match words.len() {
+        5 => false,
+        6 => true,
         _ => return None,
     };
-    let last = if has_generation { 5 } else { 4 };
+    let last = words.len() - 1;
     if !(is(0, "REPLICATE") && is(1, "FROM") && is(last - 1, "ID")) {
         return None;
     }
@@ -188,6 +187,11 @@ fn understood(words: &[&[u8]]) -> Option<Request> {
     };
     let offset = parse_decimal(words[last - 2])?;
     let id = std::str::from_utf8(words[last]).ok()?;
+    let is_ringkeep = id.ends_with(RINGKEEP);
+    if is_ringkeep && !has_generation {
+        // It takes us for somebody else, and will ask again in its own form.
+        return None;
+    }
     (!id.is_empty()).then(|| Request {
         at: Position { generation, offset },
         has_generation,
@@ -217,8 +221,8 @@ fn parse_decimal(text: &[u8]) -> Option<u64> {
     text.parse().ok()
 }
 
-/// The form that a ringkeep replica names.
-pub const FORM: &str = "ringkeep-1";
+/// How the name of a ringkeep replica ends.
+pub const RINGKEEP: &str = "+ringkeep1";
 
 /// Most bytes before a handshake is complete.
 const HANDSHAKE_MAX: usize = 4096;
@@ -265,7 +269,7 @@ mod tests {
         assert_eq!(heard(&bytes), w3);
         let line: &[u8] = b"REPLICATE FROM 5 9 ID me\r\n";
         assert_eq!(heard(&[line]), Ok(vec![asked(5, 9, true, "me")]));
-        let line: &[u8] = b"REPLICATE FROM 5 9 ID me FORM ringkeep-1\r\n";
+        let line: &[u8] = b"REPLICATE FROM 5 9 ID me#0+ringkeep1\r\n";
         let Ok([Said::Request(request)]) = heard(&[line]).as_deref().map(|all| [all[0].clone()])
         else {
             panic!("it is one");
@@ -294,7 +298,7 @@ mod tests {
             b"*5\r\n$9\r\nREPLICATE\r\n$4\r\nFROM\r\n$1\r\n0\r\n$2\r\nID\r\n$1\r\n\xff\r\n",
             b"*5\r\n$9\r\nREPLICATE\r\n$4\r\nFROM\r\n$1\r\n0\r\n$2\r\nID\r\n$0\r\n\r\n",
             b"*7\r\n",
-            b"REPLICATE FROM 5 9 ID me FORM other\r\n",
+            b"REPLICATE FROM 9 ID me#0+ringkeep1\r\n",
             b"*6\r\n:9\r\n",
             b"*999999999999999999999999999",
             b"*6\r\n$9\r\nREPLICATExx",

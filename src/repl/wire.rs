@@ -38,7 +38,7 @@ pub enum Item {
         /// The offset we asked for, echoed.
         offset: u64,
         /// The database that the next frame is in; ringkeep alone tells.
-        database: u64,
+        database: Option<u64>,
     },
     /// A heartbeat.
     Ping {
@@ -381,12 +381,12 @@ fn parse_line(line: &[u8]) -> Result<Item, WireError> {
         (b"ACK", 1) => Ok(Item::Ack {
             generation: None,
             offset: first,
-            database: 0,
+            database: None,
         }),
         (b"ACK", 2 | 3) => Ok(Item::Ack {
             generation: Some(first),
             offset: second,
-            database: third,
+            database: (count == 3).then_some(third),
         }),
         (b"PING", 1) => Ok(Item::Ping {
             generation: 0,
@@ -543,7 +543,7 @@ mod tests {
                 Seen::Item(Item::Ack {
                     generation: Some(7),
                     offset: 0,
-                    database: 0,
+                    database: None,
                 }),
                 Seen::Item(Item::SnapshotBegin),
                 Seen::Item(Item::Ping {
@@ -627,7 +627,7 @@ mod tests {
             [Seen::Item(Item::Ack {
                 generation: None,
                 offset: 1,
-                database: 0,
+                database: None,
             })]
         );
         assert_eq!(error_of(&padded(251)), WireError::LineTooLong);

@@ -250,9 +250,13 @@ impl<R: Reactor> Core<R> {
             .durable
             .as_mut()
             .is_none_or(|durable| durable.is_finished(&mut self.state, &mut self.reactor));
-        if mine && !self.is_finished {
-            self.is_finished = true;
-            shared.finished.fetch_add(1, SeqCst);
+        // Other cores that do not stop yet may still send us something to do.
+        if mine != self.is_finished {
+            self.is_finished = mine;
+            match mine {
+                true => shared.finished.fetch_add(1, SeqCst),
+                false => shared.finished.fetch_sub(1, SeqCst),
+            };
         }
         let all = shared.finished.load(SeqCst) == shared.settings.cores;
         all || self.reactor.now() > self.stop_by

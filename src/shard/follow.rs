@@ -673,9 +673,6 @@ impl Target {
         ));
         self.base = upstream.base;
         self.search = None;
-        // It tells of keys that are due; no kevy does.
-        let expires = &state.shared.primary_expires;
-        expires.store(upstream.is_ringkeep, Relaxed);
         let streams = usize::from(upstream.streams.max(1));
         let upstreams = std::mem::take(&mut *lock(&state.shared.upstreams));
         let known: Vec<_> = (0..streams)
@@ -684,14 +681,11 @@ impl Target {
         self.links = (0..usize::from(upstream.streams.max(1)))
             .map(|stream| Run {
                 link: Link::new(
-                    LinkConfig {
-                        is_ringkeep: upstream.is_ringkeep,
-                        ..LinkConfig::new(state.shared.settings.port, stream)
-                    },
+                    LinkConfig::new(state.shared.settings.port, stream),
                     known[stream].0.unwrap_or(Position::UNKNOWN),
                     known[stream].0.map(|_| Wire::W3),
                 ),
-                is_ringkeep: upstream.is_ringkeep,
+                is_ringkeep: false,
                 ahead: known[stream].1.clone(),
                 database: 0,
                 stream,
@@ -752,7 +746,11 @@ impl Run {
                     database,
                     ..
                 }) => {
-                    self.database = database;
+                    self.is_ringkeep = database.is_some();
+                    self.database = database.unwrap_or(0);
+                    // It tells of keys that are due; no kevy does.
+                    let expires = &state.shared.primary_expires;
+                    expires.store(self.is_ringkeep, Relaxed);
                     self.last_drop.clear();
                     self.settled |= !awaits_snapshot;
                 }

@@ -433,7 +433,7 @@ fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
             let up = !view.links.is_empty() && view.links.iter().all(|link| link.up);
             lines.put("master_link_status", if up { "up" } else { "down" });
             let heard = view.links.iter().map(|link| link.heard).min().unwrap_or(0);
-            let age = if heard == 0 {
+            let age = if heard == 0 || (view.redis.is_some() && !up) {
                 -1
             } else {
                 (now.saturating_sub(heard) / 1000) as i64

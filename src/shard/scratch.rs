@@ -1,7 +1,7 @@
 //! The data set of a Redis primary as it arrives: an RDB file becomes shards of its own.
 //!
-//! Nothing of what the node holds is touched meanwhile. When the file has ended and its checksum is right, the
-//! new databases take the place of the old ones at once.
+//! Nothing of what the node holds is touched meanwhile. When the file has ended and its checksum is right,
+//! the new databases take the place of the old ones at once.
 
 use crate::{
     base::{Ms, parse_u64},

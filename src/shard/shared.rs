@@ -291,7 +291,7 @@ pub struct Shared {
     pub following: AtomicBool,
     /// This node follows a primary that says when keys go.
     pub primary_expires: AtomicBool,
-    /// Commands of a Redis primary that had no effect here.
+    /// Commands of a Redis primary that had no effect here, since its data set came.
     pub unapplied: AtomicU64,
     /// Keys that are due are removed although nobody asks for them.
     pub expires_by_itself: AtomicBool,

@@ -51,6 +51,8 @@ const GREETING_MS: Ms = 10_000;
 const READ_LEN: usize = 16 << 20;
 /// A link is given up when the journal has so often not had what comes next.
 const READ_FAILURES_MAX: u32 = 100;
+/// Why the replicas of a walk start over.
+const REMOVED: &str = "all keys were removed during its snapshot";
 /// Most links of one shard.
 const LINKS_MAX: usize = 256;
 /// While a replica takes in its snapshot, so much more is kept for it.
@@ -407,8 +409,8 @@ impl Source {
             }
         }
         if feed.ship.is_some() {
-            let behind_max = state.tunables.backlog_len.saturating_mul(PATIENCE);
-            worked |= feed.sail(home, &mut links, journals, behind_max.max(BEHIND_MIN));
+            let limits = (journals, state.tunables.backlog_len);
+            worked |= feed.sail(home, &mut links, limits);
         }
         let is_patient = links
             .iter()
@@ -451,8 +453,8 @@ impl Source {
             }
             if link.takes_pings && state.now >= link.ping_at {
                 link.ping_at = state.now + PING_MS;
-                let marks = &state.shared.durable.shards[feed.shard];
-                let (generation, next) = (feed.history.generation(), marks.next.load(Relaxed));
+                let next = state.homes.stream_end(feed.shard);
+                let generation = feed.history.generation();
                 pieces.push(format!("+PING {generation} {next}\r\n").into());
             }
         }
@@ -548,8 +550,7 @@ impl Feed {
         &mut self,
         home: &mut Shard,
         links: &mut [&mut Link],
-        journals: bool,
-        behind_max: usize,
+        (journals, backlog_len): (bool, usize),
     ) -> bool {
         let mut aboard: Vec<_> = links
             .iter_mut()
@@ -578,20 +579,21 @@ impl Feed {
             (self.ship, self.landing) = (None, None);
             return true;
         }
-        let mut out = Vec::new();
-        let sailed = if !aboard.iter().any(|link| link.is_behind()) {
-            ship.sail(home, &mut out)
-        } else if !ship.follow(home) {
-            Sailed::Void
-        } else {
-            if ship.behind() > behind_max {
+        if aboard.iter().any(|link| link.is_behind()) {
+            if !ship.follow(home) {
+                for link in aboard {
+                    link.gone = Some(REMOVED);
+                }
+                self.ship = None;
+            } else if ship.behind() > backlog_len.saturating_mul(PATIENCE).max(BEHIND_MIN) {
                 for link in aboard.iter_mut().filter(|link| link.is_behind()) {
                     link.gone = Some("it is too slow for its snapshot");
                 }
             }
             return false;
-        };
-        match sailed {
+        }
+        let mut out = Vec::new();
+        match ship.sail(home, &mut out) {
             Sailed::On => {
                 for link in aboard {
                     link.extend(&out);
@@ -608,7 +610,7 @@ impl Feed {
             }
             Sailed::Void => {
                 for link in aboard {
-                    link.gone = Some("all keys were removed during its snapshot");
+                    link.gone = Some(REMOVED);
                 }
                 self.ship = None;
             }

@@ -231,9 +231,11 @@ SCRIPTS = (
 class Load(Maker):
     """Random commands of every kind that a primary streams, valid or not, in several databases."""
 
-    def __init__(self, seed, functions):
+    def __init__(self, seed, version):
         super().__init__(seed)
-        self.functions = functions
+        self.functions = version >= (7,)
+        # Of entries that were deleted while they were pending 6.2 and later replicas keep different ones.
+        self.left_out = () if version >= (7,) else (b"XAUTOCLAIM", b"XCLAIM")
         self.history = []
         self.late = 0
 
@@ -321,8 +323,9 @@ class Load(Maker):
         elif p < 0.43 and self.functions:
             args = self.functional()
         else:
-            return self.make()
-        return [a if isinstance(a, bytes) else str(a).encode() for a in args]
+            args = self.make()
+        args = [a if isinstance(a, bytes) else str(a).encode() for a in args]
+        return [b"PING"] if args[0] in self.left_out else args
 
     def batch(self, n):
         """About n commands; some of them in transactions."""
@@ -375,7 +378,7 @@ class Stalls:
         self.thread.join()
 
 
-def prepare(primary, load, functions):
+def prepare(primary, load):
     """Every data type, in several databases, before anybody follows."""
     with primary.conn(30.0) as c:
         fill(c, "2.0.20")
@@ -386,15 +389,10 @@ def prepare(primary, load, functions):
             c.many([["SET", "d%d:%d" % (db, i), "v%d" % i] for i in range(500)])
             c.many([["PEXPIREAT", "d%d:%d" % (db, i), 4102444800000 + i] for i in range(0, 500, 7)])
         c.ask("SELECT", 0)
-        if functions:
+        if load.functions:
             for n in range(2):
                 c.ask("FUNCTION", "LOAD", LIBRARY % (n, n, n))
         pump(c, load, commands=1500)
-
-
-def has_functions(primary):
-    with primary.conn() as c:
-        return not c.call("FUNCTION", "LIST").is_error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -407,9 +405,8 @@ def follow(count, scratch, opts, name, binary, shards, threads, diskless):
         name, "diskless" if diskless else "from disk", shards, threads,
     )
     primary = Primary(scratch, binary, diskless).start()
-    functions = has_functions(primary)
-    load = Load(opts.seed, functions)
-    prepare(primary, load, functions)
+    load = Load(opts.seed, version_of(primary))
+    prepare(primary, load)
     proxy = Proxy(primary.port)
     node = follower(scratch, opts, proxy.port, shards, threads)
     compare(count, title + ": data set", primary, node, history=load.history)
@@ -861,13 +858,11 @@ def hostile(count, scratch, opts, binary):
     )
     liar = Liar([plain(rdb) + odd])
     with node.conn() as c:
-        before = int(c.info("replication")["slave_unapplied_commands"])
         c.ask("REPLICAOF", "127.0.0.1", liar.port)
         wait_until("the last one is applied", 10, lambda: c.ask("GET", "kept") == b"1")
-        told = lambda: int(c.info("replication").get("slave_unapplied_commands", before))
-        wait_until("they are counted", 5, lambda: told() > before)
-        n = told() - before
-        count.check(title + ": what cannot be applied is counted", n == 4, n)
+        told = lambda: int(c.info("replication").get("slave_unapplied_commands", 0))
+        wait_until("they are counted", 5, told)
+        count.check(title + ": what cannot be applied is counted", told() == 4, told())
     liar.close()
     node.stop()
     first.close()

@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 
@@ -92,12 +93,15 @@ def calls(trace, directory):
 
 def check(scratch, binary, policy, threads, seconds):
     server, directory, trace = traced(scratch, binary, policy, threads)
-    began = time.time()
-    snapshots, info = load(server, seconds)
-    ended = time.time()
-    # A signal would end strace, not the node.
     with server.conn(30) as conn:
-        conn.send("SHUTDOWN", "NOSAVE")
+        pid = int(conn.info("server")["process_id"])
+    try:
+        began = time.time()
+        snapshots, info = load(server, seconds)
+        ended = time.time()
+    finally:
+        # Strace would let it go on.
+        os.kill(pid, signal.SIGTERM)
     server.proc.wait(30)
     seen = list(calls(trace, directory))
     before = [call for call in seen if call[0] < began]

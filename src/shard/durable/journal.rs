@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
 use super::{
-    Fsync,
+    EIO, Fsync,
     frontier::{Frontier, SharedUnit},
     mark,
 };
@@ -157,6 +157,8 @@ pub struct Journal {
     place: Place,
     active: Option<Segment>,
     next: Next,
+    /// The name of the next segment may be lost, whatever a sync of the folder says.
+    is_name_lost: bool,
     /// The header of the segment in use is being written.
     is_heading: bool,
     flight: Option<Flight>,
@@ -201,6 +203,7 @@ impl Journal {
             place,
             active: None,
             next: Next::None,
+            is_name_lost: false,
             is_heading: false,
             flight: None,
             syncing: None,
@@ -243,7 +246,7 @@ impl Journal {
         if self.wants_sync && self.frontier.synced_end() < self.written {
             self.sync(reactor);
         }
-        if self.flight.is_some() || self.is_heading {
+        if self.flight.is_some() || self.is_heading || self.closing == Some(false) {
             return;
         }
         let pending = stream.pending_bytes() as u64;
@@ -320,6 +323,11 @@ impl Journal {
         reactor.write_durable(file, block.into_bytes(), at, self.mark(Step::Close));
     }
 
+    /// Was [`close`](Journal::close) called since the last write?
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
     /// Has [`close`](Journal::close) done all?
     pub fn is_closed(&self) -> bool {
         self.closing == Some(true)
@@ -346,6 +354,7 @@ impl Journal {
         match reactor.open(&path, how) {
             Ok(file) => {
                 self.place.next_seq += 1;
+                self.is_name_lost = false;
                 reactor.reserve(file, self.place.segment_len, self.mark(Step::Reserve));
                 self.next = Next::Making(file, seq);
             }
@@ -427,6 +436,7 @@ impl Journal {
             bytes = joined.freeze();
             stream.reuse(more);
         }
+        self.closing = None;
         let mark = self.mark(Step::Block);
         let Some(active) = &mut self.active else {
             return;
@@ -489,10 +499,16 @@ impl Journal {
         self.era != era
     }
 
-    /// A write is over. What it wrote, if that is kept.
-    pub fn on_written(&mut self, step: Step, result: Result<(), i32>) -> Vec<Part> {
+    /// A write of a block is over. What is kept of it for replicas.
+    pub fn on_written(&mut self, step: Step, block: &[u8], result: Result<(), i32>) -> Vec<Part> {
         if step == Step::Close {
             self.closing = Some(true);
+            match (result, &mut self.active) {
+                // Other cores may still have something for us, and that stands behind it.
+                (Ok(()), Some(active)) => active.go_on(block),
+                (Ok(()), None) => {}
+                (Err(errno), _) => self.fail("writing", errno),
+            }
             return Vec::new();
         }
         if step == Step::Header {
@@ -534,6 +550,7 @@ impl Journal {
                 self.fail("syncing", errno);
             }
             (Step::Reserve, Ok(())) => reactor.sync(self.place.folder, self.mark(Step::Name)),
+            (Step::Name, Ok(())) if self.is_name_lost => self.fail("making a segment", EIO),
             (Step::Name, Ok(())) => {
                 if let Next::Making(file, seq) = self.next {
                     self.next = Next::Made(file, seq);
@@ -542,6 +559,11 @@ impl Journal {
             (_, Err(errno)) => self.fail("making a segment", errno),
             (Step::Block | Step::Header | Step::Close, Ok(())) => {}
         }
+    }
+
+    /// A sync of the folder has failed. A later one says nothing of the names that it should have covered.
+    pub fn folder_failed(&mut self) {
+        self.is_name_lost = true;
     }
 
     fn fail(&mut self, step: &'static str, errno: i32) {

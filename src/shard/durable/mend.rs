@@ -184,12 +184,15 @@ impl Mending {
     }
 
     /// The round comes to nothing. Not once it is being committed, but for who commits it.
-    pub fn fail(&self, number: u64, now: Ms) {
+    /// True if it was on.
+    pub fn fail(&self, number: u64, now: Ms) -> bool {
         let mut round = lock(&self.round);
         let stages = [Stage::Walking, Stage::Cutting, Stage::Writing];
-        if round.number == number && stages.contains(&round.stage) {
+        let is_on = round.number == number && stages.contains(&round.stage);
+        if is_on {
             self.end(&mut round, now + RETRY_MS);
         }
+        is_on
     }
 
     fn fail_commit(&self, now: Ms) {
@@ -276,6 +279,8 @@ struct Commit {
     file: Option<FileId>,
     /// The list may have its name.
     is_in_doubt: bool,
+    /// Names may be lost, whatever a sync of the folder says.
+    is_name_lost: bool,
     /// Something failed: it is tried again then.
     retry_at: Option<Ms>,
 }
@@ -329,6 +334,7 @@ impl Leader {
                     seq: self.seq,
                     file: None,
                     is_in_doubt: false,
+                    is_name_lost: false,
                     retry_at: None,
                 });
                 self.write(mending, round, now, reactor);
@@ -370,11 +376,22 @@ impl Leader {
                     snapshots: round.snapshots.clone(),
                 };
                 commit.file = Some(file);
+                // Of the snapshots' names there is no doubt once the list may have its own.
+                commit.is_name_lost &= !commit.is_in_doubt;
                 let mark = bundle_mark(commit.number, BundleStep::Write);
                 reactor.write_durable(file, bundle.compose().into(), 0, mark);
             }
             Err(_) => self.failed(mending, now, reactor),
         }
+    }
+
+    /// A sync of the folder has failed on core 0, or was said to have failed elsewhere. A later one says
+    /// nothing of the names that it should have covered. True if others have to hear what comes of it.
+    pub fn folder_failed(&mut self, mending: &Mending, now: Ms) -> bool {
+        if let Some(commit) = &mut self.commit {
+            commit.is_name_lost = true;
+        }
+        mending.is_on() && mending.fail(mending.view().number, now)
     }
 
     /// A request is over. True if others have to hear what came of it.
@@ -397,7 +414,8 @@ impl Leader {
         {
             reactor.close_file(file);
         }
-        if result.is_err() {
+        let is_lost = commit.is_name_lost && matches!(step, BundleStep::Folder | BundleStep::Name);
+        if result.is_err() || is_lost {
             self.failed(mending, now, reactor);
             return true;
         }

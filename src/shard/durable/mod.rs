@@ -180,8 +180,6 @@ pub struct Durable {
     fsync: Fsync,
     /// Replacements of the data set that were seen.
     replaced: u64,
-    /// The last blocks were written.
-    is_closed: bool,
     /// On core 0: who leads through rounds of new beginnings.
     leader: Option<Leader>,
 }
@@ -250,7 +248,6 @@ impl Durable {
             synced: 0,
             fsync,
             replaced: state.shared.durable.replaced.load(SeqCst),
-            is_closed: false,
             leader: (state.me == 0).then(|| Leader::new(dir.to_owned(), folder)),
         })
     }
@@ -288,9 +285,7 @@ impl Durable {
             worked |= kept.go_on(state, reactor);
         }
         while self.mend(state, reactor) {
-            for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-                state.mesh.send(core, Message::Frontier);
-            }
+            tell_others(state);
         }
         if !state.watch.is_empty() {
             self.advance(state);
@@ -353,9 +348,7 @@ impl Durable {
             let replaced = durable.replaced.load(SeqCst);
             let shards = durable.shards.len();
             if leader.tick(&durable.mending, (shards, stuck), replaced, state.now) {
-                for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-                    state.mesh.send(core, Message::Frontier);
-                }
+                tell_others(state);
             }
         }
         state.answer_saves();
@@ -386,7 +379,7 @@ impl Durable {
         if let Some(step) = Step::of(step)
             && !kept.journal.is_stale(era)
         {
-            let parts = kept.journal.on_written(step, result);
+            let parts = kept.journal.on_written(step, &block, result);
             if !parts.is_empty() {
                 state
                     .written
@@ -413,6 +406,9 @@ impl Durable {
         reactor: &mut R,
     ) {
         let (own, era, step) = unmark(mark);
+        if result.is_err() && syncs_folder(step) {
+            self.folder_failed(state);
+        }
         if own == LEADER {
             return self.on_bundle(era, step, result, state, reactor);
         }
@@ -429,6 +425,22 @@ impl Durable {
         self.advance(state);
     }
 
+    /// A sync of the folder has failed: it may have been to cover what others have named, too.
+    fn folder_failed(&mut self, state: &mut State) {
+        for kept in &mut self.kept {
+            kept.journal.folder_failed();
+            if let Some(snap) = &mut kept.snap {
+                snap.folder_failed();
+            }
+        }
+        let mending = &state.shared.durable.mending;
+        if let Some(leader) = &mut self.leader
+            && leader.folder_failed(mending, state.now)
+        {
+            tell_others(state);
+        }
+    }
+
     /// Something that the leader had asked for is over.
     fn on_bundle<R: Reactor>(
         &mut self,
@@ -443,9 +455,7 @@ impl Durable {
         };
         let place = (&state.shared.durable.mending, state.now);
         if leader.on_done((era, step), result, place, reactor) {
-            for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-                state.mesh.send(core, Message::Frontier);
-            }
+            tell_others(state);
         }
     }
 
@@ -465,9 +475,11 @@ impl Durable {
                 is_settled &= kept.journal.is_settled(stream.next());
             }
         }
-        if is_settled && !self.is_closed {
-            self.is_closed = true;
+        if is_settled {
             for kept in &mut self.kept {
+                if kept.journal.is_closing() {
+                    continue;
+                }
                 let home = state.homes.shards.shard(kept.place.shard);
                 if let Some(stream) = &mut home.stream {
                     kept.journal.close(stream, reactor);
@@ -819,9 +831,7 @@ impl Kept {
             // Other shards may have waited for what the snapshot has now.
             let marks = &state.shared.durable.shards[self.place.shard];
             marks.ready.store(at.offset, SeqCst);
-            for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-                state.mesh.send(core, Message::Frontier);
-            }
+            tell_others(state);
         }
         self.snapshot_bytes = snap.bytes;
         self.since = self.journal.bytes;
@@ -986,6 +996,26 @@ impl Durability {
         ))
     }
 }
+
+/// Does a request with this mark end with a sync of the folder?
+fn syncs_folder(step: u8) -> bool {
+    Step::of(step) == Some(Step::Name)
+        || SnapStep::of(step) == Some(SnapStep::Name)
+        || matches!(
+            BundleStep::of(step),
+            Some(BundleStep::Folder | BundleStep::Name)
+        )
+}
+
+/// Has the other cores look at what has changed.
+fn tell_others(state: &mut State) {
+    for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
+        state.mesh.send(core, Message::Frontier);
+    }
+}
+
+/// What is said when a name may be lost though nobody said so: an error of input or output.
+const EIO: i32 = 5;
 
 /// The three parts of a [`mark`].
 fn unmark(mark: u64) -> (usize, u8, u8) {

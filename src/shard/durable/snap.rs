@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
 
-use super::mark;
+use super::{EIO, mark};
 use crate::{
     cmd::{Shard, Walker},
     journal::{
@@ -123,6 +123,8 @@ pub struct Snap {
     pub mends: Option<u64>,
     /// Its name is surely durable.
     pub is_sure: bool,
+    /// Its name may be lost, whatever a sync of the folder says.
+    is_name_lost: bool,
     /// Bytes of the file.
     pub bytes: u64,
 }
@@ -187,6 +189,7 @@ impl Snap {
             is_asked: false,
             mends: None,
             is_sure: true,
+            is_name_lost: false,
             bytes: 0,
         })
     }
@@ -327,6 +330,11 @@ impl Snap {
         }
     }
 
+    /// A sync of the folder has failed. A later one says nothing of the names that it should have covered.
+    pub fn folder_failed(&mut self) {
+        self.is_name_lost |= matches!(self.phase, Phase::Renaming | Phase::Naming);
+    }
+
     /// A request is over; how the snapshot ended, if that ends it.
     pub fn on_done<R: Reactor>(
         &mut self,
@@ -337,6 +345,10 @@ impl Snap {
         if step == SnapStep::Chunk {
             self.flights -= 1;
         }
+        let result = match step {
+            SnapStep::Name if self.is_name_lost => result.and(Err(EIO)),
+            _ => result,
+        };
         if let Err(errno) = result {
             match step {
                 // It counts already, and a start finds it under the other name, too.

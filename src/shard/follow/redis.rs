@@ -1,6 +1,6 @@
 //! The link to a Redis primary, on core 0's ring.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
@@ -115,8 +115,10 @@ impl Redis {
             self.link.applied_through(*end);
             self.pending.pop_front();
         }
-        if self.pending.len() < PENDING_MAX / 2 && self.waits_for.is_none_or(|waits| waits == end) {
+        if self.waits_for == Some(end) {
             self.waits_for = None;
+        }
+        if self.waits_for.is_none() && self.pending.len() < PENDING_MAX / 2 {
             self.paused = self.loading.is_some();
         }
     }
@@ -302,6 +304,8 @@ impl Redis {
                     log(&format!("{count} values of modules are left out"));
                 }
                 self.last_drop.clear();
+                // What had no effect is in the data set.
+                state.shared.unapplied.store(0, Relaxed);
                 self.loading = Some(received.stream_db);
                 self.paused = true;
                 // Commands of the old history that are still under way were sent to their shards before the
