@@ -6,7 +6,7 @@ use super::{Files, RecoverError, read};
 use crate::{
     base::parse_u64,
     journal::{FileName, frame::SHIPPED, scan::Scan},
-    repl::Part,
+    repl::{Part, history::is_special},
 };
 
 /// Which frames.
@@ -99,7 +99,7 @@ impl Reading {
                 let mut frames = block.frames();
                 while let Ok(Some(frame)) = frames.next() {
                     count += 1;
-                    is_plain &= frame.args.at(0) != b"SWAPDB";
+                    is_plain &= !is_special(frame.args);
                     if frame.args.at(0) == SHIPPED.as_bytes() {
                         let first = frame.args.get(1).and_then(parse_u64).unwrap_or(0);
                         self.is_nowhere |= (first..frame.offset).contains(&self.wanted.from);

@@ -136,14 +136,10 @@ fn plain(part: &Part, parser: &mut Parser) -> Option<Vec<u8>> {
             b"SWAPDB" if is_first(1) != is_first(2) => return None,
             b"SWAPDB" => nothing(&mut out, found.offset, next),
             // From before such a peer followed.
-            b"XGROUP"
-                if found.database == 0
-                    && found.args.get(5) == Some(b"ENTRIESREAD")
-                    && group != group_of(found.args) =>
+            _ if found.database == 0
+                && is_special(found.args)
+                && (group.is_none() || group != group_of(found.args)) =>
             {
-                return None;
-            }
-            b"BITFIELD" | b"LINSERT" | b"SETBIT" | b"SETRANGE" if found.database == 0 => {
                 return None;
             }
             name if found.database == 0 || name == b"FLUSHALL" => {
@@ -157,7 +153,18 @@ fn plain(part: &Part, parser: &mut Parser) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The key and the name of the group that a frame is about.
+/// Is it a frame that not every peer understands? See [`Stream::special_frame`].
+///
+/// [`Stream::special_frame`]: crate::journal::Stream::special_frame
+pub fn is_special(args: Args<'_>) -> bool {
+    match args.at(0) {
+        b"BITFIELD" | b"LINSERT" | b"SETBIT" | b"SETRANGE" | b"SWAPDB" => true,
+        b"XGROUP" => args.get(5) == Some(b"ENTRIESREAD"),
+        _ => false,
+    }
+}
+
+/// The key and the name of the group of which a frame says how far it is.
 fn group_of(args: Args<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
     let is_it = args.at(0) == b"XGROUP" && args.len() >= 5;
     is_it.then(|| (args.at(2).to_vec(), args.at(3).to_vec()))
@@ -277,7 +284,7 @@ impl History {
     /// From here to there nobody may go on who comes back: it had loaded a snapshot and not yet what belongs
     /// behind it, or was told to remove all keys before one.
     pub fn doubt(&mut self, first: u64, end: u64) {
-        if first < end && !self.is_doubtful(first, end) {
+        if first < end && !self.doubtful.contains(&(first, end)) {
             // Rather too much than more and more.
             while self.doubtful.len() >= DOUBTS_MAX {
                 let (first, end) = self.doubtful.swap_remove(0);
@@ -288,21 +295,20 @@ impl History {
         }
     }
 
-    /// Is all of this doubtful?
-    fn is_doubtful(&self, first: u64, end: u64) -> bool {
-        let mut all = self.doubtful.iter();
-        all.any(|doubt| doubt.0 <= first && end <= doubt.1)
-    }
-
     /// May a peer that was at this offset of this history go on? `next` is where the stream is.
     pub fn has(&mut self, offset: u64, next: u64, peer: Peer) -> bool {
-        let first = self.first().unwrap_or(next);
-        if !(first..=next).contains(&offset) || self.is_doubtful(offset, offset + 1) {
+        if !self.reaches(offset, next) || self.is_doubtful(offset) {
             return false;
         }
         let index = self.parts.partition_point(|part| part.end <= offset);
         let mut ahead = self.parts.range_mut(index..);
         ahead.all(|part| part.bytes(peer, &mut self.parser).is_some())
+    }
+
+    /// Has nobody who was there anything that can be relied on?
+    pub fn is_doubtful(&self, offset: u64) -> bool {
+        let mut all = self.doubtful.iter();
+        all.any(|(first, end)| (*first..*end).contains(&offset))
     }
 
     /// The database that the frame at an offset which is kept, or comes next, finds itself in.

@@ -177,7 +177,7 @@ impl Ship {
             return;
         }
         let mut stream = Stream::new(0, Position::UNKNOWN);
-        stream.set_plain(true);
+        stream.set_plain(self.peer == Peer::Kevy);
         let key = crate::image::ImageReader::of_body(record)
             .next()
             .ok()

@@ -57,6 +57,8 @@ const REMOVED: &str = "all keys were removed during its snapshot";
 const LINKS_MAX: usize = 256;
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
+/// Why a link ends that comes to a frame for which its replica has no words.
+const UNTOLD: &str = "something happened that it cannot be told";
 /// At least so much is kept behind a snapshot for replicas that take it slowly.
 const BEHIND_MIN: usize = 16 << 20;
 /// No replica can be so far.
@@ -77,6 +79,8 @@ pub(super) struct Source {
 /// One shard of this core, for its replicas.
 struct Feed {
     shard: usize,
+    /// A replica came that is a kevy.
+    has_kevys: bool,
     history: History,
     ship: Option<Ship>,
     /// Peers have all of a snapshot but its end, which they get once this is written.
@@ -146,6 +150,7 @@ impl Source {
             feeds: own
                 .map(|shard| Feed {
                     shard,
+                    has_kevys: false,
                     history: History::new(0),
                     ship: None,
                     landing: None,
@@ -332,7 +337,7 @@ impl Source {
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
         if let Some(stream) = &mut home.stream {
-            stream.set_plain(true);
+            stream.set_plain(feed.has_kevys);
         }
         let at = home.position();
         if feed.history.generation() != at.generation {
@@ -358,6 +363,12 @@ impl Source {
                 let request = request.clone();
                 let database = home.stream.as_ref().map_or(0, |stream| stream.database());
                 link.answer(request, (at, database), &mut feed.history, journals);
+                if link.kind == Peer::Kevy
+                    && let Some(stream) = &mut home.stream
+                {
+                    feed.has_kevys = true;
+                    stream.set_plain(true);
+                }
                 worked = true;
             }
             if let Stage::Reading(from, reading) = &mut link.stage
@@ -438,7 +449,7 @@ impl Source {
             match feed.history.gather(cursor, link.kind, room, pieces) {
                 Ok(more) => len += more,
                 Err(Lost::TooOld) => link.gone = Some("it is too slow"),
-                Err(Lost::Untold) => link.gone = Some("databases were swapped"),
+                Err(Lost::Untold) => link.gone = Some(UNTOLD),
             }
             if link.takes_pings && state.now >= link.ping_at {
                 link.ping_at = state.now + PING_MS;
@@ -506,7 +517,7 @@ impl Source {
             if is_idle && state.tunables.backlog_ttl_secs > 0 && state.homes.shards.has(feed.shard)
             {
                 state.feeding[own] = false;
-                feed.history = History::new(0);
+                (feed.history, feed.has_kevys) = (History::new(0), false);
                 self.publish(own, state);
                 let feed = &self.feeds[own];
                 if !state.shared.settings.journals {
@@ -647,6 +658,7 @@ impl Link {
         let may_be_written = journals
             && is_ours
             && self.asked < at.offset
+            && !history.is_doubtful(self.asked)
             && history.first().is_none_or(|first| self.asked < first);
         (self.stage, self.decided) = if goes_on {
             let database = history.database_at(self.asked, database);
@@ -688,15 +700,17 @@ impl Link {
             }
             Some(Ok(Some(parts))) => {
                 for mut part in parts {
+                    let Some(bytes) = part.rest(from, self.kind, &mut feed.parser) else {
+                        // It will ask again.
+                        feed.history.doubt(self.asked, part.end());
+                        self.gone = Some(UNTOLD);
+                        return;
+                    };
                     if self.decided.is_none() && is_first {
                         let database = part.database_at(from, &mut feed.parser);
                         self.say_ack(at.generation, database);
                         self.decided = Some(true);
                     }
-                    let Some(bytes) = part.rest(from, self.kind, &mut feed.parser) else {
-                        self.gone = Some("databases were swapped");
-                        return;
-                    };
                     from = part.end();
                     self.extend(&[bytes]);
                 }

@@ -200,7 +200,8 @@ pub(super) fn group_at(
 ) {
     let last = group.last_id.to_string();
     let last = last.as_bytes();
-    if writer.is_plain() {
+    let is_plain = writer.is_plain();
+    if is_plain {
         writer.say([b"XGROUP", verb, key, name, last]);
         if group.entries_read.is_none() {
             return;
@@ -218,7 +219,10 @@ pub(super) fn group_at(
         b"ENTRIESREAD",
         read.as_bytes(),
     ];
-    writer.special(words.into_iter());
+    match is_plain {
+        true => writer.frame(words.into_iter()),
+        false => writer.special(words.into_iter()),
+    }
 }
 
 /// Writes how entries of a group are pending, for whichever consumer they are.
