@@ -116,15 +116,18 @@ fn has_already(ahead: &mut Ahead, offset: u64, args: Args<'_>, state: &State) ->
         return false;
     }
     ahead.retain(|(_, reached)| *reached > offset);
-    match args.get(1) {
+    if is_on_all_keys(args) {
         // It was applied to all shards that it is about, or to none.
-        _ if is_on_all_keys(args) => !ahead.is_empty(),
-        Some(key) => {
-            let shard = state.homes.shards.shard_of(key);
-            ahead.iter().any(|(further, _)| *further == shard)
-        }
-        None => false,
+        return !ahead.is_empty();
     }
+    let mut has = false;
+    if let Some(spec) = state.table.find(args.at(0)) {
+        spec.keys.for_each(args, |at| {
+            let shard = state.homes.shards.shard_of(args.at(at));
+            has |= ahead.iter().any(|(further, _)| *further == shard);
+        });
+    }
+    has
 }
 
 /// Is a frame about all keys of its stream?
