@@ -9,7 +9,8 @@
 //! In a fourth of the histories the disk fails, too, and in a sixth `appendfsync` is switched.
 //!
 //! `RINGKEEP_SIM_SEEDS=100000 cargo test --release --test sim` runs more seeds, `RINGKEEP_SIM_FIRST` says
-//! from which one on. With `RINGKEEP_SIM_FAULTS=0` no disk fails, with `RINGKEEP_SIM_FAULTS=1` all of them do.
+//! from which one on. With `RINGKEEP_SIM_FAULTS=0` no disk fails, with `RINGKEEP_SIM_FAULTS=1` all of
+//! them do.
 
 use std::{
     cell::RefCell,
@@ -67,8 +68,8 @@ const FAILED: [(u64, Trust); 9] = [
     (49_728, Trust::Good),
     // EXEC whose shards came when the disk had failed refused command by command.
     (19, Trust::Bad),
-    // A failed sync of the folder by one core lost what another one had named; the simulated disk told nobody,
-    // unlike Linux.
+    // A failed sync of the folder by one core lost what another one had named; the simulated disk told
+    // nobody, unlike Linux.
     (287, Trust::Bad),
     (756, Trust::Bad),
     (1673, Trust::Bad),

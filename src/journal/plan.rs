@@ -244,8 +244,8 @@ impl PlanError {
                 later: later @ FileName::Segment { shard, .. },
                 ..
             } => format!(
-                "{whole}; or lose what shard {shard} holds from frame {end} on: move {dir}{later} away and all \
-                 journal files of the shard with higher numbers"
+                "{whole}; or lose what shard {shard} holds from frame {end} on: move {dir}{later} away and \
+                 all journal files of the shard with higher numbers"
             ),
             Self::Header {
                 fault: HeaderFault::Version(_),
@@ -838,8 +838,8 @@ mod tests {
         );
         let missing = missing.unwrap_err();
         assert!(missing.remedy("data/").ends_with(
-            "or lose what shard 0 holds from frame 40 on: move data/journal-0-0000000000000003.rkj away and all \
-             journal files of the shard with higher numbers"
+            "or lose what shard 0 holds from frame 40 on: move data/journal-0-0000000000000003.rkj away and \
+             all journal files of the shard with higher numbers"
         ));
         assert_eq!(
             missing.to_string(),

@@ -134,8 +134,8 @@ impl fmt::Display for RecoverError {
             Self::Bundle(file, fault) => write!(out, "{file}: byte 0: {fault}"),
             Self::Incomplete(file, missing) => write!(
                 out,
-                "{file}: it says that {missing} counts, which is not there. What can be done: put the missing \
-                 file back, or the whole directory from a backup"
+                "{file}: it says that {missing} counts, which is not there. What can be done: put the \
+                 missing file back, or the whole directory from a backup"
             ),
         }
     }
