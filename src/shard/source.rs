@@ -9,6 +9,7 @@ use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
     sync::{
+        Arc,
         atomic::Ordering::{Relaxed, SeqCst},
         mpsc,
     },
@@ -47,6 +48,11 @@ const PING_MS: Ms = 1000;
 const SILENCE_MS: Ms = 60_000;
 /// A link on which nobody asks for anything is closed.
 const GREETING_MS: Ms = 10_000;
+/// Threads that read the journal of a shard for links; more links wait.
+const READERS_MAX: usize = 4;
+/// Who asks whether it can go on waits 5 s for the answer. Where the journal is not read by then the answer
+/// is no.
+const ANSWER_MS: Ms = 2500;
 /// Bytes that one reading of the journal has.
 const READ_LEN: usize = 16 << 20;
 /// A link is given up when the journal has so often not had what comes next.
@@ -81,6 +87,8 @@ struct Feed {
     shard: usize,
     /// A replica came that is a kevy.
     has_kevys: bool,
+    /// Held by each thread that reads the journal.
+    readers: Arc<()>,
     history: History,
     ship: Option<Ship>,
     /// Peers have all of a snapshot but its end, which they get once this is written.
@@ -151,6 +159,7 @@ impl Source {
                 .map(|shard| Feed {
                     shard,
                     has_kevys: false,
+                    readers: Arc::default(),
                     history: History::new(0),
                     ship: None,
                     landing: None,
@@ -375,7 +384,7 @@ impl Source {
                 && link.out.is_empty()
             {
                 let (from, reading) = (*from, reading.take());
-                link.read_on(from, reading, feed, at, &state.shared);
+                link.read_on(from, reading, feed, at, (&state.shared, state.now));
                 worked = true;
             }
             if let Some(goes_on) = link.decided.take() {
@@ -417,7 +426,7 @@ impl Source {
             .any(|link| matches!(link.stage, Stage::Streaming(_)) && !link.out.is_empty());
         let mut limit = state.tunables.backlog_len;
         if is_patient {
-            limit = limit.saturating_mul(PATIENCE);
+            limit = limit.saturating_mul(PATIENCE).max(BEHIND_MIN);
         }
         while let Some(bytes) = feed.history.trim(limit) {
             if let Some(stream) = &mut home.stream {
@@ -689,12 +698,13 @@ impl Link {
         reading: Option<Reading>,
         feed: &mut Feed,
         at: Position,
-        shared: &Shared,
+        (shared, now): (&Shared, Ms),
     ) {
         let is_first = from == self.asked;
+        let is_late = is_first && now.saturating_sub(self.alive) > ANSWER_MS;
         match reading.as_ref().map(mpsc::Receiver::try_recv) {
-            None => {}
-            Some(Err(mpsc::TryRecvError::Empty)) => {
+            None if !is_late => {}
+            Some(Err(mpsc::TryRecvError::Empty)) if !is_late => {
                 self.stage = Stage::Reading(from, reading);
                 return;
             }
@@ -715,21 +725,24 @@ impl Link {
                     self.extend(&[bytes]);
                 }
             }
-            Some(_) if is_first => {
+            _ if is_first => {
                 self.say_ack(at.generation, 0);
                 (self.stage, self.decided) = (Stage::Waiting, Some(false));
                 return;
             }
             // It was there a moment ago: a snapshot has made the journal shorter, or not all that was
             // written is there to be read yet.
-            Some(_) => self.failures += 1,
+            _ => self.failures += 1,
         }
         if self.failures > READ_FAILURES_MAX {
             self.gone = Some("the journal has what comes next no longer");
         } else if feed.history.reaches(from, at.offset) {
             self.stage = Stage::Streaming(Cursor::new(from));
+        } else if Arc::strong_count(&feed.readers) > READERS_MAX {
+            self.stage = Stage::Reading(from, None);
         } else {
             let (sender, receiver) = mpsc::channel();
+            let reader = feed.readers.clone();
             let wanted = recover::Wanted {
                 shard: feed.shard as u32,
                 generation: at.generation,
@@ -742,6 +755,7 @@ impl Link {
                 let found = files.and_then(|files| recover::frames(&*files, wanted).ok()?);
                 // Who asked may be gone.
                 let _ = sender.send(found);
+                drop(reader);
             });
             self.stage = Stage::Reading(from, Some(receiver));
         }
