@@ -34,7 +34,7 @@ pub struct Shard {
     /// The keyspaces note what goes without a command.
     notes_gone: bool,
     /// Snapshots that are being made.
-    pub(super) walking: Vec<Box<Walking>>,
+    pub(super) walking: Vec<Walking>,
     /// Streams of a primary that it is a copy of.
     pub(super) upstreams: Vec<Upstream>,
     /// What becomes of keys that are due.

@@ -44,13 +44,13 @@ impl Shard {
     /// between them to keys that are written already by [`take_noted`](Shard::take_noted). It needs a stream.
     pub fn begin_walk(&mut self, walker: Walker) {
         self.end_walk(walker);
-        self.walking.push(Box::new(Walking {
+        self.walking.push(Walking {
             walker,
             walk: ShardWalk::new(self.database_count()),
             noted: Vec::new(),
             parser: Parser::default(),
             cut: None,
-        }));
+        });
     }
 
     /// Writes the next slice to the end of `out`.

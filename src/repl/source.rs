@@ -115,8 +115,11 @@ fn request(bytes: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
     Ok(Some((understood(&words).ok_or(Refusal::Handshake)?, used)))
 }
 
+/// Words, and the bytes that they are together.
+type Words<'a> = (Vec<&'a [u8]>, usize);
+
 /// Words of an array of strings.
-fn array(bytes: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, Refusal> {
+fn array(bytes: &[u8]) -> Result<Option<Words<'_>>, Refusal> {
     let mut at = 0;
     let Some(count) = number(bytes, &mut at, b'*')? else {
         return Ok(None);
@@ -163,7 +166,7 @@ fn number(bytes: &[u8], at: &mut usize, sign: u8) -> Result<Option<usize>, Refus
 }
 
 /// Words of a line, between spaces.
-fn line(bytes: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
+fn line(bytes: &[u8]) -> Option<Words<'_>> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
     let words = line.split(|byte| *byte == b' ');
