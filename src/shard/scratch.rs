@@ -79,12 +79,12 @@ impl Scratch {
     }
 
     /// The file has ended.
-    pub(super) fn finish(mut self, now: Ms) -> Result<Received, (Unusable, Shards)> {
+    pub(super) fn finish(mut self, now: Ms) -> Result<Received, Box<(Unusable, Shards)>> {
         let result = self.read(true, now);
         match result {
             Ok(()) if self.reader.rest().is_empty() => Ok(self.received),
-            Ok(()) => Err((Unusable::Behind, self.received.shards)),
-            Err(error) => Err((error, self.received.shards)),
+            Ok(()) => Err(Box::new((Unusable::Behind, self.received.shards))),
+            Err(error) => Err(Box::new((error, self.received.shards))),
         }
     }
 
@@ -197,7 +197,8 @@ mod tests {
         }
         let mut scratch = fresh();
         scratch.feed(&[&bytes[..], b"x"].concat(), 1).expect("read");
-        assert!(matches!(scratch.finish(1), Err((Unusable::Behind, _))));
+        let refused = scratch.finish(1).err().map(|refused| refused.0);
+        assert!(matches!(refused, Some(Unusable::Behind)));
         let mut scratch = fresh();
         let refused = scratch.feed(b"REDIS0003\xfe\x04\x00\x01k\x01v\xff", 1);
         assert!(matches!(refused, Err(Unusable::Database(4, 4))));

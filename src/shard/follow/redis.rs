@@ -336,7 +336,8 @@ impl Redis {
                 self.session = *sessions;
                 state.start_exchange(self.session, received);
             }
-            Err((error, shards)) => {
+            Err(refused) => {
+                let (error, shards) = *refused;
                 state.retire(shards);
                 self.link.spoiled(state.now, error.to_string());
             }
