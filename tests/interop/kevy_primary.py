@@ -1288,8 +1288,8 @@ def main():
             add("chained", chained, new[-1], new[0])
         if versions:
             add("slow link", slow_link, versions[-1])
-            add("stopped in a snapshot", stopped_in_snapshot, versions[-1])
         if opts.full and "7.0.0" in versions:
+            add("stopped in a snapshot", stopped_in_snapshot, "7.0.0")
             add("silent", silent)
         add("hostile", hostile)
         for name, job in jobs:
