@@ -231,13 +231,21 @@ impl fmt::Display for PlanError {
 impl std::error::Error for PlanError {}
 
 impl PlanError {
-    /// What the operator can do.
-    pub fn remedy(&self) -> String {
+    /// What the operator can do. `dir` stands before the names of files in commands.
+    pub fn remedy(&self, dir: &str) -> String {
         let whole = "put the directory back from a backup, or let the node copy another one";
         match self {
             Self::Damaged { file, at, .. } => format!(
                 "{whole}; or lose what the file holds from there on: \
-                 ringkeep repair --truncate-at {at} {file}"
+                 ringkeep repair --truncate-at {at} {dir}{file}"
+            ),
+            Self::Short {
+                end,
+                later: later @ FileName::Segment { shard, .. },
+                ..
+            } => format!(
+                "{whole}; or lose what shard {shard} holds from frame {end} on: move {dir}{later} away and \
+                 all journal files of the shard with higher numbers"
             ),
             Self::Header {
                 fault: HeaderFault::Version(_),
@@ -304,7 +312,8 @@ impl<'a> Chain<'a> {
             snapshot,
             links: Vec::new(),
             end: start,
-            is_clean: false,
+            // What was imported has no history yet.
+            is_clean: segments.is_empty() && start.offset == 0,
             unused: Vec::new(),
         };
         chain.connect(start, &segments)?;
@@ -827,8 +836,13 @@ mod tests {
                 segment(3, (7, 50), (7, 50), 80),
             ],
         );
+        let missing = missing.unwrap_err();
+        assert!(missing.remedy("data/").ends_with(
+            "or lose what shard 0 holds from frame 40 on: move data/journal-0-0000000000000003.rkj away and \
+             all journal files of the shard with higher numbers"
+        ));
         assert_eq!(
-            missing.unwrap_err().to_string(),
+            missing.to_string(),
             "journal-0-0000000000000001.rkj: byte 400: it ends before frame 40, and \
              journal-0-0000000000000003.rkj goes on from frame 50"
         );
@@ -844,8 +858,8 @@ mod tests {
         );
         assert!(
             damaged
-                .remedy()
-                .ends_with("ringkeep repair --truncate-at 400 journal-0-0000000000000001.rkj")
+                .remedy("data/")
+                .ends_with("ringkeep repair --truncate-at 400 data/journal-0-0000000000000001.rkj")
         );
         let ahead = one(
             vec![snapshot(1, 7, 45)],
@@ -872,6 +886,28 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn a_snapshot_behind_a_clean_end_is_no_clean_end() {
+        let clean = || ends_as(segment(1, (7, 10), (0, 0), 50), Tail::Clean);
+        assert!(
+            one(vec![snapshot(1, 7, 30)], vec![clean()])
+                .unwrap()
+                .is_clean
+        );
+        assert!(
+            one(vec![snapshot(1, 7, 50)], vec![clean()])
+                .unwrap()
+                .is_clean
+        );
+        // Of the new history that the snapshot began nothing is known.
+        assert!(
+            !one(vec![snapshot(2, 8, 90)], vec![clean()])
+                .unwrap()
+                .is_clean
+        );
+        assert!(!one(vec![snapshot(2, 8, 90)], vec![]).unwrap().is_clean);
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl Boot {
         };
         let dir = DataDir::open(dir, wanted).map_err(StartError::Data)?;
         dir.check(&wanted).map_err(StartError::Data)?;
-        let plans = recover::survey(&dir, &dir.meta).map_err(StartError::Recover)?;
+        let plans = recover::survey(&dir, &dir.meta)
+            .map_err(|error| StartError::Recover(dir.path().to_owned(), error))?;
         for plan in &plans {
             plan.notes.iter().for_each(|note| log(note));
             dir.remove(&plan.unused).map_err(|error| {

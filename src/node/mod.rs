@@ -7,6 +7,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
+    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -50,7 +51,7 @@ pub enum StartError {
     /// The data directory cannot be used.
     Data(DataError),
     /// What is in it cannot be read.
-    Recover(RecoverError),
+    Recover(PathBuf, RecoverError),
 }
 
 impl std::fmt::Display for StartError {
@@ -65,7 +66,7 @@ impl std::fmt::Display for StartError {
                  port below 65536 for each shard (--cluster-port)"
             ),
             StartError::Data(error) => write!(out, "{error}"),
-            StartError::Recover(error) => write!(out, "{error}"),
+            StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"

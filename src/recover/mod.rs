@@ -7,7 +7,7 @@
 mod frames;
 mod load;
 
-use std::{fmt, io};
+use std::{fmt, io, path::Path};
 
 pub use frames::{Wanted, frames};
 pub use load::{Place, load};
@@ -112,7 +112,7 @@ impl fmt::Display for RecoverError {
                 write!(out, "{file}: byte {at}: cannot be read: {why}")
             }
             Self::Io(None, _, why) => write!(out, "the data directory cannot be read: {why}"),
-            Self::Plan(error) => write!(out, "{error}. What can be done: {}", error.remedy()),
+            Self::Plan(error) => write!(out, "{error}. What can be done: {}", error.remedy("")),
             Self::Frame(file, at, fault) => write!(out, "{file}: near byte {at}: {fault}"),
             Self::Unplayable(file, at, why) => {
                 write!(out, "{file}: near byte {at}: a frame does not run: {why}")
@@ -134,14 +134,28 @@ impl fmt::Display for RecoverError {
             Self::Bundle(file, fault) => write!(out, "{file}: byte 0: {fault}"),
             Self::Incomplete(file, missing) => write!(
                 out,
-                "{file}: it says that {missing} counts, which is not there. What can be done: put the missing \
-                 file back, or the whole directory from a backup"
+                "{file}: it says that {missing} counts, which is not there. What can be done: put the \
+                 missing file back, or the whole directory from a backup"
             ),
         }
     }
 }
 
 impl std::error::Error for RecoverError {}
+
+impl RecoverError {
+    /// The error of a directory, with commands that work where the node was started.
+    pub fn within(&self, dir: &Path) -> String {
+        match self {
+            Self::Plan(error) => {
+                let dir = dir.join("");
+                let remedy = error.remedy(&dir.display().to_string());
+                format!("{error}. What can be done: {remedy}")
+            }
+            other => other.to_string(),
+        }
+    }
+}
 
 /// What is found of one shard besides what [`plan`] needs.
 #[derive(Default)]
@@ -445,5 +459,109 @@ impl Found {
             unused,
             notes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Files by name.
+    #[derive(Default)]
+    struct Shelf(BTreeMap<String, Vec<u8>>);
+
+    impl Shelf {
+        fn with(mut self, name: String) -> Self {
+            self.0.insert(name, Vec::new());
+            self
+        }
+
+        fn with_bundle(mut self, seq: u64, snapshots: &[(u32, u64)]) -> Self {
+            let bundle = Bundle {
+                seq,
+                snapshots: snapshots.to_vec(),
+            };
+            let name = FileName::Bundle { seq }.to_string();
+            self.0.insert(name, bundle.compose());
+            self
+        }
+    }
+
+    impl Files for Shelf {
+        fn names(&self) -> io::Result<Vec<String>> {
+            Ok(self.0.keys().cloned().collect())
+        }
+
+        fn len(&self, name: &str) -> io::Result<u64> {
+            Ok(self.0[name].len() as u64)
+        }
+
+        fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
+            let rest = &self.0[name][at as usize..];
+            let len = rest.len().min(into.len());
+            into[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        }
+    }
+
+    fn snapshot(shard: u32, seq: u64) -> FileName {
+        FileName::Snapshot { shard, seq }
+    }
+
+    #[test]
+    fn snapshots_of_a_bundle_count_all_or_none() {
+        let [first, second] = [snapshot(0, 5), snapshot(1, 7)];
+        let shelf = || {
+            Shelf::default()
+                .with(first.unfinished())
+                .with(second.unfinished())
+        };
+        // Without a bundle they are what was never finished.
+        assert_eq!(unnamed(&shelf()), Ok(Unnamed::default()));
+        let bundle = [(0, 5), (1, 7)];
+        let found = unnamed(&shelf().with_bundle(9, &bundle)).unwrap();
+        assert_eq!(found.snapshots, [first, second]);
+        assert_eq!(found.bundles, [FileName::Bundle { seq: 9 }]);
+        let half = Shelf::default()
+            .with(first.to_string())
+            .with(second.unfinished());
+        let found = unnamed(&half.with_bundle(9, &bundle)).unwrap();
+        assert_eq!(found.snapshots, [second]);
+    }
+
+    #[test]
+    fn what_a_bundle_names_and_is_not_there_was_replaced_or_is_missing() {
+        let bundle = [(0, 5), (1, 7)];
+        let shelf = || {
+            Shelf::default()
+                .with(snapshot(0, 5).to_string())
+                .with_bundle(9, &bundle)
+        };
+        let missing = unnamed(&shelf()).unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "bundle-0000000000000009.rkb: it says that snapshot-1-0000000000000007.rks counts, which is not \
+             there. What can be done: put the missing file back, or the whole directory from a backup"
+        );
+        let newer = shelf().with(snapshot(1, 8).to_string());
+        assert_eq!(unnamed(&newer).unwrap().snapshots, []);
+        let listed = shelf()
+            .with(snapshot(1, 8).unfinished())
+            .with_bundle(10, &[(1, 8)]);
+        assert_eq!(unnamed(&listed).unwrap().snapshots, [snapshot(1, 8)]);
+        let older = shelf().with(snapshot(1, 6).to_string());
+        assert!(unnamed(&older).is_err());
+        let mut damaged = shelf();
+        let name = FileName::Bundle { seq: 9 }.to_string();
+        damaged.0.get_mut(&name).unwrap()[9] ^= 1;
+        assert_eq!(
+            unnamed(&damaged),
+            Err(RecoverError::Bundle(
+                FileName::Bundle { seq: 9 },
+                HeaderFault::Sum
+            ))
+        );
     }
 }

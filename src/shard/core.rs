@@ -118,6 +118,10 @@ impl<R: Reactor> Core<R> {
     /// Follows a primary from the first turn on, or once everything is loaded (core 0 only).
     pub fn follow(&mut self, host: String, port: u16) {
         if self.awaited.is_some() {
+            // What is loaded may be the primary's: nobody writes to it, and no key goes by our clock, before
+            // the primary has been asked.
+            self.state.shared.following.store(true, Relaxed);
+            self.state.shared.primary_expires.store(true, Relaxed);
             self.follow_later = Some((host, port));
         } else if let Some(follower) = &mut self.follower {
             follower.follow(&mut self.state, Some((host, port)));

@@ -116,15 +116,18 @@ fn has_already(ahead: &mut Ahead, offset: u64, args: Args<'_>, state: &State) ->
         return false;
     }
     ahead.retain(|(_, reached)| *reached > offset);
-    match args.get(1) {
+    if is_on_all_keys(args) {
         // It was applied to all shards that it is about, or to none.
-        _ if is_on_all_keys(args) => !ahead.is_empty(),
-        Some(key) => {
-            let shard = state.homes.shards.shard_of(key);
-            ahead.iter().any(|(further, _)| *further == shard)
-        }
-        None => false,
+        return !ahead.is_empty();
     }
+    let mut has = false;
+    if let Some(spec) = state.table.find(args.at(0)) {
+        spec.keys.for_each(args, |at| {
+            let shard = state.homes.shards.shard_of(args.at(at));
+            has |= ahead.iter().any(|(further, _)| *further == shard);
+        });
+    }
+    has
 }
 
 /// Is a frame about all keys of its stream?
@@ -794,20 +797,31 @@ impl Run {
                         }
                         continue;
                     }
+                    let is_same = streams == state.homes.shards.count()
+                        && *placement == Placement::Hash
+                        && !state.has_slots();
+                    if self.is_ringkeep && is_on_all_keys(args) && streams > 1 && !is_same {
+                        // Only keys of this stream are meant, wherever they are.
+                        let load = Load::clearing(self.stream, self.session, streams, *placement);
+                        let mut load = match args.at(0) {
+                            b"FLUSHALL" => load,
+                            b"FLUSHDB" => load.only_in(self.database as usize),
+                            _ => {
+                                self.link.resync(now);
+                                break;
+                            }
+                        };
+                        load.upstream = asker.upstream();
+                        state.end_frames();
+                        self.start_load(state, load, offset + 1);
+                        break;
+                    }
                     let applied = match self.is_ringkeep {
                         true if args.at(0) == b"SELECT" => {
                             self.database = args.get(1).and_then(parse_u64).unwrap_or(0);
                             Applied::Now
                         }
                         true if is_on_all_keys(args) && streams > 1 => {
-                            let is_same = streams == state.homes.shards.count()
-                                && *placement == Placement::Hash
-                                && !state.has_slots();
-                            if !is_same {
-                                // Only keys of this stream are meant, wherever they are.
-                                self.link.resync(now);
-                                break;
-                            }
                             state.apply_ringkeep(asker, self.database, args, Some(self.stream))
                         }
                         true => state.apply_ringkeep(asker, self.database, args, None),

@@ -428,6 +428,8 @@ fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
         Some(view) => {
             lines.put("role", "slave");
             followed(shared, now, lines);
+            lines.put("master_repl_offset", stream_end(shared));
+            backlog(shared, lines);
             lines.put("master_host", &view.host);
             lines.put("master_port", view.port);
             let up = !view.links.is_empty() && view.links.iter().all(|link| link.up);

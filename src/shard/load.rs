@@ -5,6 +5,7 @@ use crate::{
     cmd::{Shards, Upstream},
     image::{ImageReader, Record},
     route,
+    store::Keyspace,
 };
 
 /// Image bytes that one turn loads.
@@ -66,6 +67,8 @@ pub(super) struct Load {
     placement: Placement,
     reader: Option<ImageReader<Vec<u8>>>,
     phase: Phase,
+    /// Only keys of this database go.
+    database: Option<usize>,
     good: bool,
     /// What the keys are a copy of, if a later start can go on from there.
     pub(super) upstream: Option<Upstream>,
@@ -92,6 +95,7 @@ impl Load {
             placement,
             reader: None,
             phase: Phase::Clear(0, 0, 0),
+            database: None,
             good: true,
             upstream: None,
         }
@@ -118,6 +122,12 @@ impl Load {
         }
     }
 
+    /// Leaves all databases but this one as they are.
+    pub(super) fn only_in(mut self, database: usize) -> Self {
+        self.database = Some(database);
+        self
+    }
+
     /// Has a shard keys of the stream?
     pub(super) fn is_about(&self, shard: usize, shards: usize) -> bool {
         let is_same = self.streams == shards && self.placement == Placement::Hash;
@@ -140,16 +150,13 @@ impl Load {
                 false
             }
             Phase::Clear(at, db, cursor) => {
-                let mut old = Vec::new();
-                let keys = shards.keyspace(at, db);
-                let cursor = keys.scan(cursor, STEP_KEYS, now, |key, _| {
-                    if self.placement.stream_of(key, self.streams) == self.stream {
-                        old.push(key.to_vec());
-                    }
-                });
-                for key in old {
-                    keys.remove(&key, now);
-                }
+                let is_meant = self.database.is_none_or(|only| only == db)
+                    && shards.shard(at).used_database(db).is_some();
+                let cursor = if is_meant {
+                    self.clear(shards.keyspace(at, db), cursor, now)
+                } else {
+                    0
+                };
                 self.phase = match cursor {
                     0 if db + 1 < shards.databases() => Phase::Clear(at, db + 1, 0),
                     0 if at + 1 == shards.count() => Phase::Fill,
@@ -160,6 +167,20 @@ impl Load {
             }
             Phase::Fill => self.fill(shards),
         }
+    }
+
+    /// Removes some of the keys; where to go on.
+    fn clear(&self, keys: &mut Keyspace, cursor: u64, now: Ms) -> u64 {
+        let mut old = Vec::new();
+        let cursor = keys.scan(cursor, STEP_KEYS, now, |key, _| {
+            if self.placement.stream_of(key, self.streams) == self.stream {
+                old.push(key.to_vec());
+            }
+        });
+        for key in old {
+            keys.remove(&key, now);
+        }
+        cursor
     }
 
     fn fill(&mut self, shards: &mut Shards) -> bool {

@@ -53,7 +53,10 @@ pub fn verdict(dir: &DataDir) -> bool {
     let plans = match recover::survey(dir, &dir.meta) {
         Ok(plans) => plans,
         Err(error) => {
-            println!("{shown}: DAMAGED: a node does not start with it\n  {error}");
+            println!(
+                "{shown}: DAMAGED: a node does not start with it\n  {}",
+                error.within(dir.path())
+            );
             return false;
         }
     };
@@ -153,7 +156,8 @@ fn segment(
     name: FileName,
     progress: &mut Progress,
 ) -> Result<Result<Good, String>, ToolError> {
-    let damaged = |error| Ok(Err(RecoverError::Plan(Box::new(error)).to_string()));
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let damaged = |error| Ok(Err(RecoverError::Plan(Box::new(error)).within(dir)));
     let mut input = Input::open(path)?;
     let mut scan = Scan::default();
     let (mut blocks, mut len) = (0, 0);
@@ -260,7 +264,8 @@ fn snapshot(
     name: FileName,
     progress: &mut Progress,
 ) -> Result<Result<Good, String>, ToolError> {
-    let damaged = |error| Ok(Err(RecoverError::Plan(Box::new(error)).to_string()));
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let damaged = |error| Ok(Err(RecoverError::Plan(Box::new(error)).within(dir)));
     let refused = |fault: SnapshotFault| damaged(PlanError::Snapshot { file: name, fault });
     let mut input = Input::open(path)?;
     let mut reader = Reader::default();

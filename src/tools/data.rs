@@ -23,6 +23,8 @@ pub enum DataError {
     InUse(PathBuf),
     /// There is none.
     Missing(PathBuf),
+    /// There are files of one, but not the one that says what it is.
+    Headless(PathBuf, String),
     /// `ringkeep.meta` is damaged.
     Meta(PathBuf, String),
     /// The data is split into another number of shards.
@@ -63,6 +65,14 @@ impl std::fmt::Display for DataError {
                 out,
                 "{} is no data directory: there is no {} in it",
                 dir.display(),
+                FileName::Meta
+            ),
+            DataError::Headless(dir, name) => write!(
+                out,
+                "{}: {name} is there, but no {}: what made the directory did not come to its end. Import or \
+                 copy it again into an empty directory, or put {} back",
+                dir.display(),
+                FileName::Meta,
                 FileName::Meta
             ),
             DataError::Meta(path, why) => write!(out, "{} is damaged: {why}", path.display()),
@@ -111,6 +121,9 @@ impl DataDir {
                 Meta::read(&bytes).map_err(|why| DataError::Meta(name.clone(), why.to_string()))?
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                if let Some(name) = first_data(path).map_err(failed("read"))? {
+                    return Err(DataError::Headless(path.to_owned(), name));
+                }
                 write_durably(path, FileName::Meta, &wanted.compose())
                     .map_err(|error| DataError::Io("write", name, error))?;
                 wanted
@@ -296,6 +309,20 @@ impl Files for DataDir {
     }
 }
 
+/// A file in a directory that holds data.
+fn first_data(dir: &Path) -> io::Result<Option<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    names.sort();
+    let is_data = |name: &String| {
+        let name = FileName::parse(name);
+        name.is_some_and(|name| !matches!(name, FileName::Lock | FileName::Meta))
+    };
+    Ok(names.into_iter().find(is_data))
+}
+
 /// The number under which a way to place keys is kept.
 pub fn routing_number(routing: Routing) -> u32 {
     match routing {
@@ -315,4 +342,33 @@ pub fn write_durably(dir: &Path, name: FileName, bytes: &[u8]) -> io::Result<()>
     file.sync_all()?;
     fs::rename(&unfinished, dir.join(name.to_string()))?;
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_without_the_file_that_says_what_it_is_is_refused() {
+        let path = std::env::temp_dir().join(format!("ringkeep-headless-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let name = FileName::Snapshot { shard: 0, seq: 1 }.to_string();
+        fs::write(path.join(&name), b"").unwrap();
+        let meta = Meta {
+            shard_count: 2,
+            routing: 0,
+        };
+        let refused = DataDir::open(&path, meta).map(|_| ()).unwrap_err();
+        let is_made = path.join(FileName::Meta.to_string()).exists();
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "{}: {name} is there, but no ringkeep.meta: what made the directory did not come to its end. \
+                 Import or copy it again into an empty directory, or put ringkeep.meta back",
+                path.display()
+            )
+        );
+        assert!(!is_made, "it must not become a directory of another kind");
+    }
 }

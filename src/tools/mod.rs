@@ -129,7 +129,9 @@ impl std::fmt::Display for ToolError {
                 )
             }
             ToolError::Data(error) => write!(out, "{error}"),
-            ToolError::Recover(path, error) => write!(out, "{}: {error}", path.display()),
+            ToolError::Recover(path, error) => {
+                write!(out, "{}: {}", path.display(), error.within(path))
+            }
             ToolError::Refused(path, why) => write!(out, "{}: {why}", path.display()),
             ToolError::Rdb(path, error) => write!(out, "{}: {error}", path.display()),
             ToolError::Log(path, error) => write!(out, "{}: {error}", path.display()),

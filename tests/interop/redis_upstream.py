@@ -160,11 +160,13 @@ def state_of(server, databases=DATABASES, details=True):
         for db in databases:
             c.ask("SELECT", db)
             out.update({(db, k): v for k, v in dump(c, details).items()})
-            if not details:
-                # What 6.2 does not know.
-                for kind, v, _ in out.values():
-                    if kind == "stream":
-                        v[1] = [x for x in v[1] if x[0] != "entries-added"]
+        for kind, v, _ in out.values():
+            if kind == "stream":
+                # A consumer that asked in vain is made on the primary and not told of. 6.2 does not know
+                # how many entries were added.
+                facts = [x for x in v[1] if len(x) != 5 and (details or x[0] != "entries-added")]
+                groups = [x[:4] + ([c for c in x[4] if c[1]],) for x in v[1] if len(x) == 5]
+                v[1] = facts + groups
         libraries = c.call("FUNCTION", "LIST", "WITHCODE")
         codes = [] if libraries.is_error else [l[l.index(b"library_code") + 1] for l in libraries.flat()]
         out[(0, b"functions")] = ("functions", sorted(codes), -1)
@@ -183,7 +185,7 @@ def compare(count, name, primary, node, tolerance_ms=150, history=None):
     # 6.2 streams times to live instead of deadlines.
     version = version_of(primary)
     details = version >= (7, 2)
-    tolerance_ms += 3000 if version < (7,) else 0
+    tolerance_ms += 10_000 if version < (7,) else 0
     try:
         in_step(primary, node)
     except TimeoutError as e:

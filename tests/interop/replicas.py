@@ -83,7 +83,7 @@ class Writer(threading.Thread):
                     while not self.stop_it:
                         if self.rng.randrange(20) == 0:
                             conn.call("SELECT", str(self.rng.choice(DATABASES)))
-                        if self.rng.randrange(3000) == 0:
+                        if self.rng.randrange(30000) == 0:
                             conn.call(self.rng.choice(("FLUSHALL", "FLUSHDB")))
                         conn.call(*self.command())
                         self.count += 1
@@ -147,7 +147,8 @@ def chain(count, scratch, opts):
     for above, below in (("A", "B"), ("B", "C")):
         wait_until("%s follows" % below, 30, lambda: ends(nodes[below]).get("master_link_status") == "up")
     full = {"A": info(nodes["A"], "sync_full"), "B": info(nodes["B"], "sync_full")}
-    count.check("the first syncs are full ones", full == {"A": 2, "B": 2}, repr(full))
+    # C may have come to B before B had what A has.
+    count.check("the first syncs are full ones", full["A"] == 2, repr(full))
     more = {"A": 0, "B": 0}
     happened = {}
     end = time.monotonic() + opts.seconds
@@ -187,6 +188,7 @@ def chain(count, scratch, opts):
         more[name] += info(nodes[name], "sync_full") - full[name]
     count.check("B never needs all of A again", more["A"] == 0, "%d more" % more["A"])
     print("full syncs of C behind a B that was away: %d" % more["B"])
+    count.check("C needs all of B seldom", more["B"] <= 2 + opts.seconds / 5, "%d times" % more["B"])
     for node in everyone:
         count.check("%s is alive" % node.name, node.alive(), node.log_tail())
         node.stop()

@@ -243,27 +243,23 @@ fn damage_in_a_journal_is_named_and_cut_only_when_asked_for() {
     let dir = Dir::new("damage");
     let segment = ten_blocks(&dir);
     flip(&segment, find(&segment, "value-of-5"));
-    let name = segment
-        .file_name()
-        .and_then(|name| name.to_str())
-        .expect("plain");
+    let path = segment.to_str().expect("plain");
     let refusal = dir.refusal("1");
     let (_, command) = refusal
         .split_once("ringkeep repair --truncate-at ")
         .expect("it says what can be done");
     let at = command.split(' ').next().expect("the byte");
     assert!(
-        refusal.contains(&format!("{name}: byte {at}: ")),
+        refusal.contains(&format!("--truncate-at {at} {path}")),
         "{refusal}"
     );
-    let path = segment.to_str().expect("plain");
     for checked in [path, dir.text()] {
         let found = run(&["check", checked]);
         assert_eq!(found.status.code(), Some(1));
         let text = stdout(&found);
         assert!(text.contains("DAMAGED"), "{text}");
         assert!(
-            text.contains(&format!("--truncate-at {at} {name}")),
+            text.contains(&format!("--truncate-at {at} {path}")),
             "{text}"
         );
     }

@@ -35,10 +35,7 @@ pub(super) struct Redis {
     /// Something must be done before the next command.
     paused: bool,
     receiving: bool,
-    /// Commands under way to other cores, in order: where they end, and whether they were applied.
-    pending: VecDeque<(u64, bool)>,
-    /// One that must be applied before the next one is looked at.
-    waits_for: Option<u64>,
+    underway: Underway,
     /// The data set as it arrives.
     scratch: Option<Scratch>,
     /// The data set is being put in place; with the database that the stream goes on with.
@@ -46,6 +43,47 @@ pub(super) struct Redis {
     outgoing: Vec<u8>,
     sending: bool,
     last_drop: String,
+}
+
+/// Commands under way to other cores.
+#[derive(Default)]
+struct Underway {
+    /// In order: where they end, and whether they were applied.
+    sent: VecDeque<(u64, bool)>,
+    /// One that must be applied before the next one is looked at.
+    waits_for: Option<u64>,
+}
+
+impl Underway {
+    /// Takes one more; true if the next one has to wait.
+    fn add(&mut self, end: u64, applied: Applied) -> bool {
+        self.sent.push_back((end, applied == Applied::Now));
+        if applied == Applied::Alone {
+            self.waits_for = Some(end);
+        }
+        self.waits_for.is_some() || self.sent.len() >= PENDING_MAX
+    }
+
+    /// One was applied; where the last one ends below which all are.
+    fn on_applied(&mut self, end: u64) -> Option<u64> {
+        if let Ok(at) = self.sent.binary_search_by_key(&end, |(end, _)| *end) {
+            self.sent[at].1 = true;
+        }
+        if self.waits_for == Some(end) {
+            self.waits_for = None;
+        }
+        let mut through = None;
+        while let Some((end, true)) = self.sent.front() {
+            through = Some(*end);
+            self.sent.pop_front();
+        }
+        through
+    }
+
+    /// May a link that waited go on? What others did may be told later than what it waited for.
+    fn has_room(&self) -> bool {
+        self.waits_for.is_none() && self.sent.len() < PENDING_MAX / 2
+    }
 }
 
 /// What to show a primary.
@@ -68,8 +106,7 @@ impl Redis {
             rest: Vec::new(),
             paused: false,
             receiving: false,
-            pending: VecDeque::new(),
-            waits_for: None,
+            underway: Underway::default(),
             scratch: None,
             loading: None,
             outgoing: Vec::new(),
@@ -108,17 +145,10 @@ impl Redis {
         if session != self.session {
             return;
         }
-        if let Ok(at) = self.pending.binary_search_by_key(&end, |(end, _)| *end) {
-            self.pending[at].1 = true;
+        if let Some(end) = self.underway.on_applied(end) {
+            self.link.applied_through(end);
         }
-        while let Some((end, true)) = self.pending.front() {
-            self.link.applied_through(*end);
-            self.pending.pop_front();
-        }
-        if self.waits_for == Some(end) {
-            self.waits_for = None;
-        }
-        if self.waits_for.is_none() && self.pending.len() < PENDING_MAX / 2 {
+        if self.underway.has_room() {
             self.paused = self.loading.is_some();
         }
     }
@@ -269,17 +299,8 @@ impl Redis {
                 }
             };
             match applied {
-                Applied::Now if self.pending.is_empty() => through = Some(end),
-                Applied::Now => self.pending.push_back((end, true)),
-                Applied::Later => {
-                    self.pending.push_back((end, false));
-                    self.paused = self.pending.len() >= PENDING_MAX;
-                }
-                Applied::Alone => {
-                    self.pending.push_back((end, false));
-                    self.waits_for = Some(end);
-                    self.paused = true;
-                }
+                Applied::Now if self.underway.sent.is_empty() => through = Some(end),
+                applied => self.paused = self.underway.add(end, applied),
             }
         }
         if let Some(end) = through {
@@ -310,8 +331,7 @@ impl Redis {
                 self.paused = true;
                 // Commands of the old history that are still under way were sent to their shards before the
                 // exchange asks for them, and are applied before it.
-                self.pending.clear();
-                self.waits_for = None;
+                self.underway = Underway::default();
                 *sessions += 1;
                 self.session = *sessions;
                 state.start_exchange(self.session, received);
@@ -351,5 +371,40 @@ impl Redis {
                 .map_or(String::new(), |reason| reason.to_string()),
         };
         (link, redis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_goes_on_in_whatever_order_it_hears() {
+        let last = PENDING_MAX as u64 - 1;
+        for one_is_alone in [false, true] {
+            let mut underway = Underway::default();
+            for end in 1..last {
+                assert!(!underway.add(end, Applied::Later));
+            }
+            let applied = if one_is_alone {
+                Applied::Alone
+            } else {
+                Applied::Now
+            };
+            assert_eq!(underway.add(last, applied), one_is_alone);
+            // What was applied last is heard of first.
+            assert_eq!(underway.on_applied(last), None);
+            assert!(!underway.has_room());
+            for end in (2..last).rev() {
+                assert_eq!(underway.on_applied(end), None);
+            }
+            assert_eq!(underway.on_applied(1), Some(last));
+            assert!(underway.has_room() && underway.sent.is_empty());
+        }
+        let mut underway = Underway::default();
+        let waits: Vec<_> = (0..PENDING_MAX as u64)
+            .map(|end| underway.add(end, Applied::Later))
+            .collect();
+        assert_eq!(waits.iter().position(|waits| *waits), Some(PENDING_MAX - 1));
     }
 }
