@@ -76,8 +76,6 @@ pub(super) struct Source {
     ports: Vec<(SocketId, usize)>,
     feeds: Vec<Feed>,
     links: Vec<Link>,
-    /// Replacements of the data set that were seen.
-    replaced: u64,
     /// The gathers of this turn are composed here.
     pieces: Vec<Bytes>,
 }
@@ -87,6 +85,8 @@ struct Feed {
     shard: usize,
     /// A replica came that is a kevy.
     has_kevys: bool,
+    /// Replacements of the data set that were seen while the shard was here.
+    replaced: u64,
     /// Held by each thread that reads the journal.
     readers: Arc<()>,
     history: History,
@@ -159,6 +159,7 @@ impl Source {
                 .map(|shard| Feed {
                     shard,
                     has_kevys: false,
+                    replaced: 0,
                     readers: Arc::default(),
                     history: History::new(0),
                     ship: None,
@@ -297,10 +298,9 @@ impl Source {
             return false;
         }
         let replaced = state.shared.durable.replaced.load(SeqCst);
-        let is_replaced = std::mem::replace(&mut self.replaced, replaced) != replaced;
         let mut worked = false;
         for own in 0..self.feeds.len() {
-            worked |= self.feed(own, is_replaced, state);
+            worked |= self.feed(own, replaced, state);
         }
         for at in 0..self.links.len() {
             worked |= self.pump(at, state, reactor);
@@ -310,7 +310,7 @@ impl Source {
     }
 
     /// Keeps what a shard did, and goes on with its snapshot.
-    fn feed(&mut self, own: usize, is_replaced: bool, state: &mut State) -> bool {
+    fn feed(&mut self, own: usize, replaced: u64, state: &mut State) -> bool {
         let feed = &mut self.feeds[own];
         if !state.homes.shards.has(feed.shard) || state.shared.loading.load(Relaxed) {
             return false;
@@ -335,6 +335,7 @@ impl Source {
             return false;
         }
         let home = state.homes.shards.shard(feed.shard);
+        let is_replaced = std::mem::replace(&mut feed.replaced, replaced) != replaced;
         if is_replaced
             && !journals
             && let Some(stream) = &mut home.stream
