@@ -318,7 +318,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_that_a_peer_says_is_fatal(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        fn nothing_that_a_peer_says_is_fatal(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        ) {
             let _ = heard(&[&bytes]);
             let _ = heard(&[W3, &bytes, &bytes]);
         }
