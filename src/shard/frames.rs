@@ -111,8 +111,7 @@ impl State {
         Applied::Later
     }
 
-    /// Frames of a ringkeep that were applied here, and all of them are in one unit for each shard: it says up
-    /// to where.
+    /// Frames of a ringkeep were applied here, all of them in one unit for each shard: it says up to where.
     pub(super) fn end_frames(&mut self) {
         if let Some(upstream) = self.open_frames.take() {
             self.end_copied(upstream);

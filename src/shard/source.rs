@@ -134,6 +134,8 @@ struct Link {
     asked: u64,
     has_generation: bool,
     kind: Peer,
+    /// It has not come to the end of what is kept since its snapshot.
+    is_new: bool,
     /// It has said that it understands pings.
     takes_pings: bool,
     ping_at: Ms,
@@ -205,6 +207,7 @@ impl Source {
             asked: 0,
             has_generation: false,
             kind: Peer::Kevy,
+            is_new: false,
             takes_pings: false,
             ping_at: now,
             out: VecDeque::new(),
@@ -422,9 +425,7 @@ impl Source {
             let limits = (journals, state.tunables.backlog_len);
             worked |= feed.sail(home, &mut links, limits);
         }
-        let is_patient = links
-            .iter()
-            .any(|link| matches!(link.stage, Stage::Streaming(_)) && !link.out.is_empty());
+        let is_patient = links.iter().any(|link| link.is_new);
         let mut limit = state.tunables.backlog_len;
         if is_patient {
             limit = limit.saturating_mul(PATIENCE).max(BEHIND_MIN);
@@ -457,7 +458,10 @@ impl Source {
         if let (Stage::Streaming(cursor), true) = (&mut link.stage, link.out.is_empty()) {
             let room = (GATHER_MAX - 1, SEND_LEN.saturating_sub(len));
             match feed.history.gather(cursor, link.kind, room, pieces) {
-                Ok(more) => len += more,
+                Ok(more) => {
+                    len += more;
+                    link.is_new &= more > 0 || room.1 == 0;
+                }
                 Err(Lost::TooOld) => link.gone = Some("it is too slow"),
                 Err(Lost::Untold) => link.gone = Some(UNTOLD),
             }
@@ -584,6 +588,7 @@ impl Feed {
             for link in aboard {
                 link.extend(&landing.last);
                 link.stage = Stage::Streaming(Cursor::new(landing.end));
+                link.is_new = true;
                 link.acked = 0;
             }
             (self.ship, self.landing) = (None, None);

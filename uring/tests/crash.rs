@@ -313,7 +313,7 @@ fn faults_of_one_machine_are_its_own() {
     let mut other = host.world.reactor(Machine(2));
     let file = host.open("/d/a");
     let far = other.open(Path::new("/d/a"), CREATE).unwrap();
-    other.write(far, b"fine".to_vec(), 0, 0);
+    other.write(far, Bytes::from_static(b"fine"), 0, 0);
     host.world.advance(1_000_000);
     // Time would not pass it by.
     drop(other);
@@ -636,11 +636,12 @@ fn start_some(host: &mut Host, model: &mut Model) {
     match host.world.random(3) {
         0 => {
             model.files[number].write(offset, &bytes);
-            host.reactor.write(open, bytes, offset as u64, 0);
+            host.reactor.write(open, bytes.into(), offset as u64, 0);
         }
         1 => {
             model.files[number].write(offset, &bytes);
-            host.reactor.write_durable(open, bytes, offset as u64, 0);
+            host.reactor
+                .write_durable(open, bytes.into(), offset as u64, 0);
         }
         _ => {
             host.reactor.remove(&path, 0);
