@@ -131,7 +131,7 @@ usage: ringkeep [options]          serve
   --cpu-list A,B,..    CPUs to pin the cores to
   --no-pin             do not pin the cores
   --replication-port N port for replicas of the first shard, the others follow; 0: none
-                       (the client port + 10000)
+                       (the client port + 10000; with --requirepass none)
   --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
   --masterauth TEXT    password that a Redis primary is shown (none)
   --masteruser NAME    user that goes with it (the default one)

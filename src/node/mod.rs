@@ -326,7 +326,7 @@ impl Drop for WholeOrNothing {
 }
 
 /// The port on which replicas of the first shard connect. One that nobody asked for is left out where the
-/// ports are taken or do not exist.
+/// ports are taken or do not exist, and where clients need a password.
 fn replication_port(
     options: &Options,
     addresses: &[IpAddr],
@@ -334,6 +334,8 @@ fn replication_port(
 ) -> Result<Option<u16>, StartError> {
     let first = match options.replication_port {
         Some(0) => return Ok(None),
+        // It asks nobody for the password.
+        None if !options.password.is_empty() => return Ok(None),
         Some(first) => usize::from(first),
         None => usize::from(options.port) + REPLICATION_ABOVE,
     };
