@@ -78,7 +78,8 @@ fn shown(value: &Value) -> String {
                 for (at, consumer) in group.consumers() {
                     let pending: Vec<_> = group
                         .pending_of(at, ..)
-                        .map(|id| (id, group.pending(id)))
+                        // Whose they are is said by the consumer's name: numbers are given anew.
+                        .map(|id| (id, group.pending(id).map(|row| (row.delivered, row.count))))
                         .collect();
                     lines.push(format!(
                         "{} {} {pending:?}",

@@ -971,8 +971,9 @@ mod tests {
         }
     }
 
-    const SIX: &str = "send *6 $9 REPLICATE $4 FROM $1 0 $1 0 $2 ID $19 kevy-replica-6004#1";
-    const FIVE: &str = "send *5 $9 REPLICATE $4 FROM $1 0 $2 ID $19 kevy-replica-6004#1";
+    const SIX: &str =
+        "send *6 $9 REPLICATE $4 FROM $1 0 $1 0 $2 ID $29 kevy-replica-6004#1+ringkeep1";
+    const FIVE: &str = "send *5 $9 REPLICATE $4 FROM $1 0 $2 ID $29 kevy-replica-6004#1+ringkeep1";
 
     #[test]
     fn forms_alternate_while_the_primary_closes_without_a_byte() {

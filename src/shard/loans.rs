@@ -992,7 +992,8 @@ mod tests {
             format!("APPEND {a} x"),
             "EXEC".into(),
         ];
-        expect(&multi, [&["INCR APPEND"], &[]]);
+        // Not every peer appends to a number.
+        expect(&multi, [&["INCR SET"], &[]]);
         let script = "\"redis.call('del', KEYS[1]); redis.call('set', KEYS[2], 1)\"";
         let script = format!("EVAL {script} 2 {a} {b}");
         expect(&[script], [&["shared DEL"], &["shared SET"]]);
