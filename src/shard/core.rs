@@ -420,7 +420,8 @@ impl<R: Reactor> Core<R> {
         }
         worked |= self.state.go_on();
         worked |= self.state.background();
-        if self.state.shared.waiters.load(Relaxed) > 0 {
+        if self.state.feeding.contains(&true) {
+            // Before anybody hears of it: who then asks with WAIT means this, too.
             self.state.publish_ends();
         }
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
