@@ -281,6 +281,16 @@ impl Keyspace {
         }
     }
 
+    /// A string value, if it is one, without counting as a use of it.
+    pub fn glance(&mut self, key: &[u8], now: Ms) -> Option<Str<'_>> {
+        let found = self.seen(key, now)?;
+        match self.value(found) {
+            Held::Text(text) => Some(Str::Inline(text)),
+            Held::Object(Value::String(text)) => Some(Str::Shared(text)),
+            Held::Object(_) => None,
+        }
+    }
+
     /// Sets a string, whatever the key held before. The deadline becomes `deadline`.
     #[inline]
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: Option<Ms>) {

@@ -243,7 +243,7 @@ fn appended(ctx: &mut Ctx<'_>, args: Args<'_>) {
     let Some((keys, mut writer)) = ctx.shards.writer(ctx.db, key) else {
         return;
     };
-    let value = keys.string(key, ctx.now).ok().flatten();
+    let value = keys.glance(key, ctx.now);
     let was_number = value.is_some_and(|value| {
         let value = value.as_bytes();
         parse_i64(&value[..value.len().saturating_sub(added.len())]).is_some()
