@@ -32,7 +32,9 @@ impl Position {
     pub fn renewed(self, now: Ms) -> Position {
         Position {
             generation: now.max(self.generation + 1),
-            offset: (self.offset + (1 << 20)).max((now / 1000) << 20),
+            // 2^20 for each second, and their parts: nodes are started anew within one.
+            offset: (self.offset + (1 << 20))
+                .max(((now / 1000) << 20) + (((now % 1000) << 20) / 1000)),
         }
     }
 }

@@ -318,12 +318,11 @@ impl Source {
         if !state.homes.shards.has(feed.shard) || state.shared.loading.load(Relaxed) {
             return false;
         }
-        let links = self.links.iter_mut().filter(|link| link.own == own);
-        let mut links: Vec<&mut Link> = links.filter(|link| link.gone.is_none()).collect();
+        let links = &mut self.links;
+        let is_ours = |link: &Link| link.own == own && link.gone.is_none();
         let journals = state.shared.settings.journals;
-        let asks = links
-            .iter()
-            .any(|link| matches!(link.stage, Stage::Asked(_)));
+        let mut ours = links.iter().filter(|link| is_ours(link));
+        let asks = ours.any(|link| matches!(link.stage, Stage::Asked(_)));
         if asks && !state.feeding[own] {
             state.feeding[own] = true;
             let now = state.now;
@@ -358,7 +357,7 @@ impl Source {
             feed.history = History::new(at.generation);
             home.end_walk(Walker::Replicas);
             (feed.ship, feed.landing) = (None, None);
-            for link in &mut links {
+            for link in links.iter_mut().filter(|link| is_ours(link)) {
                 if !matches!(link.stage, Stage::Asked(_) | Stage::Greeting) {
                     link.gone = Some("the data set was replaced");
                 }
@@ -371,6 +370,12 @@ impl Source {
             }
         }
         let mut worked = false;
+        let mut ours = links.iter().filter(|link| is_ours(link));
+        let mut links: Vec<&mut Link> = match ours.all(Link::only_streams) {
+            // Mostly nobody wants more than what comes next.
+            true => Vec::new(),
+            false => links.iter_mut().filter(|link| is_ours(link)).collect(),
+        };
         for link in &mut links {
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
@@ -638,6 +643,11 @@ impl Link {
     /// Is so much on its way to it that a snapshot has to wait?
     fn is_behind(&self) -> bool {
         matches!(self.stage, Stage::Shipping) && self.out_bytes > SHIP_AHEAD
+    }
+
+    /// Does it get what comes next, and has been for a while?
+    fn only_streams(&self) -> bool {
+        matches!(self.stage, Stage::Streaming(_)) && !self.is_new && self.decided.is_none()
     }
 
     fn extend(&mut self, pieces: &[Bytes]) {
