@@ -28,7 +28,7 @@ pub struct Stream {
     generation: u64,
     /// Beginning of the next frame.
     head: Head,
-    /// Database of the frame before it.
+    /// Database of the frame before it; the next one says it anew while it is unknown.
     db: u32,
     /// Among the frames of the block in `bytes` are some that not every peer takes as they are.
     is_special: bool,
@@ -54,12 +54,32 @@ struct Mark {
     db: u32,
 }
 
+impl Mark {
+    /// The database that is said of the place.
+    fn database(self) -> u32 {
+        if self.db == UNKNOWN { 0 } else { self.db }
+    }
+}
+
+/// No database has this number.
+const UNKNOWN: u32 = u32::MAX;
+
 impl Stream {
-    /// A stream whose first frame gets the offset of `at`.
+    /// A stream whose first frame gets the offset of `at` and finds itself in the first database.
     pub fn new(shard: u32, at: Position) -> Stream {
+        Stream::begin(shard, at, 0)
+    }
+
+    /// A stream that goes on where another one ended, in whatever database that was. A replica that had
+    /// the other's last frame is told.
+    pub fn resume(shard: u32, at: Position) -> Stream {
+        Stream::begin(shard, at, UNKNOWN)
+    }
+
+    fn begin(shard: u32, at: Position, db: u32) -> Stream {
         let start = Mark {
             offset: at.offset,
-            db: 0,
+            db,
         };
         let mut bytes = BytesMut::with_capacity(CHUNK_LEN);
         bytes.resize(BLOCK_HEADER_LEN, 0);
@@ -67,7 +87,7 @@ impl Stream {
             shard,
             generation: at.generation,
             head: Head::new(at.offset),
-            db: 0,
+            db,
             is_special: false,
             is_plain: false,
             bytes,
@@ -85,9 +105,9 @@ impl Stream {
         self.head.offset()
     }
 
-    /// The database that the next frame finds itself in.
+    /// The database that the next frame finds itself in; any, if that one names its own.
     pub fn database(&self) -> u32 {
-        self.db
+        self.here().database()
     }
 
     /// The history that the frames belong to.
@@ -146,7 +166,13 @@ impl Stream {
         let first = self.complete_at.offset;
         let span = (first, self.next() - first);
         let bytes = &self.bytes[self.complete..];
-        Frames::new(bytes, span, Order::Dense, self.complete_at.db, parser)
+        Frames::new(
+            bytes,
+            span,
+            Order::Dense,
+            self.complete_at.database(),
+            parser,
+        )
     }
 
     /// The open unit, if there is one, is complete.
@@ -288,7 +314,7 @@ impl Stream {
             bytes,
             shard: self.shard,
             generation: self.generation,
-            database: start.db,
+            database: start.database(),
             first: start.offset,
             end,
             flags: 0,
@@ -455,6 +481,36 @@ mod tests {
         );
         assert_eq!((block.first(), block.end(), stream.next()), (8, 11, 11));
         assert!(stream.take_block().is_none());
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_elsewhere_names_its_database_first() {
+        for db in [0, 3] {
+            let at = Position {
+                generation: 1,
+                offset: 8,
+            };
+            let mut stream = Stream::resume(2, at);
+            assert_eq!(stream.database(), 0);
+            // A note is of no database.
+            stream.note([&b"NOTE"[..]].into_iter());
+            stream.end_unit();
+            let block = stream.take_block().unwrap();
+            assert_eq!((block.database(), block.is_plain()), (0, false));
+            frame(&mut stream, db, &["DEL", "a"]);
+            assert_eq!(stream.database(), db as u32);
+            stream.end_unit();
+            let block = stream.take_block().unwrap();
+            assert_eq!((block.database(), block.is_plain()), (0, false));
+            assert_eq!(
+                text(&block),
+                format!("*2 :9 *2 $6 SELECT $1 {db} *2 :10 *2 $3 DEL $1 a ")
+            );
+            frame(&mut stream, db, &["DEL", "b"]);
+            stream.end_unit();
+            let block = stream.take_block().unwrap();
+            assert_eq!(text(&block), "*2 :11 *2 $3 DEL $1 b ");
+        }
     }
 
     #[test]

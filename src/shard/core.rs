@@ -21,7 +21,7 @@ use super::{
     source::Source,
     state::State,
 };
-use crate::{base::Ms, journal::Stream, mesh::Mesh, script::EngineError};
+use crate::{base::Ms, journal::Stream, mesh::Mesh, script::EngineError, store::DueKeys};
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
 const TICK: Nanos = 100_000_000;
@@ -145,7 +145,15 @@ impl<R: Reactor> Core<R> {
                 continue;
             };
             if shared.settings.journals {
-                loaded.shard.stream = Some(Box::new(Stream::new(shard as u32, loaded.start.at)));
+                let (at, parent) = (loaded.start.at, loaded.start.parent);
+                let stream = match at.generation == parent.generation {
+                    true => Stream::resume(shard as u32, at),
+                    false => Stream::new(shard as u32, at),
+                };
+                loaded.shard.stream = Some(Box::new(stream));
+            }
+            if shared.primary_expires.load(Relaxed) {
+                loaded.shard.set_due_keys(DueKeys::Hidden);
             }
             let upstreams = loaded.shard.upstreams().iter();
             lock(&shared.upstreams).extend(upstreams.map(|upstream| (shard, *upstream)));
