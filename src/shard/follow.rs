@@ -759,13 +759,17 @@ impl Run {
                 }
                 Some(link::Event::SnapshotBegin) => {}
                 Some(link::Event::HistoryStart) => {
+                    self.ahead.clear();
                     let load = Load::clearing(self.stream, self.session, streams, *placement);
                     self.start_load(state, load, 0);
                 }
                 Some(link::Event::Snapshot(image)) => {
                     let offset = image.position.offset;
                     self.database = 0;
+                    self.ahead.clear();
                     let generation = image.position.generation;
+                    // A ringkeep says itself when a key goes.
+                    let now = if self.is_ringkeep { 0 } else { now };
                     let mut load = Load::of_image(
                         self.stream,
                         self.session,

@@ -391,6 +391,9 @@ impl State {
         self.loaded.push(load.outcome());
         let shards = self.homes.shards.count();
         for (at, shard) in self.homes.shards.iter_mut() {
+            if load.upstream.is_some() {
+                shard.set_due_keys(DueKeys::Hidden);
+            }
             match load.upstream {
                 Some(upstream) if load.is_about(at, shards) => shard.set_upstream(upstream),
                 Some(_) => {}

@@ -101,7 +101,7 @@ impl Load {
         }
     }
 
-    /// Replaces the keys of a stream by those of a checked image.
+    /// Replaces the keys of a stream by those of a checked image which are not due at `now`.
     pub(super) fn of_image(
         stream: usize,
         session: u64,
@@ -140,7 +140,7 @@ impl Load {
     }
 
     /// Works for one turn; true once everything is done. All shards are in `shards`.
-    pub(super) fn step(&mut self, shards: &mut Shards, now: Ms) -> bool {
+    pub(super) fn step(&mut self, shards: &mut Shards) -> bool {
         match self.phase {
             Phase::Clear(..) if self.streams <= 1 => {
                 for (_, shard) in shards.iter_mut() {
@@ -153,7 +153,7 @@ impl Load {
                 let is_meant = self.database.is_none_or(|only| only == db)
                     && shards.shard(at).used_database(db).is_some();
                 let cursor = if is_meant {
-                    self.clear(shards.keyspace(at, db), cursor, now)
+                    self.clear(shards.keyspace(at, db), cursor)
                 } else {
                     0
                 };
@@ -170,7 +170,9 @@ impl Load {
     }
 
     /// Removes some of the keys; where to go on.
-    fn clear(&self, keys: &mut Keyspace, cursor: u64, now: Ms) -> u64 {
+    fn clear(&self, keys: &mut Keyspace, cursor: u64) -> u64 {
+        // Keys that are due go too: where the primary says when they go, they are there until then.
+        let now = 0;
         let mut old = Vec::new();
         let cursor = keys.scan(cursor, STEP_KEYS, now, |key, _| {
             if self.placement.stream_of(key, self.streams) == self.stream {
@@ -228,5 +230,31 @@ fn sample(image: &[u8], now: Ms) -> Vec<Vec<u8>> {
 fn put(shards: &mut Shards, record: Record<'_>) {
     if let Some(key) = record.key() {
         shards.of(0, key).put_record(record, STEP_ITEMS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cmd::Shard, store::DueKeys};
+
+    #[test]
+    fn keys_that_are_due_go_with_the_others_of_their_stream() {
+        let mut shards = Shards::none_of(1);
+        shards.put(0, Box::new(Shard::new(2, 7)));
+        shards.shard(0).set_due_keys(DueKeys::Hidden);
+        let names: Vec<_> = (0..20).map(|number| format!("key{number}")).collect();
+        for (at, name) in names.iter().enumerate() {
+            let deadline = (at % 2 == 0).then_some(1);
+            let keys = shards.keyspace(0, 1);
+            keys.set_string(name.as_bytes(), b"value", deadline);
+        }
+        let mut load = Load::clearing(1, 0, 2, Placement::Hash);
+        while !load.step(&mut shards) {}
+        for name in names {
+            let is_there = shards.keyspace(0, 1).contains(name.as_bytes(), 0);
+            let stream = Placement::Hash.stream_of(name.as_bytes(), 2);
+            assert_eq!(is_there, stream == 0, "{name}");
+        }
     }
 }

@@ -64,7 +64,7 @@ impl State {
             for (shard, lent) in held.need.iter().zip(held.got.drain(..)) {
                 self.homes.shards.put(*shard, lent);
             }
-            if load.step(&mut self.homes.shards, self.now) {
+            if load.step(&mut self.homes.shards) {
                 for shard in &held.need {
                     self.homes.shards.forget_gone(*shard);
                 }
@@ -188,6 +188,12 @@ impl State {
         }
         // Redis says when a key goes. A replica of a primary that does not must do this by its own clock.
         if self.shared.primary_expires.load(Relaxed) {
+            for shard in self.homes.own() {
+                if self.homes.shards.has(shard) {
+                    let home = self.homes.shards.shard(shard);
+                    home.set_due_keys(DueKeys::Hidden);
+                }
+            }
             return;
         }
         for shard in self.homes.own() {
