@@ -270,6 +270,11 @@ impl Homes {
         }
     }
 
+    /// Does anything wait for a shard of ours?
+    pub fn is_awaited(&self, shard: usize) -> bool {
+        !self.homes[shard].waiting.is_empty()
+    }
+
     /// Is anybody blocked on a key of a shard that lives here?
     pub fn is_wanted(&self, shard: usize) -> bool {
         self.homes[shard].blocked > 0

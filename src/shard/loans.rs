@@ -270,7 +270,13 @@ impl State {
             if owner != self.me {
                 return self.mesh.send(owner, Message::Borrow(shard, id));
             }
-            match self.homes.lend(shard) {
+            // Whoever waits for a shard that has just come home is first: a replacement of everything must not
+            // overtake frames that came before it.
+            let lent = match self.homes.is_awaited(shard) {
+                true => None,
+                false => self.homes.lend(shard),
+            };
+            match lent {
                 Some(lent) => collection.got.push(lent),
                 None => return self.homes.wait_for(shard, Waiting::Loan(self.me, id)),
             }
@@ -729,12 +735,16 @@ mod tests {
 
     impl Node {
         fn new(cores: usize) -> Self {
+            Self::with_shards(cores, cores)
+        }
+
+        fn with_shards(cores: usize, shards: usize) -> Self {
             let settings = Settings {
                 port: 0,
                 bind: String::new(),
                 unix: None,
                 cores,
-                shards: cores,
+                shards,
                 databases: 1,
                 spin_us: 0,
                 dir: None,
@@ -1035,5 +1045,41 @@ mod tests {
             let news = format!(">2 $10 invalidate *1 ${} {key} ", key.len());
             assert_eq!(reply.matches(&news).count(), 1, "{reply}");
         }
+    }
+
+    #[test]
+    fn what_replaces_the_keys_of_a_stream_comes_behind_the_frames_before_it() {
+        let mut node = Node::with_shards(1, 3);
+        // Of the first stream of two, and not in the first shard.
+        let placed = |key: &String, state: &State| {
+            let stream = crate::route::hash_shard(crate::route::kevy_hash(key.as_bytes()), 2);
+            (stream, state.homes.shards.shard_of(key.as_bytes()))
+        };
+        let key = (0..)
+            .map(|at| format!("k{at}"))
+            .find(|key| placed(key, &node.cores[0]) == (0, 2))
+            .expect("keys are spread");
+        let state = &mut node.cores[0];
+        let load = |stream| Load::clearing(stream, 1, 2, Default::default());
+        state.start_load(load(1));
+        // The first one has the shards: the frame waits, and then the second one.
+        let asker = Asker::Link {
+            stream: 0,
+            session: 1,
+            offset: 5,
+            ringkeep: Some((2, 9)),
+        };
+        let words = ["SET", &key, "1"].map(str::as_bytes);
+        let frame = OwnedArgs::copy(words.into_iter());
+        let applied = state.apply_ringkeep(asker, 0, frame.as_args(), None);
+        assert_eq!(applied, super::super::frames::Applied::Later);
+        state.start_load(load(0));
+        for _ in 0..100 {
+            state.go_on();
+            state.background();
+        }
+        assert_eq!(state.loaded, [(1, 1, true), (0, 1, true)]);
+        let keys = state.homes.shards.keyspace(2, 0);
+        assert!(!keys.contains(key.as_bytes(), 0));
     }
 }
