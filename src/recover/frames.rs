@@ -53,7 +53,16 @@ pub fn frames(
     };
     for seq in segments {
         let shard = wanted.shard;
-        reading.segment(files, FileName::Segment { shard, seq })?;
+        let name = FileName::Segment { shard, seq };
+        if let Err(error) = reading.segment(files, name) {
+            // A snapshot may have removed it meanwhile.
+            let is_there = files
+                .names()
+                .map_or(true, |names| names.contains(&name.to_string()));
+            if is_there {
+                return Err(error);
+            }
+        }
     }
     let is_nowhere = wanted.comes_back && reading.is_nowhere;
     let is_there = reading.next > wanted.from && !is_nowhere;
@@ -118,6 +127,113 @@ impl Reading {
             }
             if is_over && scan.segment().is_none() {
                 return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, io};
+
+    use super::*;
+    use crate::{
+        base::Position,
+        journal::{Stream, segment::Segment},
+    };
+
+    /// Segments by number; those before `first` are removed after the names were first asked for.
+    struct Shelf {
+        segments: Vec<(u64, Vec<u8>)>,
+        first: u64,
+        asked: Cell<bool>,
+    }
+
+    impl Files for Shelf {
+        fn names(&self) -> io::Result<Vec<String>> {
+            let is_removed = self.asked.replace(true);
+            let shown = self.segments.iter();
+            let shown = shown.filter(|(seq, _)| !is_removed || *seq >= self.first);
+            Ok(shown.map(|(seq, _)| name(*seq)).collect())
+        }
+
+        fn len(&self, _name: &str) -> io::Result<u64> {
+            unreachable!("nobody asks for it")
+        }
+
+        fn read(&self, wanted: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
+            let mut shown = self.segments.iter();
+            let found = shown.find(|(seq, _)| *seq >= self.first && name(*seq) == wanted);
+            let Some((_, bytes)) = found else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
+            let rest = &bytes[bytes.len().min(at as usize)..];
+            let len = rest.len().min(into.len());
+            into[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        }
+    }
+
+    fn name(seq: u64) -> String {
+        FileName::Segment { shard: 1, seq }.to_string()
+    }
+
+    /// A shelf of segments of two frames each, from offset 10 on.
+    fn shelf(segments: u64, first: u64) -> Shelf {
+        let start = Position {
+            generation: 7,
+            offset: 10,
+        };
+        let mut stream = Stream::new(1, start);
+        let segments = (0..segments).map(|seq| {
+            let start = Position {
+                offset: stream.next(),
+                ..start
+            };
+            let segment = Segment {
+                seq,
+                shard: 1,
+                shard_count: 2,
+                routing: 0,
+                start,
+                parent: start,
+            };
+            let mut bytes = segment.compose().to_vec();
+            for _ in 0..2 {
+                stream.frame(0, [&b"INCR"[..], b"key"].into_iter());
+                stream.end_unit();
+                let mut block = stream.take_block().expect("one unit");
+                block.seal(seq, block.first());
+                bytes.extend_from_slice(block.bytes());
+            }
+            (seq, bytes)
+        });
+        Shelf {
+            segments: segments.collect(),
+            first,
+            asked: Cell::new(false),
+        }
+    }
+
+    fn found(shelf: &Shelf, from: u64) -> Option<(usize, u64)> {
+        let wanted = Wanted {
+            shard: 1,
+            generation: 7,
+            from,
+            comes_back: true,
+            len: 1 << 20,
+        };
+        let parts = frames(shelf, wanted).expect("every file that is there can be read")?;
+        parts.last().map(|last| (parts.len(), last.end()))
+    }
+
+    #[test]
+    fn frames_are_found_from_the_wanted_one_on_while_older_segments_go() {
+        for first in 0..3 {
+            for from in 8..20 {
+                let is_there = (10 + 2 * first..16).contains(&from);
+                let want = is_there.then(|| ((16 - from) as usize, 16));
+                assert_eq!(found(&shelf(3, first), from), want, "{from} of {first}");
             }
         }
     }
