@@ -364,6 +364,24 @@ impl Source {
             }
             return true;
         }
+        if journals
+            && state.shared.durable.shards[feed.shard]
+                .is_stuck
+                .load(SeqCst)
+        {
+            // What is recorded before the journal goes on is in its new beginning, and comes to no replica.
+            let was_sailing = feed.ship.take().is_some();
+            if was_sailing {
+                home.end_walk(Walker::Replicas);
+                feed.landing = None;
+            }
+            for link in links.iter_mut().filter(|link| is_ours(link)) {
+                if matches!(link.stage, Stage::Shipping) {
+                    link.gone = Some("the journal makes a new beginning");
+                }
+            }
+            return was_sailing;
+        }
         if !journals && let Some(stream) = &mut home.stream {
             while let Some(block) = stream.take_block() {
                 feed.history.push(Part::of(block).0);
