@@ -270,8 +270,8 @@ impl State {
             if owner != self.me {
                 return self.mesh.send(owner, Message::Borrow(shard, id));
             }
-            // Whoever waits for a shard that has just come home is first: a replacement of everything must not
-            // overtake frames that came before it.
+            // Whoever waits for a shard that has just come home is first: a replacement of all keys must
+            // not overtake frames that came before it.
             let lent = match self.homes.is_awaited(shard) {
                 true => None,
                 false => self.homes.lend(shard),

@@ -154,7 +154,8 @@ def chain(count, scratch, opts):
     end = time.monotonic() + opts.seconds
     while time.monotonic() < end:
         time.sleep(rng.uniform(0.1, 1.0))
-        event = rng.choice(("cut B", "cut C", "cut C", "save", "stop B", "kill B", "stop C", "kill C", "stop A", "kill A"))
+        cuts, stops = ("cut B", "cut C", "cut C"), ("stop A", "stop B", "stop C")
+        event = rng.choice((*cuts, *stops, "kill A", "kill B", "kill C", "save"))
         happened[event] = happened.get(event, 0) + 1
         what, *name = event.split()
         if what == "cut":
@@ -186,7 +187,9 @@ def chain(count, scratch, opts):
     count.check("all hold the same", not lines, "\n".join(lines[:10]))
     for name in full:
         more[name] += info(nodes[name], "sync_full") - full[name]
-    count.check("B never needs all of A again", more["A"] == 0, "%d more" % more["A"])
+    # A request over several shards of which a kill left only parts ends a history: they are taken back.
+    torn = nodes["A"].log_text().count("are left out: other shards lack")
+    count.check("B never needs all of A again", more["A"] <= 2 * torn, "%d more" % more["A"])
     print("full syncs of C behind a B that was away: %d" % more["B"])
     count.check("C needs all of B seldom", more["B"] <= 2 + opts.seconds / 5, "%d times" % more["B"])
     for node in everyone:

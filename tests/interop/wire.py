@@ -300,12 +300,15 @@ class Server:
     def alive(self):
         return self.proc is not None and self.proc.poll() is None
 
-    def log_tail(self, n=15):
+    def log_text(self):
         try:
             with open(self.log_path, "rb") as f:
-                return b"\n".join(f.read()[-20000:].splitlines()[-n:]).decode("utf-8", "replace")
+                return f.read().decode("utf-8", "replace")
         except OSError:
             return ""
+
+    def log_tail(self, n=15):
+        return "\n".join(self.log_text()[-20000:].splitlines()[-n:])
 
     def conn(self, timeout=10.0):
         return Conn(self.addr, timeout)
