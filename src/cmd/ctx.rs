@@ -39,6 +39,8 @@ pub struct Shard {
     pub(super) upstreams: Vec<Upstream>,
     /// What becomes of keys that are due.
     due_keys: DueKeys,
+    /// Sources of libraries of functions that were read and not taken yet.
+    pub(super) libraries: Vec<Vec<u8>>,
 }
 
 /// What keyspaces keep track of besides the time of the last use of each key.
@@ -63,6 +65,7 @@ impl Shard {
             walking: Vec::new(),
             upstreams: Vec::new(),
             due_keys: DueKeys::Go,
+            libraries: Vec::new(),
         }
     }
 

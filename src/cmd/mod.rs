@@ -15,6 +15,7 @@ mod geo;
 mod hashes;
 mod hyperloglog;
 mod keys;
+pub mod libraries;
 mod lists;
 mod noted;
 mod scan;

@@ -44,7 +44,7 @@ pub const COMMANDS: &[Spec] = &[
         "FUNCTION",
         -2,
         NO_SCRIPT,
-        Keys::None,
+        Keys::Libraries,
         "Loads, shows and forgets libraries of functions",
     ),
     row(

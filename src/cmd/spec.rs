@@ -73,6 +73,8 @@ pub enum Keys {
     Sort,
     /// Every key there is: all shards are needed.
     All,
+    /// It has none. What changes libraries of functions needs the shard in whose journal they are (FUNCTION).
+    Libraries,
 }
 
 impl Keys {
@@ -111,12 +113,21 @@ impl Keys {
         }
     }
 
+    /// Does the command change libraries of functions?
+    pub fn changes_libraries(self, args: Args<'_>) -> bool {
+        let changes = |sub: &[u8]| {
+            let all: [&[u8]; 4] = [b"LOAD", b"DELETE", b"FLUSH", b"RESTORE"];
+            all.iter().any(|name| sub.eq_ignore_ascii_case(name))
+        };
+        matches!(self, Keys::Libraries) && changes(args.at(1))
+    }
+
     /// Calls `visit` with the place of every key. Nothing is visited where the arguments do not fit;
     /// the command itself reports that.
     pub fn for_each(self, args: Args<'_>, mut visit: impl FnMut(usize)) {
         let len = args.len() as i64;
         match self {
-            Keys::None | Keys::All => {}
+            Keys::None | Keys::All | Keys::Libraries => {}
             Keys::Range { first, last, step } => {
                 let last = if last < 0 {
                     len + i64::from(last)

@@ -87,7 +87,7 @@ impl Shard {
     }
 
     /// Its part of a unit is complete, and there are no others.
-    fn close_unit(&mut self) {
+    pub(super) fn close_unit(&mut self) {
         if !self.walking.is_empty() {
             self.note_unit();
         }

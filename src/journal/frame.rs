@@ -18,6 +18,9 @@ pub const AT: &str = "RINGKEEP.AT";
 /// The name of a frame that changes nothing: from there on the shard is no primary's copy.
 pub const ALONE: &str = "RINGKEEP.ALONE";
 
+/// The name of a frame of the first shard that changes no key: the sources of all libraries of functions.
+pub const LIBRARIES: &str = "RINGKEEP.LIBRARIES";
+
 /// The name of a frame that changes nothing. A replica that loaded a snapshot was told to be at the offset
 /// that it names, until it had all that comes before this frame: in between it was nowhere.
 pub const SHIPPED: &str = "RINGKEEP.SHIPPED";

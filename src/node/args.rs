@@ -9,7 +9,7 @@ use crate::{
     tools::{Export, Import, Repair, Reshard, Source},
 };
 
-use crate::shard::Fsync;
+use crate::shard::{Fsync, SavePoints};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -59,6 +59,8 @@ pub struct Options {
     pub journals: Option<bool>,
     /// When what was written is synced.
     pub fsync: Fsync,
+    /// When snapshots are made by themselves.
+    pub save_points: SavePoints,
     /// Microseconds that a core looks for work before it sleeps.
     pub spin_us: u64,
     /// Primary to follow: host and port.
@@ -94,6 +96,7 @@ impl Default for Options {
             dir: None,
             journals: None,
             fsync: Fsync::default(),
+            save_points: SavePoints::default(),
             spin_us: 30,
             replica_of: None,
             replication_port: None,
@@ -140,6 +143,8 @@ usage: ringkeep [options]          serve
   --appendonly yes|no  keep a journal in the data directory (yes where there is one)
   --no-aof             the same as --appendonly no
   --appendfsync WHEN   always: before the reply; everysec: each second; no: never (everysec)
+  --save 'SECS N ..'   snapshots SECS after the last ones if there were N changes (none; with a journal
+                       they are made when it has grown by their size)
   --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
   --requirepass TEXT   password that clients have to show (none)
   --cluster            cluster mode: slots, and one more port for each shard
@@ -230,6 +235,11 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 let text = value()?;
                 let fsync = Fsync::parse(text.as_bytes());
                 options.fsync = fsync.ok_or(UsageError::BadValue(name, text))?;
+            }
+            "--save" => {
+                let text = value()?;
+                let points = SavePoints::parse(text.as_bytes());
+                options.save_points = points.ok_or(UsageError::BadValue(name, text))?;
             }
             "--spin-us" => options.spin_us = number(&name, value()?, 0, 1_000_000)?,
             "--no-pin" => options.pin = false,

@@ -168,6 +168,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.primary_user = options.primary_user.clone();
         tunables.primary_password = options.primary_password.clone();
         tunables.fsync = options.fsync;
+        tunables.save_points = options.save_points.clone();
     }
     let shared = Arc::new(shared);
     let boot = match &options.dir {

@@ -94,9 +94,8 @@ impl ScriptEngine {
             "list" => self.list(out, args),
             "stats" => self.stats(out),
             "dump" => {
-                let (_, libraries) = self.scripts.libraries();
-                let sources = libraries.values().map(|library| &library.code[..]);
-                out.bulk(&payload::write(sources));
+                let sources = self.scripts.library_sources();
+                out.bulk(&payload::write(sources.iter().map(Vec::as_slice)));
                 Ok(())
             }
             "restore" => self.restore(out, host, args),
@@ -375,8 +374,7 @@ impl ScriptEngine {
             match loaded {
                 Ok(loaded) => made.push(loaded),
                 Err(error) => {
-                    let text =
-                        format!("a library of the primary does not load: {}", error.as_str());
+                    let text = format!("a library does not load here: {}", error.as_str());
                     host.log(3, &text);
                 }
             }

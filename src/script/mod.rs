@@ -29,6 +29,7 @@ use mlua::{
     chunk::ChunkMode,
 };
 
+pub use payload::write as payload;
 pub use running::Running;
 pub use scripts::{Scripts, Sha};
 

@@ -81,6 +81,15 @@ impl Scripts {
         (self.libraries_version(), guard.clone())
     }
 
+    /// The sources of all libraries.
+    pub fn library_sources(&self) -> Vec<Vec<u8>> {
+        let (_, libraries) = self.libraries();
+        libraries
+            .values()
+            .map(|library| library.code.to_vec())
+            .collect()
+    }
+
     /// Changes the libraries; nothing changes where that fails.
     ///
     /// # Errors

@@ -155,6 +155,10 @@ impl<R: Reactor> Core<R> {
             if shared.primary_expires.load(Relaxed) {
                 loaded.shard.set_due_keys(DueKeys::Hidden);
             }
+            let sources = loaded.shard.take_libraries();
+            if !sources.is_empty() {
+                self.state.replace_libraries(&sources);
+            }
             let upstreams = loaded.shard.upstreams().iter();
             lock(&shared.upstreams).extend(upstreams.map(|upstream| (shard, *upstream)));
             self.state.homes.replace(shard, loaded.shard);

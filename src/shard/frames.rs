@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     cmd::{Keys, Run, Shards, Spec, Upstream, Verb},
-    journal::frame::NOTE,
+    journal::frame::{LIBRARIES, NOTE},
     resp::{Args, Out, OwnedArgs},
+    script,
     store::DueKeys,
 };
 
@@ -65,7 +66,16 @@ impl State {
         args: Args<'_>,
         shard: Option<usize>,
     ) -> Applied {
-        // Notes between primaries are no commands.
+        let restore;
+        let args = if args.at(0) == LIBRARIES.as_bytes() {
+            let payload = script::payload(args.rest(1).iter());
+            let words: [&[u8]; 4] = [b"FUNCTION", b"RESTORE", &payload, b"FLUSH"];
+            restore = OwnedArgs::copy(words);
+            restore.as_args()
+        } else {
+            args
+        };
+        // Other notes between primaries are no commands.
         if args.at(0).starts_with(NOTE) {
             return Applied::Now;
         }
@@ -258,12 +268,7 @@ impl State {
             Run::Session(_) => self.note_unapplied(spec.name),
             _ => {
                 let mut out = Out::default();
-                let mut host = ScriptHost::new(&self.subs, false, false, false);
-                let done = match spec.name {
-                    "FUNCTION" => self.scripts.function(&mut out, &mut host, args),
-                    _ => self.scripts.script(&mut out, args),
-                };
-                if let Err(error) = done {
+                if let Err(error) = self.scripts.script(&mut out, args) {
                     self.note_unapplied(&format!("{}: {}", spec.name, error.as_str()));
                 }
             }
@@ -441,12 +446,16 @@ impl State {
             home.exchange(received.shards.shard(at));
             self.homes.shards.forget_gone(at);
         }
-        let mut host = ScriptHost::new(&self.subs, false, false, false);
-        self.scripts
-            .replace_libraries(&mut host, &received.libraries);
+        self.replace_libraries(&received.libraries);
         self.all_replaced(away);
         self.loaded.push((0, session, true));
         self.retire(received.shards);
+    }
+
+    /// Puts libraries of functions in the place of those there are. Nothing is recorded.
+    pub(super) fn replace_libraries(&mut self, sources: &[Vec<u8>]) {
+        let mut host = ScriptHost::new(&self.subs, false, false, false);
+        self.scripts.replace_libraries(&mut host, sources);
     }
 
     /// Frees shards, a slice per turn.
@@ -460,5 +469,5 @@ impl State {
 
 /// Could it change anything?
 fn is_effect(spec: &Spec) -> bool {
-    spec.is_write() || matches!(spec.keys, Keys::All)
+    spec.is_write() || matches!(spec.keys, Keys::All | Keys::Libraries)
 }

@@ -15,7 +15,7 @@ use super::{
     shared::Settings,
 };
 use crate::base::Ms;
-use crate::cmd::{Keys, Shard, Shards, Spec};
+use crate::cmd::{Keys, Shard, Shards, Spec, libraries};
 use crate::resp::Args;
 use crate::route::Routing;
 
@@ -177,6 +177,7 @@ impl Homes {
             one = Some(shard);
         });
         match one {
+            None if spec.keys.changes_libraries(args) => self.place_of_all(vec![libraries::HOME]),
             None => Place::Here,
             Some(shard) if !several => {
                 let owner = self.owner(shard);
@@ -199,6 +200,9 @@ impl Homes {
         for (spec, args) in commands {
             if spec.keys.needs_all(args) {
                 return (0..self.homes.len()).collect();
+            }
+            if spec.keys.changes_libraries(args) {
+                need.push(libraries::HOME);
             }
             spec.keys
                 .for_each(args, |at| need.push(self.shards.shard_of(args.at(at))));

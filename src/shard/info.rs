@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::{
     census::Totals,
-    durable::{Fsync, Marks},
+    durable::{Fsync, Marks, SavePoints},
     shared::{CoreStats, FollowView, RedisView, ReplicaView, Replicas, Shared, lock},
 };
 use crate::{
@@ -207,6 +207,7 @@ fn persistence(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     } else {
         "ok"
     };
+    lines.put("rdb_changes_since_last_save", shared.unsaved_changes());
     lines.put("rdb_bgsave_in_progress", u8::from(saves.open > 0));
     lines.put(
         "rdb_last_save_time",
@@ -597,7 +598,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         // A kevy tool reads the number of shards from here.
         ("io-threads", settings.shards.to_string()),
         ("appendonly", yes_no(settings.journals)),
-        ("save", String::new()),
+        ("save", tunables.save_points.to_string()),
         ("maxmemory", tunables.memory_max.to_string()),
         ("maxmemory-policy", tunables.policy.name().into()),
         ("maxmemory-samples", tunables.memory_samples.to_string()),
@@ -766,8 +767,11 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.events = events::parse_classes(value).ok_or_else(|| failed(text))?;
             }
             "tracking-table-max-keys" => changed.tracking_keys_max = number()? as usize,
+            "save" => {
+                changed.save_points =
+                    SavePoints::parse(value).ok_or_else(|| failed("Invalid save parameters"))?;
+            }
             // Clients and test suites switch persistence off, which it is.
-            "save" if value.is_empty() => {}
             "appendonly" if value.eq_ignore_ascii_case(b"no") && !shared.settings.journals => {}
             "repl-backlog-size" => {
                 let len =

@@ -1070,7 +1070,7 @@ mod tests {
             ringkeep: Some((2, 9)),
         };
         let words = ["SET", &key, "1"].map(str::as_bytes);
-        let frame = OwnedArgs::copy(words.into_iter());
+        let frame = OwnedArgs::copy(words);
         let applied = state.apply_ringkeep(asker, 0, frame.as_args(), None);
         assert_eq!(applied, super::super::frames::Applied::Later);
         state.start_load(load(0));

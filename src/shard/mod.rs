@@ -39,7 +39,7 @@ mod upkeep;
 mod wait;
 
 pub use self::core::Core;
-pub use durable::{Fsync, Loaded, OldSegment, Start};
+pub use durable::{Fsync, Loaded, OldSegment, SavePoints, Start};
 pub use log::log;
 pub use message::Message;
 pub use shared::{Settings, Shared, Tunables, lock};

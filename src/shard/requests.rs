@@ -502,6 +502,12 @@ impl State {
             }
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
             Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, spec, *args),
+            Run::Script if matches!(spec.keys, Keys::Libraries) => {
+                match self.gate_of_scripts(spec, *args) {
+                    Some(error) => self.refuse(conn, Some(spec), &error),
+                    None => self.store_request(conn, spec, Work::Script, args),
+                }
+            }
             Run::Script => self.store_request(conn, spec, Work::Script, args),
         }
     }
@@ -563,7 +569,7 @@ impl State {
     }
 
     /// Why a subcommand of SCRIPT or FUNCTION may not be run now; [`gate`](State::gate) lets both pass.
-    fn gate_of_scripts(&mut self, spec: &Spec, args: Args<'_>) -> Option<Error> {
+    pub(super) fn gate_of_scripts(&mut self, spec: &Spec, args: Args<'_>) -> Option<Error> {
         let sub = args.at(1).to_ascii_uppercase();
         let is_function = spec.name == "FUNCTION";
         let grows = is_function && matches!(&sub[..], b"LOAD" | b"RESTORE");
@@ -642,7 +648,7 @@ impl State {
         out: &mut Out,
         away: Option<&mut Vec<(usize, After)>>,
     ) -> Option<Block> {
-        if matches!(work, Work::Script) {
+        if matches!(work, Work::Script) && !matches!(spec.keys, Keys::Libraries) {
             self.make_room_for_script(call.from_primary, away.is_none());
         }
         if self.odd != 0 {
@@ -678,6 +684,7 @@ impl State {
             Work::Store(run) => {
                 let failed = cmd::run(&mut ctx, spec, run, *args);
                 let (dirty, block) = (ctx.dirty, ctx.block.take());
+                self.stats.changes += dirty;
                 if dirty > 0 && spec.is_write() {
                     self.freeing = true;
                     self.tell(spec, *args, call.db, away);
@@ -698,9 +705,20 @@ impl State {
                 host.shows_calls = self.odd & odd::MONITORED != 0;
                 host.tells_events = self.odd & odd::EVENTS != 0;
                 let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());
-                if let Err(error) = self.scripts.run(&mut ctx, &mut host, *args) {
+                let version = self.shared.scripts.libraries_version();
+                let result = match spec.keys {
+                    Keys::Libraries => self.scripts.function(ctx.out, &mut host, *args),
+                    _ => self.scripts.run(&mut ctx, &mut host, *args),
+                };
+                if let Err(error) = result {
                     ctx.out.rewind(mark);
                     ctx.out.error(&error);
+                }
+                self.stats.changes += ctx.dirty;
+                if self.shared.scripts.libraries_version() != version {
+                    self.stats.changes += 1;
+                    let sources = self.shared.scripts.library_sources();
+                    self.homes.shards.note_libraries(&sources);
                 }
                 let done = host.into_done();
                 if !call.from_primary {
@@ -748,19 +766,13 @@ impl State {
         }
     }
 
-    /// SCRIPT and FUNCTION.
+    /// SCRIPT.
     pub(super) fn keep_script(&mut self, conn: &mut Conn, spec: &'static Spec, args: Args<'_>) {
         if let Some(error) = self.gate_of_scripts(spec, args) {
             return self.refuse(conn, Some(spec), &error);
         }
         let mark = conn.out.mark();
-        let result = if spec.name == "FUNCTION" {
-            let mut host = ScriptHost::new(&self.subs, false, false, false);
-            self.scripts.function(&mut conn.out, &mut host, args)
-        } else {
-            self.scripts.script(&mut conn.out, args)
-        };
-        if let Err(error) = result {
+        if let Err(error) = self.scripts.script(&mut conn.out, args) {
             conn.out.rewind(mark);
             conn.out.error(&error);
         }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{
     census::{Census, LatencyLog, Totals},
-    durable::{Durability, Fsync},
+    durable::{Durability, Fsync, SavePoints},
 };
 use crate::{base::Ms, cmd::Upstream, script::Scripts, store::Policy};
 
@@ -78,6 +78,8 @@ pub struct Tunables {
     pub tracking_keys_max: usize,
     /// When what was written is synced.
     pub fsync: Fsync,
+    /// When snapshots are made by themselves.
+    pub save_points: SavePoints,
     /// Bytes of each shard's stream that are kept in memory for replicas.
     pub backlog_len: usize,
     /// For how long they are kept when there is no replica; 0: for ever.
@@ -107,6 +109,7 @@ impl Default for Tunables {
             events: 0,
             tracking_keys_max: 1_000_000,
             fsync: Fsync::EverySecond,
+            save_points: SavePoints::default(),
             backlog_len: 64 << 20,
             backlog_ttl_secs: 3600,
             primary_user: String::new(),
@@ -139,6 +142,7 @@ pub struct CoreStats {
     pub bytes_out: AtomicU64,
     pub turns: AtomicU64,
     pub expired: AtomicU64,
+    pub changes: AtomicU64,
     pub protocol_errors: AtomicU64,
 }
 
@@ -391,6 +395,17 @@ impl Shared {
     /// Sums one counter over all cores.
     pub fn sum(&self, counter: impl Fn(&CoreStats) -> u64) -> u64 {
         self.stats.iter().map(counter).sum()
+    }
+
+    /// Changes by commands since the node started, as of the last beat.
+    pub fn changes(&self) -> u64 {
+        self.sum(|stats| stats.changes.load(Relaxed))
+    }
+
+    /// Those since the last good snapshots began.
+    pub fn unsaved_changes(&self) -> u64 {
+        let saved = self.durable.saves.good_changes.load(Relaxed);
+        self.changes().saturating_sub(saved)
     }
 
     /// Bytes in use by keys, values and connections, and of values that wait to be freed, by the cores'

@@ -12,11 +12,12 @@ use crate::{
     cmd::{
         Shard, Walker,
         effects::{self, Writer},
+        libraries,
     },
     image::{END, MAGIC, SpanKind, spans},
     journal::{
         Position, Stream,
-        frame::{self, Frames, NOTE, SHIPPED},
+        frame::{self, Frames, LIBRARIES, NOTE, SHIPPED},
     },
     repl::history::Peer,
     resp::Parser,
@@ -82,6 +83,11 @@ impl Ship {
         }
     }
 
+    /// Has the libraries of functions follow: what the peer has of them goes.
+    pub fn tell_libraries(&mut self, sources: &[Vec<u8>]) {
+        self.keep(0, libraries::words(sources).into_iter());
+    }
+
     /// Takes what commands did since; false if they removed all that it holds. How much that is in all
     /// tells [`behind`](Ship::behind).
     pub fn follow(&mut self, shard: &mut Shard) -> bool {
@@ -92,6 +98,9 @@ impl Ship {
             while let Ok(Some(frame)) = frames.next() {
                 let is_told = frame.database == 0 || self.peer == Peer::All;
                 match frame.args.at(0) {
+                    name if name == LIBRARIES.as_bytes() && self.peer == Peer::All => {
+                        self.keep(frame.database, frame.args.iter());
+                    }
                     name if name.starts_with(NOTE) => {}
                     b"FLUSHALL" | b"SWAPDB" => is_void = true,
                     b"FLUSHDB" => is_void |= is_told,

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     base::Ms,
-    cmd::{Shard, Walker},
+    cmd::{Shard, Walker, libraries},
     journal::{Position, Stream},
     recover,
     repl::{
@@ -437,7 +437,11 @@ impl Source {
         if feed.ship.is_none()
             && let Some(peer) = links.iter().find(waits).map(|link| link.kind)
         {
-            feed.ship = Some(Ship::begin(home, peer));
+            let mut ship = Ship::begin(home, peer);
+            if feed.shard == libraries::HOME && peer == Peer::All {
+                ship.tell_libraries(&state.shared.scripts.library_sources());
+            }
+            feed.ship = Some(ship);
             for link in links.iter_mut().filter(|link| link.kind == peer) {
                 if let Some(removed) = link.begin_ship() {
                     feed.history.doubt(removed + 1, removed + 2);

@@ -50,6 +50,8 @@ pub(super) struct Stats {
     pub bytes_out: u64,
     pub turns: u64,
     pub expired: u64,
+    /// Changes by commands.
+    pub changes: u64,
     pub evicted: u64,
     pub protocol_errors: u64,
 }

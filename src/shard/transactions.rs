@@ -138,7 +138,11 @@ impl State {
         out.array(multi.queued.len());
         for (spec, args) in multi.queued {
             let args = args.as_args();
-            if let Some(error) = self.gate(conn, spec) {
+            let why_not = match spec.keys {
+                Keys::Libraries => self.gate_of_scripts(spec, args),
+                _ => None,
+            };
+            if let Some(error) = self.gate(conn, spec).or(why_not) {
                 self.count_refused(Some(spec), &error);
                 out.error(&error);
                 continue;

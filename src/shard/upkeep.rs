@@ -111,6 +111,7 @@ impl State {
         self.publish();
         if self.me == 0 {
             self.note_rate();
+            self.look_at_save_points();
         }
     }
 
@@ -239,6 +240,7 @@ impl State {
         stats.bytes_out.store(self.stats.bytes_out, Relaxed);
         stats.turns.store(self.stats.turns, Relaxed);
         stats.expired.store(self.stats.expired, Relaxed);
+        stats.changes.store(self.stats.changes, Relaxed);
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);

@@ -7,9 +7,9 @@ use std::{
 
 use super::{DataDir, Progress, ToolError, databases, io, publish::Unpublished, routing_number};
 use crate::{
-    cmd::{ShardWalk, Shards},
+    cmd::{ShardWalk, Shards, libraries},
     journal::{
-        FileName,
+        FileName, frame,
         meta::Meta,
         snapshot::{Composer, Kind, Snapshot},
     },
@@ -87,6 +87,15 @@ fn write_snapshot(
     let mut walk = ShardWalk::new(used.unwrap_or(1));
     let mut out = Vec::new();
     let mut composer = Composer::new(snapshot, &mut out);
+    let mut end = snapshot.start;
+    let sources = shard.take_libraries();
+    if !sources.is_empty() {
+        let chunk = composer.open(&mut out);
+        let words = libraries::words(&sources);
+        frame::compose(&mut out, end, words.into_iter());
+        composer.close(&mut out, chunk, Kind::Frames, 0, 1);
+        end += 1;
+    }
     loop {
         let start = out.len();
         let chunk = composer.open(&mut out);
@@ -106,7 +115,7 @@ fn write_snapshot(
             break;
         }
     }
-    composer.finish(&mut out, snapshot.start);
+    composer.finish(&mut out, end);
     file.write(&out)
 }
 

@@ -9,7 +9,7 @@ use super::{
     publish::Unpublished,
 };
 use crate::{
-    cmd::Shards,
+    cmd::{Shards, libraries},
     rdb::{FileReader, FileWriter, Item, VERSION, VERSION_FIELDS, borrow_value},
     store::{Hash, Kind},
 };
@@ -71,8 +71,9 @@ pub fn load(
                         return Err(ToolError::Refused(path.to_path_buf(), why));
                     }
                 }
-                Item::Library(_) => {
-                    tally.left_out("libraries of functions: load them with FUNCTION LOAD", b"");
+                Item::Library(source) => {
+                    shards.shard(libraries::HOME).add_library(source);
+                    tally.note("a library of functions: a node loads it when it starts");
                 }
                 Item::Module { module, key } => {
                     let why = format!("data of the module type {module}");
@@ -112,6 +113,9 @@ pub fn export(
     ];
     let mut file = Unpublished::create(path)?;
     let mut writer = FileWriter::new(version, &notes);
+    for source in shards.shard(libraries::HOME).take_libraries() {
+        writer.library(&source);
+    }
     // Keys and deadlines of each database.
     let mut sizes = BTreeMap::<usize, (u64, u64)>::new();
     for (_, shard) in shards.iter_mut() {

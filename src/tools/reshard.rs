@@ -8,6 +8,7 @@ use std::{
 use uring::sys;
 
 use super::{DataDir, Progress, Tally, ToolError, directory, empty, io, now};
+use crate::cmd::libraries;
 
 /// Keys that are moved in one step.
 const STEP: usize = 1000;
@@ -73,6 +74,9 @@ pub fn reshard(reshard: &Reshard) -> Result<bool, ToolError> {
                 }
             }
         }
+    }
+    for source in from.shard(libraries::HOME).take_libraries() {
+        shards.shard(libraries::HOME).add_library(source);
     }
     let mut tally = Tally::default();
     tally.settle(&mut shards, now());

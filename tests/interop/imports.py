@@ -197,7 +197,8 @@ def refusals(count, tools, scratch):
         f.write(b"REDIS0011\xfe\x00\x00\x01a\x011" + module + library + b"\xff" + bytes(8))
     out = tools.place("part")
     rc, said, err = tools.run("import", "--rdb", small, "--dir", out)
-    good = rc == 1 and "1 keys: 1 string" in said and said.count("NOT TAKEN") == 2
+    good = rc == 1 and "1 keys: 1 string" in said and said.count("NOT TAKEN") == 1
+    good = good and "a library of functions" in said
     count.check("what is not taken is named and counts as a failure", good, "%d %s %s" % (rc, said, err))
     rc, said, err = tools.run("import", "--rdb", small, "--dir", out)
     count.check("a directory with data is left alone", rc == 1 and "data already" in err, err)

@@ -83,6 +83,10 @@ class Writer(threading.Thread):
                     while not self.stop_it:
                         if self.rng.randrange(20) == 0:
                             conn.call("SELECT", str(self.rng.choice(DATABASES)))
+                        if self.rng.randrange(500) == 0:
+                            conn.call("FUNCTION", "LOAD", "REPLACE", library(self.rng))
+                        if self.rng.randrange(2000) == 0:
+                            conn.call("FUNCTION", "FLUSH")
                         if self.rng.randrange(30000) == 0:
                             conn.call(self.rng.choice(("FLUSHALL", "FLUSHDB")))
                         conn.call(*self.command())
@@ -91,6 +95,12 @@ class Writer(threading.Thread):
                             time.sleep(self.pause)
             except (OSError, Closed):
                 time.sleep(0.02)
+
+
+def library(rng):
+    name = "lib%d" % rng.randrange(5)
+    call = "redis.register_function('%s', function() return %d end)" % (name, rng.randrange(1000))
+    return "#!lua name=%s\n%s" % (name, call)
 
 
 def contents(server):
@@ -102,11 +112,20 @@ def contents(server):
     return found
 
 
+def dump_of_libraries(server):
+    with server.conn() as conn:
+        return conn.call("FUNCTION", "DUMP").plain()
+
+
 def all_equal(servers):
     """Differences between the first node and each other one, once all are still."""
     first = contents(servers[0])
+    libraries = dump_of_libraries(servers[0])
     lines = []
     for server in servers[1:]:
+        theirs = dump_of_libraries(server)
+        if libraries != theirs:
+            lines.append("libraries: A %r, %s %r" % (libraries, server.name, theirs))
         other = contents(server)
         for database in DATABASES:
             # No key may have expired in between; deadlines are the same to the millisecond.

@@ -108,6 +108,18 @@ fn fill(client: &mut Client) {
     ] {
         assert_eq!(client.say(line), reply, "{line}");
     }
+    for name in ["kept", "gone", "queued"] {
+        let is_queued = name == "queued";
+        if is_queued {
+            assert_eq!(client.say("MULTI"), "+OK");
+        }
+        let call = format!("redis.register_function('{name}', function() return '{name}' end)");
+        let source = format!("#!lua name={name}\n{call}");
+        let reply = client.send(&[b"FUNCTION", b"LOAD", source.as_bytes()]);
+        assert_eq!(reply, if is_queued { "+QUEUED" } else { name });
+    }
+    assert_eq!(client.say("EXEC"), "[queued]");
+    assert_eq!(client.say("FUNCTION DELETE gone"), "+OK");
 }
 
 fn expect_filled(client: &mut Client) {
@@ -129,6 +141,9 @@ fn expect_filled(client: &mut Client) {
         ("GET other", "1"),
         ("SELECT 0", "+OK"),
         ("DBSIZE", ":12"),
+        ("FCALL kept 0", "kept"),
+        ("FCALL queued 0", "queued"),
+        ("FCALL gone 0", "-ERR Function not found"),
     ] {
         assert_eq!(client.say(line), reply, "{line}");
     }
@@ -356,10 +371,38 @@ fn saving_is_told_and_syncing_can_be_changed() {
     assert!(seconds > 1_600_000_000, "{told}");
     assert_eq!(client.say("CONFIG SET appendfsync always"), "+OK");
     assert_eq!(client.say("CONFIG GET appendfsync"), "[appendfsync always]");
+    let bad = client.send(&[b"CONFIG", b"SET", b"save", b"60"]);
+    assert!(bad.ends_with("- Invalid save parameters"), "{bad}");
     // Every core takes a setting over at its next beat.
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(client.say("SET b 2"), "+OK");
     kill(node);
     let node = dir.start("2", &[]);
     assert_eq!(node.client().say("MGET a b"), "[1 2]");
+}
+
+#[test]
+fn snapshots_are_made_at_save_points_without_a_journal() {
+    let dir = Dir::new("points");
+    let snapshots_only = ["--appendonly", "no", "--save", "3600 1 1 3"];
+    let node = dir.start("2", &snapshots_only);
+    let mut client = node.client();
+    assert_eq!(client.say("CONFIG GET save"), "[save 3600 1 1 3]");
+    let unsaved = |client: &mut Client| {
+        let info = client.say("INFO persistence");
+        let line = info.lines().find(|line| line.contains("rdb_changes"));
+        line.unwrap_or_default().trim().to_string()
+    };
+    for (at, key) in ["a", "b", "c"].iter().enumerate() {
+        assert_eq!(dir.files(".rks").len(), 0);
+        let told = format!("rdb_changes_since_last_save:{at}");
+        eventually(&told, || unsaved(&mut client) == told);
+        assert_eq!(client.say(&format!("SET {key} 1")), "+OK");
+    }
+    eventually("a snapshot", || {
+        unsaved(&mut client) == "rdb_changes_since_last_save:0" && dir.files(".rks").len() == 2
+    });
+    kill(node);
+    let node = dir.start("2", &snapshots_only);
+    assert_eq!(node.client().say("MGET a b c"), "[1 1 1]");
 }

@@ -51,7 +51,8 @@ impl Replay {
     ) -> Result<(), Unplayable> {
         let name = args.get(0).ok_or(Unplayable::Unknown)?;
         if name.starts_with(NOTE) {
-            shards.shard(shard).heed(args);
+            let shard = shards.shard(shard);
+            let _ = shard.heed(args) || shard.heed_libraries(args);
             return Ok(());
         }
         let spec = self.table.find(name).ok_or(Unplayable::Unknown)?;

@@ -22,7 +22,11 @@ use std::{
 use bytes::Bytes;
 use uring::Reactor;
 
-pub use self::{gate::Gate, journal::OldSegment, save::Saves};
+pub use self::{
+    gate::Gate,
+    journal::OldSegment,
+    save::{SavePoints, Saves},
+};
 use self::{
     journal::{Journal, Place, Step, Trouble},
     mend::{BundleStep, LEADER, Leader, Mending, Round, Stage},
@@ -36,7 +40,7 @@ use super::{
 };
 use crate::{
     base::Ms,
-    cmd::Shard,
+    cmd::{Shard, libraries},
     journal::{FileName, Position, Stream},
     recover::{Files, Plan},
     resp::Error,
@@ -772,6 +776,11 @@ impl Kept {
         let at = home.position();
         match Snap::begin(self.place.clone(), seq, home, at, reactor) {
             Ok(mut snap) => {
+                let sources = state.shared.scripts.library_sources();
+                if shard == libraries::HOME && !sources.is_empty() {
+                    // As what it is a copy of: what is older than the walk may be gone.
+                    state.homes.shards.shard(shard).tell_libraries(&sources);
+                }
                 (snap.is_asked, snap.mends) = (is_asked, mends);
                 self.snap = Some(snap);
             }
