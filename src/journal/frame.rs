@@ -18,6 +18,9 @@ pub const AT: &str = "RINGKEEP.AT";
 /// The name of a frame that changes nothing: from there on the shard is no primary's copy.
 pub const ALONE: &str = "RINGKEEP.ALONE";
 
+/// The name of a frame that changes nothing: for replicas that acknowledge frames, once they have got one.
+pub const NUDGE: &str = "RINGKEEP.NUDGE";
+
 /// The name of a frame of the first shard that changes no key: the sources of all libraries of functions.
 pub const LIBRARIES: &str = "RINGKEEP.LIBRARIES";
 

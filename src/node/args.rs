@@ -59,6 +59,8 @@ pub struct Options {
     pub journals: Option<bool>,
     /// When what was written is synced.
     pub fsync: Fsync,
+    /// Replicas without which writes are refused.
+    pub replicas_min: usize,
     /// When snapshots are made by themselves.
     pub save_points: SavePoints,
     /// Microseconds that a core looks for work before it sleeps.
@@ -96,6 +98,7 @@ impl Default for Options {
             dir: None,
             journals: None,
             fsync: Fsync::default(),
+            replicas_min: 0,
             save_points: SavePoints::default(),
             spin_us: 30,
             replica_of: None,
@@ -135,6 +138,8 @@ usage: ringkeep [options]          serve
   --no-pin             do not pin the cores
   --replication-port N port for replicas of the first shard, the others follow; 0: none
                        (the client port + 10000; with --requirepass none)
+  --min-replicas-to-write N
+                       refuse writes while fewer replicas have acknowledged anything of late (0)
   --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
   --masterauth TEXT    password that a Redis primary is shown (none)
   --masteruser NAME    user that goes with it (the default one)
@@ -235,6 +240,9 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 let text = value()?;
                 let fsync = Fsync::parse(text.as_bytes());
                 options.fsync = fsync.ok_or(UsageError::BadValue(name, text))?;
+            }
+            "--min-replicas-to-write" => {
+                options.replicas_min = number(&name, value()?, 0, 1000)? as usize;
             }
             "--save" => {
                 let text = value()?;

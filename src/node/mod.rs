@@ -8,7 +8,7 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
     time::Duration,
     time::{SystemTime, UNIX_EPOCH},
@@ -168,8 +168,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.primary_user = options.primary_user.clone();
         tunables.primary_password = options.primary_password.clone();
         tunables.fsync = options.fsync;
+        tunables.replicas_min = options.replicas_min;
         tunables.save_points = options.save_points.clone();
     }
+    // Until they have been counted.
+    let needs_replicas = options.replicas_min > 0;
+    shared.lacks_replicas.store(needs_replicas, Relaxed);
     let shared = Arc::new(shared);
     let boot = match &options.dir {
         None => None,

@@ -85,9 +85,9 @@ pub trait Host {
         }
     }
 
-    /// Does the node follow a primary, so that scripts of clients must not write?
-    fn is_read_only(&self) -> bool {
-        false
+    /// Why a script that says of itself that it writes may not be run.
+    fn why_no_writes(&self) -> Option<Error> {
+        None
     }
 
     /// Does the node hold more than `maxmemory`?
@@ -560,10 +560,8 @@ fn permit(host: &dyn Host, job: &Job<'_>) -> Result<(), Error> {
     if flags.has(Flags::NO_WRITES) {
         return Ok(());
     }
-    if host.is_read_only() {
-        return Err(Error::fixed(
-            "READONLY Can not run script with write flag on readonly replica.",
-        ));
+    if let Some(error) = host.why_no_writes() {
+        return Err(error);
     }
     if job.read_only {
         return Err(Error::fixed(

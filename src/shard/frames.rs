@@ -454,7 +454,7 @@ impl State {
 
     /// Puts libraries of functions in the place of those there are. Nothing is recorded.
     pub(super) fn replace_libraries(&mut self, sources: &[Vec<u8>]) {
-        let mut host = ScriptHost::new(&self.subs, false, false, false);
+        let mut host = ScriptHost::new(&self.subs, None, false, false);
         self.scripts.replace_libraries(&mut host, sources);
     }
 

@@ -366,6 +366,15 @@ pub(super) fn stream_end(shared: &Shared) -> u64 {
 fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     let replicas = replicas(shared);
     lines.put("connected_slaves", replicas.len());
+    let tunables = shared.tunables.read();
+    let tunables = tunables
+        .map(|tunables| tunables.clone())
+        .unwrap_or_default();
+    let lag_max = tunables.replica_lag_max_secs;
+    if tunables.replicas_min > 0 && lag_max > 0 {
+        let good = shared.good_replicas(lag_max, now);
+        lines.put("min_slaves_good_slaves", good);
+    }
     for (number, replica) in replicas.iter().enumerate() {
         let state = if replica.is_online {
             "online"
@@ -639,6 +648,16 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("latency-tracking-info-percentiles", "50 99 99.9".into()),
         ("cluster-enabled", yes_no(settings.slots.is_some())),
         ("appendfsync", tunables.fsync.name().into()),
+        ("min-replicas-to-write", tunables.replicas_min.to_string()),
+        ("min-slaves-to-write", tunables.replicas_min.to_string()),
+        (
+            "min-replicas-max-lag",
+            tunables.replica_lag_max_secs.to_string(),
+        ),
+        (
+            "min-slaves-max-lag",
+            tunables.replica_lag_max_secs.to_string(),
+        ),
         ("repl-backlog-size", tunables.backlog_len.to_string()),
         ("repl-backlog-ttl", tunables.backlog_ttl_secs.to_string()),
         ("daemonize", "no".into()),
@@ -782,6 +801,12 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     ));
                 }
                 changed.backlog_len = len;
+            }
+            "min-replicas-to-write" | "min-slaves-to-write" => {
+                changed.replicas_min = between(0)? as usize;
+            }
+            "min-replicas-max-lag" | "min-slaves-max-lag" => {
+                changed.replica_lag_max_secs = between(0)?;
             }
             "repl-backlog-ttl" => changed.backlog_ttl_secs = number()?,
             "appendfsync" => {

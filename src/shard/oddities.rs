@@ -28,7 +28,7 @@ pub(super) mod odd {
     pub(crate) const MONITORED: u8 = 1 << 2;
     /// Keyspace events are told.
     pub(crate) const EVENTS: u8 = 1 << 3;
-    /// Nothing can be written to the journal: writes are refused.
+    /// Nothing can be written to the journal, or too few replicas are there: writes are refused.
     pub(crate) const BROKEN: u8 = 1 << 4;
 }
 

@@ -537,7 +537,7 @@ impl State {
             return Some(READ_ONLY);
         }
         if self.odd & odd::BROKEN != 0 && (spec.is_write() || queues_writes(conn, spec)) {
-            return Some(self.shared.durable.refusal());
+            return Some(self.shared.refusal());
         }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
@@ -576,6 +576,9 @@ impl State {
         let writes = grows || is_function && matches!(&sub[..], b"DELETE" | b"FLUSH");
         if writes && self.shared.following.load(Relaxed) {
             return Some(READ_ONLY);
+        }
+        if writes && self.odd & odd::BROKEN != 0 {
+            return Some(self.shared.refusal());
         }
         if grows && self.memory.limit > 0 && !self.make_room() {
             return Some(OUT_OF_MEMORY);
@@ -698,10 +701,13 @@ impl State {
             }
             Work::Script => {
                 let is_full = self.memory.script_is_refused;
-                let read_only = (self.shared.following.load(Relaxed) && !call.from_primary)
-                    || self.odd & odd::BROKEN != 0;
+                let why_not = if self.shared.following.load(Relaxed) && !call.from_primary {
+                    Some(READ_ONLY)
+                } else {
+                    (self.odd & odd::BROKEN != 0).then(|| self.shared.refusal())
+                };
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
-                let mut host = ScriptHost::new(&self.subs, read_only, is_full, remembers);
+                let mut host = ScriptHost::new(&self.subs, why_not, is_full, remembers);
                 host.shows_calls = self.odd & odd::MONITORED != 0;
                 host.tells_events = self.odd & odd::EVENTS != 0;
                 let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());

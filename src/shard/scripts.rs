@@ -12,7 +12,7 @@ use crate::{
         events::{Before, Event},
         flag,
     },
-    resp::{Args, OwnedArgs},
+    resp::{Args, Error, OwnedArgs},
     script::{Host, plain_session},
 };
 
@@ -44,8 +44,8 @@ pub(super) struct Done {
 /// Runs the commands that one script calls.
 pub(super) struct ScriptHost<'a> {
     subs: &'a Subscriptions,
-    /// This node follows a primary, and the script comes from a client.
-    read_only: bool,
+    /// Why the script may not write.
+    why_not: Option<Error>,
     /// Memory was short when the script began.
     is_full: bool,
     /// The client keeps what the script reads.
@@ -60,13 +60,13 @@ pub(super) struct ScriptHost<'a> {
 impl<'a> ScriptHost<'a> {
     pub(super) fn new(
         subs: &'a Subscriptions,
-        read_only: bool,
+        why_not: Option<Error>,
         is_full: bool,
         remembers: bool,
     ) -> Self {
         Self {
             subs,
-            read_only,
+            why_not,
             is_full,
             remembers,
             shows_calls: false,
@@ -90,8 +90,11 @@ impl Host for ScriptHost<'_> {
                 db: ctx.db,
             });
         }
+        if let (Some(why), true) = (&self.why_not, spec.is_write()) {
+            ctx.out.error(why);
+            return true;
+        }
         match spec.run {
-            Run::Store(_) if self.read_only && spec.is_write() => ctx.out.error(&READ_ONLY),
             // A script that has begun to write may go on: half of its work done would be worse.
             Run::Store(_)
                 if self.is_full
@@ -141,8 +144,14 @@ impl Host for ScriptHost<'_> {
         true
     }
 
-    fn is_read_only(&self) -> bool {
-        self.read_only
+    fn why_no_writes(&self) -> Option<Error> {
+        let why = self.why_not.as_ref()?;
+        Some(match why == &READ_ONLY {
+            true => {
+                Error::fixed("READONLY Can not run script with write flag on readonly replica.")
+            }
+            false => why.clone(),
+        })
     }
 
     fn is_over_memory(&self) -> bool {

@@ -9,7 +9,7 @@ use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
 };
-use crate::{base::Ms, cmd::Upstream, script::Scripts, store::Policy};
+use crate::{base::Ms, cmd::Upstream, resp::Error, script::Scripts, store::Policy};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -76,6 +76,10 @@ pub struct Tunables {
     pub events: u16,
     /// Keys that the node remembers for clients that track; 0: no limit.
     pub tracking_keys_max: usize,
+    /// Replicas without which writes are refused, and for how many seconds one may have said nothing.
+    pub replicas_min: usize,
+    /// See there.
+    pub replica_lag_max_secs: u32,
     /// When what was written is synced.
     pub fsync: Fsync,
     /// When snapshots are made by themselves.
@@ -108,6 +112,8 @@ impl Default for Tunables {
             queue_bytes_max: 1 << 30,
             events: 0,
             tracking_keys_max: 1_000_000,
+            replicas_min: 0,
+            replica_lag_max_secs: 10,
             fsync: Fsync::EverySecond,
             save_points: SavePoints::default(),
             backlog_len: 64 << 20,
@@ -295,6 +301,8 @@ pub struct Shared {
     pub following: AtomicBool,
     /// This node follows a primary that says when keys go.
     pub primary_expires: AtomicBool,
+    /// Fewer replicas than are wanted for writes have acknowledged something of late.
+    pub lacks_replicas: AtomicBool,
     /// Commands of a Redis primary that had no effect here, since its data set came.
     pub unapplied: AtomicU64,
     /// Keys that are due are removed although nobody asks for them.
@@ -351,6 +359,7 @@ impl Shared {
             loading: AtomicBool::new(false),
             following: AtomicBool::new(false),
             primary_expires: AtomicBool::new(false),
+            lacks_replicas: AtomicBool::new(false),
             unapplied: AtomicU64::new(0),
             expires_by_itself: AtomicBool::new(true),
             stop: AtomicBool::new(false),
@@ -395,6 +404,25 @@ impl Shared {
     /// Sums one counter over all cores.
     pub fn sum(&self, counter: impl Fn(&CoreStats) -> u64) -> u64 {
         self.stats.iter().map(counter).sum()
+    }
+
+    /// Why writes are refused at present.
+    pub fn refusal(&self) -> Error {
+        match self.durable.broken.load(Relaxed) {
+            true => self.durable.refusal(),
+            false => Error::fixed("NOREPLICAS Not enough good replicas to write."),
+        }
+    }
+
+    /// Replicas that have said within so many seconds how far they are: of each shard at least so many.
+    pub fn good_replicas(&self, lag_max_secs: u32, now: Ms) -> usize {
+        let is_good = |link: &&ReplicaView| {
+            let lag = now.saturating_sub(link.acked_at) / 1000;
+            link.is_online && lag <= u64::from(lag_max_secs)
+        };
+        let counts = self.replicas.iter();
+        let counts = counts.map(|replicas| lock(&replicas.links).iter().filter(is_good).count());
+        counts.min().unwrap_or(0)
     }
 
     /// Changes by commands since the node started, as of the last beat.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{Shard, Walker, libraries},
-    journal::{Position, Stream},
+    journal::{Position, Stream, frame::NUDGE},
     recover,
     repl::{
         History, Part,
@@ -44,6 +44,8 @@ const SEND_LEN: usize = 1 << 20;
 const SHIP_AHEAD: usize = 4 << 20;
 /// Between two pings.
 const PING_MS: Ms = 1000;
+/// Frames that a replica of which nothing is known yet gets for that.
+const NUDGES_MAX: u8 = 2;
 /// A replica that takes nothing, or says nothing although it is asked, is given up after this.
 const SILENCE_MS: Ms = 60_000;
 /// A link on which nobody asks for anything is closed.
@@ -138,6 +140,8 @@ struct Link {
     is_new: bool,
     /// It has said that it understands pings.
     takes_pings: bool,
+    /// Frames that were only sent to hear of it.
+    nudges: u8,
     ping_at: Ms,
     out: VecDeque<Bytes>,
     out_bytes: usize,
@@ -209,6 +213,7 @@ impl Source {
             kind: Peer::Kevy,
             is_new: false,
             takes_pings: false,
+            nudges: 0,
             ping_at: now,
             out: VecDeque::new(),
             out_bytes: 0,
@@ -497,6 +502,15 @@ impl Source {
                 let next = state.homes.stream_end(feed.shard);
                 let generation = feed.history.generation();
                 pieces.push(format!("+PING {generation} {next}\r\n").into());
+            }
+            let is_unheard = !link.takes_pings && link.nudges < NUDGES_MAX;
+            if is_unheard && state.now >= link.ping_at && state.homes.shards.has(feed.shard) {
+                // Some acknowledge frames and pings; others fail at a ping and never acknowledge anything.
+                (link.ping_at, link.nudges) = (state.now + PING_MS, link.nudges + 1);
+                if let Some(stream) = &mut state.homes.shards.shard(feed.shard).stream {
+                    stream.note(std::iter::once(NUDGE.as_bytes()));
+                    stream.end_unit();
+                }
             }
         }
         if pieces.is_empty() {

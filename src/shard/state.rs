@@ -262,9 +262,10 @@ impl State {
         worked
     }
 
-    /// Sees whether writes are to be refused because they cannot be written down.
+    /// Sees whether writes are to be refused because they cannot be written down, or not to enough places.
     pub(super) fn note_broken(&mut self) {
-        if self.shared.durable.broken.load(Relaxed) {
+        let shared = &self.shared;
+        if shared.durable.broken.load(Relaxed) || shared.lacks_replicas.load(Relaxed) {
             self.odd |= odd::BROKEN;
         } else {
             self.odd &= !odd::BROKEN;

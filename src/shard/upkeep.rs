@@ -112,7 +112,18 @@ impl State {
         if self.me == 0 {
             self.note_rate();
             self.look_at_save_points();
+            self.count_good_replicas();
         }
+    }
+
+    fn count_good_replicas(&self) {
+        let (shared, tunables) = (&self.shared, &self.tunables);
+        let (least, lag_max) = (tunables.replicas_min, tunables.replica_lag_max_secs);
+        let lacks = least > 0
+            && lag_max > 0
+            && !shared.following.load(Relaxed)
+            && shared.good_replicas(lag_max, self.now) < least;
+        shared.lacks_replicas.store(lacks, Relaxed);
     }
 
     /// Closes clients that are idle or read too slowly, and adds up what all hold. Of many connections a beat

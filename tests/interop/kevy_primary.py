@@ -794,6 +794,48 @@ def waits(count, s, version):
     node.kill()
 
 
+NO_REPLICAS = "NOREPLICAS Not enough good replicas to write."
+
+
+def guarded(count, s, version):
+    """With min-replicas-to-write nothing is written that only this node has."""
+    name = "guarded by %s" % version
+    node = start_node(s, 2, 2, args=["--min-replicas-to-write", "1"])
+
+    def said(*words):
+        with node.conn() as c:
+            return c.call(*words).plain()
+
+    def refused():
+        return NO_REPLICAS in repr(said("SET", "k", "v"))
+
+    wait_until("writes are refused without a replica", 10, refused)
+    for words in (
+        ("EVAL", "return redis.call('SET', 'k', 'v')", "1", "k"),
+        ("EVAL", "#!lua\nreturn redis.call('SET', 'k', 'v')", "1", "k"),
+        ("FUNCTION", "FLUSH"),
+        ("FLUSHALL",),
+    ):
+        reply = said(*words)
+        count.check("%s: alone %s is refused" % (name, words[0]), NO_REPLICAS in repr(reply), repr(reply))
+    count.check("%s: and reads are served" % name, said("GET", "k") is None, repr(said("GET", "k")))
+    f = Follower(s, node, version, 2)
+    wait_until("writes are taken with one", 20, lambda: said("SET", "k", "v") == b"OK")
+    good = repl(node).get("min_slaves_good_slaves")
+    count.check("%s: INFO counts it" % name, good == "1", repr(good))
+    said("CONFIG", "SET", "min-replicas-max-lag", "2")
+    pause(f.server)
+    wait_until("writes are refused when it is silent", 15, refused)
+    f.server.proc.send_signal(signal.SIGCONT)
+    wait_until("writes are taken when it goes on", 15, lambda: said("SET", "k", "w") == b"OK")
+    compare(count, "%s: the replica is equal in the end" % name, node, f)
+    f.close()
+    wait_until("writes are refused when it has gone", 15, refused)
+    said("CONFIG", "SET", "min-replicas-to-write", "0")
+    wait_until("writes are taken when none is wanted", 5, lambda: said("SET", "k", "x") == b"OK")
+    node.kill()
+
+
 def slow(count, s, version, seed):
     """A replica that stops under load costs nobody else anything, and starts over when it is too far
     behind."""
@@ -1371,6 +1413,7 @@ def main():
             add("first sync cut %s" % v, first_sync_cut, v)
         for v in [v for v in versions if v in ACKS] if opts.full else versions[-1:]:
             add("waits %s" % v, waits, v)
+            add("guarded %s" % v, guarded, v)
             add("slow %s" % v, slow, v, seed)
         if len(new) >= 2:
             add("chained", chained, new[-1], new[0])
