@@ -50,6 +50,8 @@ pub enum Verb {
     Time,
     Unsubscribe,
     Unwatch,
+    ReplToken,
+    ReplWait,
     Wait,
     Watch,
 }
@@ -405,6 +407,20 @@ pub const COMMANDS: &[Spec] = &[
         ALWAYS | NO_SCRIPT,
         "Forgets the watched keys",
         Verb::Unwatch,
+    ),
+    Spec::session(
+        "REPL.TOKEN",
+        1,
+        0,
+        "Names how far the streams are, for REPL.WAIT on a replica",
+        Verb::ReplToken,
+    ),
+    Spec::session(
+        "REPL.WAIT",
+        -1,
+        BLOCKING,
+        "Waits until a replica is as far as a token says",
+        Verb::ReplWait,
     ),
     Spec::session("WAIT", 3, BLOCKING, "Waits for replicas", Verb::Wait),
     Spec {

@@ -105,6 +105,14 @@ impl Stream {
         self.head.offset()
     }
 
+    /// Where the next frame goes.
+    pub fn position(&self) -> Position {
+        Position {
+            generation: self.generation,
+            offset: self.next(),
+        }
+    }
+
     /// The database that the next frame finds itself in; any, if that one names its own.
     pub fn database(&self) -> u32 {
         self.here().database()

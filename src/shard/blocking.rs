@@ -239,6 +239,7 @@ impl State {
             GiveUp::Null(cmd::OnTimeout::Null) => out.null(),
             GiveUp::Null(cmd::OnTimeout::NullArray) => out.null_array(),
             GiveUp::Count(count) => out.int(count),
+            GiveUp::Misdirected => out.error(&self.misdirected()),
         }
         self.unblock(conn, out);
     }

@@ -84,6 +84,8 @@ pub enum GiveUp {
     Null(OnTimeout),
     /// WAIT: the number of replicas.
     Count(i64),
+    /// REPL.WAIT: the primary is elsewhere.
+    Misdirected,
 }
 
 /// Commands queued by MULTI.

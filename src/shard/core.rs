@@ -429,6 +429,7 @@ impl<R: Reactor> Core<R> {
         let mut worked = false;
         if let Some(follower) = &mut self.follower {
             worked |= follower.step(&mut self.state, &mut self.reactor);
+            follower.tell_waiters(&mut self.state);
         }
         worked |= self.state.go_on();
         worked |= self.state.background();

@@ -56,6 +56,8 @@ pub(super) struct Follower {
     /// Sockets on which the primary may still be sending, and until when they are read. Closing them
     /// with unread bytes would reset the connection, and some kevy primaries end on a reset.
     fading: Vec<(SocketId, Ms)>,
+    /// What was told last to those who wait for the links.
+    told: u64,
 }
 
 struct Target {
@@ -173,6 +175,7 @@ impl Follower {
             sessions: 0,
             closing: Vec::new(),
             fading: Vec::new(),
+            told: 0,
         }
     }
 
@@ -352,7 +355,22 @@ impl Follower {
         worked
     }
 
-    /// Publishes the links for INFO and ROLE.
+    /// Tells who waits for it how far the links are.
+    pub(super) fn tell_waiters(&mut self, state: &mut State) {
+        if self.shared.waiters.load(Relaxed) == 0 {
+            return;
+        }
+        let Some(target) = &self.target else { return };
+        let views = target.links.iter().map(|run| run.view(state.now));
+        let sum = views.map(|view| view.applied.wrapping_add(view.generation));
+        let sum = sum.fold(0, u64::wrapping_add);
+        if std::mem::replace(&mut self.told, sum) != sum {
+            self.tick(state.now);
+            state.tell_acks();
+        }
+    }
+
+    /// Publishes the links for INFO, ROLE and REPL.TOKEN.
     pub(super) fn tick(&mut self, now: Ms) {
         let Some(target) = &self.target else { return };
         let mut links: Vec<_> = target.links.iter().map(|run| run.view(now)).collect();

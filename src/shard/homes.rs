@@ -14,7 +14,7 @@ use super::{
     message::{CoreId, Waiting},
     shared::Settings,
 };
-use crate::base::Ms;
+use crate::base::{Ms, Position};
 use crate::cmd::{Keys, Shard, Shards, Spec, libraries};
 use crate::resp::Args;
 use crate::route::Routing;
@@ -94,7 +94,7 @@ struct Home {
     /// Those of them that are blocked.
     blocked: usize,
     /// How far its stream was when it was last here.
-    next: u64,
+    end: Position,
 }
 
 impl Homes {
@@ -238,7 +238,7 @@ impl Homes {
     pub fn lend(&mut self, shard: usize) -> Option<Box<Shard>> {
         let lent = self.shards.take(shard)?;
         if let Some(stream) = &lent.stream {
-            self.homes[shard].next = stream.next();
+            self.homes[shard].end = stream.position();
         }
         self.absent += 1;
         Some(lent)
@@ -246,12 +246,17 @@ impl Homes {
 
     /// How far the stream of a shard that lives here is, or was when it was lent.
     pub fn stream_end(&mut self, shard: usize) -> u64 {
+        self.stream_position(shard).offset
+    }
+
+    /// The same with the history.
+    pub fn stream_position(&mut self, shard: usize) -> Position {
         if self.shards.has(shard)
             && let Some(stream) = &self.shards.shard(shard).stream
         {
-            self.homes[shard].next = stream.next();
+            self.homes[shard].end = stream.position();
         }
-        self.homes[shard].next
+        self.homes[shard].end
     }
 
     /// Puts a shard of ours back into its home.

@@ -537,7 +537,7 @@ impl State {
             return Some(READ_ONLY);
         }
         if self.odd & odd::BROKEN != 0 && (spec.is_write() || queues_writes(conn, spec)) {
-            return Some(self.shared.refusal());
+            return Some(self.refusal());
         }
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
@@ -578,7 +578,7 @@ impl State {
             return Some(READ_ONLY);
         }
         if writes && self.odd & odd::BROKEN != 0 {
-            return Some(self.shared.refusal());
+            return Some(self.refusal());
         }
         if grows && self.memory.limit > 0 && !self.make_room() {
             return Some(OUT_OF_MEMORY);
@@ -704,7 +704,8 @@ impl State {
                 let why_not = if self.shared.following.load(Relaxed) && !call.from_primary {
                     Some(READ_ONLY)
                 } else {
-                    (self.odd & odd::BROKEN != 0).then(|| self.shared.refusal())
+                    let lacks_replicas = self.lacks_replicas;
+                    (self.odd & odd::BROKEN != 0).then(|| self.shared.refusal(lacks_replicas))
                 };
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, why_not, is_full, remembers);

@@ -49,6 +49,7 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::ReplWait => self.wait_for_primary(conn, spec, args, false),
             Verb::Debug => self.debug(conn, spec, args, false),
             Verb::Cluster => self.cluster(conn, spec, args, false),
             Verb::Memory => self.memory_command(conn, args, true),
@@ -135,6 +136,8 @@ impl State {
             Verb::Role => self.role(conn),
             Verb::ReplicaOf => self.replica_of(conn, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
+            Verb::ReplToken => self.replication_token(conn),
+            Verb::ReplWait => self.wait_for_primary(conn, spec, args, true),
             Verb::Time => {
                 let now = std::time::SystemTime::now()
                     .duration_since(std::time::UNIX_EPOCH)

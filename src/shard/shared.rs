@@ -406,11 +406,11 @@ impl Shared {
         self.stats.iter().map(counter).sum()
     }
 
-    /// Why writes are refused at present.
-    pub fn refusal(&self) -> Error {
-        match self.durable.broken.load(Relaxed) {
-            true => self.durable.refusal(),
-            false => Error::fixed("NOREPLICAS Not enough good replicas to write."),
+    /// Why writes are refused: too few replicas are there, or the journal fails.
+    pub fn refusal(&self, lacks_replicas: bool) -> Error {
+        match lacks_replicas {
+            true => Error::fixed("NOREPLICAS Not enough good replicas to write."),
+            false => self.durable.refusal(),
         }
     }
 

@@ -851,7 +851,7 @@ impl Link {
 
 impl State {
     /// A replica said how far it is: who waits for that looks again.
-    fn tell_acks(&mut self) {
+    pub(super) fn tell_acks(&mut self) {
         if self.shared.waiters.load(SeqCst) > 0 {
             for core in 0..self.mesh.cores() {
                 if core != self.me {

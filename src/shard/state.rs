@@ -34,7 +34,7 @@ use crate::{
     cmd::{Shards, Spec, Table, Upstream, flag},
     mesh::Mesh,
     repl::Part,
-    resp::{Out, ParseLimits, Parser},
+    resp::{Error, Out, ParseLimits, Parser},
     script::{self, EngineError, ScriptEngine},
 };
 
@@ -124,6 +124,8 @@ pub(super) struct State {
     pub feeding: Vec<bool>,
     /// Clients that wait for replicas.
     pub waiters: Vec<Waiter>,
+    /// Writes are refused in this turn because too few replicas are there.
+    pub lacks_replicas: bool,
     /// A replica has said how far it is.
     pub acked: bool,
     /// Replicas are to say how far they are.
@@ -204,6 +206,7 @@ impl State {
             written: Vec::new(),
             feeding: Vec::new(),
             waiters: Vec::new(),
+            lacks_replicas: false,
             acked: false,
             asks_acks: false,
             open_frames: None,
@@ -264,12 +267,18 @@ impl State {
 
     /// Sees whether writes are to be refused because they cannot be written down, or not to enough places.
     pub(super) fn note_broken(&mut self) {
-        let shared = &self.shared;
-        if shared.durable.broken.load(Relaxed) || shared.lacks_replicas.load(Relaxed) {
+        let is_broken = self.shared.durable.broken.load(Relaxed);
+        self.lacks_replicas = !is_broken && self.shared.lacks_replicas.load(Relaxed);
+        if is_broken || self.lacks_replicas {
             self.odd |= odd::BROKEN;
         } else {
             self.odd &= !odd::BROKEN;
         }
+    }
+
+    /// Why writes are refused in this turn.
+    pub(super) fn refusal(&self) -> Error {
+        self.shared.refusal(self.lacks_replicas)
     }
 
     /// Lets go the replies that waited for the disk and need not any more.

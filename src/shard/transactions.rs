@@ -132,7 +132,7 @@ impl State {
         // The disk may have failed while the shards were collected.
         let writes = || multi.queued.iter().any(|(spec, _)| spec.is_write());
         if self.odd & odd::BROKEN != 0 && writes() {
-            let why = self.shared.refusal();
+            let why = self.refusal();
             return out.error(&exec_aborted(&why));
         }
         out.array(multi.queued.len());

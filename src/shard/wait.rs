@@ -1,4 +1,4 @@
-//! WAIT: how many replicas have what a client wrote.
+//! WAIT: how many replicas have what a client wrote. REPL.WAIT: does this replica have what a token names?
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -11,18 +11,40 @@ use super::{
     state::State,
 };
 use crate::{
-    base::parse_i64,
+    base::{Ms, parse_i64, parse_u64},
     cmd::Spec,
     resp::{Args, Error, Out, OwnedArgs},
 };
 
-/// A client that waits for replicas.
+/// kevy's reply.
+const NO_TOKEN: Error = Error::fixed(
+    "ERR REPL.WAIT g0 off0 [g1 off1 ...] [TIMEOUT ms] \u{2014} pass a token from REPL.TOKEN",
+);
+/// How long REPL.WAIT waits if it does not say.
+const PRIMARY_WAIT_MS: Ms = 1000;
+
+/// A client that waits for replicas, or for the primary's stream.
 #[derive(Debug)]
 pub(super) struct Waiter {
     conn: SocketId,
-    replicas: i64,
-    /// What each shard had when it began.
-    ends: Vec<u64>,
+    wants: Wants,
+}
+
+#[derive(Debug)]
+enum Wants {
+    /// So many replicas that have what each shard had when it began.
+    Replicas(i64, Vec<u64>),
+    /// Of each stream of the primary this generation and offset.
+    Primary(Vec<(u64, u64)>),
+}
+
+/// What a replica says to a token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Has {
+    All,
+    NotYet,
+    /// It will never have it.
+    Never(Error),
 }
 
 impl State {
@@ -73,8 +95,7 @@ impl State {
         self.shared.waiters.fetch_add(1, SeqCst);
         self.waiters.push(Waiter {
             conn: conn.socket,
-            replicas,
-            ends,
+            wants: Wants::Replicas(replicas, ends),
         });
         self.asks_acks = true;
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
@@ -92,32 +113,145 @@ impl State {
         counts.min().unwrap_or(0) as i64
     }
 
-    /// Replicas have said how far they are.
+    /// REPL.TOKEN: generation and next offset of each stream; of a replica, those of its primary.
+    pub(super) fn replication_token(&mut self, conn: &mut Conn) {
+        let of_primary = lock(&self.shared.follow).as_ref().map(|view| {
+            let links = view.links.iter();
+            links.map(|link| (link.generation, link.applied)).collect()
+        });
+        let places: Vec<(u64, u64)> = match of_primary {
+            Some(places) => places,
+            None => {
+                self.publish_ends();
+                let marks = self.shared.durable.shards.iter();
+                marks
+                    .map(|marks| (marks.generation.load(SeqCst), marks.next.load(SeqCst)))
+                    .collect()
+            }
+        };
+        conn.out.array(2 * places.len());
+        for (generation, offset) in places {
+            conn.out.int(generation as i64);
+            conn.out.int(offset as i64);
+        }
+    }
+
+    /// REPL.WAIT. A primary has everything.
+    pub(super) fn wait_for_primary(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+        may_block: bool,
+    ) {
+        let Some((wanted, timeout)) = parse_token(args) else {
+            return conn.out.error(&NO_TOKEN);
+        };
+        match self.has_of_primary(&wanted) {
+            Has::All => return conn.out.ok(),
+            Has::Never(error) => return conn.out.error(&error),
+            Has::NotYet if !may_block || conn.ended => {
+                return conn.out.error(&self.misdirected());
+            }
+            Has::NotYet => {}
+        }
+        let slot = conn.open_slot();
+        let blocked = Blocked {
+            spec,
+            args: OwnedArgs::copy(args.iter()),
+            db: conn.db,
+            // As kevy: 0 is for ever.
+            deadline: (timeout > 0).then(|| self.now.saturating_add(timeout)),
+            on_timeout: GiveUp::Misdirected,
+            slot,
+            trying: false,
+            again: false,
+        };
+        self.hold_blocked(conn, blocked);
+        self.shared.waiters.fetch_add(1, SeqCst);
+        self.waiters.push(Waiter {
+            conn: conn.socket,
+            wants: Wants::Primary(wanted),
+        });
+    }
+
+    /// The reply to who has to ask the primary.
+    pub(super) fn misdirected(&self) -> Error {
+        let place = lock(&self.shared.follow)
+            .as_ref()
+            .map(|view| format!("{}:{}", view.host, view.port));
+        Error::text(format!(
+            "MISDIRECTED writer is {}",
+            place.unwrap_or_default()
+        ))
+    }
+
+    fn has_of_primary(&self, wanted: &[(u64, u64)]) -> Has {
+        let has = match &*lock(&self.shared.follow) {
+            None => return Has::All,
+            Some(view) if view.links.len() != wanted.len() => {
+                return Has::Never(Error::text(format!(
+                    "ERR REPL.WAIT token has {} (gen, offset) pair(s) but this replica follows {} \
+                     stream(s); take the token from this server's primary with REPL.TOKEN",
+                    wanted.len(),
+                    view.links.len()
+                )));
+            }
+            Some(view) => {
+                let mut pairs = view.links.iter().zip(wanted);
+                let is_same = pairs.all(|(link, (generation, _))| link.generation == *generation);
+                let mut pairs = view.links.iter().zip(wanted);
+                let is_there =
+                    pairs.all(|(link, (_, offset))| !link.syncing && link.applied >= *offset);
+                (is_same, is_there)
+            }
+        };
+        match has {
+            (false, _) => Has::Never(self.misdirected()),
+            (true, true) => Has::All,
+            (true, false) => Has::NotYet,
+        }
+    }
+
+    /// Replicas have said how far they are, or this one is further.
     pub(super) fn look_after_waiters(&mut self) {
-        for mut waiter in std::mem::take(&mut self.waiters) {
-            let count = self.count_replicas(&waiter.ends);
-            let Some(mut conn) = self.take_conn(waiter.conn) else {
+        for waiter in std::mem::take(&mut self.waiters) {
+            let waits = |conn: &Conn| match &conn.hold {
+                Hold::Blocked(blocked) => !matches!(blocked.on_timeout, GiveUp::Null(_)),
+                _ => false,
+            };
+            let conn = self.take_conn(waiter.conn);
+            let Some(mut conn) = conn else {
                 self.shared.waiters.fetch_sub(1, SeqCst);
                 continue;
             };
-            let is_over = match &mut conn.hold {
-                Hold::Blocked(blocked) if matches!(blocked.on_timeout, GiveUp::Count(_)) => {
-                    blocked.on_timeout = GiveUp::Count(count);
-                    count >= waiter.replicas
-                }
+            let mut out = Out::new(conn.out.proto);
+            let is_over = match &waiter.wants {
                 // It gave up.
-                _ => {
-                    waiter.replicas = i64::MIN;
-                    false
+                _ if !waits(&conn) => true,
+                Wants::Replicas(replicas, ends) => {
+                    let count = self.count_replicas(ends);
+                    if let Hold::Blocked(blocked) = &mut conn.hold {
+                        blocked.on_timeout = GiveUp::Count(count);
+                    }
+                    out.int(count);
+                    count >= *replicas
+                }
+                Wants::Primary(wanted) => {
+                    let has = self.has_of_primary(wanted);
+                    match &has {
+                        Has::All => out.ok(),
+                        Has::Never(error) => out.error(error),
+                        Has::NotYet => {}
+                    }
+                    has != Has::NotYet
                 }
             };
-            if is_over {
-                let mut out = Out::new(conn.out.proto);
-                out.int(count);
+            if is_over && waits(&conn) {
                 self.unblock(&mut conn, out);
             }
             self.put_conn(conn);
-            if is_over || waiter.replicas == i64::MIN {
+            if is_over {
                 self.shared.waiters.fetch_sub(1, SeqCst);
             } else {
                 self.waiters.push(waiter);
@@ -128,8 +262,28 @@ impl State {
     /// Tells how far the streams of this core's shards are, before anybody hears of what is in them.
     pub(super) fn publish_ends(&mut self) {
         for shard in self.homes.own() {
-            let end = self.homes.stream_end(shard);
-            self.shared.durable.shards[shard].next.store(end, SeqCst);
+            let end = self.homes.stream_position(shard);
+            let marks = &self.shared.durable.shards[shard];
+            marks.generation.store(end.generation, SeqCst);
+            marks.next.store(end.offset, SeqCst);
         }
     }
+}
+
+/// Pairs of generation and offset, and how long to wait for them.
+fn parse_token(args: Args<'_>) -> Option<(Vec<(u64, u64)>, Ms)> {
+    let mut words: Vec<&[u8]> = args.rest(1).iter().collect();
+    let mut timeout = PRIMARY_WAIT_MS;
+    if let [.., word, ms] = words[..]
+        && word.eq_ignore_ascii_case(b"TIMEOUT")
+    {
+        timeout = parse_u64(ms)?;
+        words.truncate(words.len() - 2);
+    }
+    if words.is_empty() || !words.len().is_multiple_of(2) {
+        return None;
+    }
+    let pairs = words.chunks(2);
+    let pairs = pairs.map(|pair| Some((parse_u64(pair[0])?, parse_u64(pair[1])?)));
+    Some((pairs.collect::<Option<_>>()?, timeout))
 }

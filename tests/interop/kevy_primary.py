@@ -794,6 +794,50 @@ def waits(count, s, version):
     node.kill()
 
 
+def tokens(count, s, version):
+    """What a token of the primary names is on a replica once REPL.WAIT has said so: whoever of the two is a
+    kevy, or none."""
+    pairs = []
+    node = start_node(s, 2, 2, disk=True)
+    kevy = Follower(s, node, version, 2, through=False)
+    pairs.append(("node and %s" % version, node, kevy.server))
+    other = start_node(s, 3, 2, args=["--replicaof", "127.0.0.1:%d" % (node.port + 10000)])
+    pairs.append(("node and node", node, other))
+    primary = kevy_server(s.scratch, version, 2)
+    third = start_node(s, 2, 1, args=["--replicaof", "127.0.0.1:%d" % (primary.port + 10000)])
+    pairs.append(("%s and node" % version, primary, third))
+    for name, above, below in pairs:
+        name = "tokens, %s" % name
+        marks(above, below, 20, name)
+        with above.conn() as writer, below.conn() as reader:
+            stale = 0
+            for n in range(200):
+                writer.ask("SET", "read:%d" % n, "%d" % n)
+                token = writer.ask("REPL.TOKEN")
+                said = reader.ask("REPL.WAIT", *token, "TIMEOUT", "5000")
+                stale += said != b"OK" or reader.ask("GET", "read:%d" % n) != b"%d" % n
+            count.check("%s: nothing stale is read behind REPL.WAIT" % name, stale == 0, "%d times" % stale)
+            count.check("%s: the replica has a token, too" % name, len(reader.ask("REPL.TOKEN")) == 4)
+            said = writer.ask("REPL.WAIT", "1", "2", "3", "4")
+            count.check("%s: a primary never waits" % name, said == b"OK", repr(said))
+            ahead = [part + n % 2 * 1000 for n, part in enumerate(token)]
+            foreign = [part + 1 - n % 2 for n, part in enumerate(token)]
+            where = b"MISDIRECTED writer is 127.0.0.1:%d" % (above.port + 10000)
+            for what, words in (
+                ("in vain", [*ahead, "TIMEOUT", "200"]),
+                ("for another history", foreign),
+            ):
+                said = reader.call("REPL.WAIT", *words).value
+                count.check("%s: a wait %s names the primary" % (name, what), said == where, repr(said))
+            for words in (token[:2], [], token[:3], ["x", "1", "2", "3"], [*token, "TIMEOUT", "x"]):
+                said = reader.call("REPL.WAIT", *words).value
+                good = said.startswith(b"ERR REPL.WAIT")
+                count.check("%s: %d words are refused" % (name, len(words)), good, repr(said))
+    kevy.close()
+    for server in (node, other, primary, third):
+        server.kill()
+
+
 NO_REPLICAS = "NOREPLICAS Not enough good replicas to write."
 
 
@@ -1414,6 +1458,7 @@ def main():
         for v in [v for v in versions if v in ACKS] if opts.full else versions[-1:]:
             add("waits %s" % v, waits, v)
             add("guarded %s" % v, guarded, v)
+            add("tokens %s" % v, tokens, v)
             add("slow %s" % v, slow, v, seed)
         if len(new) >= 2:
             add("chained", chained, new[-1], new[0])
