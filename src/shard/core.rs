@@ -124,7 +124,7 @@ impl<R: Reactor> Core<R> {
             self.state.shared.primary_expires.store(true, Relaxed);
             self.follow_later = Some((host, port));
         } else if let Some(follower) = &mut self.follower {
-            follower.follow(&mut self.state, Some((host, port)));
+            follower.go_on_following(&mut self.state, Some((host, port)));
         }
     }
 

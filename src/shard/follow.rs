@@ -87,10 +87,12 @@ struct Search {
 type Ahead = Vec<(usize, u64)>;
 
 /// Where a link goes on after a start, by what the shards are copies of, and which shards are further.
+/// `holders` shards have keys of the stream: one that is no copy any more was changed by somebody else.
 fn known(
     upstreams: &[(usize, Upstream)],
     stream: usize,
     streams: usize,
+    holders: usize,
 ) -> (Option<Position>, Ahead) {
     let here: Vec<_> = upstreams
         .iter()
@@ -100,7 +102,8 @@ fn known(
         return (None, Vec::new());
     };
     let generation = first.generation;
-    if here.iter().any(|(_, of)| of.generation != generation) {
+    let differs = here.iter().any(|(_, of)| of.generation != generation);
+    if differs || here.len() < holders {
         return (None, Vec::new());
     }
     let offset = here.iter().map(|(_, of)| of.offset).min().unwrap_or(0);
@@ -179,8 +182,15 @@ impl Follower {
         }
     }
 
-    /// Follows another primary, or nobody.
+    /// Follows another primary, or nobody, because a client says so. What was a copy when the node started
+    /// may have been changed since.
     pub(super) fn follow(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        lock(&self.shared.upstreams).clear();
+        self.go_on_following(state, target);
+    }
+
+    /// The same from the start of the node on.
+    pub(super) fn go_on_following(&mut self, state: &mut State, target: Option<(String, u16)>) {
         if let Some(old) = self.target.take() {
             self.closing
                 .extend(old.redis.and_then(|redis| redis.end(state)));
@@ -695,9 +705,12 @@ impl Target {
         self.base = upstream.base;
         self.search = None;
         let streams = usize::from(upstream.streams.max(1));
+        let shards = state.homes.shards.count();
+        let is_same = streams == shards && !state.has_slots();
+        let holders = if is_same { 1 } else { shards };
         let upstreams = std::mem::take(&mut *lock(&state.shared.upstreams));
         let known: Vec<_> = (0..streams)
-            .map(|at| known(&upstreams, at, streams))
+            .map(|at| known(&upstreams, at, streams, holders))
             .collect();
         self.links = (0..usize::from(upstream.streams.max(1)))
             .map(|stream| Run {
@@ -904,5 +917,41 @@ impl Run {
             primary_next: status.upstream_next.unwrap_or(0),
             generation: status.received.generation,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(shard: usize, stream: u64, generation: u64, offset: u64) -> (usize, Upstream) {
+        let streams = 2;
+        let upstream = Upstream {
+            stream,
+            streams,
+            generation,
+            offset,
+        };
+        (shard, upstream)
+    }
+
+    #[test]
+    fn a_link_goes_on_only_if_every_shard_with_keys_of_it_is_a_copy() {
+        let at = |generation, offset| Some(Position { generation, offset });
+        let all = [
+            of(0, 1, 7, 50),
+            of(1, 1, 7, 40),
+            of(2, 1, 7, 60),
+            of(1, 0, 9, 5),
+        ];
+        assert_eq!(known(&all, 1, 2, 3), (at(7, 40), vec![(0, 50), (2, 60)]));
+        // One of them was changed by a client.
+        assert_eq!(known(&all[..2], 1, 2, 3), (None, vec![]));
+        assert_eq!(known(&all, 0, 2, 3), (None, vec![]));
+        // Of one stream per shard each is by itself.
+        assert_eq!(known(&all, 0, 2, 1), (at(9, 5), vec![]));
+        let mixed = [of(0, 1, 7, 50), of(1, 1, 8, 40)];
+        assert_eq!(known(&mixed, 1, 2, 2), (None, vec![]));
+        assert_eq!(known(&all, 1, 3, 3), (None, vec![]));
     }
 }

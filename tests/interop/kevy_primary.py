@@ -794,6 +794,43 @@ def waits(count, s, version):
     node.kill()
 
 
+def went_alone(count, s):
+    """A replica that was written to by itself is no copy any more, however little that was."""
+    node = start_node(s, 2, 1, disk=True)
+    above = "127.0.0.1:%d" % (node.port + 10000)
+    for shards in (2, 3):
+        replica = start_node(s, shards, 1, disk=True, args=["--replicaof", above])
+        following = replica.argv
+        plain = [word for word in following if word not in ("--replicaof", above)]
+        with node.conn() as c:
+            for n in range(50):
+                c.ask("SET", "k:%d" % n, "%d" % n)
+        for what, told in (("told at run time", True), ("from its start on", False)):
+            name = "went alone, %d shards, %s" % (shards, what)
+            marks(node, replica, 20, name)
+            # Of a copy that is not on the disk yet nothing could be continued.
+            wait_until("it is saved", 10, lambda: replica.conn().call("SAVE").plain() == b"OK")
+            replica.stop()
+            replica.argv = plain
+            replica.start()
+            wait_until("it is loaded", 10, lambda: replica.conn().call("SET", "alone", "1").plain() == b"OK")
+            with replica.conn() as c:
+                count.check("%s: it is a primary" % name, c.ask("SET", "alone", "2") == b"OK")
+                if told:
+                    c.ask("REPLICAOF", "127.0.0.1", str(node.port + 10000))
+            replica.argv = following
+            if not told:
+                replica.stop()
+                replica.start()
+            marks(node, replica, 20, name)
+            with replica.conn() as c:
+                left = c.ask("GET", "alone")
+                count.check("%s: it is a copy again" % name, left is None, repr(left))
+                count.check("%s: with all keys" % name, c.ask("DBSIZE") == node.conn().ask("DBSIZE"))
+        replica.kill()
+    node.kill()
+
+
 def tokens(count, s, version):
     """What a token of the primary names is on a replica once REPL.WAIT has said so: whoever of the two is a
     kevy, or none."""
@@ -1467,6 +1504,7 @@ def main():
         if opts.full and "7.0.0" in versions:
             add("stopped in a snapshot", stopped_in_snapshot, "7.0.0")
             add("silent", silent)
+        add("went alone", went_alone)
         add("hostile", hostile)
         for name, job in jobs:
             if opts.only and opts.only not in name:
