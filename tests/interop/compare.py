@@ -276,6 +276,8 @@ NO_ARITY = {
 # What Redis 7.0 lacks: cases.txt says what is expected of these.
 OWN = set("HEXPIRE HEXPIREAT HEXPIRETIME HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETIME HPTTL HTTL".split())
 OWN |= {"HGETDEL", "HGETEX", "HSETEX"}
+# Of kevy; see kevy_primary.py.
+OWN |= {"REPL.TOKEN", "REPL.WAIT"}
 # Sent by kevy primaries and refused from clients.
 OWN |= {"XINTERNAL.CATALOG", "XINTERNAL.CONSUMERSEEN", "XINTERNAL.PENDING"}
 
