@@ -79,24 +79,8 @@ impl State {
         if count >= replicas || conn.ended {
             return conn.out.int(count);
         }
-        let slot = conn.open_slot();
-        let deadline = (timeout > 0).then(|| self.now + timeout as u64);
-        let blocked = Blocked {
-            spec,
-            args: OwnedArgs::copy(args.iter()),
-            db: conn.db,
-            deadline,
-            on_timeout: GiveUp::Count(count),
-            slot,
-            trying: false,
-            again: false,
-        };
-        self.hold_blocked(conn, blocked);
-        self.shared.waiters.fetch_add(1, SeqCst);
-        self.waiters.push(Waiter {
-            conn: conn.socket,
-            wants: Wants::Replicas(replicas, ends),
-        });
+        let give_up = (timeout as u64, GiveUp::Count(count));
+        self.hold_waiter(conn, (spec, args), give_up, Wants::Replicas(replicas, ends));
         self.asks_acks = true;
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
             self.mesh.send(core, Message::AskAcks);
@@ -155,24 +139,33 @@ impl State {
             }
             Has::NotYet => {}
         }
+        let give_up = (timeout, GiveUp::Misdirected);
+        self.hold_waiter(conn, (spec, args), give_up, Wants::Primary(wanted));
+    }
+
+    /// Has a client wait, for so many milliseconds; 0 is for ever.
+    fn hold_waiter(
+        &mut self,
+        conn: &mut Conn,
+        (spec, args): (&'static Spec, Args<'_>),
+        (timeout, on_timeout): (Ms, GiveUp),
+        wants: Wants,
+    ) {
         let slot = conn.open_slot();
         let blocked = Blocked {
             spec,
             args: OwnedArgs::copy(args.iter()),
             db: conn.db,
-            // As kevy: 0 is for ever.
             deadline: (timeout > 0).then(|| self.now.saturating_add(timeout)),
-            on_timeout: GiveUp::Misdirected,
+            on_timeout,
             slot,
             trying: false,
             again: false,
         };
         self.hold_blocked(conn, blocked);
         self.shared.waiters.fetch_add(1, SeqCst);
-        self.waiters.push(Waiter {
-            conn: conn.socket,
-            wants: Wants::Primary(wanted),
-        });
+        let conn = conn.socket;
+        self.waiters.push(Waiter { conn, wants });
     }
 
     /// The reply to who has to ask the primary.
