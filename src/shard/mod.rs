@@ -3,6 +3,7 @@
 mod access;
 mod blocking;
 mod census;
+mod chunks;
 mod client;
 mod clients;
 mod cluster;
@@ -14,6 +15,7 @@ mod evict;
 mod follow;
 mod frames;
 mod homes;
+mod in_place;
 mod info;
 mod large;
 mod latency;
