@@ -1188,8 +1188,10 @@ mod kernel {
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{Host, Shape};
-    use uring::{Event, KernelReactor, Level, Reactor, RingConfig, Wait, Wake};
+    use bytes::Bytes;
+
+    use super::{Host, Shape, key, pattern};
+    use uring::{Endpoint, Event, KernelReactor, Level, Reactor, RingConfig, Usage, Wait, Wake};
 
     pub fn host(level: Level, use_5_11: bool, shape: Shape) -> Host<KernelReactor> {
         let mut config = RingConfig {
@@ -1391,6 +1393,57 @@ mod kernel {
                 uring::End::Failed(libc::ECONNRESET)
             );
             host.close_and_wait(&[server]);
+        });
+    }
+
+    #[test]
+    fn what_never_left_was_not_copied() {
+        every_level(|mut host| {
+            if !host.reactor.choice().features.send_zc {
+                println!("nothing is sent in place here");
+                return;
+            }
+            let (_, at) = host.listen();
+            let (client, server) = host.pair(&at);
+            let piece = Bytes::from(pattern(200_000, 1));
+            // Until there is room neither there, where nobody reads, nor here.
+            let mut sends = 0;
+            while host.sends_of(client) == sends {
+                host.reactor
+                    .send_in_place(client, vec![piece.clone()])
+                    .unwrap();
+                sends += 1;
+                let deadline = host.reactor.now() + 100_000_000;
+                while host.sends_of(client) < sends && host.reactor.now() < deadline {
+                    host.turn(Wait::Until(deadline));
+                }
+            }
+            assert!(host.released.len() < sends);
+            // What was not read resets the connection, and what was not sent is dropped.
+            host.close_and_wait(&[server]);
+            host.until("the releases", |host| host.released.len() == sends);
+            let in_place = |(_, usage): &(_, Usage)| *usage == Usage::InPlace;
+            assert!(host.released.iter().any(in_place));
+        });
+    }
+
+    #[test]
+    fn where_nothing_goes_in_place_it_is_a_plain_send() {
+        every_level(|mut host| {
+            let at = Endpoint::Unix(host.folder.join("socket"));
+            let listener = host.reactor.listen(&at, 16).unwrap();
+            let (client, server) = host.pair(&at);
+            assert!(!host.reactor.may_send_in_place(client));
+            host.reactor.start_receiving(server);
+            let pieces: Vec<Bytes> = (0..3).map(|n| pattern(100_000, n).into()).collect();
+            let whole = pieces.concat();
+            host.reactor.send_in_place(client, pieces).unwrap();
+            host.until("the bytes", |host| {
+                host.has(server, whole.len()) && host.released.len() == 1
+            });
+            assert!(host.data[&key(server)] == whole);
+            assert_eq!(host.released, [(client, Usage::Refused)]);
+            host.close_and_wait(&[client, server, listener]);
         });
     }
 
