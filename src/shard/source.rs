@@ -618,7 +618,13 @@ impl Source {
     pub fn tick(&mut self, state: &mut State) {
         let now = state.now;
         for link in &mut self.links {
-            let silent = now.saturating_sub(link.alive);
+            // The kernel takes what is sent to a process that was stopped, so that says nothing of one that
+            // has acknowledged before.
+            let heard = match link.acked > 0 && matches!(link.stage, Stage::Streaming(_)) {
+                true => link.acked_at,
+                false => link.alive,
+            };
+            let silent = now.saturating_sub(heard);
             let is_waited_for = link.sending || link.takes_pings;
             if matches!(link.stage, Stage::Greeting) && silent > GREETING_MS {
                 link.gone = Some("it asks for nothing");
