@@ -46,6 +46,9 @@ const SEND_LEN: usize = 1 << 20;
 const SHIP_AHEAD: usize = 2 << 20;
 /// Blocks of a core's memory for snapshots: what one has on its way to a replica, and what is composed.
 const BLOCKS: u32 = 8;
+/// While a core has requests in each turn, frames of up to so many bytes wait for others, to the end of the
+/// millisecond: a send for each turn would cost more than what is sent.
+const HOLD_LEN: usize = 64 << 10;
 /// Between two pings.
 const PING_MS: Ms = 1000;
 /// Frames that a replica of which nothing is known yet gets for that.
@@ -84,6 +87,10 @@ pub(super) struct Source {
     links: Vec<Link>,
     /// The gathers of this turn are composed here.
     pieces: Vec<Bytes>,
+    /// Frames wait for more of them.
+    holds: bool,
+    /// Commands of this core when it was last looked at.
+    commands: u64,
     /// Once there was a snapshot: is the memory for them registered with the ring?
     registered: Option<bool>,
 }
@@ -98,6 +105,8 @@ struct Feed {
     /// Held by each thread that reads the journal.
     readers: Arc<()>,
     history: History,
+    /// When frames last went into it.
+    taken: Ms,
     ship: Option<Ship>,
     /// Bytes of its image that are counted, as [`Ship::image_len`] has them.
     counted: (u64, u64),
@@ -177,6 +186,7 @@ impl Source {
                     replaced: 0,
                     readers: Arc::default(),
                     history: History::new(0),
+                    taken: 0,
                     ship: None,
                     counted: (0, 0),
                     landing: None,
@@ -321,7 +331,8 @@ impl Source {
         };
         let reads = |link: &Link| matches!(link.stage, Stage::Reading(_, Some(_)));
         let mut feeds = self.feeds.iter().enumerate();
-        feeds.any(|(own, feed)| feed.ship.is_some() && feed.landing.is_none() && walks(own))
+        self.holds
+            || feeds.any(|(own, feed)| feed.ship.is_some() && feed.landing.is_none() && walks(own))
             || self.links.iter().any(reads)
     }
 
@@ -330,13 +341,16 @@ impl Source {
         for (own, part) in std::mem::take(&mut state.written) {
             self.feeds[own].history.push(part);
         }
+        self.holds = false;
         if self.links.is_empty() && !state.feeding.iter().any(|feeding| *feeding) {
             return false;
         }
         let replaced = state.shared.durable.replaced.load(SeqCst);
+        let commands = state.stats.commands;
+        let is_busy = std::mem::replace(&mut self.commands, commands) != commands;
         let mut worked = false;
         for own in 0..self.feeds.len() {
-            worked |= self.feed(own, replaced, state, reactor);
+            worked |= self.feed(own, (replaced, is_busy), state, reactor);
         }
         for at in 0..self.links.len() {
             worked |= self.pump(at, state, reactor);
@@ -349,7 +363,7 @@ impl Source {
     fn feed<R: Reactor>(
         &mut self,
         own: usize,
-        replaced: u64,
+        (replaced, is_busy): (u64, bool),
         state: &mut State,
         reactor: &mut R,
     ) -> bool {
@@ -414,14 +428,25 @@ impl Source {
             }
             return was_sailing;
         }
+        let mut ours = links.iter().filter(|link| is_ours(link));
+        let is_steady = ours.all(Link::only_streams);
         if !journals && let Some(stream) = &mut home.stream {
-            while let Some(block) = stream.take_block() {
-                feed.history.push(Part::of(block).0);
+            let may_wait = is_steady
+                && is_busy
+                && feed.taken == state.now
+                && stream.pending_bytes() < HOLD_LEN
+                && state.shared.waiters.load(Relaxed) == 0;
+            if may_wait {
+                self.holds |= stream.pending_bytes() > 0;
+            } else {
+                feed.taken = state.now;
+                while let Some(block) = stream.take_block() {
+                    feed.history.push(Part::of(block).0);
+                }
             }
         }
         let mut worked = false;
-        let mut ours = links.iter().filter(|link| is_ours(link));
-        let mut links: Vec<&mut Link> = match ours.all(Link::only_streams) {
+        let mut links: Vec<&mut Link> = match is_steady {
             // Mostly nobody wants more than what comes next.
             true => Vec::new(),
             false => links.iter_mut().filter(|link| is_ours(link)).collect(),
