@@ -7,7 +7,8 @@
 //! 2. Report what became of [`Action::Connect`] by [`Link::on_connected`] or [`Link::on_closed`].
 //! 3. Hand what arrives to [`Link::feed`], in place, until it returns no event; keep the bytes it did not
 //!    use and show them again with more behind them. Then poll.
-//! 4. Report progress of the store by [`Link::applied_through`]. Acknowledgements say what was applied.
+//! 4. Report progress of the store by [`Link::applied_through`], and of its journal by
+//!    [`Link::durable_through`]. Acknowledgements say what was applied, and to a ringkeep what is durable.
 //! 5. A snapshot is handed out checked and whole. It replaces all keys of the stream. If loading fails,
 //!    call [`Link::resync`].
 //!
@@ -249,7 +250,11 @@ pub struct Link {
     /// Which protocol `position` came from. It means nothing to a primary of another.
     learned: Option<Wire>,
     applied: Option<u64>,
-    acked: u64,
+    /// What of that is durable, if anybody keeps it.
+    durable: Option<u64>,
+    acked: (u64, Option<u64>),
+    /// The primary asked when its next offset was this one; it hears at once when all of that is durable.
+    asked: Option<u64>,
     acked_at: u64,
     ack_due: bool,
     outgoing: Option<Vec<u8>>,
@@ -295,6 +300,8 @@ struct Session {
     awaits_snapshot: bool,
     /// The first frame will be the first of its history, on a link that clears nothing by itself.
     starts_history: bool,
+    /// The primary is a ringkeep.
+    is_ringkeep: bool,
     began: u64,
     snapshot: Option<Incoming>,
 }
@@ -341,7 +348,9 @@ impl Link {
             },
             learned,
             applied: learned.map(|_| position.offset),
-            acked: 0,
+            durable: None,
+            acked: (0, None),
+            asked: None,
             acked_at: 0,
             ack_due: false,
             outgoing: None,
@@ -487,6 +496,17 @@ impl Link {
         }
     }
 
+    /// All frames below `offset` would be there again after a crash. What was not applied is not counted.
+    pub fn durable_through(&mut self, offset: u64) {
+        let Some(applied) = self.applied else { return };
+        let durable = offset.min(applied);
+        self.durable = Some(self.durable.map_or(durable, |old| old.max(durable)));
+        let tells = matches!(&self.phase, Phase::Session(session) if session.is_ringkeep);
+        if tells && self.asked.is_some_and(|asked| durable >= asked) {
+            (self.asked, self.ack_due) = (None, true);
+        }
+    }
+
     /// Our data is not what the stream says it is: ask for all of it again.
     pub fn resync(&mut self, now: u64) {
         self.forget_position();
@@ -578,8 +598,9 @@ impl Link {
         };
         let fits = generation != 0 && generation == asked.position.generation;
         let awaits_snapshot = wire == Wire::W3 && !fits;
-        self.acked = 0;
+        self.acked = (0, None);
         self.acked_at = now;
+        self.asked = None;
         self.upstream_next = None;
         self.phase = Phase::Session(Session {
             wire,
@@ -587,6 +608,7 @@ impl Link {
             expected: asked.position.offset,
             awaits_snapshot,
             starts_history: wire == Wire::W1 && !asked.is_ours,
+            is_ringkeep: database.is_some(),
             began: now,
             snapshot: None,
         });
@@ -626,6 +648,7 @@ impl Link {
         }
         self.upstream_next = Some(next);
         self.ack_due = true;
+        self.asked = Some(next);
         Outcome::Nothing
     }
 
@@ -684,7 +707,7 @@ impl Link {
         };
         self.position = position;
         self.learned = Some(session.wire);
-        self.applied = None;
+        (self.applied, self.durable) = (None, None);
         self.image_failures = 0;
         self.gap_count = 0;
         Outcome::Event(Event::Snapshot(Box::new(Image {
@@ -719,7 +742,7 @@ impl Link {
                 offset,
             };
             self.learned = Some(session.wire);
-            self.applied = Some(offset);
+            (self.applied, self.durable) = (Some(offset), None);
             return Outcome::Before(Event::HistoryStart);
         }
         session.expected = offset + 1;
@@ -739,15 +762,18 @@ impl Link {
         }
         // While the image is on its way or being loaded, nothing of this history is applied.
         let is_ours = !session.awaits_snapshot && session.snapshot.is_none();
-        self.acked = if is_ours {
-            self.applied.unwrap_or(0)
-        } else {
-            0
+        self.acked = match is_ours {
+            true => (self.applied.unwrap_or(0), self.tells_durable(session)),
+            false => (0, None),
         };
         self.acked_at = now;
         self.ack_due = false;
-        let mut line = Vec::with_capacity(40);
-        let _ = write!(line, "REPLCONF ACK {}\r\n", self.acked); // writing to a Vec cannot fail
+        let mut line = Vec::with_capacity(64);
+        // Writing to a Vec cannot fail.
+        let _ = match self.acked {
+            (applied, None) => write!(line, "REPLCONF ACK {applied}\r\n"),
+            (applied, Some(durable)) => write!(line, "REPLCONF ACK {applied} FACK {durable}\r\n"),
+        };
         Some(line)
     }
 
@@ -757,7 +783,14 @@ impl Link {
         session.wire != Wire::W1
             && !session.awaits_snapshot
             && session.snapshot.is_none()
-            && self.applied.is_some_and(|applied| applied != self.acked)
+            && self
+                .applied
+                .is_some_and(|applied| (applied, self.tells_durable(session)) != self.acked)
+    }
+
+    /// What it is told of durability: nobody but a ringkeep can read that.
+    fn tells_durable(&self, session: &Session) -> Option<u64> {
+        self.durable.filter(|_| session.is_ringkeep)
     }
 
     fn check_timers(&mut self, now: u64) {
@@ -795,7 +828,7 @@ impl Link {
     fn forget_position(&mut self) {
         self.position = Position::UNKNOWN;
         self.learned = None;
-        self.applied = None;
+        (self.applied, self.durable) = (None, None);
     }
 
     fn dropped(&mut self, now: u64, reason: DropReason) -> Outcome {
@@ -999,6 +1032,33 @@ mod tests {
         bench.now += 250;
         bench.connect();
         assert_eq!(bench.take(), ["connect", SIX]);
+    }
+
+    #[test]
+    fn only_a_ringkeep_hears_what_is_durable_and_at_once_when_it_asked() {
+        for (answer, tells) in [("+ACK 7 0 0\r\n", true), ("+ACK 7 0\r\n", false)] {
+            let mut bench = Bench::fresh();
+            bench.connect();
+            bench.feed(answer.as_bytes());
+            bench.feed(b"+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+            bench.link.durable_through(5);
+            bench.link.applied_through(5);
+            bench.pass(100);
+            bench.frame(5);
+            bench.link.applied_through(6);
+            bench.take();
+            bench.feed(b"+PING 7 6\r\n");
+            assert_eq!(bench.take(), ["send REPLCONF ACK 6"]);
+            bench.link.durable_through(9);
+            bench.poll();
+            match tells {
+                true => assert_eq!(bench.take(), ["send REPLCONF ACK 6 FACK 6"]),
+                false => assert_eq!(bench.take(), [""; 0]),
+            }
+            bench.link.durable_through(5);
+            bench.pass(100);
+            assert_eq!(bench.take(), [""; 0]);
+        }
     }
 
     #[test]

@@ -433,8 +433,8 @@ impl<R: Reactor> Core<R> {
         }
         worked |= self.state.go_on();
         worked |= self.state.background();
-        if self.state.feeding.contains(&true) {
-            // Before anybody hears of it: who then asks with WAIT means this, too.
+        if self.state.feeding.contains(&true) || self.state.shared.following.load(Relaxed) {
+            // Before anybody hears of it: who then asks with WAIT, or says what is durable, means this, too.
             self.state.publish_ends();
         }
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what

@@ -6,6 +6,7 @@
 //! every frame has been applied.
 
 mod redis;
+mod synced;
 
 use std::{
     collections::VecDeque,
@@ -15,7 +16,7 @@ use std::{
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
-use self::redis::Redis;
+use self::{redis::Redis, synced::Synced};
 use super::{
     frames::Applied,
     load::{Load, Placement},
@@ -168,6 +169,7 @@ struct Run {
     outgoing: Vec<u8>,
     sending: bool,
     last_drop: String,
+    synced: Synced,
 }
 
 impl Follower {
@@ -526,9 +528,11 @@ impl Target {
             return self.search(state, reactor, ip, sessions, closing);
         }
         let mut worked = false;
+        let is_kept = state.shared.settings.journals && state.shared.durable.is_kept();
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];
+            run.note_synced(is_kept, &state.shared, now);
             while let Some(action) = run.link.poll(now) {
                 worked = true;
                 match action {
@@ -736,6 +740,7 @@ impl Target {
                 outgoing: Vec::new(),
                 sending: false,
                 last_drop: String::new(),
+                synced: Synced::default(),
             })
             .collect();
     }
@@ -892,6 +897,20 @@ impl Run {
             }
         }
         at
+    }
+
+    /// Sees how much of what was applied is durable by now.
+    fn note_synced(&mut self, is_kept: bool, shared: &Shared, now: Ms) {
+        if !is_kept || self.loading.is_some() || !self.is_ringkeep {
+            return self.synced.forget();
+        }
+        let durable = &shared.durable;
+        if let Some((position, _)) = self.link.applied_position() {
+            self.synced.note(now, position.offset, || durable.ends());
+        }
+        if let Some(offset) = self.synced.reached(|ends| durable.has_passed(ends)) {
+            self.link.durable_through(offset);
+        }
     }
 
     fn start_load(&mut self, state: &mut State, load: Load, offset: u64) {

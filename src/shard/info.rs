@@ -341,6 +341,10 @@ pub(super) fn replicas(shared: &Shared) -> Vec<ReplicaView> {
                 Some((node, count)) => {
                     *count += 1;
                     node.acked += link.acked;
+                    node.durable = node
+                        .durable
+                        .zip(link.durable)
+                        .map(|(one, other)| one + other);
                     node.acked_at = node.acked_at.min(link.acked_at);
                     node.is_online &= link.is_online;
                 }
@@ -382,10 +386,13 @@ fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
             "send_bulk"
         };
         let lag = now.saturating_sub(replica.acked_at) / 1000;
+        let durable = replica
+            .durable
+            .map_or(String::new(), |durable| format!(",durable={durable}"));
         lines.put(
             &format!("slave{number}"),
             format!(
-                "ip={},port={},state={state},offset={},lag={lag}",
+                "ip={},port={},state={state},offset={},lag={lag}{durable}",
                 replica.ip, replica.port, replica.acked
             ),
         );

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::atomic::Ordering::Relaxed,
+    sync::atomic::Ordering::{Relaxed, SeqCst},
     time::{Duration, Instant},
 };
 
@@ -327,6 +327,8 @@ impl State {
         for shard in &collection.need {
             if let Some(stream) = &self.homes.shards.shard(*shard).stream {
                 self.gate.borrowed(*shard, stream.next());
+                let marks = &self.shared.durable.shards[*shard];
+                marks.next.fetch_max(stream.next(), SeqCst);
             }
         }
         self.give_back(&collection.need, away);

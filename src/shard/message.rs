@@ -245,7 +245,7 @@ pub enum Message {
     Follow(Option<(String, u16)>),
     /// More of our shards' streams is durable.
     Frontier,
-    /// Replicas of our shards have said how far they are.
+    /// Replicas of our shards have said how far they are, or more of our shards is durable.
     Acked,
     /// Your replicas are to say how far they are.
     AskAcks,

@@ -221,6 +221,8 @@ pub struct ReplicaView {
     pub is_online: bool,
     /// It has everything below this offset.
     pub acked: u64,
+    /// What of that it would have again after a crash, if it tells.
+    pub durable: Option<u64>,
     /// When it said so.
     pub acked_at: Ms,
 }
