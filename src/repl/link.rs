@@ -228,6 +228,8 @@ pub struct LinkStatus {
     pub lag: Option<u64>,
     /// Ms since anything arrived.
     pub last_io_age: Option<u64>,
+    /// When the primary last said where it is, so that all of that was applied since.
+    pub fresh_at: Option<u64>,
     /// Bytes of the snapshot that have arrived.
     pub image_len: usize,
     /// Connections lost or not made.
@@ -261,6 +263,10 @@ pub struct Link {
     dropped: Option<Action>,
     last_io: Option<u64>,
     upstream_next: Option<u64>,
+    /// When all that was applied was all that there was.
+    fresh_at: Option<u64>,
+    /// The primary's next offset by a ping, and when it came: not all of that is applied yet.
+    behind: Option<(u64, u64)>,
     image_failures: u32,
     gap_count: u32,
     drop_count: u64,
@@ -357,6 +363,8 @@ impl Link {
             dropped: None,
             last_io: None,
             upstream_next: None,
+            fresh_at: None,
+            behind: None,
             image_failures: 0,
             gap_count: 0,
             drop_count: 0,
@@ -494,6 +502,11 @@ impl Link {
         if is_news && offset <= self.position.offset {
             self.applied = Some(offset);
         }
+        if let Some((next, at)) = self.behind
+            && self.applied.is_some_and(|applied| applied >= next)
+        {
+            (self.fresh_at, self.behind) = (Some(at), None);
+        }
     }
 
     /// All frames below `offset` would be there again after a crash. What was not applied is not counted.
@@ -564,6 +577,7 @@ impl Link {
                 .zip(self.applied)
                 .map(|(next, applied)| next.saturating_sub(applied)),
             last_io_age,
+            fresh_at: self.fresh_at,
             image_len,
             drop_count: self.drop_count,
             last_drop: self.last_drop,
@@ -600,7 +614,7 @@ impl Link {
         let awaits_snapshot = wire == Wire::W3 && !fits;
         self.acked = (0, None);
         self.acked_at = now;
-        self.asked = None;
+        (self.asked, self.behind) = (None, None);
         self.upstream_next = None;
         self.phase = Phase::Session(Session {
             wire,
@@ -639,7 +653,8 @@ impl Link {
             return self.dropped(now, DropReason::GenerationChanged);
         }
         let expected = session.expected;
-        if next < expected && !session.awaits_snapshot && session.snapshot.is_none() {
+        let is_streaming = !session.awaits_snapshot && session.snapshot.is_none();
+        if next < expected && is_streaming {
             self.forget_position();
             return self.dropped(now, DropReason::Ahead { next, expected });
         }
@@ -649,6 +664,11 @@ impl Link {
         self.upstream_next = Some(next);
         self.ack_due = true;
         self.asked = Some(next);
+        if is_streaming && self.applied.is_some_and(|applied| applied >= next) {
+            (self.fresh_at, self.behind) = (Some(now), None);
+        } else {
+            self.behind.get_or_insert((next, now));
+        }
         Outcome::Nothing
     }
 
@@ -1059,6 +1079,37 @@ mod tests {
             bench.pass(100);
             assert_eq!(bench.take(), [""; 0]);
         }
+    }
+
+    #[test]
+    fn data_is_as_fresh_as_the_last_ping_that_it_has_reached() {
+        let mut bench = Bench::fresh();
+        let fresh = |bench: &Bench| bench.link.status(bench.now).fresh_at;
+        bench.connect();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n+PING 7 5\r\n");
+        assert_eq!(fresh(&bench), None);
+        bench.pass(10);
+        bench.feed(b"$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+        assert_eq!(fresh(&bench), None, "it is not loaded");
+        bench.link.applied_through(5);
+        assert_eq!(fresh(&bench), Some(1000));
+        bench.pass(90);
+        bench.feed(b"+PING 7 5\r\n");
+        assert_eq!(fresh(&bench), Some(1100));
+        bench.pass(100);
+        bench.feed(b"+PING 7 7\r\n");
+        bench.pass(100);
+        bench.feed(b"+PING 7 8\r\n");
+        assert_eq!(fresh(&bench), Some(1100));
+        bench.frame(5);
+        bench.frame(6);
+        bench.link.applied_through(6);
+        assert_eq!(fresh(&bench), Some(1100));
+        bench.link.applied_through(7);
+        assert_eq!(fresh(&bench), Some(1200));
+        bench.closed();
+        bench.pass(5000);
+        assert_eq!(fresh(&bench), Some(1200));
     }
 
     #[test]

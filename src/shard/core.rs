@@ -285,6 +285,7 @@ impl<R: Reactor> Core<R> {
         self.state.begin_memory();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
         self.state.note_broken();
+        self.state.note_stale();
         let (mut worked, mut is_further) = (false, false);
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {

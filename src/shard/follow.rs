@@ -202,6 +202,9 @@ impl Follower {
                 .extend(old.search.and_then(|search| search.socket));
         }
         self.shared.following.store(target.is_some(), Relaxed);
+        // It may be of somebody else.
+        self.shared.fresh_at.store(0, Relaxed);
+        self.shared.is_linked.store(false, Relaxed);
         // What was a copy when the node stopped may be one that its primary takes keys from.
         let was_copy = target.is_some() && !lock(&self.shared.upstreams).is_empty();
         self.shared.primary_expires.store(was_copy, Relaxed);
@@ -339,6 +342,7 @@ impl Follower {
         }
         if let Some(target) = &mut self.target {
             worked |= target.step(state, reactor, &mut self.sessions, &mut self.closing);
+            target.tell_freshness(&self.shared, state.now);
             let busy = target
                 .links
                 .iter()
@@ -577,6 +581,23 @@ impl Target {
             }
         }
         worked
+    }
+
+    /// How old the data is at most: before it is read next.
+    fn tell_freshness(&self, shared: &Shared, now: Ms) {
+        let views = self.links.iter().map(|run| run.view(now));
+        let redis = self.redis.iter().map(|redis| redis.view().0);
+        let (mut fresh_at, mut is_linked) = (None, true);
+        for view in views.chain(redis) {
+            fresh_at = Some(fresh_at.map_or(view.fresh_at, |old: Ms| old.min(view.fresh_at)));
+            is_linked &= view.up;
+        }
+        if let Some(fresh_at) = fresh_at {
+            shared.fresh_at.store(fresh_at, Relaxed);
+        }
+        shared
+            .is_linked
+            .store(is_linked && fresh_at.is_some(), Relaxed);
     }
 
     /// The primary's address. Names are looked up on a thread of their own: the look-up may take long.
@@ -932,6 +953,7 @@ impl Run {
                     LinkState::Snapshot | LinkState::AwaitingSnapshot
                 ),
             heard: status.last_io_age.map_or(0, |age| now.saturating_sub(age)),
+            fresh_at: status.fresh_at.unwrap_or(0),
             applied: status.applied.unwrap_or(0),
             primary_next: status.upstream_next.unwrap_or(0),
             generation: status.received.generation,

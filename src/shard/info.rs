@@ -665,6 +665,12 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             "min-slaves-max-lag",
             tunables.replica_lag_max_secs.to_string(),
         ),
+        (
+            "replica-max-staleness-ms",
+            tunables.staleness_max_ms.to_string(),
+        ),
+        ("replica-serve-stale-data", yes_no(tunables.serves_stale)),
+        ("slave-serve-stale-data", yes_no(tunables.serves_stale)),
         ("repl-backlog-size", tunables.backlog_len.to_string()),
         ("repl-backlog-ttl", tunables.backlog_ttl_secs.to_string()),
         ("daemonize", "no".into()),
@@ -679,7 +685,6 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("lazyfree-lazy-user-del", "yes".into()),
         ("lazyfree-lazy-user-flush", "yes".into()),
         ("replica-read-only", "yes".into()),
-        ("replica-serve-stale-data", "yes".into()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -816,6 +821,14 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.replica_lag_max_secs = between(0)?;
             }
             "repl-backlog-ttl" => changed.backlog_ttl_secs = number()?,
+            "replica-max-staleness-ms" => changed.staleness_max_ms = number()?,
+            "replica-serve-stale-data" | "slave-serve-stale-data" => {
+                changed.serves_stale = match &value.to_ascii_lowercase()[..] {
+                    b"yes" => true,
+                    b"no" => false,
+                    _ => return Err(failed("argument must be 'yes' or 'no'")),
+                };
+            }
             "appendfsync" => {
                 changed.fsync = Fsync::parse(value).ok_or_else(|| {
                     failed("argument(s) must be one of the following: everysec, always, no")

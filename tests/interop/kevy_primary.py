@@ -875,6 +875,88 @@ def tokens(count, s, version):
         server.kill()
 
 
+def stale(count, s, version):
+    """A replica whose data is older than it may be refuses to be read, in kevy's words, and can be promoted."""
+    bound = ["--replica-max-staleness-ms", "1500"]
+    kevy = kevy_server(s.scratch, version, 2)
+    theirs = kevy_server(
+        s.scratch,
+        version,
+        2,
+        "replica",
+        extra='upstream = "127.0.0.1:%d"\nreplica_max_staleness_ms = 1500\n' % (kevy.port + 10000),
+    )
+    node = start_node(s, 2, 2)
+    ours = {}
+    for name, primary in (("of a kevy", kevy), ("of a node", node)):
+        above = "127.0.0.1:%d" % (primary.port + 10000)
+        ours[name] = start_node(s, 2, 2, args=["--replicaof", above, *bound])
+        with primary.conn() as c:
+            c.ask("SET", "k", "v")
+        read = lambda: ours[name].conn().call("GET", "k").plain() == b"v"
+        wait_until("it is read %s" % name, 20, read)
+    pause(kevy)
+    pause(node)
+    text = wait_until("a kevy says it", 10, lambda: theirs.conn().call("GET", "k").is_error)
+    text = theirs.conn().call("GET", "k").value
+    for name, replica in ours.items():
+        name = "wire 5: a replica %s" % name
+        said = lambda: replica.conn().call("GET", "k")
+        wait_until("reads are refused", 10, lambda: said().is_error)
+        count.check("%s refuses in kevy's words" % name, said().value == text, show(said()))
+        with replica.conn() as c:
+            for words in (
+                "ROLE",
+                "INFO replication",
+                "PING",
+                "CONFIG GET port",
+                "HELLO 2",
+                "COMMAND COUNT",
+                "REPL.TOKEN",
+                "CLIENT ID",
+                "SELECT 0",
+                "SUBSCRIBE c",
+                "UNSUBSCRIBE c",
+            ):
+                reply = c.call(*words.split())
+                count.check("%s answers %s" % (name, words), not reply.is_error, show(reply))
+            for words in ("EXISTS k", "DBSIZE", "SCAN 0", "MGET k l"):
+                reply = c.call(*words.split())
+                count.check("%s refuses %s" % (name, words), reply.value == text, show(reply))
+            reply = c.call("EVAL_RO", "return 1", "0")
+            count.check("%s refuses scripts" % name, reply.value == text, show(reply))
+            reply = c.call("SET", "k", "w")
+            count.check("%s refuses writes as ever" % name, reply.value.startswith(b"READONLY"), show(reply))
+            c.ask("MULTI")
+            c.ask("GET", "k")
+            reply = c.ask("EXEC")
+            count.check("%s refuses in EXEC" % name, str(reply[0]).encode() == text, repr(reply))
+            c.ask("CONFIG", "SET", "replica-max-staleness-ms", "0")
+            count.check("%s is read without a bound" % name, c.ask("GET", "k") == b"v")
+            c.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
+            wait_until("the link is down", 10, lambda: c.call("GET", "k").is_error)
+            reply = c.call("GET", "k")
+            good = reply.value.startswith(b"MASTERDOWN Link with MASTER is down")
+            count.check("%s refuses with replica-serve-stale-data no" % name, good, show(reply))
+            c.ask("CONFIG", "SET", "replica-serve-stale-data", "yes", "replica-max-staleness-ms", "1500")
+    for server in (kevy, node):
+        server.proc.send_signal(signal.SIGCONT)
+    for name, replica in ours.items():
+        name = "wire 5: a replica %s" % name
+        wait_until("it is read again", 10, lambda: replica.conn().call("GET", "k").plain() == b"v")
+        count.ok("%s is read again when its primary goes on" % name)
+    kevy.kill()
+    node.kill()
+    for name, replica in ours.items():
+        name = "wire 5: a replica %s" % name
+        wait_until("it is stale", 10, lambda: replica.conn().call("GET", "k").value == text)
+        with replica.conn() as c:
+            said = c.ask("REPLICAOF", "NO", "ONE")
+            count.check("%s that is stale is promoted" % name, said == b"OK" and c.ask("GET", "k") == b"v")
+        replica.kill()
+    theirs.kill()
+
+
 NO_REPLICAS = "NOREPLICAS Not enough good replicas to write."
 
 
@@ -1496,6 +1578,7 @@ def main():
             add("waits %s" % v, waits, v)
             add("guarded %s" % v, guarded, v)
             add("tokens %s" % v, tokens, v)
+            add("stale %s" % v, stale, v)
             add("slow %s" % v, slow, v, seed)
         if len(new) >= 2:
             add("chained", chained, new[-1], new[0])

@@ -1,7 +1,8 @@
 //! How much of what a link applied would be there again after a crash.
 //!
 //! Frames of a link are in the journals of several shards, at offsets that only those know. So it is noted
-//! now and then how far the link and all the journals are; once these are durable up to there, so is the link.
+//! now and then how far the link and all the journals are; once these are durable up to there, so is the
+//! link.
 
 use std::collections::VecDeque;
 
