@@ -32,6 +32,8 @@ pub struct Stream {
     db: u32,
     /// Among the frames of the block in `bytes` are some that not every peer takes as they are.
     is_special: bool,
+    /// Among the units of the block in `bytes` are some of several frames.
+    is_joined: bool,
     /// Peers follow that know few commands.
     is_plain: bool,
     /// Room for a header, whole units, then the open unit.
@@ -89,6 +91,7 @@ impl Stream {
             head: Head::new(at.offset),
             db,
             is_special: false,
+            is_joined: false,
             is_plain: false,
             bytes,
             start,
@@ -186,6 +189,7 @@ impl Stream {
     /// The open unit, if there is one, is complete.
     #[inline]
     pub fn end_unit(&mut self) {
+        self.is_joined |= self.next() > self.complete_at.offset + 1;
         self.complete = self.bytes.len();
         self.complete_at = self.here();
         if self.complete >= BLOCK_LEN || self.bytes.capacity() - self.complete < ROOM_MIN {
@@ -227,6 +231,7 @@ impl Stream {
         self.is_special = false;
         self.push_closed(Block {
             participants: participants.to_vec(),
+            is_joined: true,
             ..block
         });
     }
@@ -314,6 +319,7 @@ impl Stream {
         self.is_special &= self.unit_is_open();
         self.start = self.complete_at;
         self.complete = BLOCK_HEADER_LEN;
+        self.is_joined = false;
         self.push_closed(block);
     }
 
@@ -327,6 +333,7 @@ impl Stream {
             end,
             flags: 0,
             is_plain: start.db == 0 && !self.is_special,
+            is_joined: self.is_joined,
             participants: Vec::new(),
         }
     }
@@ -348,6 +355,7 @@ pub struct Block {
     end: u64,
     flags: u32,
     is_plain: bool,
+    is_joined: bool,
     participants: Vec<(u32, u64)>,
 }
 
@@ -375,6 +383,11 @@ impl Block {
     /// Are all its frames, surely, of the first database and of commands that every peer knows?
     pub fn is_plain(&self) -> bool {
         self.is_plain
+    }
+
+    /// May some of its frames only be applied together?
+    pub fn is_joined(&self) -> bool {
+        self.is_joined
     }
 
     /// The database that the first frame finds itself in.

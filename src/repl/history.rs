@@ -19,6 +19,12 @@ pub struct Part {
     end: u64,
     database: u32,
     frames: Bytes,
+    /// Some of its frames can only be applied together.
+    is_joined: bool,
+    /// The parts of a unit over several shards by shard and first offset there; none if it is not one.
+    participants: Vec<(u32, u64)>,
+    /// Of all its frames, once somebody needed it.
+    sum: Option<u32>,
     /// For peers that know one database: the same offsets, and frames of others replaced.
     plain: Plain,
 }
@@ -41,12 +47,16 @@ impl Part {
     pub fn of(block: Block) -> (Part, Bytes) {
         let (first, end, database) = (block.first(), block.end(), block.database());
         let (at, is_plain) = (block.frames_at(), block.is_plain());
+        let (is_joined, participants) = (block.is_joined(), block.participants().to_vec());
         let bytes = block.into_bytes();
         let part = Part {
             first,
             end,
             database,
             frames: bytes.slice(at..),
+            is_joined,
+            participants,
+            sum: None,
             plain: if is_plain {
                 Plain::Same
             } else {
@@ -56,12 +66,22 @@ impl Part {
         (part, bytes)
     }
 
-    /// What a block on disk has; `is_plain` as in [`Block::is_plain`].
-    pub fn read((first, end): (u64, u64), database: u32, frames: Bytes, is_plain: bool) -> Self {
+    /// What a block on disk has; `is_plain` as in [`Block::is_plain`]. Which of its frames belong together it
+    /// does not tell.
+    pub fn read(
+        (first, end): (u64, u64),
+        database: u32,
+        frames: Bytes,
+        is_plain: bool,
+        participants: Vec<(u32, u64)>,
+    ) -> Self {
         Self {
             first,
             end,
             database,
+            is_joined: end - first > 1,
+            participants,
+            sum: None,
             frames,
             plain: if is_plain {
                 Plain::Same
@@ -83,14 +103,38 @@ impl Part {
         frames.database_at(offset).unwrap_or(self.database)
     }
 
-    /// What a peer gets that goes on from this offset, which is in it; `None` if there is nothing for
-    /// this one.
-    pub fn rest(&mut self, from: u64, peer: Peer, parser: &mut Parser) -> Option<Bytes> {
+    /// What a peer gets that goes on from this offset, which is in it, and what comes before that; `None` if
+    /// there is nothing for this one.
+    pub fn rest(
+        &mut self,
+        from: u64,
+        peer: Peer,
+        parser: &mut Parser,
+    ) -> Option<(Option<Bytes>, Bytes)> {
         let (first, end, database) = (self.first, self.end, self.database);
         let bytes = self.bytes(peer, parser)?.clone();
         let mut frames = Frames::of_part(&bytes, (first, end - first), database, parser);
         let at = frames.skip_to(from).ok()?;
-        Some(bytes.slice(at..))
+        let head = (peer == Peer::All).then(|| self.head(at));
+        Some((head, bytes.slice(at..)))
+    }
+
+    /// What a ringkeep is told before the frames from a place on: they come together or not at all.
+    fn head(&mut self, at: usize) -> Bytes {
+        let sum = match (at, self.sum) {
+            (0, Some(sum)) => sum,
+            _ => crc32fast::hash(&self.frames[at..]),
+        };
+        if at == 0 {
+            self.sum = Some(sum);
+        }
+        let (end, len) = (self.end, self.frames.len() - at);
+        let joined = u8::from(self.is_joined);
+        let mut line = format!("+UNITS {end} {len} {sum} {joined}");
+        for (shard, first) in &self.participants {
+            line += &format!(" {shard} {first}");
+        }
+        (line + "\r\n").into()
     }
 
     /// Its bytes for a peer; `None` if there are none for this one.
@@ -338,7 +382,8 @@ impl History {
         out: &mut Vec<Bytes>,
     ) -> Result<usize, Lost> {
         let mut taken = 0;
-        while out.len() < pieces && taken < len {
+        // One of them has two pieces.
+        while out.len() + 1 < pieces && taken < len {
             let Some((number, at)) = self.find(cursor, peer)? else {
                 break;
             };
@@ -349,6 +394,9 @@ impl History {
             let rest = bytes.slice(at..);
             taken += rest.len();
             if !rest.is_empty() {
+                if peer == Peer::All {
+                    out.push(part.head(at));
+                }
                 out.push(rest);
             }
             *cursor = Cursor {
@@ -423,6 +471,9 @@ mod tests {
         let mut out = Vec::new();
         let mut cursor = Cursor::new(from);
         history.gather(&mut cursor, peer, (64, 1 << 20), &mut out)?;
+        let heads = out.iter().filter(|piece| piece.starts_with(b"+UNITS "));
+        assert_eq!(heads.count() > 0, peer == Peer::All && !out.is_empty());
+        out.retain(|piece| !piece.starts_with(b"+UNITS "));
         Ok(String::from_utf8(out.concat())
             .unwrap()
             .replace("\r\n", " "))

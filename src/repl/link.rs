@@ -102,6 +102,8 @@ pub enum Event<'a> {
     SnapshotBegin,
     /// A snapshot arrived and its structure is good: replace all keys of this stream by it.
     Snapshot(Box<Image>),
+    /// The frames that follow, up to an offset, are whole units: none of them is to be fed before all are here.
+    Units(Units),
     /// Apply this command. Unknown commands, and those that fail, are to be ignored.
     Frame {
         /// Its offset; the one after it is what [`Link::applied_through`] takes once it is applied.
@@ -109,6 +111,22 @@ pub enum Event<'a> {
         /// The command.
         args: Args<'a>,
     },
+}
+
+/// Frames of a ringkeep that come together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Units {
+    /// The offset behind the last of them.
+    pub end: u64,
+    /// Their bytes.
+    pub len: usize,
+    /// The CRC-32 of these.
+    pub sum: u32,
+    /// Some of them can only be applied together.
+    pub is_joined: bool,
+    /// Streams and their offsets at which parts of the same unit begin, this one's among them; none if it
+    /// has no other parts.
+    pub participants: Vec<(u64, u64)>,
 }
 
 /// A checked snapshot image.
@@ -162,6 +180,8 @@ pub enum DropReason {
     BadImage(ImageError),
     /// The snapshot is longer than allowed. Tried again with growing delay.
     ImageTooLong,
+    /// Frames are not those that were sent.
+    Damaged,
     /// [`Link::resync`] was called.
     Resync,
 }
@@ -187,6 +207,7 @@ impl std::fmt::Display for DropReason {
             }
             Self::BadImage(error) => write!(out, "bad snapshot: {error}"),
             Self::ImageTooLong => out.write_str("snapshot longer than allowed"),
+            Self::Damaged => out.write_str("frames were damaged on the way"),
             Self::Resync => out.write_str("full resync wanted"),
         }
     }
@@ -528,6 +549,18 @@ impl Link {
         }
     }
 
+    /// Something arrived that cannot be fed yet.
+    pub fn heard(&mut self, now: u64) {
+        self.last_io = Some(now);
+    }
+
+    /// What [`Event::Units`] told of is not what came.
+    pub fn damaged(&mut self, now: u64) {
+        if !matches!(self.phase, Phase::Waiting { .. }) {
+            self.drop_link(now, DropReason::Damaged);
+        }
+    }
+
     /// What has been received: where a reconnect goes on.
     pub fn position(&self) -> Position {
         self.position
@@ -595,7 +628,31 @@ impl Link {
             Item::SnapshotBegin => self.on_snapshot_begin(),
             Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
             Item::SnapshotEnd { next } => self.on_snapshot_end(now, next),
+            Item::Units {
+                end,
+                len,
+                sum,
+                is_joined,
+            } => self.on_units(now, (end, len), sum, is_joined),
             Item::Frame { offset } => self.on_frame(now, offset),
+        }
+    }
+
+    fn on_units(&mut self, now: u64, (end, len): (u64, u64), sum: u32, is_joined: bool) -> Outcome {
+        let limit = self.config.image_len_max;
+        let is_known = matches!(
+            &self.phase,
+            Phase::Session(session) if session.is_ringkeep && end > session.expected
+        );
+        match usize::try_from(len).ok().filter(|len| *len <= limit) {
+            Some(len) if is_known => Outcome::Event(Event::Units(Units {
+                end,
+                len,
+                sum,
+                is_joined,
+                participants: self.parser.participants().to_vec(),
+            })),
+            _ => self.dropped(now, DropReason::Wire(WireError::BadLine)),
         }
     }
 
@@ -984,6 +1041,7 @@ mod tests {
                     Event::HistoryStart => "history start".into(),
                     Event::SnapshotBegin => "snapshot begin".into(),
                     Event::Snapshot(image) => format!("snapshot {:?}", image.position),
+                    Event::Units(units) => format!("units {} {}", units.end, units.len),
                     Event::Frame { offset, args } => format!("frame {offset} {}", args.len()),
                 });
             }
@@ -1110,6 +1168,30 @@ mod tests {
         bench.closed();
         bench.pass(5000);
         assert_eq!(fresh(&bench), Some(1200));
+    }
+
+    #[test]
+    fn units_move_nothing_and_only_a_ringkeep_has_them() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+        bench.take();
+        bench.feed(b"+UNITS 6 29 0 0\r\n");
+        assert_eq!(
+            (bench.take(), bench.position()),
+            (vec!["units 6 29".into()], (7, 5))
+        );
+        bench.frame(5);
+        bench.take();
+        bench.feed(b"+UNITS 6 29 0 0\r\n");
+        assert_eq!(
+            bench.take(),
+            ["drop Wire(BadLine) +250"],
+            "these came already"
+        );
+        let mut bench = Bench::streaming();
+        bench.feed(b"+UNITS 6 29 0 0\r\n");
+        assert_eq!(bench.take(), ["drop Wire(BadLine) +250"]);
     }
 
     #[test]

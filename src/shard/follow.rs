@@ -18,7 +18,7 @@ use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
 use self::{redis::Redis, synced::Synced};
 use super::{
-    frames::Applied,
+    frames::{Applied, Copied, Part},
     load::{Load, Placement},
     log,
     message::Asker,
@@ -32,7 +32,7 @@ use crate::{
     repl::{
         Position,
         discover::{self, Discovery, Found, Upstream as Primary},
-        link::{self, Link, LinkConfig, LinkState, Wire},
+        link::{self, Link, LinkConfig, LinkState, Units, Wire},
     },
     resp::Args,
 };
@@ -136,6 +136,11 @@ fn has_already(ahead: &mut Ahead, offset: u64, args: Args<'_>, state: &State) ->
     has
 }
 
+/// Does each stream have the keys of one shard?
+fn is_same(state: &State, streams: usize, placement: &Placement) -> bool {
+    streams == state.homes.shards.count() && *placement == Placement::Hash && !state.has_slots()
+}
+
 /// Is a frame about all keys of its stream?
 fn is_on_all_keys(args: Args<'_>) -> bool {
     matches!(args.at(0), b"FLUSHALL" | b"FLUSHDB" | b"SWAPDB")
@@ -170,6 +175,31 @@ struct Run {
     sending: bool,
     last_drop: String,
     synced: Synced,
+    /// Frames that are applied together, while not all of them are here, or not all are fed.
+    units: Option<Open>,
+    /// What is fed of them where they are not simply run one after the other.
+    parts: Vec<Part>,
+    /// They are whole, and other parts of the same unit are not here yet.
+    is_held: bool,
+}
+
+/// Frames that are applied together.
+struct Open {
+    units: Units,
+    step: Step,
+}
+
+/// What is known of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Not all of their bytes are here.
+    Short,
+    /// So many bytes are still to be fed, and each frame is applied by itself.
+    Loose(usize),
+    /// So many bytes are still to be fed; then all are applied.
+    Joined(usize),
+    /// The same with those of other streams.
+    Shared(usize),
 }
 
 impl Follower {
@@ -422,13 +452,8 @@ impl Target {
     }
 
     fn on_applied(&mut self, asker: Asker) {
-        let (stream, session, offset) = match asker {
-            Asker::Link {
-                stream,
-                session,
-                offset,
-                ..
-            } => (stream, session, offset),
+        let (stream, offset) = match asker {
+            Asker::Link { stream, offset, .. } => (stream, offset),
             Asker::Redis { session, end } => {
                 if let Some(redis) = &mut self.redis {
                     redis.on_applied(session, end);
@@ -437,13 +462,10 @@ impl Target {
             }
             Asker::Conn(..) => return,
         };
-        let Some(run) = self
-            .links
-            .get_mut(stream)
-            .filter(|run| run.session == session)
-        else {
+        let Some(run) = self.links.get_mut(stream) else {
             return;
         };
+        // It may have been asked for on an earlier connection: offsets of a history are used once.
         if let Ok(at) = run
             .pending
             .binary_search_by_key(&offset, |(offset, _)| *offset)
@@ -490,7 +512,7 @@ impl Target {
     fn feed(&mut self, at: usize, state: &mut State, bytes: &[u8]) {
         let streams = self.links.len();
         let run = &mut self.links[at];
-        if run.rest.is_empty() && !run.paused {
+        if run.rest.is_empty() && !run.is_stopped() {
             let used = run.take(state, bytes, streams, &mut self.placement);
             run.rest.extend_from_slice(&bytes[used..]);
         } else {
@@ -502,7 +524,7 @@ impl Target {
     fn feed_rest(&mut self, at: usize, state: &mut State) -> bool {
         let streams = self.links.len();
         let run = &mut self.links[at];
-        if run.paused || run.rest.is_empty() {
+        if run.is_stopped() || run.rest.is_empty() {
             return false;
         }
         // The link remembers where it is in an unfinished frame: looking again costs little.
@@ -531,12 +553,16 @@ impl Target {
         if self.links.is_empty() {
             return self.search(state, reactor, ip, sessions, closing);
         }
-        let mut worked = false;
+        let mut worked = self.join_held(state);
         let is_kept = state.shared.settings.journals && state.shared.durable.is_kept();
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];
             run.note_synced(is_kept, &state.shared, now);
+            if run.is_held {
+                // It is not read, so it cannot be silent.
+                run.link.heard(now);
+            }
             while let Some(action) = run.link.poll(now) {
                 worked = true;
                 match action {
@@ -570,7 +596,7 @@ impl Target {
                     run.sending = reactor.send(socket, outgoing).is_ok();
                 }
                 // A link that is not paused needs more for its frame to be whole.
-                let wants = !run.paused || run.rest.len() < REST_MAX;
+                let wants = !run.is_stopped() || run.rest.len() < REST_MAX;
                 if run.receiving && !wants {
                     run.receiving = false;
                     reactor.stop_receiving(socket);
@@ -581,6 +607,64 @@ impl Target {
             }
         }
         worked
+    }
+
+    /// Applies units over several streams of which all parts are here.
+    fn join_held(&mut self, state: &mut State) -> bool {
+        let mut worked = false;
+        for at in 0..self.links.len() {
+            let Some(members) = self.members_of(at) else {
+                continue;
+            };
+            worked = true;
+            let streams = self.links.len();
+            let is_same = is_same(state, streams, &self.placement);
+            let mut units = Vec::new();
+            for at in members {
+                let run = &mut self.links[at];
+                run.is_held = false;
+                let rest = std::mem::take(&mut run.rest);
+                let used = run.take(state, &rest, streams, &mut self.placement);
+                run.rest = rest;
+                run.rest.drain(..used);
+                if let Some(copied) = run.take_shared(streams) {
+                    units.push(copied);
+                }
+            }
+            let askers: Vec<_> = units.iter().map(|units| units.asker).collect();
+            let applied = state.apply_copied(units, is_same);
+            for asker in askers {
+                if let Asker::Link { stream, offset, .. } = asker {
+                    let run = &mut self.links[stream];
+                    if let Some(reached) = run.note_asked(applied, offset) {
+                        run.reached(reached, streams, state);
+                    }
+                }
+            }
+        }
+        worked
+    }
+
+    /// The held links that have the other parts of the unit at which this one is held, and itself; `None` if
+    /// one is missing. A stream that is further has had its part, by a snapshot.
+    fn members_of(&self, at: usize) -> Option<Vec<usize>> {
+        let run = &self.links[at];
+        let open = run.units.as_ref().filter(|_| run.is_held)?;
+        let mut members = vec![at];
+        for (stream, first) in &open.units.participants {
+            let stream = *stream as usize;
+            let Some(other) = self.links.get(stream).filter(|_| stream != at) else {
+                continue;
+            };
+            let place = other.link.position().offset;
+            if other.is_held && place == *first {
+                members.push(stream);
+            } else if place <= *first {
+                return None;
+            }
+        }
+        members.sort_unstable();
+        Some(members)
     }
 
     /// How old the data is at most: before it is read next.
@@ -762,6 +846,9 @@ impl Target {
                 sending: false,
                 last_drop: String::new(),
                 synced: Synced::default(),
+                units: None,
+                parts: Vec::new(),
+                is_held: false,
             })
             .collect();
     }
@@ -776,6 +863,8 @@ impl Run {
     fn forget_socket(&mut self) {
         self.socket = None;
         self.connected = false;
+        (self.units, self.is_held) = (None, false);
+        self.parts.clear();
         self.receiving = false;
         self.sending = false;
         self.rest.clear();
@@ -795,10 +884,70 @@ impl Run {
         self.connected = true;
         let mut at = 0;
         let mut through = None;
-        while !self.paused && at < bytes.len() {
+        loop {
+            if self.is_stopped() {
+                break;
+            }
+            if let Some(open) = &mut self.units {
+                match open.step {
+                    Step::Short if bytes.len() - at < open.units.len => {
+                        self.link.heard(now);
+                        break;
+                    }
+                    Step::Short => {
+                        let whole = &bytes[at..at + open.units.len];
+                        if crc32fast::hash(whole) != open.units.sum {
+                            self.link.damaged(now);
+                            at = bytes.len();
+                            break;
+                        }
+                        let is_shared = open.units.participants.len() > 1;
+                        open.step = if is_shared {
+                            Step::Shared(open.units.len)
+                        } else if open.units.is_joined && !state.homes.has_all() {
+                            Step::Joined(open.units.len)
+                        } else {
+                            Step::Loose(open.units.len)
+                        };
+                        if is_shared {
+                            self.is_held = true;
+                            break;
+                        }
+                    }
+                    Step::Loose(0) => self.units = None,
+                    Step::Joined(0) => {
+                        let end = open.units.end;
+                        self.units = None;
+                        let asker = self.asker(streams, end - 1);
+                        let parts = std::mem::take(&mut self.parts);
+                        let applied = state.apply_copied(vec![Copied { asker, parts }], false);
+                        if let Some(reached) = self.note_asked(applied, end - 1) {
+                            through = Some(reached);
+                        }
+                        continue;
+                    }
+                    // The other streams' parts go with it.
+                    Step::Shared(0) => break,
+                    Step::Loose(_) | Step::Joined(_) | Step::Shared(_) => {}
+                }
+            }
+            if at >= bytes.len() {
+                break;
+            }
             let generation = self.link.position().generation;
             let (used, event) = self.link.feed(now, &bytes[at..]);
             at += used;
+            let is_together = match self.units.as_mut().map(|open| &mut open.step) {
+                Some(Step::Loose(left)) => {
+                    *left = left.saturating_sub(used);
+                    false
+                }
+                Some(Step::Joined(left) | Step::Shared(left)) => {
+                    *left = left.saturating_sub(used);
+                    true
+                }
+                Some(Step::Short) | None => false,
+            };
             match event {
                 None => break,
                 Some(link::Event::Up {
@@ -843,6 +992,12 @@ impl Run {
                     });
                     self.start_load(state, load, offset);
                 }
+                Some(link::Event::Units(units)) => {
+                    self.units = Some(Open {
+                        units,
+                        step: Step::Short,
+                    });
+                }
                 Some(link::Event::Frame { offset, args }) => {
                     let asker = Asker::Link {
                         stream: self.stream,
@@ -851,18 +1006,27 @@ impl Run {
                         ringkeep: self.is_ringkeep.then_some((streams as u16, generation)),
                     };
                     if has_already(&mut self.ahead, offset, args, state) {
-                        if self.pending.is_empty() {
+                        if is_together {
+                        } else if self.pending.is_empty() {
                             through = Some(offset + 1);
                         } else {
                             self.pending.push_back((offset, true));
                         }
                         continue;
                     }
-                    let is_same = streams == state.homes.shards.count()
-                        && *placement == Placement::Hash
-                        && !state.has_slots();
+                    let is_same = is_same(state, streams, placement);
                     if self.is_ringkeep && is_on_all_keys(args) && streams > 1 && !is_same {
                         // Only keys of this stream are meant, wherever they are.
+                        if let Some(open) = &mut self.units
+                            && let Step::Shared(left) = open.step
+                        {
+                            // A load is no part of a unit.
+                            open.step = Step::Joined(left);
+                        }
+                        if !self.parts.is_empty() {
+                            let parts = std::mem::take(&mut self.parts);
+                            state.apply_copied(vec![Copied { asker, parts }], false);
+                        }
                         let load = Load::clearing(self.stream, self.session, streams, *placement);
                         let mut load = match args.at(0) {
                             b"FLUSHALL" => load,
@@ -877,47 +1041,87 @@ impl Run {
                         self.start_load(state, load, offset + 1);
                         break;
                     }
+                    let only = (is_on_all_keys(args) && streams > 1).then_some(self.stream);
+                    if is_together && args.at(0) != b"SELECT" {
+                        self.parts.extend(state.part_of(self.database, args, only));
+                        continue;
+                    }
                     let applied = match self.is_ringkeep {
                         true if args.at(0) == b"SELECT" => {
                             self.database = args.get(1).and_then(parse_u64).unwrap_or(0);
                             Applied::Now
                         }
-                        true if is_on_all_keys(args) && streams > 1 => {
-                            state.apply_ringkeep(asker, self.database, args, Some(self.stream))
-                        }
-                        true => state.apply_ringkeep(asker, self.database, args, None),
+                        true => state.apply_ringkeep(asker, self.database, args, only),
                         false if kevy_refuses(args) => Applied::Now,
                         false => state.apply(asker, args),
                     };
-                    match applied {
-                        Applied::Now if self.pending.is_empty() => through = Some(offset + 1),
-                        Applied::Now => self.pending.push_back((offset, true)),
-                        Applied::Later => {
-                            self.pending.push_back((offset, false));
-                            self.paused = self.pending.len() >= PENDING_MAX;
-                        }
-                        Applied::Alone => {
-                            self.pending.push_back((offset, false));
-                            self.waits_for = Some(offset);
-                            self.paused = true;
-                        }
+                    if !is_together && let Some(reached) = self.note_asked(applied, offset) {
+                        through = Some(reached);
                     }
                 }
             }
         }
         state.end_frames();
         if let Some(offset) = through {
-            self.link.applied_through(offset);
-            if self.is_ringkeep {
-                state.refresh_upstreams(Upstream {
-                    stream: self.stream as u64,
-                    streams: streams as u64,
-                    generation: self.link.position().generation,
-                    offset,
-                });
-            }
+            self.reached(offset, streams, state);
         }
         at
+    }
+
+    /// Everything below this offset is applied, and nothing is under way.
+    fn reached(&mut self, offset: u64, streams: usize, state: &mut State) {
+        self.link.applied_through(offset);
+        if self.is_ringkeep {
+            state.refresh_upstreams(Upstream {
+                stream: self.stream as u64,
+                streams: streams as u64,
+                generation: self.link.position().generation,
+                offset,
+            });
+        }
+    }
+
+    /// Is nothing more to be parsed for now?
+    fn is_stopped(&self) -> bool {
+        self.paused || self.is_held
+    }
+
+    /// A ringkeep's frame at this offset.
+    fn asker(&self, streams: usize, offset: u64) -> Asker {
+        Asker::Link {
+            stream: self.stream,
+            session: self.session,
+            offset,
+            ringkeep: Some((streams as u16, self.link.position().generation)),
+        }
+    }
+
+    /// The frames of a unit over several streams, if all of this one's are fed.
+    fn take_shared(&mut self, streams: usize) -> Option<Copied> {
+        let open = self
+            .units
+            .take_if(|open| matches!(open.step, Step::Shared(0)))?;
+        let asker = self.asker(streams, open.units.end - 1);
+        let parts = std::mem::take(&mut self.parts);
+        Some(Copied { asker, parts })
+    }
+
+    /// Frames were asked for up to this offset. How far the link is, if that is known at once.
+    fn note_asked(&mut self, applied: Applied, offset: u64) -> Option<u64> {
+        match applied {
+            Applied::Now if self.pending.is_empty() => return Some(offset + 1),
+            Applied::Now => self.pending.push_back((offset, true)),
+            Applied::Later => {
+                self.pending.push_back((offset, false));
+                self.paused = self.pending.len() >= PENDING_MAX;
+            }
+            Applied::Alone => {
+                self.pending.push_back((offset, false));
+                self.waits_for = Some(offset);
+                self.paused = true;
+            }
+        }
+        None
     }
 
     /// Sees how much of what was applied is durable by now.
@@ -940,6 +1144,7 @@ impl Run {
         // Frames of the old history that are still under way were sent to their shards before the
         // load asks for them, and are applied before it.
         self.pending.clear();
+        self.waits_for = None;
         state.start_load(load);
     }
 

@@ -768,7 +768,7 @@ impl Link {
             }
             Some(Ok(Some(parts))) => {
                 for mut part in parts {
-                    let Some(bytes) = part.rest(from, self.kind, &mut feed.parser) else {
+                    let Some((head, bytes)) = part.rest(from, self.kind, &mut feed.parser) else {
                         // It will ask again.
                         feed.history.doubt(self.asked, part.end());
                         self.gone = Some(UNTOLD);
@@ -780,6 +780,7 @@ impl Link {
                         self.decided = Some(true);
                     }
                     from = part.end();
+                    self.extend(head.as_slice());
                     self.extend(&[bytes]);
                 }
             }

@@ -19,11 +19,12 @@ Checks called "wire N" show that a behaviour by which kevys lose or hide data is
      8  a fresh replica of a restarted primary gets later writes only
      9  a replica that is ahead of the primary waits and goes on in another history
     10  relative times, draws and made ids are sent as typed
+    11  the first replica that connects hangs the primary for all clients
     12  XPENDING with too few arguments ends the server
     13  what is written after BGSAVE is not written to the log
     15  FLUSHALL ships a snapshot, twice
     16  a snapshot over a slow link starts over and over
-    18  what EXEC did is spread over the stream
+    18  what EXEC did is spread over the stream, and replicas show half of it
     19  evicted and expired keys send nothing
     20  a replica whose first snapshot broke off is taken for caught up, and stays empty
     21  replicas of replicas get a snapshot and then nothing
@@ -31,8 +32,8 @@ Checks called "wire N" show that a behaviour by which kevys lose or hide data is
     24  a replica that was promoted goes on saying that it is one
     25  silent links stay for ever
 
-11, a first replica that hangs the primary, is what every scenario here would fail of; 14, a truncated image
-that is taken for a whole one, is among the bad primaries of kevy_replica.py.
+14, a truncated image that is taken for a whole one, is among the bad primaries of kevy_replica.py; 23, keys with
+hashtags that are not found, is in imports.py.
 """
 
 import argparse
@@ -1444,6 +1445,178 @@ def chained(count, s, first, last):
     node.kill()
 
 
+def first_replica(count, s, versions):
+    """Clients of a node are served while its first replicas come, whatever these do."""
+    node = start_node(s, 2, 2)
+    with node.conn(30.0) as c:
+        # Enough for a snapshot that fills every buffer on its way.
+        c.many([["SET", "wide:%d" % i, os.urandom(30000).hex()] for i in range(1000)], 8)
+
+    def served(what):
+        try:
+            for _ in range(20):
+                with node.conn(5.0) as c:
+                    c.ask("MSET", *[word for n in range(8) for word in ("first:%d" % n, what)])
+                    c.ask("KEYS", "first:*")
+                time.sleep(0.01)
+            count.ok("wire 11: clients are served while %s" % what)
+        except (Closed, RuntimeError) as e:
+            count.fail("wire 11: clients are served while %s" % what, str(e))
+
+    links = [link_to(node, shard) for shard in range(2)]
+    served("a replica connects and says nothing")
+    for link in links:
+        link.sendall(request(0, 0)[:20])
+    served("half of its handshake is there")
+    for link in links:
+        link.sendall(request(0, 0)[20:])
+    served("it reads nothing of its snapshot")
+    followers = [Follower(s, node, v, 2, through=False) for v in versions]
+    served("kevys of every version come")
+    for f in followers:
+        compare(count, "wire 11: %s is equal" % f.version, node, f, limit=60)
+        f.close()
+    for link in links:
+        link.close()
+    served("all have left")
+    node.kill()
+
+
+class Together(threading.Thread):
+    """Writes the same number to all keys of a group in one unit, higher and higher, and moves elements between
+    two lists."""
+
+    TAGGED = ["{tag}%d" % n for n in range(5)]
+    SPREAD = ["spread:%d" % n for n in range(12)]
+    SET = ["set:%d" % n for n in range(12)]
+    LISTS = ["list:%d" % n for n in range(4)]
+    ELEMENTS = 20
+
+    def __init__(self, node, seed):
+        super().__init__(daemon=True)
+        self.node, self.rng, self.stop_it, self.count = node, random.Random(seed), False, 0
+
+    def exec(self, conn, commands):
+        # In pieces, so that other requests come in between.
+        conn.send("MULTI")
+        for command in commands:
+            conn.send(*command)
+        conn.send("EXEC")
+        for _ in range(len(commands) + 2):
+            last = conn.read()
+        if last.is_error:
+            raise RuntimeError(show(last))
+
+    def run(self):
+        with self.node.conn(30.0) as c:
+            c.ask("RPUSH", self.LISTS[0], *range(self.ELEMENTS))
+            while not self.stop_it:
+                self.count += 1
+                n = self.count
+                self.exec(c, [["SET", k, n] for k in self.TAGGED])
+                self.exec(c, [["SET", k, n] for k in self.SPREAD])
+                c.ask("MSET", *[word for k in self.SET for word in (k, n)])
+                noise = range(self.rng.randrange(9))
+                c.many([["SET", "noise:%d" % self.rng.randrange(99), n] for _ in noise])
+                for _ in range(3):
+                    c.ask("LMOVE", *self.rng.sample(self.LISTS, 2), "LEFT", "RIGHT")
+                body = "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[1]) end"
+                c.ask("EVAL", body, len(self.SPREAD), *self.SPREAD, n)
+
+
+def halves(c):
+    """What a reader sees of Together's units that is not whole."""
+    found = []
+    for group in (Together.TAGGED, Together.SPREAD, Together.SET):
+        seen = c.ask("MGET", *group)
+        if len(set(seen)) > 1:
+            found.append("MGET %s" % seen)
+        # One after the other, a later one is never older.
+        seen = [int(c.ask("GET", k) or 0) for k in group]
+        if seen != sorted(seen):
+            found.append("GET %s" % seen)
+    c.ask("MULTI")
+    for k in Together.LISTS:
+        c.ask("LLEN", k)
+    seen = c.ask("EXEC")
+    if sum(seen) != Together.ELEMENTS:
+        found.append("LLEN %s" % seen)
+    return found
+
+
+def together(count, s, seconds, seed):
+    """Readers of nodes that follow a node see what one request or EXEC did whole or not at all: while links
+    are cut, after a promotion, and after a crash."""
+    node = start_node(s, 2, 2, disk=True)
+    writer = Together(node, seed)
+    writer.start()
+    rng = random.Random(seed)
+    replicas = {}
+    for name, shards, threads in (("as the primary", 2, 2), ("with 3 shards", 3, 2), ("on one core", 2, 1)):
+        proxy = Proxy(node.port, 2)
+        args = ["--replicaof", "127.0.0.1:%d" % (proxy.base + 10000)]
+        replicas[name] = start_node(s, shards, threads, disk=True, args=args), proxy
+    for replica, _ in replicas.values():
+        has = lambda: int(replica.conn().ask("GET", "{tag}0")) > 0
+        wait_until("it follows", 30, lambda: repl(replica).get("master_link_status") == "up" and has())
+    full = syncs(node)[0]
+    seen, reads = {name: [] for name in replicas}, 0
+    end = time.monotonic() + seconds
+    conns = {name: replica.conn() for name, (replica, _) in replicas.items()}
+    while time.monotonic() < end:
+        for name, c in conns.items():
+            seen[name] += halves(c)
+            reads += 1
+        if rng.randrange(8) == 0:
+            proxy = rng.choice(list(replicas.values()))[1]
+            # Somewhere in the middle.
+            proxy.budget = rng.randrange(1, 20_000)
+    more = syncs(node)[0] - full
+    note = "%d reads of each, %d units" % (reads // len(replicas), writer.count)
+    for name, found in seen.items():
+        good = not found and more == 0
+        what = "wire 18: a replica %s never shows half of a unit (%s)" % (name, note)
+        count.check(what, good, "%d full syncs, %d times, %s" % (more, len(found), found[:2]))
+    for name, (replica, proxy) in replicas.items():
+        c = conns[name]
+        proxy.budget = rng.randrange(1, 5000)
+        c.ask("REPLICAOF", "NO", "ONE")
+        first = c.ask("MGET", *Together.SPREAD)
+        found = halves(c)
+        time.sleep(0.2)
+        good = not found and c.ask("MGET", *Together.SPREAD) == first
+        count.check("wire 18: nor is half of one left when it is promoted, %s" % name, good, str(found))
+        c.ask("REPLICAOF", "127.0.0.1", str(proxy.base + 10000))
+    for name, (replica, proxy) in replicas.items():
+        proxy.budget = None
+        caught = lambda: int(repl(replica).get("slave_lag_frames", 99)) < 50 and replica.conn().ask("GET", "{tag}0")
+        wait_until("it follows again", 30, caught)
+        time.sleep(rng.uniform(0.1, 0.5))
+        replica.kill()
+        proxy.open = False
+        proxy.cut()
+        replica.start()
+        with replica.conn() as c:
+            wait_until("it has loaded", 10, lambda: c.ask("GET", "{tag}0"))
+            found = halves(c)
+        count.check("wire 18: nor after a crash, %s" % name, not found, str(found))
+    writer.stop_it = True
+    writer.join()
+    for replica, proxy in replicas.values():
+        proxy.open = True
+    for name, (replica, proxy) in replicas.items():
+        same = lambda: dump(node.conn()) == dump(replica.conn())
+        try:
+            wait_until("it is equal", 20, same, every=0.3)
+            count.ok("wire 18: in the end it is equal, %s" % name)
+        except TimeoutError:
+            diff = dump_diff(dump(node.conn()), dump(replica.conn()))
+            count.fail("wire 18: in the end it is equal, %s" % name, "; ".join(diff[:3]))
+        replica.kill()
+        proxy.close()
+    node.kill()
+
+
 class SlowProxy(Proxy):
     """About 2 MB/s."""
 
@@ -1588,6 +1761,8 @@ def main():
             add("stopped in a snapshot", stopped_in_snapshot, "7.0.0")
             add("silent", silent)
         add("went alone", went_alone)
+        add("first replica", first_replica, versions)
+        add("together", together, seconds * 4, seed)
         add("hostile", hostile)
         for name, job in jobs:
             if opts.only and opts.only not in name:
