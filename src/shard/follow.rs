@@ -812,6 +812,7 @@ impl Target {
             upstream.version.as_deref().unwrap_or("unknown")
         ));
         self.base = upstream.base;
+        self.placement = Placement::of_version(upstream.version.as_deref());
         self.search = None;
         let streams = usize::from(upstream.streams.max(1));
         let shards = state.homes.shards.count();
