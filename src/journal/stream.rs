@@ -334,6 +334,7 @@ impl Stream {
             flags: 0,
             is_plain: start.db == 0 && !self.is_special,
             is_joined: self.is_joined,
+            sum: None,
             participants: Vec::new(),
         }
     }
@@ -356,6 +357,8 @@ pub struct Block {
     flags: u32,
     is_plain: bool,
     is_joined: bool,
+    /// The CRC-32 of the frames, where sealing has found it.
+    sum: Option<u32>,
     participants: Vec<(u32, u64)>,
 }
 
@@ -383,6 +386,11 @@ impl Block {
     /// Are all its frames, surely, of the first database and of commands that every peer knows?
     pub fn is_plain(&self) -> bool {
         self.is_plain
+    }
+
+    /// The CRC-32 of its frames, if it is known.
+    pub fn sum(&self) -> Option<u32> {
+        self.sum
     }
 
     /// May some of its frames only be applied together?
@@ -414,6 +422,8 @@ impl Block {
     pub fn seal(&mut self, segment: u64, durable: u64) {
         assert!(durable <= self.first, "durable before it was written");
         let (room, body) = self.bytes.split_at_mut(BLOCK_HEADER_LEN);
+        let sum = crc32fast::hash(body);
+        self.sum = self.participants.is_empty().then_some(sum);
         let mut header = BlockHeader {
             magic: BLOCK_MAGIC,
             flags: self.flags.into(),
@@ -426,7 +436,7 @@ impl Block {
             frame_count: ((self.end - self.first) as u32).into(),
             database: self.database.into(),
             participant_count: (self.participants.len() as u32).into(),
-            body_crc: crc32fast::hash(body).into(),
+            body_crc: sum.into(),
             header_crc: 0.into(),
         };
         header.header_crc = header.sum().into();

@@ -48,6 +48,7 @@ impl Part {
         let (first, end, database) = (block.first(), block.end(), block.database());
         let (at, is_plain) = (block.frames_at(), block.is_plain());
         let (is_joined, participants) = (block.is_joined(), block.participants().to_vec());
+        let sum = block.sum();
         let bytes = block.into_bytes();
         let part = Part {
             first,
@@ -56,7 +57,7 @@ impl Part {
             frames: bytes.slice(at..),
             is_joined,
             participants,
-            sum: None,
+            sum,
             plain: if is_plain {
                 Plain::Same
             } else {
@@ -511,9 +512,12 @@ mod tests {
             say(&mut stream, 0, &format!("DEL {key}"));
             keep(&mut history, &mut stream);
             let mut out = Vec::new();
-            let gathered = history.gather(&mut cursor, Peer::All, (1, 1 << 20), &mut out);
-            assert_eq!((gathered.map(|len| len > 0), out.len()), (Ok(true), 1));
-            seen += &String::from_utf8(out.concat()).unwrap();
+            let gathered = history.gather(&mut cursor, Peer::All, (2, 1 << 20), &mut out);
+            assert_eq!((gathered.map(|len| len > 0), out.len()), (Ok(true), 2));
+            let (end, sum) = (cursor.offset(), crc32fast::hash(&out[1]));
+            let head = format!("+UNITS {end} {} {sum} 0\r\n", out[1].len());
+            assert_eq!(out[0], head);
+            seen += &String::from_utf8(out[1].to_vec()).unwrap();
         }
         assert_eq!(
             seen.replace("\r\n", " "),
@@ -523,6 +527,39 @@ mod tests {
             history.gather(&mut cursor, Peer::All, (9, 9), &mut Vec::new()),
             Ok(0)
         );
+    }
+
+    #[test]
+    fn ringkeeps_are_told_what_belongs_together_and_kevys_are_not() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        for key in ["a", "b"] {
+            stream.frame(0, [&b"DEL"[..], key.as_bytes()].into_iter());
+        }
+        stream.end_shared_unit(&[(0, 0), (4, 70)]);
+        keep(&mut history, &mut stream);
+        say(&mut stream, 0, "DEL c");
+        keep(&mut history, &mut stream);
+        let mut told = |from, peer| {
+            let (mut out, mut cursor) = (Vec::new(), Cursor::new(from));
+            history
+                .gather(&mut cursor, peer, (64, 1 << 20), &mut out)
+                .unwrap();
+            let first: Vec<String> = out
+                .chunks(2)
+                .filter(|pair| pair[0].starts_with(b"+"))
+                .map(|pair| {
+                    let head = String::from_utf8_lossy(&pair[0]).into_owned();
+                    let sum = format!(" {} ", crc32fast::hash(&pair[1]));
+                    assert!(head.contains(&sum), "{head}");
+                    head.trim_end().replace(&sum, " # ")
+                })
+                .collect();
+            first
+        };
+        let whole = ["+UNITS 2 56 # 1 0 0 4 70", "+UNITS 3 28 # 0"];
+        assert_eq!(told(0, Peer::All), whole);
+        assert_eq!(told(1, Peer::All), ["+UNITS 2 28 # 1 0 0 4 70", whole[1]]);
+        assert_eq!(told(0, Peer::Kevy), [""; 0]);
     }
 
     #[test]
@@ -536,12 +573,12 @@ mod tests {
         let one = history.bytes() / 10;
         let mut out = Vec::new();
         history
-            .gather(&mut slow, Peer::All, (1, 1), &mut out)
+            .gather(&mut slow, Peer::All, (2, 1), &mut out)
             .unwrap();
         while history.trim(3 * one).is_some() {}
         assert_eq!((history.bytes(), history.first()), (3 * one, Some(7)));
         out.clear();
-        let gathered = history.gather(&mut slow, Peer::All, (1, 1), &mut out);
+        let gathered = history.gather(&mut slow, Peer::All, (2, 1), &mut out);
         assert_eq!(gathered, Err(Lost::TooOld));
         assert!(history.has(7, 10, Peer::All) && !history.has(6, 10, Peer::All));
     }

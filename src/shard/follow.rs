@@ -512,6 +512,10 @@ impl Target {
     fn feed(&mut self, at: usize, state: &mut State, bytes: &[u8]) {
         let streams = self.links.len();
         let run = &mut self.links[at];
+        if run.units.is_some() {
+            // It may be long until all of that is here.
+            run.link.heard(state.now);
+        }
         if run.rest.is_empty() && !run.is_stopped() {
             let used = run.take(state, bytes, streams, &mut self.placement);
             run.rest.extend_from_slice(&bytes[used..]);
@@ -559,7 +563,7 @@ impl Target {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];
             run.note_synced(is_kept, &state.shared, now);
-            if run.is_held {
+            if run.is_held && !run.receiving {
                 // It is not read, so it cannot be silent.
                 run.link.heard(now);
             }
@@ -891,10 +895,7 @@ impl Run {
             }
             if let Some(open) = &mut self.units {
                 match open.step {
-                    Step::Short if bytes.len() - at < open.units.len => {
-                        self.link.heard(now);
-                        break;
-                    }
+                    Step::Short if bytes.len() - at < open.units.len => break,
                     Step::Short => {
                         let whole = &bytes[at..at + open.units.len];
                         if crc32fast::hash(whole) != open.units.sum {

@@ -1482,6 +1482,28 @@ def first_replica(count, s, versions):
     node.kill()
 
 
+def damaged(count, s):
+    """A bit that is wrong on its way to a node is seen: nothing of it is applied, and the link goes on."""
+    node = start_node(s, 1)
+    proxy = Proxy(node.port, 1)
+    replica = start_node(s, 1, args=["--replicaof", "127.0.0.1:%d" % (proxy.base + 10000)])
+    marks(node, replica, 20, "a first sync")
+    full = syncs(node)[0]
+    with node.conn(30.0) as c:
+        for round in range(5):
+            proxy.flips = 1
+            c.many([["SET", "wide:%d" % n, os.urandom(15000).hex()] for n in range(100)], 8)
+            marks(node, replica, 20, "what came behind it")
+    seen = replica.log_text().count("frames were damaged on the way")
+    count.check("damaged frames are noticed", seen > 0 and proxy.flips == 0, replica.log_tail(5))
+    diff = dump_diff(dump(node.conn()), dump(replica.conn()))
+    count.check("and none of them is applied", not diff, str(diff[:2])[:300])
+    count.check("without a snapshot", syncs(node)[0] == full, "%d" % (syncs(node)[0] - full))
+    for server in (replica, node):
+        server.kill()
+    proxy.close()
+
+
 class Together(threading.Thread):
     """Writes the same number to all keys of a group in one unit, higher and higher, and moves elements between
     two lists."""
@@ -1762,6 +1784,7 @@ def main():
             add("silent", silent)
         add("went alone", went_alone)
         add("first replica", first_replica, versions)
+        add("damaged", damaged)
         add("together", together, seconds * 4, seed)
         add("hostile", hostile)
         for name, job in jobs:
