@@ -517,7 +517,7 @@ mod tests {
             let (end, sum) = (cursor.offset(), crc32fast::hash(&out[1]));
             let head = format!("+UNITS {end} {} {sum} 0\r\n", out[1].len());
             assert_eq!(out[0], head);
-            seen += &String::from_utf8(out[1].to_vec()).unwrap();
+            seen += std::str::from_utf8(&out[1]).unwrap();
         }
         assert_eq!(
             seen.replace("\r\n", " "),

@@ -9,6 +9,7 @@ mod cluster;
 mod conn;
 mod core;
 mod debug;
+mod digest;
 mod durable;
 mod evict;
 mod follow;

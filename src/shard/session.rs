@@ -138,6 +138,7 @@ impl State {
             Verb::ReplicaOf => self.replica_of(conn, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
             Verb::WaitAof => self.wait_for_disks(conn, spec, args, true),
+            Verb::ReplDigest => self.digest(conn),
             Verb::ReplToken => self.replication_token(conn),
             Verb::ReplWait => self.wait_for_primary(conn, spec, args, true),
             Verb::Time => {

@@ -335,14 +335,7 @@ impl Source {
         let mut ours = links.iter().filter(|link| is_ours(link));
         let asks = ours.any(|link| matches!(link.stage, Stage::Asked(_)));
         if asks && !state.feeding[own] {
-            state.feeding[own] = true;
-            let now = state.now;
-            let home = state.homes.shards.shard(feed.shard);
-            if home.stream.is_none() {
-                let at = Position::UNKNOWN.renewed(now);
-                home.stream = Some(Box::new(Stream::new(feed.shard as u32, at)));
-                state.homes.refresh(feed.shard);
-            }
+            state.start_stream(own, feed.shard);
         }
         if !state.feeding[own] {
             return false;
@@ -559,7 +552,13 @@ impl Source {
     pub fn tick(&mut self, state: &mut State) {
         let now = state.now;
         for link in &mut self.links {
-            let silent = now.saturating_sub(link.alive);
+            // The kernel takes what is sent to a process that was stopped, so that says nothing of one that
+            // has acknowledged before.
+            let heard = match link.acked > 0 && matches!(link.stage, Stage::Streaming(_)) {
+                true => link.acked_at,
+                false => link.alive,
+            };
+            let silent = now.saturating_sub(heard);
             let is_waited_for = link.sending || link.takes_pings;
             if matches!(link.stage, Stage::Greeting) && silent > GREETING_MS {
                 link.gone = Some("it asks for nothing");
@@ -575,7 +574,14 @@ impl Source {
             self.publish(own, state);
             let feed = &mut self.feeds[own];
             let is_idle = now.saturating_sub(feed.used) > state.tunables.backlog_ttl_secs * 1000;
-            if is_idle && state.tunables.backlog_ttl_secs > 0 && state.homes.shards.has(feed.shard)
+            if is_idle
+                && state.tunables.backlog_ttl_secs > 0
+                && state.homes.shards.has(feed.shard)
+                && !state
+                    .homes
+                    .shards
+                    .shard(feed.shard)
+                    .is_walked(Walker::Digest)
             {
                 state.feeding[own] = false;
                 (feed.history, feed.has_kevys) = (History::new(0), false);
@@ -858,6 +864,17 @@ impl Link {
 }
 
 impl State {
+    /// What happens to a shard of this core, which is here, is recorded from now on.
+    pub(super) fn start_stream(&mut self, own: usize, shard: usize) {
+        self.feeding[own] = true;
+        let home = self.homes.shards.shard(shard);
+        if home.stream.is_none() {
+            let at = Position::UNKNOWN.renewed(self.now);
+            home.stream = Some(Box::new(Stream::new(shard as u32, at)));
+            self.homes.refresh(shard);
+        }
+    }
+
     /// A replica said how far it is: who waits for that looks again.
     pub(super) fn tell_acks(&mut self) {
         if self.shared.waiters.load(SeqCst) > 0 {
