@@ -102,7 +102,8 @@ pub enum Event<'a> {
     SnapshotBegin,
     /// A snapshot arrived and its structure is good: replace all keys of this stream by it.
     Snapshot(Box<Image>),
-    /// The frames that follow, up to an offset, are whole units: none of them is to be fed before all are here.
+    /// The frames that follow, up to an offset, are whole units: none of them is to be fed before all are
+    /// here.
     Units(Units),
     /// Apply this command. Unknown commands, and those that fail, are to be ignored.
     Frame {

@@ -233,8 +233,8 @@ impl Parser {
         Args::new(bytes, &self.spans)
     }
 
-    /// Of [`Item::Units`] that [`next`](Self::next) just returned: streams and their offsets at which parts of
-    /// the same unit begin.
+    /// Of [`Item::Units`] that [`next`](Self::next) just returned: streams and their offsets at which parts
+    /// of the same unit begin.
     pub fn participants(&self) -> &[(u64, u64)] {
         &self.participants
     }
