@@ -3,6 +3,7 @@
 mod access;
 mod blocking;
 mod census;
+mod chunks;
 mod client;
 mod clients;
 mod cluster;
@@ -15,6 +16,7 @@ mod evict;
 mod follow;
 mod frames;
 mod homes;
+mod in_place;
 mod info;
 mod large;
 mod latency;
