@@ -103,6 +103,7 @@ fn follow(mut link: Link, bytes: &[u8], cuts: &[usize]) -> Followed {
                 Some(Event::Up { wire, .. }) => out.wire = Some(wire),
                 Some(Event::HistoryStart) => out.history_starts += 1,
                 Some(Event::SnapshotBegin) => {}
+                Some(Event::Units(_)) => panic!("no kevy says that"),
                 Some(Event::Snapshot(image)) => {
                     applied = Some(image.position.offset);
                     out.images.push((image.bytes, image.position));

@@ -54,6 +54,7 @@ pub enum Verb {
     ReplToken,
     ReplWait,
     Wait,
+    WaitAof,
     Watch,
 }
 
@@ -431,6 +432,13 @@ pub const COMMANDS: &[Spec] = &[
         Verb::ReplWait,
     ),
     Spec::session("WAIT", 3, BLOCKING, "Waits for replicas", Verb::Wait),
+    Spec::session(
+        "WAITAOF",
+        4,
+        BLOCKING,
+        "Waits for the disk, of this node and of replicas",
+        Verb::WaitAof,
+    ),
     Spec {
         name: "WATCH",
         arity: -2,

@@ -107,10 +107,15 @@ impl Shard {
 }
 
 impl Shards {
-    /// The open unit came from this stream, and goes as far.
-    pub fn note_upstream(&mut self, upstream: Upstream) {
+    /// The open unit, or its part of the given shard, came from this stream, and goes as far.
+    pub fn note_upstream(&mut self, upstream: Upstream, only: Option<usize>) {
         let words = upstream.words();
+        self.touched.sort_unstable();
+        self.touched.dedup();
         for at in self.touched.clone() {
+            if only.is_some_and(|only| only != at) {
+                continue;
+            }
             let Some(shard) = self.slots[at].as_mut() else {
                 continue;
             };
@@ -127,9 +132,7 @@ impl Shards {
         if self.touched.is_empty() {
             return;
         }
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        self.note_upstream(upstream);
+        self.note_upstream(upstream, None);
         self.is_copied = false;
         for at in std::mem::take(&mut self.touched) {
             if let Some(shard) = &mut self.slots[at] {

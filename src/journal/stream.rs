@@ -32,6 +32,8 @@ pub struct Stream {
     db: u32,
     /// Among the frames of the block in `bytes` are some that not every peer takes as they are.
     is_special: bool,
+    /// Among the units of the block in `bytes` are some of several frames.
+    is_joined: bool,
     /// Peers follow that know few commands.
     is_plain: bool,
     /// Room for a header, whole units, then the open unit.
@@ -89,6 +91,7 @@ impl Stream {
             head: Head::new(at.offset),
             db,
             is_special: false,
+            is_joined: false,
             is_plain: false,
             bytes,
             start,
@@ -186,6 +189,7 @@ impl Stream {
     /// The open unit, if there is one, is complete.
     #[inline]
     pub fn end_unit(&mut self) {
+        self.is_joined |= self.next() > self.complete_at.offset + 1;
         self.complete = self.bytes.len();
         self.complete_at = self.here();
         if self.complete >= BLOCK_LEN || self.bytes.capacity() - self.complete < ROOM_MIN {
@@ -227,6 +231,7 @@ impl Stream {
         self.is_special = false;
         self.push_closed(Block {
             participants: participants.to_vec(),
+            is_joined: true,
             ..block
         });
     }
@@ -314,6 +319,7 @@ impl Stream {
         self.is_special &= self.unit_is_open();
         self.start = self.complete_at;
         self.complete = BLOCK_HEADER_LEN;
+        self.is_joined = false;
         self.push_closed(block);
     }
 
@@ -327,6 +333,8 @@ impl Stream {
             end,
             flags: 0,
             is_plain: start.db == 0 && !self.is_special,
+            is_joined: self.is_joined,
+            sum: None,
             participants: Vec::new(),
         }
     }
@@ -348,6 +356,9 @@ pub struct Block {
     end: u64,
     flags: u32,
     is_plain: bool,
+    is_joined: bool,
+    /// The CRC-32 of the frames, where sealing has found it.
+    sum: Option<u32>,
     participants: Vec<(u32, u64)>,
 }
 
@@ -377,6 +388,16 @@ impl Block {
         self.is_plain
     }
 
+    /// The CRC-32 of its frames, if it is known.
+    pub fn sum(&self) -> Option<u32> {
+        self.sum
+    }
+
+    /// May some of its frames only be applied together?
+    pub fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
     /// The database that the first frame finds itself in.
     pub fn database(&self) -> u32 {
         self.database
@@ -401,6 +422,8 @@ impl Block {
     pub fn seal(&mut self, segment: u64, durable: u64) {
         assert!(durable <= self.first, "durable before it was written");
         let (room, body) = self.bytes.split_at_mut(BLOCK_HEADER_LEN);
+        let sum = crc32fast::hash(body);
+        self.sum = self.participants.is_empty().then_some(sum);
         let mut header = BlockHeader {
             magic: BLOCK_MAGIC,
             flags: self.flags.into(),
@@ -413,7 +436,7 @@ impl Block {
             frame_count: ((self.end - self.first) as u32).into(),
             database: self.database.into(),
             participant_count: (self.participants.len() as u32).into(),
-            body_crc: crc32fast::hash(body).into(),
+            body_crc: sum.into(),
             header_crc: 0.into(),
         };
         header.header_crc = header.sum().into();

@@ -61,6 +61,8 @@ pub struct Options {
     pub fsync: Fsync,
     /// Replicas without which writes are refused.
     pub replicas_min: usize,
+    /// On a replica, data that is older than so many milliseconds is not read; 0: it is.
+    pub staleness_max_ms: u64,
     /// When snapshots are made by themselves.
     pub save_points: SavePoints,
     /// Microseconds that a core looks for work before it sleeps.
@@ -99,6 +101,7 @@ impl Default for Options {
             journals: None,
             fsync: Fsync::default(),
             replicas_min: 0,
+            staleness_max_ms: 0,
             save_points: SavePoints::default(),
             spin_us: 30,
             replica_of: None,
@@ -141,6 +144,8 @@ usage: ringkeep [options]          serve
   --min-replicas-to-write N
                        refuse writes while fewer replicas have acknowledged anything of late (0)
   --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
+  --replica-max-staleness-ms N
+                       on a replica, refuse reads of data that may be older; 0: never (0)
   --masterauth TEXT    password that a Redis primary is shown (none)
   --masteruser NAME    user that goes with it (the default one)
   --databases N        databases of SELECT (16)
@@ -243,6 +248,9 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             }
             "--min-replicas-to-write" => {
                 options.replicas_min = number(&name, value()?, 0, 1000)? as usize;
+            }
+            "--replica-max-staleness-ms" => {
+                options.staleness_max_ms = number(&name, value()?, 0, u64::from(u32::MAX))?;
             }
             "--save" => {
                 let text = value()?;

@@ -119,9 +119,15 @@ impl Reading {
                 if self.len < self.wanted.len {
                     let bytes = Bytes::copy_from_slice(block.frame_bytes());
                     self.len += bytes.len();
+                    let participants = block.participants().collect();
                     let span = (block.first, block.end);
-                    self.parts
-                        .push(Part::read(span, block.database(), bytes, is_plain));
+                    self.parts.push(Part::read(
+                        span,
+                        block.database(),
+                        bytes,
+                        is_plain,
+                        participants,
+                    ));
                 }
                 self.next = block.end;
             }

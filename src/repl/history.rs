@@ -19,6 +19,12 @@ pub struct Part {
     end: u64,
     database: u32,
     frames: Bytes,
+    /// Some of its frames can only be applied together.
+    is_joined: bool,
+    /// The parts of a unit over several shards by shard and first offset there; none if it is not one.
+    participants: Vec<(u32, u64)>,
+    /// Of all its frames, once somebody needed it.
+    sum: Option<u32>,
     /// For peers that know one database: the same offsets, and frames of others replaced.
     plain: Plain,
 }
@@ -41,12 +47,17 @@ impl Part {
     pub fn of(block: Block) -> (Part, Bytes) {
         let (first, end, database) = (block.first(), block.end(), block.database());
         let (at, is_plain) = (block.frames_at(), block.is_plain());
+        let (is_joined, participants) = (block.is_joined(), block.participants().to_vec());
+        let sum = block.sum();
         let bytes = block.into_bytes();
         let part = Part {
             first,
             end,
             database,
             frames: bytes.slice(at..),
+            is_joined,
+            participants,
+            sum,
             plain: if is_plain {
                 Plain::Same
             } else {
@@ -56,12 +67,22 @@ impl Part {
         (part, bytes)
     }
 
-    /// What a block on disk has; `is_plain` as in [`Block::is_plain`].
-    pub fn read((first, end): (u64, u64), database: u32, frames: Bytes, is_plain: bool) -> Self {
+    /// What a block on disk has; `is_plain` as in [`Block::is_plain`]. Which of its frames belong together it
+    /// does not tell.
+    pub fn read(
+        (first, end): (u64, u64),
+        database: u32,
+        frames: Bytes,
+        is_plain: bool,
+        participants: Vec<(u32, u64)>,
+    ) -> Self {
         Self {
             first,
             end,
             database,
+            is_joined: end - first > 1,
+            participants,
+            sum: None,
             frames,
             plain: if is_plain {
                 Plain::Same
@@ -83,20 +104,38 @@ impl Part {
         frames.database_at(offset).unwrap_or(self.database)
     }
 
-    /// What a peer gets that goes on from this offset, which is in it; `None` if there is nothing for
-    /// this one.
-    /// Bytes that had to be composed anew for it are added to `composed`.
+    /// What a peer gets that goes on from this offset, which is in it, and what comes before that; `None` if
+    /// there is nothing for this one. Bytes that had to be composed anew for it are added to `composed`.
     pub fn rest(
         &mut self,
         from: u64,
         peer: Peer,
         (parser, composed): (&mut Parser, &mut u64),
-    ) -> Option<Bytes> {
+    ) -> Option<(Option<Bytes>, Bytes)> {
         let (first, end, database) = (self.first, self.end, self.database);
         let bytes = self.bytes(peer, parser, composed)?.clone();
         let mut frames = Frames::of_part(&bytes, (first, end - first), database, parser);
         let at = frames.skip_to(from).ok()?;
-        Some(bytes.slice(at..))
+        let head = (peer == Peer::All).then(|| self.head(at));
+        Some((head, bytes.slice(at..)))
+    }
+
+    /// What a ringkeep is told before the frames from a place on: they come together or not at all.
+    fn head(&mut self, at: usize) -> Bytes {
+        let sum = match (at, self.sum) {
+            (0, Some(sum)) => sum,
+            _ => crc32fast::hash(&self.frames[at..]),
+        };
+        if at == 0 {
+            self.sum = Some(sum);
+        }
+        let (end, len) = (self.end, self.frames.len() - at);
+        let joined = u8::from(self.is_joined);
+        let mut line = format!("+UNITS {end} {len} {sum} {joined}");
+        for (shard, first) in &self.participants {
+            line += &format!(" {shard} {first}");
+        }
+        (line + "\r\n").into()
     }
 
     /// Its bytes for a peer; `None` if there are none for this one.
@@ -357,7 +396,8 @@ impl History {
         out: &mut Vec<Bytes>,
     ) -> Result<usize, Lost> {
         let mut taken = 0;
-        while out.len() < pieces && taken < len {
+        // One of them has two pieces.
+        while out.len() + 1 < pieces && taken < len {
             let Some((number, at)) = self.find(cursor, peer)? else {
                 break;
             };
@@ -369,6 +409,9 @@ impl History {
             let rest = bytes.slice(at..);
             taken += rest.len();
             if !rest.is_empty() {
+                if peer == Peer::All {
+                    out.push(part.head(at));
+                }
                 out.push(rest);
             }
             *cursor = Cursor {
@@ -444,6 +487,9 @@ mod tests {
         let mut out = Vec::new();
         let mut cursor = Cursor::new(from);
         history.gather(&mut cursor, peer, (64, 1 << 20), &mut out)?;
+        let heads = out.iter().filter(|piece| piece.starts_with(b"+UNITS "));
+        assert_eq!(heads.count() > 0, peer == Peer::All && !out.is_empty());
+        out.retain(|piece| !piece.starts_with(b"+UNITS "));
         Ok(String::from_utf8(out.concat())
             .unwrap()
             .replace("\r\n", " "))
@@ -481,9 +527,12 @@ mod tests {
             say(&mut stream, 0, &format!("DEL {key}"));
             keep(&mut history, &mut stream);
             let mut out = Vec::new();
-            let gathered = history.gather(&mut cursor, Peer::All, (1, 1 << 20), &mut out);
-            assert_eq!((gathered.map(|len| len > 0), out.len()), (Ok(true), 1));
-            seen += &String::from_utf8(out.concat()).unwrap();
+            let gathered = history.gather(&mut cursor, Peer::All, (2, 1 << 20), &mut out);
+            assert_eq!((gathered.map(|len| len > 0), out.len()), (Ok(true), 2));
+            let (end, sum) = (cursor.offset(), crc32fast::hash(&out[1]));
+            let head = format!("+UNITS {end} {} {sum} 0\r\n", out[1].len());
+            assert_eq!(out[0], head);
+            seen += std::str::from_utf8(&out[1]).unwrap();
         }
         assert_eq!(
             seen.replace("\r\n", " "),
@@ -493,6 +542,39 @@ mod tests {
             history.gather(&mut cursor, Peer::All, (9, 9), &mut Vec::new()),
             Ok(0)
         );
+    }
+
+    #[test]
+    fn ringkeeps_are_told_what_belongs_together_and_kevys_are_not() {
+        let (mut stream, mut history) = (stream(0), History::new(1));
+        for key in ["a", "b"] {
+            stream.frame(0, [&b"DEL"[..], key.as_bytes()].into_iter());
+        }
+        stream.end_shared_unit(&[(0, 0), (4, 70)]);
+        keep(&mut history, &mut stream);
+        say(&mut stream, 0, "DEL c");
+        keep(&mut history, &mut stream);
+        let mut told = |from, peer| {
+            let (mut out, mut cursor) = (Vec::new(), Cursor::new(from));
+            history
+                .gather(&mut cursor, peer, (64, 1 << 20), &mut out)
+                .unwrap();
+            let first: Vec<String> = out
+                .chunks(2)
+                .filter(|pair| pair[0].starts_with(b"+"))
+                .map(|pair| {
+                    let head = String::from_utf8_lossy(&pair[0]).into_owned();
+                    let sum = format!(" {} ", crc32fast::hash(&pair[1]));
+                    assert!(head.contains(&sum), "{head}");
+                    head.trim_end().replace(&sum, " # ")
+                })
+                .collect();
+            first
+        };
+        let whole = ["+UNITS 2 56 # 1 0 0 4 70", "+UNITS 3 28 # 0"];
+        assert_eq!(told(0, Peer::All), whole);
+        assert_eq!(told(1, Peer::All), ["+UNITS 2 28 # 1 0 0 4 70", whole[1]]);
+        assert_eq!(told(0, Peer::Kevy), [""; 0]);
     }
 
     #[test]
@@ -506,12 +588,12 @@ mod tests {
         let one = history.bytes() / 10;
         let mut out = Vec::new();
         history
-            .gather(&mut slow, Peer::All, (1, 1), &mut out)
+            .gather(&mut slow, Peer::All, (2, 1), &mut out)
             .unwrap();
         while history.trim(3 * one).is_some() {}
         assert_eq!((history.bytes(), history.first()), (3 * one, Some(7)));
         out.clear();
-        let gathered = history.gather(&mut slow, Peer::All, (1, 1), &mut out);
+        let gathered = history.gather(&mut slow, Peer::All, (2, 1), &mut out);
         assert_eq!(gathered, Err(Lost::TooOld));
         assert!(history.has(7, 10, Peer::All) && !history.has(6, 10, Peer::All));
     }

@@ -7,7 +7,8 @@
 //! 2. Report what became of [`Action::Connect`] by [`Link::on_connected`] or [`Link::on_closed`].
 //! 3. Hand what arrives to [`Link::feed`], in place, until it returns no event; keep the bytes it did not
 //!    use and show them again with more behind them. Then poll.
-//! 4. Report progress of the store by [`Link::applied_through`]. Acknowledgements say what was applied.
+//! 4. Report progress of the store by [`Link::applied_through`], and of its journal by
+//!    [`Link::durable_through`]. Acknowledgements say what was applied, and to a ringkeep what is durable.
 //! 5. A snapshot is handed out checked and whole. It replaces all keys of the stream. If loading fails,
 //!    call [`Link::resync`].
 //!
@@ -101,6 +102,9 @@ pub enum Event<'a> {
     SnapshotBegin,
     /// A snapshot arrived and its structure is good: replace all keys of this stream by it.
     Snapshot(Box<Image>),
+    /// The frames that follow, up to an offset, are whole units: none of them is to be fed before all are
+    /// here.
+    Units(Units),
     /// Apply this command. Unknown commands, and those that fail, are to be ignored.
     Frame {
         /// Its offset; the one after it is what [`Link::applied_through`] takes once it is applied.
@@ -108,6 +112,22 @@ pub enum Event<'a> {
         /// The command.
         args: Args<'a>,
     },
+}
+
+/// Frames of a ringkeep that come together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Units {
+    /// The offset behind the last of them.
+    pub end: u64,
+    /// Their bytes.
+    pub len: usize,
+    /// The CRC-32 of these.
+    pub sum: u32,
+    /// Some of them can only be applied together.
+    pub is_joined: bool,
+    /// Streams and their offsets at which parts of the same unit begin, this one's among them; none if it
+    /// has no other parts.
+    pub participants: Vec<(u64, u64)>,
 }
 
 /// A checked snapshot image.
@@ -161,6 +181,8 @@ pub enum DropReason {
     BadImage(ImageError),
     /// The snapshot is longer than allowed. Tried again with growing delay.
     ImageTooLong,
+    /// Frames are not those that were sent.
+    Damaged,
     /// [`Link::resync`] was called.
     Resync,
 }
@@ -186,6 +208,7 @@ impl std::fmt::Display for DropReason {
             }
             Self::BadImage(error) => write!(out, "bad snapshot: {error}"),
             Self::ImageTooLong => out.write_str("snapshot longer than allowed"),
+            Self::Damaged => out.write_str("frames were damaged on the way"),
             Self::Resync => out.write_str("full resync wanted"),
         }
     }
@@ -227,6 +250,8 @@ pub struct LinkStatus {
     pub lag: Option<u64>,
     /// Ms since anything arrived.
     pub last_io_age: Option<u64>,
+    /// When the primary last said where it is, so that all of that was applied since.
+    pub fresh_at: Option<u64>,
     /// Bytes of the snapshot that have arrived.
     pub image_len: usize,
     /// Connections lost or not made.
@@ -249,13 +274,21 @@ pub struct Link {
     /// Which protocol `position` came from. It means nothing to a primary of another.
     learned: Option<Wire>,
     applied: Option<u64>,
-    acked: u64,
+    /// What of that is durable, if anybody keeps it.
+    durable: Option<u64>,
+    acked: (u64, Option<u64>),
+    /// The primary asked when its next offset was this one; it hears at once when all of that is durable.
+    asked: Option<u64>,
     acked_at: u64,
     ack_due: bool,
     outgoing: Option<Vec<u8>>,
     dropped: Option<Action>,
     last_io: Option<u64>,
     upstream_next: Option<u64>,
+    /// When all that was applied was all that there was.
+    fresh_at: Option<u64>,
+    /// The primary's next offset by a ping, and when it came: not all of that is applied yet.
+    behind: Option<(u64, u64)>,
     image_failures: u32,
     gap_count: u32,
     drop_count: u64,
@@ -295,6 +328,8 @@ struct Session {
     awaits_snapshot: bool,
     /// The first frame will be the first of its history, on a link that clears nothing by itself.
     starts_history: bool,
+    /// The primary is a ringkeep.
+    is_ringkeep: bool,
     began: u64,
     snapshot: Option<Incoming>,
 }
@@ -341,13 +376,17 @@ impl Link {
             },
             learned,
             applied: learned.map(|_| position.offset),
-            acked: 0,
+            durable: None,
+            acked: (0, None),
+            asked: None,
             acked_at: 0,
             ack_due: false,
             outgoing: None,
             dropped: None,
             last_io: None,
             upstream_next: None,
+            fresh_at: None,
+            behind: None,
             image_failures: 0,
             gap_count: 0,
             drop_count: 0,
@@ -485,6 +524,22 @@ impl Link {
         if is_news && offset <= self.position.offset {
             self.applied = Some(offset);
         }
+        if let Some((next, at)) = self.behind
+            && self.applied.is_some_and(|applied| applied >= next)
+        {
+            (self.fresh_at, self.behind) = (Some(at), None);
+        }
+    }
+
+    /// All frames below `offset` would be there again after a crash. What was not applied is not counted.
+    pub fn durable_through(&mut self, offset: u64) {
+        let Some(applied) = self.applied else { return };
+        let durable = offset.min(applied);
+        self.durable = Some(self.durable.map_or(durable, |old| old.max(durable)));
+        let tells = matches!(&self.phase, Phase::Session(session) if session.is_ringkeep);
+        if tells && self.asked.is_some_and(|asked| durable >= asked) {
+            (self.asked, self.ack_due) = (None, true);
+        }
     }
 
     /// Our data is not what the stream says it is: ask for all of it again.
@@ -492,6 +547,18 @@ impl Link {
         self.forget_position();
         if !matches!(self.phase, Phase::Waiting { .. }) {
             self.drop_link(now, DropReason::Resync);
+        }
+    }
+
+    /// Something arrived that cannot be fed yet.
+    pub fn heard(&mut self, now: u64) {
+        self.last_io = Some(now);
+    }
+
+    /// What [`Event::Units`] told of is not what came.
+    pub fn damaged(&mut self, now: u64) {
+        if !matches!(self.phase, Phase::Waiting { .. }) {
+            self.drop_link(now, DropReason::Damaged);
         }
     }
 
@@ -544,6 +611,7 @@ impl Link {
                 .zip(self.applied)
                 .map(|(next, applied)| next.saturating_sub(applied)),
             last_io_age,
+            fresh_at: self.fresh_at,
             image_len,
             drop_count: self.drop_count,
             last_drop: self.last_drop,
@@ -561,7 +629,31 @@ impl Link {
             Item::SnapshotBegin => self.on_snapshot_begin(),
             Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
             Item::SnapshotEnd { next } => self.on_snapshot_end(now, next),
+            Item::Units {
+                end,
+                len,
+                sum,
+                is_joined,
+            } => self.on_units(now, (end, len), sum, is_joined),
             Item::Frame { offset } => self.on_frame(now, offset),
+        }
+    }
+
+    fn on_units(&mut self, now: u64, (end, len): (u64, u64), sum: u32, is_joined: bool) -> Outcome {
+        let limit = self.config.image_len_max;
+        let is_known = matches!(
+            &self.phase,
+            Phase::Session(session) if session.is_ringkeep && end > session.expected
+        );
+        match usize::try_from(len).ok().filter(|len| *len <= limit) {
+            Some(len) if is_known => Outcome::Event(Event::Units(Units {
+                end,
+                len,
+                sum,
+                is_joined,
+                participants: self.parser.participants().to_vec(),
+            })),
+            _ => self.dropped(now, DropReason::Wire(WireError::BadLine)),
         }
     }
 
@@ -578,8 +670,9 @@ impl Link {
         };
         let fits = generation != 0 && generation == asked.position.generation;
         let awaits_snapshot = wire == Wire::W3 && !fits;
-        self.acked = 0;
+        self.acked = (0, None);
         self.acked_at = now;
+        (self.asked, self.behind) = (None, None);
         self.upstream_next = None;
         self.phase = Phase::Session(Session {
             wire,
@@ -587,6 +680,7 @@ impl Link {
             expected: asked.position.offset,
             awaits_snapshot,
             starts_history: wire == Wire::W1 && !asked.is_ours,
+            is_ringkeep: database.is_some(),
             began: now,
             snapshot: None,
         });
@@ -617,7 +711,8 @@ impl Link {
             return self.dropped(now, DropReason::GenerationChanged);
         }
         let expected = session.expected;
-        if next < expected && !session.awaits_snapshot && session.snapshot.is_none() {
+        let is_streaming = !session.awaits_snapshot && session.snapshot.is_none();
+        if next < expected && is_streaming {
             self.forget_position();
             return self.dropped(now, DropReason::Ahead { next, expected });
         }
@@ -626,6 +721,12 @@ impl Link {
         }
         self.upstream_next = Some(next);
         self.ack_due = true;
+        self.asked = Some(next);
+        if is_streaming && self.applied.is_some_and(|applied| applied >= next) {
+            (self.fresh_at, self.behind) = (Some(now), None);
+        } else {
+            self.behind.get_or_insert((next, now));
+        }
         Outcome::Nothing
     }
 
@@ -684,7 +785,7 @@ impl Link {
         };
         self.position = position;
         self.learned = Some(session.wire);
-        self.applied = None;
+        (self.applied, self.durable) = (None, None);
         self.image_failures = 0;
         self.gap_count = 0;
         Outcome::Event(Event::Snapshot(Box::new(Image {
@@ -719,7 +820,7 @@ impl Link {
                 offset,
             };
             self.learned = Some(session.wire);
-            self.applied = Some(offset);
+            (self.applied, self.durable) = (Some(offset), None);
             return Outcome::Before(Event::HistoryStart);
         }
         session.expected = offset + 1;
@@ -739,15 +840,18 @@ impl Link {
         }
         // While the image is on its way or being loaded, nothing of this history is applied.
         let is_ours = !session.awaits_snapshot && session.snapshot.is_none();
-        self.acked = if is_ours {
-            self.applied.unwrap_or(0)
-        } else {
-            0
+        self.acked = match is_ours {
+            true => (self.applied.unwrap_or(0), self.tells_durable(session)),
+            false => (0, None),
         };
         self.acked_at = now;
         self.ack_due = false;
-        let mut line = Vec::with_capacity(40);
-        let _ = write!(line, "REPLCONF ACK {}\r\n", self.acked); // writing to a Vec cannot fail
+        let mut line = Vec::with_capacity(64);
+        // Writing to a Vec cannot fail.
+        let _ = match self.acked {
+            (applied, None) => write!(line, "REPLCONF ACK {applied}\r\n"),
+            (applied, Some(durable)) => write!(line, "REPLCONF ACK {applied} FACK {durable}\r\n"),
+        };
         Some(line)
     }
 
@@ -757,7 +861,14 @@ impl Link {
         session.wire != Wire::W1
             && !session.awaits_snapshot
             && session.snapshot.is_none()
-            && self.applied.is_some_and(|applied| applied != self.acked)
+            && self
+                .applied
+                .is_some_and(|applied| (applied, self.tells_durable(session)) != self.acked)
+    }
+
+    /// What it is told of durability: nobody but a ringkeep can read that.
+    fn tells_durable(&self, session: &Session) -> Option<u64> {
+        self.durable.filter(|_| session.is_ringkeep)
     }
 
     fn check_timers(&mut self, now: u64) {
@@ -795,7 +906,7 @@ impl Link {
     fn forget_position(&mut self) {
         self.position = Position::UNKNOWN;
         self.learned = None;
-        self.applied = None;
+        (self.applied, self.durable) = (None, None);
     }
 
     fn dropped(&mut self, now: u64, reason: DropReason) -> Outcome {
@@ -931,6 +1042,7 @@ mod tests {
                     Event::HistoryStart => "history start".into(),
                     Event::SnapshotBegin => "snapshot begin".into(),
                     Event::Snapshot(image) => format!("snapshot {:?}", image.position),
+                    Event::Units(units) => format!("units {} {}", units.end, units.len),
                     Event::Frame { offset, args } => format!("frame {offset} {}", args.len()),
                 });
             }
@@ -999,6 +1111,88 @@ mod tests {
         bench.now += 250;
         bench.connect();
         assert_eq!(bench.take(), ["connect", SIX]);
+    }
+
+    #[test]
+    fn only_a_ringkeep_hears_what_is_durable_and_at_once_when_it_asked() {
+        for (answer, tells) in [("+ACK 7 0 0\r\n", true), ("+ACK 7 0\r\n", false)] {
+            let mut bench = Bench::fresh();
+            bench.connect();
+            bench.feed(answer.as_bytes());
+            bench.feed(b"+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+            bench.link.durable_through(5);
+            bench.link.applied_through(5);
+            bench.pass(100);
+            bench.frame(5);
+            bench.link.applied_through(6);
+            bench.take();
+            bench.feed(b"+PING 7 6\r\n");
+            assert_eq!(bench.take(), ["send REPLCONF ACK 6"]);
+            bench.link.durable_through(9);
+            bench.poll();
+            match tells {
+                true => assert_eq!(bench.take(), ["send REPLCONF ACK 6 FACK 6"]),
+                false => assert_eq!(bench.take(), [""; 0]),
+            }
+            bench.link.durable_through(5);
+            bench.pass(100);
+            assert_eq!(bench.take(), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn data_is_as_fresh_as_the_last_ping_that_it_has_reached() {
+        let mut bench = Bench::fresh();
+        let fresh = |bench: &Bench| bench.link.status(bench.now).fresh_at;
+        bench.connect();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n+PING 7 5\r\n");
+        assert_eq!(fresh(&bench), None);
+        bench.pass(10);
+        bench.feed(b"$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+        assert_eq!(fresh(&bench), None, "it is not loaded");
+        bench.link.applied_through(5);
+        assert_eq!(fresh(&bench), Some(1000));
+        bench.pass(90);
+        bench.feed(b"+PING 7 5\r\n");
+        assert_eq!(fresh(&bench), Some(1100));
+        bench.pass(100);
+        bench.feed(b"+PING 7 7\r\n");
+        bench.pass(100);
+        bench.feed(b"+PING 7 8\r\n");
+        assert_eq!(fresh(&bench), Some(1100));
+        bench.frame(5);
+        bench.frame(6);
+        bench.link.applied_through(6);
+        assert_eq!(fresh(&bench), Some(1100));
+        bench.link.applied_through(7);
+        assert_eq!(fresh(&bench), Some(1200));
+        bench.closed();
+        bench.pass(5000);
+        assert_eq!(fresh(&bench), Some(1200));
+    }
+
+    #[test]
+    fn units_move_nothing_and_only_a_ringkeep_has_them() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5\r\n");
+        bench.take();
+        bench.feed(b"+UNITS 6 29 0 0\r\n");
+        assert_eq!(
+            (bench.take(), bench.position()),
+            (vec!["units 6 29".into()], (7, 5))
+        );
+        bench.frame(5);
+        bench.take();
+        bench.feed(b"+UNITS 6 29 0 0\r\n");
+        assert_eq!(
+            bench.take(),
+            ["drop Wire(BadLine) +250"],
+            "these came already"
+        );
+        let mut bench = Bench::streaming();
+        bench.feed(b"+UNITS 6 29 0 0\r\n");
+        assert_eq!(bench.take(), ["drop Wire(BadLine) +250"]);
     }
 
     #[test]

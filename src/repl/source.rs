@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! REPLICATE FROM [generation] offset ID id      once, as an array or as a line
-//! REPLCONF ACK offset                           lines, any number
+//! REPLCONF ACK offset [FACK durable]            lines, any number
 //! ```
 //! A replica before kevy 4 names no generation. One whose name ends as that of a ringkeep gets the frames of
 //! all databases; others know one. Nothing is ever answered to what cannot be understood: the
@@ -28,8 +28,17 @@ pub struct Request {
 pub enum Said {
     /// The handshake. Comes first, and once.
     Request(Request),
-    /// It has everything below this offset.
-    Ack(u64),
+    /// How far it is.
+    Ack(Ack),
+}
+
+/// How far a replica is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ack {
+    /// It has applied everything below this offset.
+    pub applied: u64,
+    /// It finds everything below this offset again after a crash. Only ringkeeps with a journal tell.
+    pub durable: Option<u64>,
 }
 
 /// Why a link is closed.
@@ -84,9 +93,9 @@ impl Listener {
             let line = &bytes[at..at + len];
             at += len + 1;
             match ack(line.strip_suffix(b"\r").unwrap_or(line)) {
-                Some(offset) => {
+                Some(ack) => {
                     self.useless = 0;
-                    tell(Said::Ack(offset));
+                    tell(Said::Ack(ack));
                 }
                 None => self.useless += len,
             }
@@ -203,7 +212,7 @@ fn understood(words: &[&[u8]]) -> Option<Request> {
     })
 }
 
-fn ack(line: &[u8]) -> Option<u64> {
+fn ack(line: &[u8]) -> Option<Ack> {
     let mut words = line
         .split(|byte| *byte == b' ')
         .filter(|word| !word.is_empty());
@@ -213,8 +222,14 @@ fn ack(line: &[u8]) -> Option<u64> {
     if !is(words.next(), "REPLCONF") || !is(words.next(), "ACK") {
         return None;
     }
-    let offset = parse_decimal(words.next()?)?;
-    words.next().is_none().then_some(offset)
+    let applied = parse_decimal(words.next()?)?;
+    let durable = match words.next() {
+        None => None,
+        name if is(name, "FACK") => Some(parse_decimal(words.next()?)?),
+        Some(_) => return None,
+    };
+    let ack = Ack { applied, durable };
+    words.next().is_none().then_some(ack)
 }
 
 /// A number of digits alone; leading zeros are allowed.
@@ -286,10 +301,12 @@ mod tests {
             W1,
             b"REPLCONF ACK 8\r\nwhat is this\r\nreplconf ack 9\r\n*3\r\n$8\r\nREPL",
             b"CONF\r\n$3\r\nACK\r\n$2\r\n10\r\nREPLCONF ACK",
-            b" 11\r\n",
+            b" 11\r\nREPLCONF ACK 12 FACK 9\r\nREPLCONF ACK 13 FACK\r\nREPLCONF ACK 13 FACK 9 9\r\n",
         ]);
         let acks = said.unwrap()[1..].to_vec();
-        assert_eq!(acks, [Said::Ack(8), Said::Ack(9), Said::Ack(11)]);
+        let ack = |applied, durable| Said::Ack(Ack { applied, durable });
+        let applied = [8, 9, 11].map(|offset| ack(offset, None));
+        assert_eq!(acks, [&applied[..], &[ack(12, Some(9))]].concat());
     }
 
     #[test]

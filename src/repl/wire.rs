@@ -5,6 +5,8 @@
 //! +PING [generation] next          anywhere after
 //! +SNAPSHOT, then $len chunk ..., then +SNAPSHOT_END next
 //! *2 :offset *argc $len arg ...    a frame; not inside a snapshot
+//! +UNITS end len sum joined [shard first ...]    the next so many bytes are frames that come together;
+//!                                                only ringkeeps say so
 //! ```
 //! Every line ends in CRLF, and so do chunks and arguments.
 
@@ -61,6 +63,17 @@ pub enum Item {
     SnapshotEnd {
         /// The offset of the frame that follows the image.
         next: u64,
+    },
+    /// The frames that follow, up to an offset, belong together; [`Parser::participants`] tells where else.
+    Units {
+        /// The offset behind the last of them.
+        end: u64,
+        /// Their bytes.
+        len: u64,
+        /// The CRC-32 of these.
+        sum: u32,
+        /// Some of them can only be applied together.
+        is_joined: bool,
     },
     /// A command; [`Parser::args`] gives its arguments.
     Frame {
@@ -142,6 +155,7 @@ pub struct Parser {
     phase: Phase,
     frame: Option<OpenFrame>,
     spans: Vec<Span>,
+    participants: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,6 +202,7 @@ impl Parser {
             phase: Phase::Handshake,
             frame: None,
             spans: Vec::new(),
+            participants: Vec::new(),
         }
     }
 
@@ -216,6 +231,12 @@ impl Parser {
     /// The arguments of the frame that [`next`](Self::next) just returned; `bytes` is what it got.
     pub fn args<'a>(&'a self, bytes: &'a [u8]) -> Args<'a> {
         Args::new(bytes, &self.spans)
+    }
+
+    /// Of [`Item::Units`] that [`next`](Self::next) just returned: streams and their offsets at which parts
+    /// of the same unit begin.
+    pub fn participants(&self) -> &[(u64, u64)] {
+        &self.participants
     }
 
     /// Inside a snapshot, from its begin to its end.
@@ -270,19 +291,27 @@ impl Parser {
     }
 
     fn line(&mut self, bytes: &[u8]) -> Result<Step, Stop> {
-        let seen = &bytes[..bytes.len().min(LINE_LEN_MAX + 2)];
+        let len_max = match bytes.starts_with(b"+UNITS ") {
+            true => UNITS_LINE_MAX,
+            false => LINE_LEN_MAX,
+        };
+        let seen = &bytes[..bytes.len().min(len_max + 2)];
         let Some(len) = seen.windows(2).position(|pair| pair == b"\r\n") else {
-            let full = seen.len() == LINE_LEN_MAX + 2;
+            let full = seen.len() == len_max + 2;
             return Err(if full {
                 WireError::LineTooLong.into()
             } else {
                 Stop::Short
             });
         };
-        let item = parse_line(&bytes[..len])?;
+        let item = match bytes[..len].strip_prefix(b"+UNITS ") {
+            Some(words) => parse_units(words, &mut self.participants)?,
+            None => parse_line(&bytes[..len])?,
+        };
         self.phase = match (self.phase, item) {
             (Phase::Handshake, Item::Ack { .. }) => Phase::Live,
             (Phase::Handshake, _) => return Err(WireError::AckMissing.into()),
+            (Phase::Snapshot, Item::Units { .. }) => return Err(WireError::InsideSnapshot.into()),
             (_, Item::Ack { .. }) => return Err(WireError::AckRepeated.into()),
             (Phase::Snapshot, Item::SnapshotBegin) => return Err(WireError::InsideSnapshot.into()),
             (_, Item::SnapshotBegin) => Phase::Snapshot,
@@ -402,6 +431,31 @@ fn parse_line(line: &[u8]) -> Result<Item, WireError> {
     }
 }
 
+/// The words of a `+UNITS`.
+fn parse_units(words: &[u8], participants: &mut Vec<(u64, u64)>) -> Result<Item, WireError> {
+    let mut words = words.split(|&byte| byte == b' ');
+    let mut number = || match words.next() {
+        Some(word) => decimal(word).map(Some).ok_or(WireError::BadNumber),
+        None => Ok(None),
+    };
+    let mut numbers = [0; 4];
+    for place in &mut numbers {
+        *place = number()?.ok_or(WireError::BadLine)?;
+    }
+    participants.clear();
+    while let Some(stream) = number()? {
+        let first = number()?.ok_or(WireError::BadLine)?;
+        participants.push((stream, first));
+    }
+    let [end, len, sum, joined] = numbers;
+    Ok(Item::Units {
+        end,
+        len,
+        sum: u32::try_from(sum).map_err(|_| WireError::BadNumber)?,
+        is_joined: joined != 0,
+    })
+}
+
 /// A whole word of digits.
 pub(super) fn decimal(word: &[u8]) -> Option<u64> {
     if word.is_empty() {
@@ -460,6 +514,8 @@ fn expect(bytes: &[u8], at: usize, wanted: u8) -> Result<(), Stop> {
 }
 
 const LINE_LEN_MAX: usize = 256;
+/// It may name all shards.
+const UNITS_LINE_MAX: usize = 64 << 10;
 const CHUNK_LEN_MAX: u64 = 65536;
 /// A u64 has at most 20; more can only be leading zeros.
 const DIGITS_MAX: usize = 20;
@@ -617,6 +673,32 @@ mod tests {
         assert_eq!(inside("$0\r\n"), WireError::BadChunkLen(0));
         assert_eq!(inside("$65537\r\n"), WireError::BadChunkLen(65537));
         assert_eq!(inside("$1\r\nxx"), WireError::BadLineEnd);
+    }
+
+    #[test]
+    fn units_name_their_frames_and_where_the_others_are() {
+        let mut parser = Parser::new(WireLimits::default());
+        let bytes = b"+ACK 1 2 0\r\n+UNITS 9 100 4294967295 1 0 7 12 8\r\n";
+        let used = parser.next(bytes).unwrap().unwrap().used;
+        let step = parser.next(&bytes[used..]).unwrap().unwrap();
+        let units = Item::Units {
+            end: 9,
+            len: 100,
+            sum: u32::MAX,
+            is_joined: true,
+        };
+        assert_eq!(
+            (step.item, parser.participants()),
+            (units, &[(0, 7), (12, 8)][..])
+        );
+        let live = |tail: &str| error_of(format!("+ACK 1 2\r\n{tail}").as_bytes());
+        assert_eq!(live("+UNITS 9 100 1\r\n"), WireError::BadLine);
+        assert_eq!(live("+UNITS 9 100 4294967296 1\r\n"), WireError::BadNumber);
+        assert_eq!(live("+UNITS 9 100 1 1 5\r\n"), WireError::BadLine);
+        assert_eq!(
+            live("+SNAPSHOT\r\n+UNITS 9 100 1 1\r\n"),
+            WireError::InsideSnapshot
+        );
     }
 
     #[test]

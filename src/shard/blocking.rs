@@ -9,6 +9,7 @@ use super::{
     message::{After, CoreId, Message},
     requests::{Call, Work},
     state::State,
+    wait,
 };
 use crate::{
     base::Ms,
@@ -239,6 +240,7 @@ impl State {
             GiveUp::Null(cmd::OnTimeout::Null) => out.null(),
             GiveUp::Null(cmd::OnTimeout::NullArray) => out.null_array(),
             GiveUp::Count(count) => out.int(count),
+            GiveUp::Durable(local, replicas) => wait::write_durable(&mut out, local, replicas),
             GiveUp::Misdirected => out.error(&self.misdirected()),
         }
         self.unblock(conn, out);

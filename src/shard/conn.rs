@@ -84,6 +84,8 @@ pub enum GiveUp {
     Null(OnTimeout),
     /// WAIT: the number of replicas.
     Count(i64),
+    /// WAITAOF: whether it is durable here, and on how many replicas.
+    Durable(bool, i64),
     /// REPL.WAIT: the primary is elsewhere.
     Misdirected,
 }

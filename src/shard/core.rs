@@ -285,6 +285,7 @@ impl<R: Reactor> Core<R> {
         self.state.begin_memory();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
         self.state.note_broken();
+        self.state.note_stale();
         let (mut worked, mut is_further) = (false, false);
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {
@@ -436,8 +437,8 @@ impl<R: Reactor> Core<R> {
         }
         worked |= self.state.go_on();
         worked |= self.state.background();
-        if self.state.feeding.contains(&true) {
-            // Before anybody hears of it: who then asks with WAIT means this, too.
+        if self.state.feeding.contains(&true) || self.state.shared.following.load(Relaxed) {
+            // Before anybody hears of it: who then asks with WAIT, or says what is durable, means this, too.
             self.state.publish_ends();
         }
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what

@@ -6,6 +6,7 @@
 //! every frame has been applied.
 
 mod redis;
+mod synced;
 
 use std::{
     collections::VecDeque,
@@ -15,9 +16,9 @@ use std::{
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
-use self::redis::Redis;
+use self::{redis::Redis, synced::Synced};
 use super::{
-    frames::Applied,
+    frames::{Applied, Copied, Part},
     load::{Load, Placement},
     log,
     message::Asker,
@@ -31,7 +32,7 @@ use crate::{
     repl::{
         Position,
         discover::{self, Discovery, Found, Upstream as Primary},
-        link::{self, Link, LinkConfig, LinkState, Wire},
+        link::{self, Link, LinkConfig, LinkState, Units, Wire},
     },
     resp::Args,
 };
@@ -135,6 +136,11 @@ fn has_already(ahead: &mut Ahead, offset: u64, args: Args<'_>, state: &State) ->
     has
 }
 
+/// Does each stream have the keys of one shard?
+fn is_same(state: &State, streams: usize, placement: &Placement) -> bool {
+    streams == state.homes.shards.count() && *placement == Placement::Hash && !state.has_slots()
+}
+
 /// Is a frame about all keys of its stream?
 fn is_on_all_keys(args: Args<'_>) -> bool {
     matches!(args.at(0), b"FLUSHALL" | b"FLUSHDB" | b"SWAPDB")
@@ -168,6 +174,32 @@ struct Run {
     outgoing: Vec<u8>,
     sending: bool,
     last_drop: String,
+    synced: Synced,
+    /// Frames that are applied together, while not all of them are here, or not all are fed.
+    units: Option<Open>,
+    /// What is fed of them where they are not simply run one after the other.
+    parts: Vec<Part>,
+    /// They are whole, and other parts of the same unit are not here yet.
+    is_held: bool,
+}
+
+/// Frames that are applied together.
+struct Open {
+    units: Units,
+    step: Step,
+}
+
+/// What is known of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Not all of their bytes are here.
+    Short,
+    /// So many bytes are still to be fed, and each frame is applied by itself.
+    Loose(usize),
+    /// So many bytes are still to be fed; then all are applied.
+    Joined(usize),
+    /// The same with those of other streams.
+    Shared(usize),
 }
 
 impl Follower {
@@ -200,6 +232,9 @@ impl Follower {
                 .extend(old.search.and_then(|search| search.socket));
         }
         self.shared.following.store(target.is_some(), Relaxed);
+        // It may be of somebody else.
+        self.shared.fresh_at.store(0, Relaxed);
+        self.shared.is_linked.store(false, Relaxed);
         // What was a copy when the node stopped may be one that its primary takes keys from.
         let was_copy = target.is_some() && !lock(&self.shared.upstreams).is_empty();
         self.shared.primary_expires.store(was_copy, Relaxed);
@@ -337,6 +372,7 @@ impl Follower {
         }
         if let Some(target) = &mut self.target {
             worked |= target.step(state, reactor, &mut self.sessions, &mut self.closing);
+            target.tell_freshness(&self.shared, state.now);
             let busy = target
                 .links
                 .iter()
@@ -416,13 +452,8 @@ impl Target {
     }
 
     fn on_applied(&mut self, asker: Asker) {
-        let (stream, session, offset) = match asker {
-            Asker::Link {
-                stream,
-                session,
-                offset,
-                ..
-            } => (stream, session, offset),
+        let (stream, offset) = match asker {
+            Asker::Link { stream, offset, .. } => (stream, offset),
             Asker::Redis { session, end } => {
                 if let Some(redis) = &mut self.redis {
                     redis.on_applied(session, end);
@@ -431,13 +462,10 @@ impl Target {
             }
             Asker::Conn(..) => return,
         };
-        let Some(run) = self
-            .links
-            .get_mut(stream)
-            .filter(|run| run.session == session)
-        else {
+        let Some(run) = self.links.get_mut(stream) else {
             return;
         };
+        // It may have been asked for on an earlier connection: offsets of a history are used once.
         if let Ok(at) = run
             .pending
             .binary_search_by_key(&offset, |(offset, _)| *offset)
@@ -484,7 +512,11 @@ impl Target {
     fn feed(&mut self, at: usize, state: &mut State, bytes: &[u8]) {
         let streams = self.links.len();
         let run = &mut self.links[at];
-        if run.rest.is_empty() && !run.paused {
+        if run.units.is_some() {
+            // It may be long until all of that is here.
+            run.link.heard(state.now);
+        }
+        if run.rest.is_empty() && !run.is_stopped() {
             let used = run.take(state, bytes, streams, &mut self.placement);
             run.rest.extend_from_slice(&bytes[used..]);
         } else {
@@ -496,7 +528,7 @@ impl Target {
     fn feed_rest(&mut self, at: usize, state: &mut State) -> bool {
         let streams = self.links.len();
         let run = &mut self.links[at];
-        if run.paused || run.rest.is_empty() {
+        if run.is_stopped() || run.rest.is_empty() {
             return false;
         }
         // The link remembers where it is in an unfinished frame: looking again costs little.
@@ -525,10 +557,16 @@ impl Target {
         if self.links.is_empty() {
             return self.search(state, reactor, ip, sessions, closing);
         }
-        let mut worked = false;
+        let mut worked = self.join_held(state);
+        let is_kept = state.shared.settings.journals && state.shared.durable.is_kept();
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];
+            run.note_synced(is_kept, &state.shared, now);
+            if run.is_held && !run.receiving {
+                // It is not read, so it cannot be silent.
+                run.link.heard(now);
+            }
             while let Some(action) = run.link.poll(now) {
                 worked = true;
                 match action {
@@ -562,7 +600,7 @@ impl Target {
                     run.sending = reactor.send(socket, outgoing).is_ok();
                 }
                 // A link that is not paused needs more for its frame to be whole.
-                let wants = !run.paused || run.rest.len() < REST_MAX;
+                let wants = !run.is_stopped() || run.rest.len() < REST_MAX;
                 if run.receiving && !wants {
                     run.receiving = false;
                     reactor.stop_receiving(socket);
@@ -573,6 +611,81 @@ impl Target {
             }
         }
         worked
+    }
+
+    /// Applies units over several streams of which all parts are here.
+    fn join_held(&mut self, state: &mut State) -> bool {
+        let mut worked = false;
+        for at in 0..self.links.len() {
+            let Some(members) = self.members_of(at) else {
+                continue;
+            };
+            worked = true;
+            let streams = self.links.len();
+            let is_same = is_same(state, streams, &self.placement);
+            let mut units = Vec::new();
+            for at in members {
+                let run = &mut self.links[at];
+                run.is_held = false;
+                let rest = std::mem::take(&mut run.rest);
+                let used = run.take(state, &rest, streams, &mut self.placement);
+                run.rest = rest;
+                run.rest.drain(..used);
+                if let Some(copied) = run.take_shared(streams) {
+                    units.push(copied);
+                }
+            }
+            let askers: Vec<_> = units.iter().map(|units| units.asker).collect();
+            let applied = state.apply_copied(units, is_same);
+            for asker in askers {
+                if let Asker::Link { stream, offset, .. } = asker {
+                    let run = &mut self.links[stream];
+                    if let Some(reached) = run.note_asked(applied, offset) {
+                        run.reached(reached, streams, state);
+                    }
+                }
+            }
+        }
+        worked
+    }
+
+    /// The held links that have the other parts of the unit at which this one is held, and itself; `None` if
+    /// one is missing. A stream that is further has had its part, by a snapshot.
+    fn members_of(&self, at: usize) -> Option<Vec<usize>> {
+        let run = &self.links[at];
+        let open = run.units.as_ref().filter(|_| run.is_held)?;
+        let mut members = vec![at];
+        for (stream, first) in &open.units.participants {
+            let stream = *stream as usize;
+            let Some(other) = self.links.get(stream).filter(|_| stream != at) else {
+                continue;
+            };
+            let place = other.link.position().offset;
+            if other.is_held && place == *first {
+                members.push(stream);
+            } else if place <= *first {
+                return None;
+            }
+        }
+        members.sort_unstable();
+        Some(members)
+    }
+
+    /// How old the data is at most: before it is read next.
+    fn tell_freshness(&self, shared: &Shared, now: Ms) {
+        let views = self.links.iter().map(|run| run.view(now));
+        let redis = self.redis.iter().map(|redis| redis.view().0);
+        let (mut fresh_at, mut is_linked) = (None, true);
+        for view in views.chain(redis) {
+            fresh_at = Some(fresh_at.map_or(view.fresh_at, |old: Ms| old.min(view.fresh_at)));
+            is_linked &= view.up;
+        }
+        if let Some(fresh_at) = fresh_at {
+            shared.fresh_at.store(fresh_at, Relaxed);
+        }
+        shared
+            .is_linked
+            .store(is_linked && fresh_at.is_some(), Relaxed);
     }
 
     /// The primary's address. Names are looked up on a thread of their own: the look-up may take long.
@@ -703,6 +816,7 @@ impl Target {
             upstream.version.as_deref().unwrap_or("unknown")
         ));
         self.base = upstream.base;
+        self.placement = Placement::of_version(upstream.version.as_deref());
         self.search = None;
         let streams = usize::from(upstream.streams.max(1));
         let shards = state.homes.shards.count();
@@ -736,6 +850,10 @@ impl Target {
                 outgoing: Vec::new(),
                 sending: false,
                 last_drop: String::new(),
+                synced: Synced::default(),
+                units: None,
+                parts: Vec::new(),
+                is_held: false,
             })
             .collect();
     }
@@ -750,6 +868,8 @@ impl Run {
     fn forget_socket(&mut self) {
         self.socket = None;
         self.connected = false;
+        (self.units, self.is_held) = (None, false);
+        self.parts.clear();
         self.receiving = false;
         self.sending = false;
         self.rest.clear();
@@ -769,10 +889,67 @@ impl Run {
         self.connected = true;
         let mut at = 0;
         let mut through = None;
-        while !self.paused && at < bytes.len() {
+        loop {
+            if self.is_stopped() {
+                break;
+            }
+            if let Some(open) = &mut self.units {
+                match open.step {
+                    Step::Short if bytes.len() - at < open.units.len => break,
+                    Step::Short => {
+                        let whole = &bytes[at..at + open.units.len];
+                        if crc32fast::hash(whole) != open.units.sum {
+                            self.link.damaged(now);
+                            at = bytes.len();
+                            break;
+                        }
+                        let is_shared = open.units.participants.len() > 1;
+                        open.step = if is_shared {
+                            Step::Shared(open.units.len)
+                        } else if open.units.is_joined && !state.homes.has_all() {
+                            Step::Joined(open.units.len)
+                        } else {
+                            Step::Loose(open.units.len)
+                        };
+                        if is_shared {
+                            self.is_held = true;
+                            break;
+                        }
+                    }
+                    Step::Loose(0) => self.units = None,
+                    Step::Joined(0) => {
+                        let end = open.units.end;
+                        self.units = None;
+                        let asker = self.asker(streams, end - 1);
+                        let parts = std::mem::take(&mut self.parts);
+                        let applied = state.apply_copied(vec![Copied { asker, parts }], false);
+                        if let Some(reached) = self.note_asked(applied, end - 1) {
+                            through = Some(reached);
+                        }
+                        continue;
+                    }
+                    // The other streams' parts go with it.
+                    Step::Shared(0) => break,
+                    Step::Loose(_) | Step::Joined(_) | Step::Shared(_) => {}
+                }
+            }
+            if at >= bytes.len() {
+                break;
+            }
             let generation = self.link.position().generation;
             let (used, event) = self.link.feed(now, &bytes[at..]);
             at += used;
+            let is_together = match self.units.as_mut().map(|open| &mut open.step) {
+                Some(Step::Loose(left)) => {
+                    *left = left.saturating_sub(used);
+                    false
+                }
+                Some(Step::Joined(left) | Step::Shared(left)) => {
+                    *left = left.saturating_sub(used);
+                    true
+                }
+                Some(Step::Short) | None => false,
+            };
             match event {
                 None => break,
                 Some(link::Event::Up {
@@ -817,6 +994,12 @@ impl Run {
                     });
                     self.start_load(state, load, offset);
                 }
+                Some(link::Event::Units(units)) => {
+                    self.units = Some(Open {
+                        units,
+                        step: Step::Short,
+                    });
+                }
                 Some(link::Event::Frame { offset, args }) => {
                     let asker = Asker::Link {
                         stream: self.stream,
@@ -825,18 +1008,27 @@ impl Run {
                         ringkeep: self.is_ringkeep.then_some((streams as u16, generation)),
                     };
                     if has_already(&mut self.ahead, offset, args, state) {
-                        if self.pending.is_empty() {
+                        if is_together {
+                        } else if self.pending.is_empty() {
                             through = Some(offset + 1);
                         } else {
                             self.pending.push_back((offset, true));
                         }
                         continue;
                     }
-                    let is_same = streams == state.homes.shards.count()
-                        && *placement == Placement::Hash
-                        && !state.has_slots();
+                    let is_same = is_same(state, streams, placement);
                     if self.is_ringkeep && is_on_all_keys(args) && streams > 1 && !is_same {
                         // Only keys of this stream are meant, wherever they are.
+                        if let Some(open) = &mut self.units
+                            && let Step::Shared(left) = open.step
+                        {
+                            // A load is no part of a unit.
+                            open.step = Step::Joined(left);
+                        }
+                        if !self.parts.is_empty() {
+                            let parts = std::mem::take(&mut self.parts);
+                            state.apply_copied(vec![Copied { asker, parts }], false);
+                        }
                         let load = Load::clearing(self.stream, self.session, streams, *placement);
                         let mut load = match args.at(0) {
                             b"FLUSHALL" => load,
@@ -851,47 +1043,101 @@ impl Run {
                         self.start_load(state, load, offset + 1);
                         break;
                     }
+                    let only = (is_on_all_keys(args) && streams > 1).then_some(self.stream);
+                    if is_together && args.at(0) != b"SELECT" {
+                        self.parts.extend(state.part_of(self.database, args, only));
+                        continue;
+                    }
                     let applied = match self.is_ringkeep {
                         true if args.at(0) == b"SELECT" => {
                             self.database = args.get(1).and_then(parse_u64).unwrap_or(0);
                             Applied::Now
                         }
-                        true if is_on_all_keys(args) && streams > 1 => {
-                            state.apply_ringkeep(asker, self.database, args, Some(self.stream))
-                        }
-                        true => state.apply_ringkeep(asker, self.database, args, None),
+                        true => state.apply_ringkeep(asker, self.database, args, only),
                         false if kevy_refuses(args) => Applied::Now,
                         false => state.apply(asker, args),
                     };
-                    match applied {
-                        Applied::Now if self.pending.is_empty() => through = Some(offset + 1),
-                        Applied::Now => self.pending.push_back((offset, true)),
-                        Applied::Later => {
-                            self.pending.push_back((offset, false));
-                            self.paused = self.pending.len() >= PENDING_MAX;
-                        }
-                        Applied::Alone => {
-                            self.pending.push_back((offset, false));
-                            self.waits_for = Some(offset);
-                            self.paused = true;
-                        }
+                    if !is_together && let Some(reached) = self.note_asked(applied, offset) {
+                        through = Some(reached);
                     }
                 }
             }
         }
         state.end_frames();
         if let Some(offset) = through {
-            self.link.applied_through(offset);
-            if self.is_ringkeep {
-                state.refresh_upstreams(Upstream {
-                    stream: self.stream as u64,
-                    streams: streams as u64,
-                    generation: self.link.position().generation,
-                    offset,
-                });
-            }
+            self.reached(offset, streams, state);
         }
         at
+    }
+
+    /// Everything below this offset is applied, and nothing is under way.
+    fn reached(&mut self, offset: u64, streams: usize, state: &mut State) {
+        self.link.applied_through(offset);
+        if self.is_ringkeep {
+            state.refresh_upstreams(Upstream {
+                stream: self.stream as u64,
+                streams: streams as u64,
+                generation: self.link.position().generation,
+                offset,
+            });
+        }
+    }
+
+    /// Is nothing more to be parsed for now?
+    fn is_stopped(&self) -> bool {
+        self.paused || self.is_held
+    }
+
+    /// A ringkeep's frame at this offset.
+    fn asker(&self, streams: usize, offset: u64) -> Asker {
+        Asker::Link {
+            stream: self.stream,
+            session: self.session,
+            offset,
+            ringkeep: Some((streams as u16, self.link.position().generation)),
+        }
+    }
+
+    /// The frames of a unit over several streams, if all of this one's are fed.
+    fn take_shared(&mut self, streams: usize) -> Option<Copied> {
+        let open = self
+            .units
+            .take_if(|open| matches!(open.step, Step::Shared(0)))?;
+        let asker = self.asker(streams, open.units.end - 1);
+        let parts = std::mem::take(&mut self.parts);
+        Some(Copied { asker, parts })
+    }
+
+    /// Frames were asked for up to this offset. How far the link is, if that is known at once.
+    fn note_asked(&mut self, applied: Applied, offset: u64) -> Option<u64> {
+        match applied {
+            Applied::Now if self.pending.is_empty() => return Some(offset + 1),
+            Applied::Now => self.pending.push_back((offset, true)),
+            Applied::Later => {
+                self.pending.push_back((offset, false));
+                self.paused = self.pending.len() >= PENDING_MAX;
+            }
+            Applied::Alone => {
+                self.pending.push_back((offset, false));
+                self.waits_for = Some(offset);
+                self.paused = true;
+            }
+        }
+        None
+    }
+
+    /// Sees how much of what was applied is durable by now.
+    fn note_synced(&mut self, is_kept: bool, shared: &Shared, now: Ms) {
+        if !is_kept || self.loading.is_some() || !self.is_ringkeep {
+            return self.synced.forget();
+        }
+        let durable = &shared.durable;
+        if let Some((position, _)) = self.link.applied_position() {
+            self.synced.note(now, position.offset, || durable.ends());
+        }
+        if let Some(offset) = self.synced.reached(|ends| durable.has_passed(ends)) {
+            self.link.durable_through(offset);
+        }
     }
 
     fn start_load(&mut self, state: &mut State, load: Load, offset: u64) {
@@ -900,6 +1146,7 @@ impl Run {
         // Frames of the old history that are still under way were sent to their shards before the
         // load asks for them, and are applied before it.
         self.pending.clear();
+        self.waits_for = None;
         state.start_load(load);
     }
 
@@ -913,6 +1160,7 @@ impl Run {
                     LinkState::Snapshot | LinkState::AwaitingSnapshot
                 ),
             heard: status.last_io_age.map_or(0, |age| now.saturating_sub(age)),
+            fresh_at: status.fresh_at.unwrap_or(0),
             applied: status.applied.unwrap_or(0),
             primary_next: status.upstream_next.unwrap_or(0),
             generation: status.received.generation,

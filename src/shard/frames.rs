@@ -6,7 +6,7 @@ use super::{
     homes::{Place, Sweep},
     load::Load,
     loans::Job,
-    message::{After, Asker, Errand, Message, Topics, Waiting},
+    message::{After, Asker, CoreId, Errand, Message, Topics, Waiting},
     requests::{Call, Work},
     scratch::Received,
     scripts::ScriptHost,
@@ -36,10 +36,22 @@ pub(super) enum Applied {
 }
 
 /// A command of a transaction of the primary.
-pub(super) struct Part {
+#[derive(Debug)]
+pub struct Part {
     spec: &'static Spec,
     db: usize,
     args: OwnedArgs,
+    /// One on all keys is on those of this shard.
+    only: Option<usize>,
+}
+
+/// Frames of one stream of a ringkeep that are applied together.
+#[derive(Debug)]
+pub struct Copied {
+    /// The last of them.
+    pub asker: Asker,
+    /// What they say.
+    pub parts: Vec<Part>,
 }
 
 impl State {
@@ -189,7 +201,12 @@ impl State {
         let mut parts = Vec::with_capacity(frames.len());
         for (db, args) in frames {
             if let Some((spec, db)) = self.known(db, args.as_args()) {
-                parts.push(Part { spec, db, args });
+                parts.push(Part {
+                    spec,
+                    db,
+                    args,
+                    only: None,
+                });
             }
         }
         let commands = parts.iter().map(|part| (part.spec, part.args.as_args()));
@@ -214,8 +231,15 @@ impl State {
         parts: Vec<Part>,
         mut away: Option<&mut Vec<(usize, After)>>,
     ) {
-        for Part { spec, db, args } in parts {
+        for part in parts {
+            let Part {
+                spec,
+                db,
+                args,
+                only,
+            } = part;
             let args = args.as_args();
+            self.homes.shards.narrow(only);
             match Work::of(spec) {
                 Some(run) if !matches!((run, spec.keys), (Work::Script, Keys::None)) => {
                     if is_effect(spec) {
@@ -227,6 +251,110 @@ impl State {
                     }
                 }
                 _ => self.apply_aside(spec, args),
+            }
+        }
+        self.homes.shards.narrow(None);
+    }
+
+    /// A frame of a ringkeep that is applied with others; `None` if it changes nothing here. One on all keys
+    /// is on those of the given shard.
+    pub(super) fn part_of(&mut self, db: u64, args: Args<'_>, only: Option<usize>) -> Option<Part> {
+        let args = match args.at(0) == LIBRARIES.as_bytes() {
+            true => {
+                let payload = script::payload(args.rest(1).iter());
+                OwnedArgs::copy([&b"FUNCTION"[..], b"RESTORE", &payload, b"FLUSH"])
+            }
+            // Other notes between primaries are no commands.
+            false if args.at(0).starts_with(NOTE) => return None,
+            false => OwnedArgs::copy(args.iter()),
+        };
+        let (spec, db) = self.known(db, args.as_args())?;
+        let is_work = Work::of(spec).is_some() && is_effect(spec);
+        is_work.then_some(Part {
+            spec,
+            db,
+            args,
+            only,
+        })
+    }
+
+    /// Applies frames of a ringkeep together, or has them applied so: the askers then appear in `applied`
+    /// later. `is_same`: each stream has the keys of one shard.
+    pub(super) fn apply_copied(&mut self, units: Vec<Copied>, is_same: bool) -> Applied {
+        self.end_frames();
+        let mut need = Vec::new();
+        for part in units.iter().flat_map(|units| &units.parts) {
+            match part.only {
+                Some(only) => need.push(only),
+                None => {
+                    let command = (part.spec, part.args.as_args());
+                    need.extend(self.homes.shards_of([command]));
+                }
+            }
+        }
+        need.sort_unstable();
+        need.dedup();
+        if need.is_empty() {
+            return Applied::Now;
+        }
+        let place = self.homes.place_of_all(need.clone());
+        if place == Place::Here {
+            self.run_copied(units, is_same, None);
+            self.homes.shards.end_unit();
+            self.hear_all();
+            return Applied::Now;
+        }
+        let mut units = units;
+        if let ([shard], [_]) = (&need[..], &units[..])
+            && let Some(copied) = units.pop()
+        {
+            let (shard, copied) = (*shard, Box::new(copied));
+            match self.homes.owner(shard) {
+                owner if owner == self.me => {
+                    let waiting = Waiting::Copied(shard, copied, owner);
+                    self.homes.wait_for(shard, waiting);
+                }
+                owner => self.mesh.send(owner, Message::Copy(shard, copied)),
+            }
+            return Applied::Later;
+        }
+        self.collect(need, Job::Copied { units, is_same });
+        Applied::Alone
+    }
+
+    /// Applies what another core sent for a shard of ours, or this core when the shard was away.
+    pub(super) fn run_sent(&mut self, shard: usize, copied: Box<Copied>, from: CoreId) {
+        if !self.homes.shards.has(shard) {
+            let waiting = Waiting::Copied(shard, copied, from);
+            return self.homes.wait_for(shard, waiting);
+        }
+        // See `run_errand`.
+        self.heed_tunables();
+        let asker = copied.asker;
+        self.run_copied(vec![*copied], false, None);
+        self.homes.shards.end_unit();
+        self.hear_all();
+        self.answer(from, asker, Out::default());
+    }
+
+    /// Applies frames whose shards are all here, and leaves their unit open: it is one over all shards.
+    pub(super) fn run_copied(
+        &mut self,
+        units: Vec<Copied>,
+        is_same: bool,
+        mut away: Option<&mut Vec<(usize, After)>>,
+    ) {
+        let journals = self.shared.settings.journals;
+        let mut upstreams = Vec::new();
+        for Copied { asker, parts } in units {
+            self.run_unit(parts, away.as_deref_mut());
+            upstreams.extend(asker.upstream());
+        }
+        // All of them are there now, whichever shards they were for.
+        for upstream in upstreams.into_iter().filter(|_| journals) {
+            if self.homes.shards.unit_is_open() {
+                let only = is_same.then_some(upstream.stream as usize);
+                self.homes.shards.note_upstream(upstream, only);
             }
         }
     }

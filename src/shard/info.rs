@@ -341,6 +341,10 @@ pub(super) fn replicas(shared: &Shared) -> Vec<ReplicaView> {
                 Some((node, count)) => {
                     *count += 1;
                     node.acked += link.acked;
+                    node.durable = node
+                        .durable
+                        .zip(link.durable)
+                        .map(|(one, other)| one + other);
                     node.acked_at = node.acked_at.min(link.acked_at);
                     node.is_online &= link.is_online;
                 }
@@ -382,10 +386,13 @@ fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
             "send_bulk"
         };
         let lag = now.saturating_sub(replica.acked_at) / 1000;
+        let durable = replica
+            .durable
+            .map_or(String::new(), |durable| format!(",durable={durable}"));
         lines.put(
             &format!("slave{number}"),
             format!(
-                "ip={},port={},state={state},offset={},lag={lag}",
+                "ip={},port={},state={state},offset={},lag={lag}{durable}",
                 replica.ip, replica.port, replica.acked
             ),
         );
@@ -670,6 +677,12 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             "min-slaves-max-lag",
             tunables.replica_lag_max_secs.to_string(),
         ),
+        (
+            "replica-max-staleness-ms",
+            tunables.staleness_max_ms.to_string(),
+        ),
+        ("replica-serve-stale-data", yes_no(tunables.serves_stale)),
+        ("slave-serve-stale-data", yes_no(tunables.serves_stale)),
         ("repl-backlog-size", tunables.backlog_len.to_string()),
         ("repl-backlog-ttl", tunables.backlog_ttl_secs.to_string()),
         ("daemonize", "no".into()),
@@ -684,7 +697,6 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("lazyfree-lazy-user-del", "yes".into()),
         ("lazyfree-lazy-user-flush", "yes".into()),
         ("replica-read-only", "yes".into()),
-        ("replica-serve-stale-data", "yes".into()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -821,6 +833,14 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.replica_lag_max_secs = between(0)?;
             }
             "repl-backlog-ttl" => changed.backlog_ttl_secs = number()?,
+            "replica-max-staleness-ms" => changed.staleness_max_ms = number()?,
+            "replica-serve-stale-data" | "slave-serve-stale-data" => {
+                changed.serves_stale = match &value.to_ascii_lowercase()[..] {
+                    b"yes" => true,
+                    b"no" => false,
+                    _ => return Err(failed("argument must be 'yes' or 'no'")),
+                };
+            }
             "appendfsync" => {
                 changed.fsync = Fsync::parse(value).ok_or_else(|| {
                     failed("argument(s) must be one of the following: everysec, always, no")

@@ -17,6 +17,9 @@ const STEP_KEYS: usize = 2000;
 /// Keys of an image that are looked at to learn how the primary places keys.
 const SAMPLE: usize = 64;
 
+/// The first version of kevy that hashes the hashtag alone.
+const HASHTAGS_SINCE: (u32, u32, u32) = (1, 27, 4);
+
 /// How the primary splits keys over its streams. It does not say so; the keys in its images do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Placement {
@@ -30,6 +33,21 @@ pub(super) enum Placement {
 }
 
 impl Placement {
+    /// That of a kevy of this version, until one of its images tells otherwise.
+    pub(super) fn of_version(version: Option<&str>) -> Self {
+        let mut numbers = version
+            .unwrap_or_default()
+            .split('.')
+            .map(str::parse::<u32>);
+        let mut number = || numbers.next().and_then(Result::ok);
+        match (number(), number(), number()) {
+            (Some(major), Some(minor), Some(patch)) if (major, minor, patch) < HASHTAGS_SINCE => {
+                Placement::WholeHash
+            }
+            _ => Placement::Hash,
+        }
+    }
+
     fn stream_of(self, key: &[u8], streams: usize) -> usize {
         if streams <= 1 {
             return 0;
@@ -237,6 +255,19 @@ fn put(shards: &mut Shards, record: Record<'_>) {
 mod tests {
     use super::*;
     use crate::{cmd::Shard, store::DueKeys};
+
+    #[test]
+    fn old_kevys_place_keys_by_all_of_their_bytes() {
+        for (version, placement) in [
+            ("1.19.0", Placement::WholeHash),
+            ("1.27.3", Placement::WholeHash),
+            ("1.27.4", Placement::Hash),
+            ("2.0.20", Placement::Hash),
+            ("unknown", Placement::Hash),
+        ] {
+            assert_eq!(Placement::of_version(Some(version)), placement, "{version}");
+        }
+    }
 
     #[test]
     fn keys_that_are_due_go_with_the_others_of_their_stream() {

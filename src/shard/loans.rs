@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::atomic::Ordering::Relaxed,
+    sync::atomic::Ordering::{Relaxed, SeqCst},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use super::{
     blocking::Hear,
     conn::{Conn, Hold},
     evict::OUT_OF_MEMORY,
-    frames::Part,
+    frames::{Copied, Part},
     homes::{Listener, Want},
     load::Load,
     message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Question, Topics, Waiting},
@@ -64,6 +64,12 @@ pub(super) enum Job {
     },
     /// A transaction of that primary.
     Unit { asker: Asker, parts: Vec<Part> },
+    /// What one or several streams of a ringkeep have to be applied together.
+    Copied {
+        units: Vec<Copied>,
+        /// Each stream is that of one shard.
+        is_same: bool,
+    },
     /// The data set is replaced by that of a Redis primary.
     Exchange {
         session: u64,
@@ -327,6 +333,8 @@ impl State {
         for shard in &collection.need {
             if let Some(stream) = &self.homes.shards.shard(*shard).stream {
                 self.gate.borrowed(*shard, stream.next());
+                let marks = &self.shared.durable.shards[*shard];
+                marks.next.fetch_max(stream.next(), SeqCst);
             }
         }
         self.give_back(&collection.need, away);
@@ -435,13 +443,18 @@ impl State {
                 let args = args.as_args();
                 self.run_frame(spec, run, &args, call, &mut out, Some(&mut *away));
                 if let Some(upstream) = asker.upstream() {
-                    self.homes.shards.note_upstream(upstream);
+                    self.homes.shards.note_upstream(upstream, None);
                 }
                 self.applied.push(asker);
             }
             Job::Unit { asker, parts } => {
                 self.run_unit(parts, Some(&mut *away));
                 self.applied.push(asker);
+            }
+            Job::Copied { units, is_same } => {
+                let askers: Vec<_> = units.iter().map(|units| units.asker).collect();
+                self.run_copied(units, is_same, Some(&mut *away));
+                self.applied.extend(askers);
             }
             Job::Exchange { session, received } => self.exchange(session, *received, away),
             // It never shares a loan, and runs in slices.
@@ -485,6 +498,7 @@ impl State {
         while let Some(waiting) = self.homes.next_waiting(shard) {
             match waiting {
                 Waiting::Errand(errand) => self.run_errand(*errand),
+                Waiting::Copied(shard, copied, from) => self.run_sent(shard, copied, from),
                 Waiting::Loan(to, id) => self.lend(shard, to, id),
                 Waiting::Listen(db, key, listener, confirm) => {
                     self.homes.listen(shard, db, &key, listener, self.now);
@@ -583,7 +597,7 @@ impl State {
         self.answer(errand.from, errand.asker, out);
     }
 
-    fn answer(&mut self, to: CoreId, asker: Asker, out: Out) {
+    pub(super) fn answer(&mut self, to: CoreId, asker: Asker, out: Out) {
         if to == self.me {
             self.on_ran(asker, out);
         } else if let Some(message) = self.gate.reply(to, Message::Ran(asker, Box::new(out))) {
@@ -615,6 +629,7 @@ impl State {
     pub(super) fn on_message(&mut self, from: CoreId, message: Message) {
         match message {
             Message::Run(errand) => self.run_errand(*errand),
+            Message::Copy(shard, copied) => self.run_sent(shard, copied, from),
             Message::Ran(asker, reply) => self.on_ran(asker, *reply),
             Message::Borrow(shard, id) => self.lend(shard, from, id),
             Message::Lent(id, lent, is_wanted) => self.on_lent(id, lent, is_wanted),

@@ -10,6 +10,7 @@ use crate::{
 };
 
 use super::{
+    frames::Copied,
     homes::{Listener, Sweep},
     tracking::{Invalid, News},
 };
@@ -94,6 +95,8 @@ pub struct Errand {
 pub enum Waiting {
     /// A command.
     Errand(Box<Errand>),
+    /// Frames for this shard from that core, to be applied together.
+    Copied(usize, Box<Copied>, CoreId),
     /// A loan, for a collection of that core.
     Loan(CoreId, u64),
     /// A listener to register, with database and key; who wants to know when it is, and the number of its
@@ -200,6 +203,8 @@ pub enum Topics {
 pub enum Message {
     /// Run this and send the reply.
     Run(Box<Errand>),
+    /// Apply these frames to a shard of yours together, and say so.
+    Copy(usize, Box<Copied>),
     /// The reply.
     Ran(Asker, Box<Out>),
     /// Lend a shard to the sender's collection.
@@ -260,7 +265,7 @@ pub enum Message {
     Follow(Option<(String, u16)>),
     /// More of our shards' streams is durable.
     Frontier,
-    /// Replicas of our shards have said how far they are.
+    /// Replicas of our shards have said how far they are, or more of our shards is durable.
     Acked,
     /// Your replicas are to say how far they are.
     AskAcks,

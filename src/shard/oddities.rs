@@ -30,6 +30,8 @@ pub(super) mod odd {
     pub(crate) const EVENTS: u8 = 1 << 3;
     /// Nothing can be written to the journal, or too few replicas are there: writes are refused.
     pub(crate) const BROKEN: u8 = 1 << 4;
+    /// The data of the primary is too old to be read.
+    pub(crate) const STALE: u8 = 1 << 5;
 }
 
 /// CLIENT PAUSE.

@@ -42,6 +42,12 @@ const WHILE_BUSY: [&str; 12] = [
 
 pub(super) const READ_ONLY: Error =
     Error::fixed("READONLY You can't write against a read only replica.");
+/// kevy's.
+const STALE: Error =
+    Error::fixed("STALE replica is stale; read the primary or raise replica_max_staleness_ms");
+const PRIMARY_DOWN: Error = Error::fixed(
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+);
 pub(super) const LOADING: Error = Error::fixed("LOADING ringkeep is loading the dataset in memory");
 
 /// What a command does once its shards are here.
@@ -542,6 +548,9 @@ impl State {
         if self.shared.loading.load(Relaxed) && spec.flags & flag::LOADING == 0 {
             return Some(LOADING);
         }
+        if let Some(error) = self.stale.and_then(|stale| stale.refuses(conn, spec)) {
+            return Some(error);
+        }
         if conn.is_subscribed() && conn.out.proto == crate::resp::Proto::Two {
             let allowed = [
                 "SUBSCRIBE",
@@ -829,6 +838,34 @@ impl State {
             });
         }
         self.note_heard(heard);
+    }
+}
+
+/// Why what is here of a primary is not read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stale {
+    /// It may be older than `replica-max-staleness-ms`.
+    Old,
+    /// There is no link, and `replica-serve-stale-data` is off.
+    Unlinked,
+}
+
+impl Stale {
+    fn refuses(self, conn: &Conn, spec: &Spec) -> Option<Error> {
+        match self {
+            // Whatever does not look at keys goes on, so that an operator can act; what is queued is looked
+            // at when it runs.
+            Stale::Old => {
+                let is_read = Work::of(spec).is_some() && conn.multi.is_none();
+                is_read.then_some(STALE)
+            }
+            Stale::Unlinked => {
+                let is_answered = spec.flags & flag::STALE != 0
+                    || spec.run_is(cmd::Verb::ReplToken)
+                    || spec.run_is(cmd::Verb::ReplWait);
+                (!is_answered).then_some(PRIMARY_DOWN)
+            }
+        }
     }
 }
 

@@ -49,6 +49,7 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::WaitAof => self.wait_for_disks(conn, spec, args, false),
             Verb::ReplWait => self.wait_for_primary(conn, spec, args, false),
             Verb::Debug => self.debug(conn, spec, args, false),
             Verb::Cluster => self.cluster(conn, spec, args, false),
@@ -136,6 +137,7 @@ impl State {
             Verb::Role => self.role(conn),
             Verb::ReplicaOf => self.replica_of(conn, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
+            Verb::WaitAof => self.wait_for_disks(conn, spec, args, true),
             Verb::ReplDigest => self.digest(conn),
             Verb::ReplToken => self.replication_token(conn),
             Verb::ReplWait => self.wait_for_primary(conn, spec, args, true),

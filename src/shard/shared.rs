@@ -80,6 +80,10 @@ pub struct Tunables {
     pub replicas_min: usize,
     /// See there.
     pub replica_lag_max_secs: u32,
+    /// On a replica, data that is older than so many milliseconds is not read; 0: it is, however old.
+    pub staleness_max_ms: u64,
+    /// On a replica without a link to its primary, data is read.
+    pub serves_stale: bool,
     /// When what was written is synced.
     pub fsync: Fsync,
     /// When snapshots are made by themselves.
@@ -114,6 +118,8 @@ impl Default for Tunables {
             tracking_keys_max: 1_000_000,
             replicas_min: 0,
             replica_lag_max_secs: 10,
+            staleness_max_ms: 0,
+            serves_stale: true,
             fsync: Fsync::EverySecond,
             save_points: SavePoints::default(),
             backlog_len: 64 << 20,
@@ -202,6 +208,8 @@ pub struct LinkView {
     pub syncing: bool,
     /// When the primary was last heard.
     pub heard: Ms,
+    /// The data is not older than this; 0: of that nothing is known.
+    pub fresh_at: Ms,
     /// Frames applied: the next expected offset.
     pub applied: u64,
     /// The primary's next offset as last heard.
@@ -221,6 +229,8 @@ pub struct ReplicaView {
     pub is_online: bool,
     /// It has everything below this offset.
     pub acked: u64,
+    /// What of that it would have again after a crash, if it tells.
+    pub durable: Option<u64>,
     /// When it said so.
     pub acked_at: Ms,
 }
@@ -313,6 +323,10 @@ pub struct Shared {
     pub loading: AtomicBool,
     /// This node follows a primary: clients' writes are refused.
     pub following: AtomicBool,
+    /// The data of the primary that this node follows is not older than this.
+    pub fresh_at: AtomicU64,
+    /// There is a link to it, and a data set of it.
+    pub is_linked: AtomicBool,
     /// This node follows a primary that says when keys go.
     pub primary_expires: AtomicBool,
     /// Fewer replicas than are wanted for writes have acknowledged something of late.
@@ -372,6 +386,8 @@ impl Shared {
             tunables_version: AtomicU64::new(0),
             loading: AtomicBool::new(false),
             following: AtomicBool::new(false),
+            fresh_at: AtomicU64::new(0),
+            is_linked: AtomicBool::new(false),
             primary_expires: AtomicBool::new(false),
             lacks_replicas: AtomicBool::new(false),
             unapplied: AtomicU64::new(0),

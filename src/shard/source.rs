@@ -35,7 +35,7 @@ use crate::{
     repl::{
         History, Part,
         history::{Cursor, Lost, Peer},
-        source::{Listener, Request, Said},
+        source::{Ack, Listener, Request, Said},
     },
     resp::Parser,
 };
@@ -165,6 +165,7 @@ struct Link {
     sending: bool,
     in_place: InPlace,
     acked: u64,
+    durable: Option<u64>,
     /// When it last took or said something.
     alive: Ms,
     acked_at: Ms,
@@ -240,6 +241,7 @@ impl Source {
             sending: false,
             in_place: InPlace::new(reactor.may_send_in_place(socket)),
             acked: 0,
+            durable: None,
             alive: now,
             acked_at: now,
             decided: None,
@@ -262,7 +264,7 @@ impl Source {
         let (mut request, mut ack) = (None, None);
         let heard = link.listener.hear(bytes, |said| match said {
             Said::Request(said) => request = Some(said),
-            Said::Ack(offset) => ack = Some(offset),
+            Said::Ack(said) => ack = Some(said),
         });
         if heard.is_err() {
             link.gone = Some("it says what no replica says");
@@ -271,12 +273,16 @@ impl Source {
             link.stage = Stage::Asked(request);
             link.alive = now;
         }
-        if let (Some(offset), Stage::Streaming(cursor)) = (ack, &link.stage) {
+        if let (Some(Ack { applied, durable }), Stage::Streaming(cursor)) = (ack, &link.stage) {
             // Who understands a ping or has frames answers; a replica before that never does.
             (link.takes_pings, link.alive, link.acked_at) = (true, now, now);
             // Nobody has what was not sent.
-            if offset > link.acked && offset <= cursor.offset() {
-                link.acked = offset;
+            let sent = cursor.offset();
+            let is_further = applied > link.acked && applied <= sent;
+            let is_safer = durable > link.durable && durable.is_some_and(|durable| durable <= sent);
+            if is_further || is_safer {
+                link.acked = if is_further { applied } else { link.acked };
+                link.durable = if is_safer { durable } else { link.durable };
                 let own = link.own;
                 self.publish(own, state);
                 state.tell_acks();
@@ -727,7 +733,7 @@ impl Feed {
                 link.extend(&landing.last);
                 link.stage = Stage::Streaming(Cursor::new(landing.end));
                 link.is_new = true;
-                link.acked = 0;
+                (link.acked, link.durable) = (0, None);
             }
             (self.ship, self.landing) = (None, None);
             return true;
@@ -864,7 +870,7 @@ impl Link {
                     let rest = part.rest(from, self.kind, tools);
                     let replicas = &shared.replicas[feed.shard];
                     replicas.frame_bytes_copied.fetch_add(composed, Relaxed);
-                    let Some(bytes) = rest else {
+                    let Some((head, bytes)) = rest else {
                         // It will ask again.
                         feed.history.doubt(self.asked, part.end());
                         self.gone = Some(UNTOLD);
@@ -876,6 +882,7 @@ impl Link {
                         self.decided = Some(true);
                     }
                     from = part.end();
+                    self.extend(head.as_slice());
                     let len = bytes.len() as u64;
                     replicas.frame_bytes.fetch_add(len, Relaxed);
                     self.extend(&[bytes]);
@@ -948,6 +955,7 @@ impl Link {
             port: digits.parse().unwrap_or(0),
             is_online: matches!(self.stage, Stage::Streaming(_)) && self.out.is_empty(),
             acked: self.acked,
+            durable: self.durable,
             acked_at: self.acked_at,
         }
     }

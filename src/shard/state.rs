@@ -26,6 +26,7 @@ use super::{
     monitor::Monitors,
     oddities::{Acting, Pause, odd},
     pubsub::Subscriptions,
+    requests::Stale,
     shared::{Shared, Tunables},
     tracking::Tracked,
     wait::Waiter,
@@ -128,6 +129,8 @@ pub(super) struct State {
     pub waiters: Vec<Waiter>,
     /// Writes are refused in this turn because too few replicas are there.
     pub lacks_replicas: bool,
+    /// Why what is here of a primary is not read in this turn.
+    pub stale: Option<Stale>,
     /// A replica has said how far it is.
     pub acked: bool,
     /// Replicas are to say how far they are.
@@ -210,6 +213,7 @@ impl State {
             digests: Digests::default(),
             waiters: Vec::new(),
             lacks_replicas: false,
+            stale: None,
             acked: false,
             asks_acks: false,
             open_frames: None,
@@ -277,6 +281,25 @@ impl State {
             self.odd |= odd::BROKEN;
         } else {
             self.odd &= !odd::BROKEN;
+        }
+    }
+
+    /// Sees whether what is here of a primary is too old to be read.
+    pub(super) fn note_stale(&mut self) {
+        let bound = self.tunables.staleness_max_ms;
+        let shared = &self.shared;
+        self.stale = if !shared.following.load(Relaxed) {
+            None
+        } else if !self.tunables.serves_stale && !shared.is_linked.load(Relaxed) {
+            Some(Stale::Unlinked)
+        } else if bound > 0 && self.now.saturating_sub(shared.fresh_at.load(Relaxed)) > bound {
+            Some(Stale::Old)
+        } else {
+            None
+        };
+        match self.stale {
+            Some(_) => self.odd |= odd::STALE,
+            None => self.odd &= !odd::STALE,
         }
     }
 

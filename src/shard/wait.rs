@@ -1,4 +1,5 @@
-//! WAIT: how many replicas have what a client wrote. REPL.WAIT: does this replica have what a token names?
+//! WAIT: how many replicas have what a client wrote. WAITAOF: is it durable, here and there? REPL.WAIT: does
+//! this replica have what a token names?
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -7,7 +8,7 @@ use uring::SocketId;
 use super::{
     conn::{Blocked, Conn, GiveUp, Hold},
     message::Message,
-    shared::lock,
+    shared::{ReplicaView, lock},
     state::State,
 };
 use crate::{
@@ -20,6 +21,12 @@ use crate::{
 const NO_TOKEN: Error = Error::fixed(
     "ERR REPL.WAIT g0 off0 [g1 off1 ...] [TIMEOUT ms] \u{2014} pass a token from REPL.TOKEN",
 );
+const NOT_ON_REPLICAS: Error = Error::fixed(
+    "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just \
+     local and are not propagated.",
+);
+const NOT_WITHOUT_JOURNAL: Error =
+    Error::fixed("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.");
 /// How long REPL.WAIT waits if it does not say.
 const PRIMARY_WAIT_MS: Ms = 1000;
 
@@ -34,6 +41,8 @@ pub(super) struct Waiter {
 enum Wants {
     /// So many replicas that have what each shard had when it began.
     Replicas(i64, Vec<u64>),
+    /// That what each shard had when it began is durable here, if that is wanted, and on so many replicas.
+    Disks(bool, i64, Vec<u64>),
     /// Of each stream of the primary this generation and offset.
     Primary(Vec<(u64, u64)>),
 }
@@ -58,13 +67,10 @@ impl State {
         let Some(replicas) = parse_i64(args.at(1)) else {
             return conn.out.error(&Error::NOT_INTEGER);
         };
-        let Some(timeout) = parse_i64(args.at(2)) else {
-            let text = "ERR timeout is not an integer or out of range";
-            return conn.out.error(&Error::fixed(text));
+        let timeout = match parse_timeout(args.at(2), self.now) {
+            Ok(timeout) => timeout,
+            Err(error) => return conn.out.error(&error),
         };
-        if timeout < 0 {
-            return conn.out.error(&Error::TIMEOUT_NEGATIVE);
-        }
         if self.shared.following.load(Relaxed) {
             return conn.out.error(&Error::fixed(
                 "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 \
@@ -73,18 +79,70 @@ impl State {
             ));
         }
         self.publish_ends();
-        let marks = self.shared.durable.shards.iter();
-        let ends: Vec<u64> = marks.map(|marks| marks.next.load(SeqCst)).collect();
+        let ends = self.shared.durable.ends();
         let count = self.count_replicas(&ends);
         if count >= replicas || conn.ended {
             return conn.out.int(count);
         }
-        let give_up = (timeout as u64, GiveUp::Count(count));
+        let give_up = (timeout, GiveUp::Count(count));
         self.hold_waiter(conn, (spec, args), give_up, Wants::Replicas(replicas, ends));
+        self.ask_acks();
+    }
+
+    /// All replicas are to say how far they are.
+    fn ask_acks(&mut self) {
         self.asks_acks = true;
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
             self.mesh.send(core, Message::AskAcks);
         }
+    }
+
+    /// WAITAOF. What all clients of this node had written by then is waited for.
+    pub(super) fn wait_for_disks(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+        may_block: bool,
+    ) {
+        let wanted = match parse_disks(args, self.now) {
+            Ok(wanted) => wanted,
+            Err(error) => return conn.out.error(&error),
+        };
+        let (local, replicas, timeout) = wanted;
+        if self.shared.following.load(Relaxed) {
+            return conn.out.error(&NOT_ON_REPLICAS);
+        }
+        if local && !self.shared.settings.journals {
+            return conn.out.error(&NOT_WITHOUT_JOURNAL);
+        }
+        self.publish_ends();
+        self.publish_borrowed();
+        let ends = self.shared.durable.ends();
+        let (is_here, count) = self.count_disks(&ends);
+        if (is_here || !local) && count >= replicas || conn.ended || !may_block {
+            return write_durable(&mut conn.out, is_here, count);
+        }
+        let give_up = (timeout, GiveUp::Durable(is_here, count));
+        self.hold_waiter(
+            conn,
+            (spec, args),
+            give_up,
+            Wants::Disks(local, replicas, ends),
+        );
+        self.ask_acks();
+    }
+
+    /// Is everything below these ends durable here, and on how many replicas?
+    fn count_disks(&self, ends: &[u64]) -> (bool, i64) {
+        let is_here = self.shared.settings.journals && self.shared.durable.has_passed(ends);
+        let shards = self.shared.replicas.iter().zip(ends);
+        let counts = shards.map(|(replicas, end)| {
+            let links = lock(&replicas.links);
+            let has = |link: &&ReplicaView| link.durable.is_some_and(|durable| durable >= *end);
+            links.iter().filter(has).count()
+        });
+        (is_here, counts.min().unwrap_or(0) as i64)
     }
 
     /// Replicas that have everything below these ends, one for each shard.
@@ -230,6 +288,14 @@ impl State {
                     out.int(count);
                     count >= *replicas
                 }
+                Wants::Disks(local, replicas, ends) => {
+                    let (is_here, count) = self.count_disks(ends);
+                    if let Hold::Blocked(blocked) = &mut conn.hold {
+                        blocked.on_timeout = GiveUp::Durable(is_here, count);
+                    }
+                    write_durable(&mut out, is_here, count);
+                    (is_here || !local) && count >= *replicas
+                }
                 Wants::Primary(wanted) => {
                     let has = self.has_of_primary(wanted);
                     match &has {
@@ -252,15 +318,64 @@ impl State {
         }
     }
 
-    /// Tells how far the streams of this core's shards are, before anybody hears of what is in them.
+    /// Tells how far the streams of this core's shards are, and of those that are here, before anybody hears
+    /// of what is in them.
     pub(super) fn publish_ends(&mut self) {
         for shard in self.homes.own() {
             let end = self.homes.stream_position(shard);
             let marks = &self.shared.durable.shards[shard];
             marks.generation.store(end.generation, SeqCst);
-            marks.next.store(end.offset, SeqCst);
+            // Who has it on loan may have told more.
+            marks.next.fetch_max(end.offset, SeqCst);
         }
     }
+
+    /// The same for borrowed shards, which are here.
+    fn publish_borrowed(&mut self) {
+        for (shard, home) in self.homes.shards.iter_mut() {
+            if let Some(stream) = &home.stream {
+                let marks = &self.shared.durable.shards[shard];
+                marks.next.fetch_max(stream.next(), SeqCst);
+            }
+        }
+    }
+}
+
+/// WAITAOF's reply.
+pub(super) fn write_durable(out: &mut Out, is_here: bool, replicas: i64) {
+    out.array(2);
+    out.int(i64::from(is_here));
+    out.int(replicas);
+}
+
+/// Milliseconds; 0 is for ever.
+fn parse_timeout(word: &[u8], now: Ms) -> Result<Ms, Error> {
+    match parse_i64(word) {
+        None => Err(Error::fixed(
+            "ERR timeout is not an integer or out of range",
+        )),
+        Some(timeout @ 0..) if timeout as u64 > i64::MAX as u64 - now => {
+            Err(Error::fixed("ERR timeout is out of range"))
+        }
+        Some(timeout @ 0..) => Ok(timeout as Ms),
+        Some(_) => Err(Error::TIMEOUT_NEGATIVE),
+    }
+}
+
+/// What WAITAOF waits for: is it to be durable here, on how many replicas, and for how long?
+fn parse_disks(args: Args<'_>, now: Ms) -> Result<(bool, i64, Ms), Error> {
+    let local = match parse_i64(args.at(1)) {
+        None => return Err(Error::NOT_INTEGER),
+        Some(local @ 0..=1) => local == 1,
+        Some(_) => {
+            let text = "ERR value is out of range, value must between 0 and 1";
+            return Err(Error::fixed(text));
+        }
+    };
+    let replicas = parse_i64(args.at(2)).filter(|count| *count >= 0);
+    let replicas =
+        replicas.ok_or_else(|| Error::fixed("ERR value is out of range, must be positive"))?;
+    Ok((local, replicas, parse_timeout(args.at(3), now)?))
 }
 
 /// Pairs of generation and offset, and how long to wait for them.

@@ -275,7 +275,7 @@ NO_ARITY = {
 }
 # What Redis 7.0 lacks: cases.txt says what is expected of these.
 OWN = set("HEXPIRE HEXPIREAT HEXPIRETIME HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETIME HPTTL HTTL".split())
-OWN |= {"HGETDEL", "HGETEX", "HSETEX"}
+OWN |= {"HGETDEL", "HGETEX", "HSETEX", "WAITAOF"}
 # Of kevy; see kevy_primary.py.
 OWN |= {"REPL.TOKEN", "REPL.WAIT"}
 # Ours; see replicas.py.

@@ -18,7 +18,7 @@ import time
 
 from compare import Maker, dump, dump_diff
 from kevy_replica import VERSIONS, W1, W3, Load, fill, kevy_server, pump
-from wire import Conn, Count, Scratch, Server, encode, free_base, kevy_binary, redis_server, show, wait_until
+from wire import Conn, Count, Scratch, Server, encode, free_base, kevy_binary, node_server, redis_server, show, wait_until
 
 
 class Tools:
@@ -275,6 +275,49 @@ def kevy_cases(count, tools, scratch, opts):
                 kevy_case(count, tools, scratch, version, shards, way, opts)
 
 
+def hashtags(count, tools, scratch):
+    """Behaviour 23: keys with hashtags are in other shards of kevys before 1.27.4 than newer ones look in. A
+    node finds them, after an import and when it follows."""
+    if kevy_binary("1.19.0") is None:
+        return count.skip("wire 23", "no kevy 1.19.0: tests/peers.sh")
+    keys = ["user:{%d}:%s" % (n, what) for n in range(40) for what in ("name", "mail")]
+    keys += ["{}x", "a{b", "{only}", "x{}{y}"]
+    server = None
+    for shards in (1, 3, 4):
+        # One that has had a replica serves the next one nothing.
+        if server:
+            server.kill()
+        server = kevy_server(scratch, "1.19.0", 4, aof=True)
+        with server.conn() as c:
+            c.many([["SET", key, "of " + key] for key in keys])
+        args = ["--shards", shards, "--replicaof", "127.0.0.1:%d" % (server.port + 10000)]
+        node = node_server(scratch, tools.node, args=args, threads=2, port=free_base(8))
+        found = lambda c: [r.value for r in c.many([["GET", key] for key in keys])]
+        want = [("of " + key).encode() for key in keys]
+        try:
+            # A kevy 1.19 sends what it has in its backlog.
+            wait_until("all keys", 20, lambda: found(node.conn()) == want)
+            count.ok("wire 23: keys with hashtags of 1.19 come to a node of %d shards" % shards)
+        except TimeoutError:
+            missing = sum(value is None for value in found(node.conn()))
+            count.fail("wire 23: keys with hashtags of 1.19 come to a node", "%d are missing" % missing)
+        node.kill()
+    # Its log is written once a second.
+    time.sleep(1.3)
+    server.kill()
+    for shards in (1, 2, 4, 5):
+        out = tools.place("hashtags")
+        rc, said, err = tools.run("import", "--kevy", server.dir, "--dir", out, "--shards", str(shards))
+        node = node_server(scratch, tools.node, args=["--dir", out, "--shards", shards], port=free_base(8))
+        with node.conn() as c:
+            got = [r.value for r in c.many([["GET", key] for key in keys])]
+            good = rc == 0 and got == want and c.ask("DBSIZE") == len(keys)
+        missing = sum(value is None for value in got)
+        name = "wire 23: keys with hashtags of 1.19 are found in %d shards" % shards
+        count.check(name, good, "%d missing %s" % (missing, err))
+        node.kill()
+
+
 def kevy_by_hand(count, tools, scratch):
     """What real directories show only after accidents: records cut and damaged, transactions without an
     end, snapshots that do not fit, the same key in two shards."""
@@ -427,6 +470,7 @@ def main():
         if not opts.only:
             refusals(count, tools, scratch)
             kevy_by_hand(count, tools, scratch)
+            hashtags(count, tools, scratch)
         redis_cases(count, tools, scratch, opts)
         kevy_cases(count, tools, scratch, opts)
     count.close()

@@ -19,11 +19,12 @@ Checks called "wire N" show that a behaviour by which kevys lose or hide data is
      8  a fresh replica of a restarted primary gets later writes only
      9  a replica that is ahead of the primary waits and goes on in another history
     10  relative times, draws and made ids are sent as typed
+    11  the first replica that connects hangs the primary for all clients
     12  XPENDING with too few arguments ends the server
     13  what is written after BGSAVE is not written to the log
     15  FLUSHALL ships a snapshot, twice
     16  a snapshot over a slow link starts over and over
-    18  what EXEC did is spread over the stream
+    18  what EXEC did is spread over the stream, and replicas show half of it
     19  evicted and expired keys send nothing
     20  a replica whose first snapshot broke off is taken for caught up, and stays empty
     21  replicas of replicas get a snapshot and then nothing
@@ -31,8 +32,8 @@ Checks called "wire N" show that a behaviour by which kevys lose or hide data is
     24  a replica that was promoted goes on saying that it is one
     25  silent links stay for ever
 
-11, a first replica that hangs the primary, is what every scenario here would fail of; 14, a truncated image
-that is taken for a whole one, is among the bad primaries of kevy_replica.py.
+14, a truncated image that is taken for a whole one, is among the bad primaries of kevy_replica.py; 23, keys with
+hashtags that are not found, is in imports.py.
 """
 
 import argparse
@@ -881,6 +882,88 @@ def tokens(count, s, version):
         server.kill()
 
 
+def stale(count, s, version):
+    """A replica whose data is older than it may be refuses to be read, in kevy's words, and can be promoted."""
+    bound = ["--replica-max-staleness-ms", "1500"]
+    kevy = kevy_server(s.scratch, version, 2)
+    theirs = kevy_server(
+        s.scratch,
+        version,
+        2,
+        "replica",
+        extra='upstream = "127.0.0.1:%d"\nreplica_max_staleness_ms = 1500\n' % (kevy.port + 10000),
+    )
+    node = start_node(s, 2, 2)
+    ours = {}
+    for name, primary in (("of a kevy", kevy), ("of a node", node)):
+        above = "127.0.0.1:%d" % (primary.port + 10000)
+        ours[name] = start_node(s, 2, 2, args=["--replicaof", above, *bound])
+        with primary.conn() as c:
+            c.ask("SET", "k", "v")
+        read = lambda: ours[name].conn().call("GET", "k").plain() == b"v"
+        wait_until("it is read %s" % name, 20, read)
+    pause(kevy)
+    pause(node)
+    text = wait_until("a kevy says it", 10, lambda: theirs.conn().call("GET", "k").is_error)
+    text = theirs.conn().call("GET", "k").value
+    for name, replica in ours.items():
+        name = "wire 5: a replica %s" % name
+        said = lambda: replica.conn().call("GET", "k")
+        wait_until("reads are refused", 10, lambda: said().is_error)
+        count.check("%s refuses in kevy's words" % name, said().value == text, show(said()))
+        with replica.conn() as c:
+            for words in (
+                "ROLE",
+                "INFO replication",
+                "PING",
+                "CONFIG GET port",
+                "HELLO 2",
+                "COMMAND COUNT",
+                "REPL.TOKEN",
+                "CLIENT ID",
+                "SELECT 0",
+                "SUBSCRIBE c",
+                "UNSUBSCRIBE c",
+            ):
+                reply = c.call(*words.split())
+                count.check("%s answers %s" % (name, words), not reply.is_error, show(reply))
+            for words in ("EXISTS k", "DBSIZE", "SCAN 0", "MGET k l"):
+                reply = c.call(*words.split())
+                count.check("%s refuses %s" % (name, words), reply.value == text, show(reply))
+            reply = c.call("EVAL_RO", "return 1", "0")
+            count.check("%s refuses scripts" % name, reply.value == text, show(reply))
+            reply = c.call("SET", "k", "w")
+            count.check("%s refuses writes as ever" % name, reply.value.startswith(b"READONLY"), show(reply))
+            c.ask("MULTI")
+            c.ask("GET", "k")
+            reply = c.ask("EXEC")
+            count.check("%s refuses in EXEC" % name, str(reply[0]).encode() == text, repr(reply))
+            c.ask("CONFIG", "SET", "replica-max-staleness-ms", "0")
+            count.check("%s is read without a bound" % name, c.ask("GET", "k") == b"v")
+            c.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
+            wait_until("the link is down", 10, lambda: c.call("GET", "k").is_error)
+            reply = c.call("GET", "k")
+            good = reply.value.startswith(b"MASTERDOWN Link with MASTER is down")
+            count.check("%s refuses with replica-serve-stale-data no" % name, good, show(reply))
+            c.ask("CONFIG", "SET", "replica-serve-stale-data", "yes", "replica-max-staleness-ms", "1500")
+    for server in (kevy, node):
+        server.proc.send_signal(signal.SIGCONT)
+    for name, replica in ours.items():
+        name = "wire 5: a replica %s" % name
+        wait_until("it is read again", 10, lambda: replica.conn().call("GET", "k").plain() == b"v")
+        count.ok("%s is read again when its primary goes on" % name)
+    kevy.kill()
+    node.kill()
+    for name, replica in ours.items():
+        name = "wire 5: a replica %s" % name
+        wait_until("it is stale", 10, lambda: replica.conn().call("GET", "k").value == text)
+        with replica.conn() as c:
+            said = c.ask("REPLICAOF", "NO", "ONE")
+            count.check("%s that is stale is promoted" % name, said == b"OK" and c.ask("GET", "k") == b"v")
+        replica.kill()
+    theirs.kill()
+
+
 NO_REPLICAS = "NOREPLICAS Not enough good replicas to write."
 
 
@@ -1368,6 +1451,200 @@ def chained(count, s, first, last):
     node.kill()
 
 
+def first_replica(count, s, versions):
+    """Clients of a node are served while its first replicas come, whatever these do."""
+    node = start_node(s, 2, 2)
+    with node.conn(30.0) as c:
+        # Enough for a snapshot that fills every buffer on its way.
+        c.many([["SET", "wide:%d" % i, os.urandom(30000).hex()] for i in range(1000)], 8)
+
+    def served(what):
+        try:
+            for _ in range(20):
+                with node.conn(5.0) as c:
+                    c.ask("MSET", *[word for n in range(8) for word in ("first:%d" % n, what)])
+                    c.ask("KEYS", "first:*")
+                time.sleep(0.01)
+            count.ok("wire 11: clients are served while %s" % what)
+        except (Closed, RuntimeError) as e:
+            count.fail("wire 11: clients are served while %s" % what, str(e))
+
+    links = [link_to(node, shard) for shard in range(2)]
+    served("a replica connects and says nothing")
+    for link in links:
+        link.sendall(request(0, 0)[:20])
+    served("half of its handshake is there")
+    for link in links:
+        link.sendall(request(0, 0)[20:])
+    served("it reads nothing of its snapshot")
+    followers = [Follower(s, node, v, 2, through=False) for v in versions]
+    served("kevys of every version come")
+    for f in followers:
+        compare(count, "wire 11: %s is equal" % f.version, node, f, limit=60)
+        f.close()
+    for link in links:
+        link.close()
+    served("all have left")
+    node.kill()
+
+
+def damaged(count, s):
+    """A bit that is wrong on its way to a node is seen: nothing of it is applied, and the link goes on."""
+    node = start_node(s, 1, disk=True)
+    proxy = Proxy(node.port, 1)
+    replica = start_node(s, 1, args=["--replicaof", "127.0.0.1:%d" % (proxy.base + 10000)])
+    marks(node, replica, 20, "a first sync")
+    full = syncs(node)[0]
+    with node.conn(30.0) as c:
+        for round in range(5):
+            proxy.flips = 1
+            c.many([["SET", "wide:%d" % n, os.urandom(15000).hex()] for n in range(100)], 8)
+            marks(node, replica, 20, "what came behind it")
+    seen = replica.log_text().count("frames were damaged on the way")
+    count.check("damaged frames are noticed", seen > 0 and proxy.flips == 0, replica.log_tail(5))
+    diff = dump_diff(dump(node.conn()), dump(replica.conn()))
+    count.check("and none of them is applied", not diff, str(diff[:2])[:300])
+    count.check("without a snapshot", syncs(node)[0] == full, "%d" % (syncs(node)[0] - full))
+    for server in (replica, node):
+        server.kill()
+    proxy.close()
+
+
+class Together(threading.Thread):
+    """Writes the same number to all keys of a group in one unit, higher and higher, and moves elements between
+    two lists."""
+
+    TAGGED = ["{tag}%d" % n for n in range(5)]
+    SPREAD = ["spread:%d" % n for n in range(12)]
+    SET = ["set:%d" % n for n in range(12)]
+    LISTS = ["list:%d" % n for n in range(4)]
+    ELEMENTS = 20
+
+    def __init__(self, node, seed):
+        super().__init__(daemon=True)
+        self.node, self.rng, self.stop_it, self.count = node, random.Random(seed), False, 0
+
+    def exec(self, conn, commands):
+        # In pieces, so that other requests come in between.
+        conn.send("MULTI")
+        for command in commands:
+            conn.send(*command)
+        conn.send("EXEC")
+        for _ in range(len(commands) + 2):
+            last = conn.read()
+        if last.is_error:
+            raise RuntimeError(show(last))
+
+    def run(self):
+        with self.node.conn(30.0) as c:
+            c.ask("RPUSH", self.LISTS[0], *range(self.ELEMENTS))
+            while not self.stop_it:
+                self.count += 1
+                n = self.count
+                self.exec(c, [["SET", k, n] for k in self.TAGGED])
+                self.exec(c, [["SET", k, n] for k in self.SPREAD])
+                c.ask("MSET", *[word for k in self.SET for word in (k, n)])
+                noise = range(self.rng.randrange(9))
+                c.many([["SET", "noise:%d" % self.rng.randrange(99), n] for _ in noise])
+                for _ in range(3):
+                    c.ask("LMOVE", *self.rng.sample(self.LISTS, 2), "LEFT", "RIGHT")
+                body = "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[1]) end"
+                c.ask("EVAL", body, len(self.SPREAD), *self.SPREAD, n)
+
+
+def halves(c):
+    """What a reader sees of Together's units that is not whole."""
+    found = []
+    for group in (Together.TAGGED, Together.SPREAD, Together.SET):
+        seen = c.ask("MGET", *group)
+        if len(set(seen)) > 1:
+            found.append("MGET %s" % seen)
+        # One after the other, a later one is never older.
+        seen = [int(c.ask("GET", k) or 0) for k in group]
+        if seen != sorted(seen):
+            found.append("GET %s" % seen)
+    c.ask("MULTI")
+    for k in Together.LISTS:
+        c.ask("LLEN", k)
+    seen = c.ask("EXEC")
+    if sum(seen) != Together.ELEMENTS:
+        found.append("LLEN %s" % seen)
+    return found
+
+
+def together(count, s, seconds, seed):
+    """Readers of nodes that follow a node see what one request or EXEC did whole or not at all: while links
+    are cut, after a promotion, and after a crash."""
+    node = start_node(s, 2, 2, disk=True)
+    writer = Together(node, seed)
+    writer.start()
+    rng = random.Random(seed)
+    replicas = {}
+    for name, shards, threads in (("as the primary", 2, 2), ("with 3 shards", 3, 2), ("on one core", 2, 1)):
+        proxy = Proxy(node.port, 2)
+        args = ["--replicaof", "127.0.0.1:%d" % (proxy.base + 10000)]
+        replicas[name] = start_node(s, shards, threads, disk=True, args=args), proxy
+    for replica, _ in replicas.values():
+        has = lambda: int(replica.conn().ask("GET", "{tag}0")) > 0
+        wait_until("it follows", 30, lambda: repl(replica).get("master_link_status") == "up" and has())
+    full = syncs(node)[0]
+    seen, reads = {name: [] for name in replicas}, 0
+    end = time.monotonic() + seconds
+    conns = {name: replica.conn() for name, (replica, _) in replicas.items()}
+    while time.monotonic() < end:
+        for name, c in conns.items():
+            seen[name] += halves(c)
+            reads += 1
+        if rng.randrange(8) == 0:
+            proxy = rng.choice(list(replicas.values()))[1]
+            # Somewhere in the middle.
+            proxy.budget = rng.randrange(1, 20_000)
+    more = syncs(node)[0] - full
+    note = "%d reads of each, %d units" % (reads // len(replicas), writer.count)
+    for name, found in seen.items():
+        good = not found and more == 0
+        what = "wire 18: a replica %s never shows half of a unit (%s)" % (name, note)
+        count.check(what, good, "%d full syncs, %d times, %s" % (more, len(found), found[:2]))
+    for name, (replica, proxy) in replicas.items():
+        c = conns[name]
+        proxy.budget = rng.randrange(1, 5000)
+        c.ask("REPLICAOF", "NO", "ONE")
+        first = c.ask("MGET", *Together.SPREAD)
+        found = halves(c)
+        time.sleep(0.2)
+        good = not found and c.ask("MGET", *Together.SPREAD) == first
+        count.check("wire 18: nor is half of one left when it is promoted, %s" % name, good, str(found))
+        c.ask("REPLICAOF", "127.0.0.1", str(proxy.base + 10000))
+    for name, (replica, proxy) in replicas.items():
+        proxy.budget = None
+        caught = lambda: int(repl(replica).get("slave_lag_frames", 99)) < 50 and replica.conn().ask("GET", "{tag}0")
+        wait_until("it follows again", 30, caught)
+        time.sleep(rng.uniform(0.1, 0.5))
+        replica.kill()
+        proxy.open = False
+        proxy.cut()
+        replica.start()
+        with replica.conn() as c:
+            wait_until("it has loaded", 10, lambda: c.ask("GET", "{tag}0"))
+            found = halves(c)
+        count.check("wire 18: nor after a crash, %s" % name, not found, str(found))
+    writer.stop_it = True
+    writer.join()
+    for replica, proxy in replicas.values():
+        proxy.open = True
+    for name, (replica, proxy) in replicas.items():
+        same = lambda: dump(node.conn()) == dump(replica.conn())
+        try:
+            wait_until("it is equal", 20, same, every=0.3)
+            count.ok("wire 18: in the end it is equal, %s" % name)
+        except TimeoutError:
+            diff = dump_diff(dump(node.conn()), dump(replica.conn()))
+            count.fail("wire 18: in the end it is equal, %s" % name, "; ".join(diff[:3]))
+        replica.kill()
+        proxy.close()
+    node.kill()
+
+
 class SlowProxy(Proxy):
     """About 2 MB/s."""
 
@@ -1502,6 +1779,7 @@ def main():
             add("waits %s" % v, waits, v)
             add("guarded %s" % v, guarded, v)
             add("tokens %s" % v, tokens, v)
+            add("stale %s" % v, stale, v)
             add("slow %s" % v, slow, v, seed)
         if len(new) >= 2:
             add("chained", chained, new[-1], new[0])
@@ -1511,6 +1789,9 @@ def main():
             add("stopped in a snapshot", stopped_in_snapshot, "7.0.0")
             add("silent", silent)
         add("went alone", went_alone)
+        add("first replica", first_replica, versions)
+        add("damaged", damaged)
+        add("together", together, seconds * 4, seed)
         add("hostile", hostile)
         for name, job in jobs:
             if opts.only and opts.only not in name:

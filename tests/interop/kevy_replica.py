@@ -299,6 +299,8 @@ class Proxy:
         self.base = free_base(1)
         self.target, self.open = target_port, True
         self.budget = None
+        # So many of the next large chunks get a wrong bit.
+        self.flips = 0
         self.passed = 0
         self.connects = 0
         self.pairs = []
@@ -344,6 +346,10 @@ class Proxy:
                     if s is up and counted:
                         with self.lock:
                             self.passed += len(data)
+                            if self.flips and len(data) > 20_000:
+                                self.flips -= 1
+                                middle = len(data) // 2
+                                data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
                             if self.budget is not None:
                                 self.budget -= len(data)
                                 if self.budget <= 0:

@@ -6,6 +6,8 @@
 A is written to. B follows A, C follows B, with other numbers of shards. Links are cut, nodes are stopped,
 killed and started again, snapshots are made. In the end all three hold the same keys in all databases, and
 full syncs happened only where nothing could be continued: once at the beginning.
+
+Before that: WAITAOF counts who has a write on the disk, and nobody else.
 """
 
 import argparse
@@ -229,6 +231,131 @@ def chain(count, scratch, opts):
         node.stop()
 
 
+WRITES = 200
+REFUSED = (
+    # As a Valkey 9 and, as far as it knows them, a Redis 7.0 answer.
+    (("x", "0", "0"), "ERR value is not an integer or out of range"),
+    (("2", "0", "0"), "ERR value is out of range, value must between 0 and 1"),
+    (("-1", "0", "0"), "ERR value is out of range, value must between 0 and 1"),
+    (("0", "x", "0"), "ERR value is out of range, must be positive"),
+    (("0", "-1", "0"), "ERR value is out of range, must be positive"),
+    (("0", "0", "x"), "ERR timeout is not an integer or out of range"),
+    (("0", "0", "-1"), "ERR timeout is negative"),
+    (("0", "0", "9223372036854775807"), "ERR timeout is out of range"),
+    (("0", "0"), "ERR wrong number of arguments for 'waitaof' command"),
+)
+NO_JOURNAL = "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."
+ON_REPLICA = (
+    "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just "
+    "local and are not propagated."
+)
+
+
+def disks(count, scratch, opts):
+    """WAITAOF, with each policy at the primary and at replicas of which one keeps nothing."""
+
+    def fsync(server, policy):
+        with server.conn() as conn:
+            conn.ask("CONFIG", "SET", "appendfsync", policy)
+        if policy == "no":
+            # What replies waited for under the policy before is still synced.
+            time.sleep(1)
+
+    def start(name, args, shards=2):
+        args = ["--shards", str(shards)] + args
+        return node_server(scratch, opts.node, args=args, name=name, port=free_base(8), threads=2)
+
+    a = start("A", [])
+    following = ["--replicaof", "127.0.0.1:%d" % (a.port + 10000)]
+    b, other = start("B", following, 3), start("N", following + ["--appendonly", "no"])
+    for server in (b, other):
+        wait_until("%s follows" % server.name, 30, lambda: in_step(a, server))
+    with a.conn(timeout=30) as conn:
+
+        def wait(local, replicas, timeout):
+            return conn.ask("WAITAOF", str(local), str(replicas), str(timeout))
+
+        def write():
+            conn.many([["SET", "k%d" % n, os.urandom(8).hex()] for n in range(WRITES)])
+            # Over all shards at once.
+            conn.ask("MSET", *[word for n in range(20) for word in ("m%d" % n, "v")])
+
+        for words, text in REFUSED:
+            said = conn.call("WAITAOF", *words).plain()
+            count.check("WAITAOF %s is refused" % " ".join(words), str(said) == text, repr(said))
+        said = wait(0, 0, 0)
+        count.check("WAITAOF that wants nothing", said[0] in (0, 1) and said[1] in (0, 1), repr(said))
+        for policy in ("everysec", "always"):
+            fsync(a, policy)
+            fsync(b, policy)
+            write()
+            said = wait(1, 1, 10000)
+            count.check("%s: durable here and at one replica" % policy, said == [1, 1], repr(said))
+            durable = ends(a)
+            rows = [durable["slave0"], durable["slave1"]]
+            end = "durable=" + durable["master_repl_offset"]
+            count.check("%s: INFO shows it" % policy, sum(end in row for row in rows) == 1, repr(rows))
+            write()
+            said = wait(0, 2, 1500)
+            good = said == [1, 1]
+            count.check("%s: who keeps nothing does not count" % policy, good, repr(said))
+        # In one answer where nothing may wait.
+        conn.ask("MULTI")
+        conn.call("SET", "k", "multi")
+        conn.call("WAITAOF", "1", "5", "0")
+        said = conn.ask("EXEC")
+        count.check("in EXEC nothing waits", said[1] in ([0, 0], [0, 1]), repr(said))
+        b.proc.send_signal(signal.SIGSTOP)
+        write()
+        said = wait(1, 1, 1000)
+        count.check("a replica that is stopped has nothing on the disk", said == [1, 0], repr(said))
+        b.proc.send_signal(signal.SIGCONT)
+        said = wait(1, 1, 10000)
+        count.check("it has when it goes on", said == [1, 1], repr(said))
+        fsync(b, "no")
+        write()
+        said = wait(1, 1, 1500)
+        count.check("a replica that never syncs", said == [1, 0], repr(said))
+        fsync(b, "everysec")
+        fsync(a, "no")
+        write()
+        said = wait(1, 1, 1500)
+        count.check("a primary that never syncs", said[0] == 0, repr(said))
+        said = wait(0, 1, 10000)
+        count.check("its replica may be further", said[1] == 1, repr(said))
+        fsync(a, "always")
+        # What was counted is there after a crash of the replica, and after it loaded everything anew.
+        conn.ask("SET", "counted", "there")
+        said = wait(1, 1, 10000)
+        count.check("durable before a crash", said == [1, 1], repr(said))
+        b.kill()
+        b.start()
+        with b.conn() as reader:
+            value = wait_until("B answers", 10, lambda: reader.ask("GET", "counted"))
+            count.check("what was counted is there behind it", value == b"there", repr(value))
+            # Another history: all is loaded anew, and durable once the journal has a new beginning.
+            reader.ask("REPLICAOF", "NO", "ONE")
+            reader.ask("SET", "own", "1")
+            reader.ask("REPLICAOF", "127.0.0.1", str(a.port + 10000))
+        said = wait_until("it counts again", 30, lambda: wait(1, 1, 1000) == [1, 1])
+        b.kill()
+        b.argv = [word for word in b.argv if word not in following]
+        b.start()
+        with b.conn() as reader:
+            keys = wait_until("B answers", 10, lambda: reader.ask("DBSIZE"))
+            count.check("what was loaded and counted is there, too", keys == conn.ask("DBSIZE"), repr(keys))
+    with other.conn() as conn:
+        said = conn.call("WAITAOF", "1", "0", "0").plain()
+        count.check("WAITAOF on a replica is refused", str(said) == ON_REPLICA, repr(said))
+    with other.conn() as conn:
+        conn.ask("REPLICAOF", "NO", "ONE")
+        said = conn.call("WAITAOF", "1", "0", "0").plain()
+        count.check("WAITAOF 1 without a journal is refused", str(said) == NO_JOURNAL, repr(said))
+    for server in (a, b, other):
+        count.check("%s is alive" % server.name, server.alive(), server.log_tail())
+        server.stop()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--node", required=True)
@@ -239,6 +366,7 @@ def main():
     opts.node = os.path.abspath(opts.node)
     count = Count()
     with Scratch(opts.keep) as scratch:
+        disks(count, scratch, opts)
         chain(count, scratch, opts)
     count.close()
 

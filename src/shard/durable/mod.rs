@@ -182,6 +182,8 @@ pub struct Durable {
     /// When the last sync of `everysec` was asked for.
     synced: Ms,
     fsync: Fsync,
+    /// Beats in which replies may still wait that began to under another policy.
+    leftover: u32,
     /// Replacements of the data set that were seen.
     replaced: u64,
     /// On core 0: who leads through rounds of new beginnings.
@@ -251,6 +253,7 @@ impl Durable {
             tell: Vec::new(),
             synced: 0,
             fsync,
+            leftover: 0,
             replaced: state.shared.durable.replaced.load(SeqCst),
             leader: (state.me == 0).then(|| Leader::new(dir.to_owned(), folder)),
         })
@@ -324,13 +327,23 @@ impl Durable {
         self.fsync = state.tunables.fsync;
         let shards = &state.shared.durable.shards;
         let is_late = shards.iter().any(|marks| marks.is_late.load(Relaxed));
-        state.gate.on = match self.fsync {
+        let is_on = match self.fsync {
             _ if !state.shared.settings.journals => false,
             Fsync::Always => true,
             // A disk that is slower than the writers must not make the loss of a crash grow.
             Fsync::EverySecond => is_late,
             Fsync::No => false,
         };
+        self.leftover = match std::mem::replace(&mut state.gate.on, is_on) && !is_on {
+            true => LEFTOVER_BEATS,
+            false => self.leftover.saturating_sub(1),
+        };
+        if self.leftover > 0 {
+            // Of this core or another one, whose beat may be a little later.
+            for kept in &mut self.kept {
+                kept.journal.want_sync();
+            }
+        }
         if self.fsync == Fsync::EverySecond && state.now.abs_diff(self.synced) >= 1000 {
             self.synced = state.now;
             for kept in &mut self.kept {
@@ -500,6 +513,7 @@ impl Durable {
         }
         let shared = state.shared.clone();
         let marks = &shared.durable.shards;
+        let mut is_further = false;
         loop {
             let mut moved = false;
             for kept in &mut self.kept {
@@ -512,7 +526,8 @@ impl Durable {
                     &mut self.tell,
                 );
                 moved |= frontier.ready() != before;
-                marks[shard].passed.store(frontier.passed(), SeqCst);
+                let passed = frontier.passed();
+                is_further |= marks[shard].passed.swap(passed, SeqCst) != passed;
                 marks[shard]
                     .is_rooted
                     .store(kept.journal.is_rooted(), SeqCst);
@@ -538,6 +553,10 @@ impl Durable {
             if core != state.me {
                 state.mesh.send(core, Message::Frontier);
             }
+        }
+        if is_further {
+            // Those who wait for the disk with WAITAOF.
+            state.tell_acks();
         }
         state.let_go();
     }
@@ -833,7 +852,9 @@ impl Kept {
             let durable = &state.shared.durable;
             let shard = self.place.shard;
             durable.mending.named(number, shard, snap.is_sure);
-            if durable.mending.view().replaced != durable.replaced.load(SeqCst) {
+            let replaced = durable.mending.view().replaced;
+            durable.shards[shard].replaced.store(replaced, SeqCst);
+            if replaced != durable.replaced.load(SeqCst) {
                 // The snapshot is of data that is gone, too.
                 self.journal.suspend();
             }
@@ -870,6 +891,8 @@ impl Kept {
 
 /// With `everysec`, replies wait for the disk while something older than this is not durable.
 const LATE_MS: Ms = 1500;
+/// When replies do not wait for the disk any more, what they waited for is still synced for so long.
+const LEFTOVER_BEATS: u32 = 5;
 /// Beats that are remembered.
 const BEATS_MAX: usize = 32;
 /// A write of a snapshot has this part of a segment's length.
@@ -914,6 +937,8 @@ pub struct Marks {
     pub is_stuck: AtomicBool,
     /// Something has waited for the disk for too long.
     pub is_late: AtomicBool,
+    /// Replacements of the data set that are on the disk.
+    pub replaced: AtomicU64,
     /// The offset that its next frame gets, at the last beat.
     pub next: AtomicU64,
     /// Generation of its stream.
@@ -979,6 +1004,26 @@ impl Durability {
             has_directory,
             ..Self::default()
         }
+    }
+
+    /// Is all that there is in the journals, or on its way there?
+    pub fn is_kept(&self) -> bool {
+        let replaced = self.replaced.load(SeqCst);
+        self.shards
+            .iter()
+            .all(|marks| !marks.is_stuck.load(SeqCst) && marks.replaced.load(SeqCst) == replaced)
+    }
+
+    /// Where each shard's next frame goes, as far as it was told.
+    pub fn ends(&self) -> Vec<u64> {
+        let ends = self.shards.iter().map(|marks| marks.next.load(SeqCst));
+        ends.collect()
+    }
+
+    /// Is each shard's stream durable, and complete, up to there?
+    pub fn has_passed(&self, ends: &[u64]) -> bool {
+        let mut shards = self.shards.iter().zip(ends);
+        shards.all(|(marks, end)| marks.passed.load(SeqCst) >= *end)
     }
 
     /// A shard's journal cannot be written, or can be again.

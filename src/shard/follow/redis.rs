@@ -351,6 +351,7 @@ impl Redis {
             up: status.state == LinkState::Streaming,
             syncing: status.state == LinkState::Sync,
             heard: status.heard.unwrap_or(0),
+            fresh_at: status.heard.unwrap_or(0),
             applied: status.applied,
             primary_next: status.place.map_or(0, |place| place.offset),
             generation: 0,
