@@ -554,7 +554,7 @@ mod tests {
         let counters = machine.counters();
         assert_eq!(counters.transitions.iter().sum::<u64>(), accepted);
         let refused = counters.invalid_pairs + counters.signal_mismatches;
-        assert!(accepted > 50_000 && refused > 500_000, "{counters:?}");
+        assert!(accepted > 10_000 && refused > 500_000, "{counters:?}");
     }
 
     #[test]
