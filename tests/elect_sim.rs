@@ -35,7 +35,7 @@ const SEEDS: u64 = 1000;
 const MS: u64 = 1000;
 
 /// What a promotion adds to offsets, so that those of two histories do not meet.
-const RENEWED: u64 = 1 << 20;
+const RENEWED: i64 = 1 << 20;
 
 // ---- what must have been reached ----
 
@@ -374,20 +374,28 @@ impl Member for Kevy {
 struct Data {
     /// The epoch whose primary wrote it, or began with it.
     generation: Epoch,
-    base: u64,
+    base: Vec<i64>,
     shards: Vec<Vec<u32>>,
 }
 
 impl Data {
     fn offsets(&self) -> Vec<u64> {
-        self.shards
-            .iter()
-            .map(|writes| self.base + writes.len() as u64)
+        let shards = self.shards.iter().zip(&self.base);
+        shards
+            .map(|(writes, base)| (base + writes.len() as i64) as u64)
             .collect()
     }
 
-    fn has(&self, shard: usize, write: u32) -> bool {
-        self.shards[shard].contains(&write)
+    /// A new history begins: far above the old one, or, as kevy does it, at 0.
+    fn renew(&mut self, epoch: Epoch, is_kevy: bool) {
+        self.generation = epoch;
+        for (base, writes) in self.base.iter_mut().zip(&self.shards) {
+            *base = if is_kevy {
+                -(writes.len() as i64)
+            } else {
+                *base + RENEWED
+            };
+        }
     }
 }
 
@@ -500,7 +508,8 @@ struct World {
     nodes: Vec<Node>,
     peers: Vec<Peer>,
     timings: Timings,
-    is_kevy: bool,
+    /// The members that are kevys.
+    kevys: BTreeSet<usize>,
     weather: Weather,
     cuts: BTreeSet<(usize, usize)>,
     has_faults: bool,
@@ -508,6 +517,8 @@ struct World {
     filter: Option<Filter>,
     disk_fails: BTreeSet<usize>,
     writes: u32,
+    /// Clients have stopped writing.
+    is_quiet: bool,
     committed: BTreeSet<(usize, u32)>,
     /// Who led, and what it had when it began.
     led: Vec<(Epoch, usize, BTreeSet<(usize, u32)>)>,
@@ -522,7 +533,7 @@ type Filter = Box<dyn FnMut(usize, usize, &Message) -> bool>;
 const SHARDS: usize = 2;
 
 impl World {
-    fn new(seed: u64, count: usize, timings: Timings, is_kevy: bool) -> Self {
+    fn new(seed: u64, count: usize, timings: Timings, kevys: &[usize]) -> Self {
         let mut rng = Rng::seeded(seed);
         let names = ["a", "b", "c", "d", "e"];
         let list: Vec<String> = names[..count]
@@ -542,13 +553,14 @@ impl World {
             nodes,
             peers,
             timings,
-            is_kevy,
+            kevys: kevys.iter().copied().collect(),
             weather: Weather::default(),
             cuts: BTreeSet::new(),
             has_faults: false,
             filter: None,
             disk_fails: BTreeSet::new(),
             writes: 0,
+            is_quiet: false,
             committed: BTreeSet::new(),
             led: Vec::new(),
             votes: BTreeMap::new(),
@@ -687,7 +699,7 @@ impl World {
             false => Ballot::read(&node.file).expect("renamed files are whole"),
         };
         let offsets = node.data.offsets();
-        node.member = Some(if self.is_kevy {
+        node.member = Some(if self.kevys.contains(&at) {
             Box::new(Kevy::new(now, node.id, &self.peers, ballot, &offsets))
         } else {
             let settings = Settings {
@@ -815,11 +827,11 @@ impl World {
 
     fn lead(&mut self, at: usize, epoch: Epoch) {
         self.mark(Mark::Elected);
+        let is_kevy = self.kevys.contains(&at);
         let node = &mut self.nodes[at];
         node.leading = Some(epoch);
         node.acked.clear();
-        node.data.generation = epoch;
-        node.data.base += RENEWED;
+        node.data.renew(epoch, is_kevy);
         let shards = node.data.shards.iter().enumerate();
         let has: BTreeSet<(usize, u32)> = shards
             .flat_map(|(shard, writes)| writes.iter().map(move |write| (shard, *write)))
@@ -854,7 +866,7 @@ impl World {
     // ---- the disk ----
 
     fn write_ballot(&mut self, at: usize, ballot: Ballot) {
-        if self.nodes[at].writing.is_some() && !self.is_kevy {
+        if self.nodes[at].writing.is_some() && !self.kevys.contains(&at) {
             self.break_rule(format!("{at} writes two ballots at once"));
         }
         self.nodes[at].writing = Some(ballot);
@@ -869,7 +881,7 @@ impl World {
         };
         let run = self.nodes[at].run;
         // kevy waits for its disk in line.
-        if self.is_kevy {
+        if self.kevys.contains(&at) {
             return self.written(at, ballot, outcome);
         }
         let delay = self.rng.below(self.timings.heartbeat * MS / 4) + 100;
@@ -899,12 +911,13 @@ impl World {
             };
             let is_changed = old.voted.is_some() && old.voted != ballot.voted;
             let goes_back = ballot.epoch < old.epoch || ballot.history < old.history;
-            if !self.is_kevy && (goes_back || (ballot.epoch == old.epoch && is_changed)) {
+            if !self.kevys.contains(&at) && (goes_back || (ballot.epoch == old.epoch && is_changed))
+            {
                 self.break_rule(format!("{at}: ballot {old:?} becomes {ballot:?}"));
             }
             self.nodes[at].file = ballot.compose();
         }
-        if self.is_kevy {
+        if self.kevys.contains(&at) {
             return;
         }
         if outcome == Outcome::Good {
@@ -1075,7 +1088,7 @@ impl World {
             (None, Some(from)) => (from, data),
             (None, None) => return,
         };
-        if self.is_kevy {
+        if self.kevys.contains(&at) {
             self.nodes[at].may_acknowledge = Some(epoch);
         }
         let to = self.index(source);
@@ -1136,7 +1149,7 @@ impl World {
 
     fn write(&mut self) {
         for at in 0..self.nodes.len() {
-            let is_open = self.is_open(at) && !self.nodes[at].paused;
+            let is_open = self.is_open(at) && !self.nodes[at].paused && !self.is_quiet;
             if is_open && self.nodes[at].leading.is_some() {
                 let shard = self.rng.below(SHARDS as u64) as usize;
                 self.writes += 1;
@@ -1354,7 +1367,7 @@ fn history(seed: u64) -> World {
         1 => Timings::within(300),
         _ => Timings::within(1000),
     };
-    let mut world = World::new(seed, count, timings, false);
+    let mut world = World::new(seed, count, timings, &[]);
     world.has_faults = true;
     world.at(timings.down_after * MS, Happening::Fault);
     world.run_for(timings.down_after * 25);
@@ -1377,6 +1390,261 @@ fn history(seed: u64) -> World {
 /// have come, a lease has run out, and a few elections were lost.
 fn settle_span(timings: Timings) -> u64 {
     timings.down_after * 8 + (timings.candidacy + timings.back_off + timings.jitter) * 3
+}
+
+/// Three members of one kind, with a primary that the others follow.
+fn settled(seed: u64, kevys: &[usize]) -> World {
+    let mut world = World::new(seed, 3, Timings::KEVY, kevys);
+    world.settle();
+    world.note("---- settled ----");
+    world
+}
+
+impl World {
+    fn settle(&mut self) {
+        for _ in 0..600 {
+            if self.is_settled() || !self.broken.is_empty() {
+                break;
+            }
+            self.run_for(100);
+        }
+        assert!(self.is_settled(), "{}", self.story());
+    }
+
+    fn leader(&self) -> usize {
+        let (_, leader, _) = self.led.last().expect("somebody led");
+        *leader
+    }
+
+    /// The two that do not lead.
+    fn replicas(&self) -> [usize; 2] {
+        let leader = self.leader();
+        [(leader + 1) % 3, (leader + 2) % 3]
+    }
+
+    fn isolate(&mut self, at: usize) {
+        for other in 0..self.nodes.len() {
+            self.cuts.insert((at, other));
+            self.cuts.insert((other, at));
+        }
+    }
+}
+
+const OURS: &[usize] = &[];
+const KEVYS: &[usize] = &[0, 1, 2];
+
+#[test]
+fn deaf_replica_deposes_nobody() {
+    let run = |kevys| {
+        let mut world = settled(1, kevys);
+        let (leader, [deaf, _]) = (world.leader(), world.replicas());
+        world.filter = Some(Box::new(move |from, to, _| (from, to) == (leader, deaf)));
+        world.run_for(40_000);
+        let elected = world.led.len();
+        world.filter = None;
+        (world, elected)
+    };
+    let (mut world, elected) = run(OURS);
+    assert_eq!(
+        (elected, &world.broken[..]),
+        (1, &[][..]),
+        "{}",
+        world.story()
+    );
+    world.settle();
+    assert_eq!(world.led.len(), 1);
+    let (world, elected) = run(KEVYS);
+    assert!(elected > 1 || !world.broken.is_empty(), "{}", world.story());
+}
+
+#[test]
+fn lost_announcement_leaves_one_primary() {
+    let run = |kevys| {
+        let mut world = settled(2, kevys);
+        let (leader, [deaf, _]) = (world.leader(), world.replicas());
+        world.filter = Some(Box::new(move |from, to, message| {
+            let is_vote = matches!(message, Message::Accept { .. });
+            let is_announcement = matches!(message, Message::Announce { .. });
+            ((from, to) == (leader, deaf) && !is_vote)
+                || ((from, to) == (deaf, leader) && is_announcement)
+        }));
+        world.run_for(40_000);
+        world
+    };
+    let mut world = run(OURS);
+    assert_eq!(world.broken, [""; 0], "{}", world.story());
+    // And when the primary does go, nobody needs to hear of it more than once.
+    let leader = world.leader();
+    world.crash(leader);
+    world.filter = Some(Box::new(|_, _, message| {
+        matches!(message, Message::Announce { .. })
+    }));
+    world.run_for(20_000);
+    world.at(0, Happening::Starts { node: leader });
+    world.settle();
+    assert_ne!(world.leader(), leader);
+    let world = run(KEVYS);
+    assert!(
+        world
+            .broken
+            .iter()
+            .any(|rule| rule.ends_with("accept writes")),
+        "{}",
+        world.story()
+    );
+}
+
+#[test]
+fn failed_ballot_sync_silences_voter() {
+    let run = |kevys| {
+        let mut world = settled(3, kevys);
+        let (leader, [voter, _]) = (world.leader(), world.replicas());
+        world.disk_fails.insert(voter);
+        world.crash(leader);
+        world.run_for(30_000);
+        world
+    };
+    let mut world = run(OURS);
+    assert_eq!(
+        (world.led.len(), &world.broken[..]),
+        (1, &[][..]),
+        "{}",
+        world.story()
+    );
+    world.disk_fails.clear();
+    world.run_for(20_000);
+    assert_eq!(
+        (world.led.len(), &world.broken[..]),
+        (2, &[][..]),
+        "{}",
+        world.story()
+    );
+    let world = run(KEVYS);
+    assert!(
+        world
+            .broken
+            .iter()
+            .any(|rule| rule.contains("and its disk has")),
+        "{}",
+        world.story()
+    );
+}
+
+#[test]
+fn old_generation_never_wins() {
+    let run = |kevys| {
+        let mut world = settled(4, kevys);
+        world.run_for(30_000);
+        let (first, [old, other]) = (world.leader(), world.replicas());
+        world.isolate(old);
+        world.crash(first);
+        world.at(MS, Happening::Starts { node: first });
+        while world.led.len() < 2 {
+            world.run_for(100);
+        }
+        // A little is acknowledged by the two that are left, then the new primary goes.
+        let before = world.committed.len();
+        while world.committed.len() < before + 5 && world.broken.is_empty() {
+            world.run_for(100);
+        }
+        let second = world.leader();
+        assert!(second == first || second == other);
+        world.crash(second);
+        world.cuts.clear();
+        world.run_for(40_000);
+        (world, old)
+    };
+    let (world, old) = run(OURS);
+    assert_eq!(world.broken, [""; 0], "{}", world.story());
+    assert!(
+        world.led.len() == 3 && world.leader() != old,
+        "{}",
+        world.story()
+    );
+    let (world, _) = run(KEVYS);
+    let is_lost = |rule: &String| rule.contains("without acknowledged writes");
+    assert!(world.broken.iter().any(is_lost), "{}", world.story());
+}
+
+#[test]
+fn sum_of_offsets_hides_no_shard() {
+    let run = |kevys| {
+        let mut world = settled(5, kevys);
+        world.is_quiet = true;
+        world.run_for(3000);
+        // Each replica has acknowledged what the other one lacks.
+        let (leader, replicas) = (world.leader(), world.replicas());
+        for (shard, count) in [(0, 10), (1, 5)] {
+            for write in 0..count {
+                let write = 1_000_000 + write;
+                world.nodes[leader].data.shards[shard].push(write);
+                world.nodes[replicas[shard]].data.shards[shard].push(write);
+                world.committed.insert((shard, write));
+            }
+        }
+        for at in replicas {
+            world.step_position(at);
+        }
+        world.crash(leader);
+        world.run_for(40_000);
+        (world, leader)
+    };
+    let (mut world, leader) = run(OURS);
+    assert_eq!(
+        (world.led.len(), &world.broken[..]),
+        (2, &[][..]),
+        "{}",
+        world.story()
+    );
+    assert_ne!(world.leader(), leader);
+    (0..3).for_each(|at| world.harvest(at));
+    assert!(world.marks.contains_key(&Mark::CaughtUp));
+    let (world, _) = run(KEVYS);
+    let is_lost = |rule: &String| rule.contains("without acknowledged writes");
+    assert!(world.broken.iter().any(is_lost), "{}", world.story());
+}
+
+#[test]
+fn a_fresh_cluster_waits_for_nobody_who_is_there() {
+    let mut world = World::new(6, 3, Timings::KEVY, OURS);
+    world.run_for(2000);
+    assert!(world.is_settled(), "{}", world.story());
+    // Who is missing may be a primary that somebody promised something.
+    let mut world = World::new(6, 3, Timings::KEVY, OURS);
+    world.isolate(2);
+    world.run_for(4500);
+    assert!(world.led.is_empty(), "{}", world.story());
+    world.run_for(2000);
+    assert_eq!(world.led.len(), 1, "{}", world.story());
+}
+
+#[test]
+fn a_loss_is_noticed_within_300_ms() {
+    let mut world = World::new(7, 3, Timings::within(300), OURS);
+    world.run_for(2000);
+    assert!(world.is_settled(), "{}", world.story());
+    let leader = world.leader();
+    world.crash(leader);
+    world.run_for(700);
+    let open = world.open();
+    assert!(open.len() == 1 && open != [leader], "{}", world.story());
+}
+
+#[test]
+fn ringkeeps_and_kevys_elect_together() {
+    for kevys in [&[0][..], &[1], &[2], &[0, 1], &[1, 2], &[0, 2]] {
+        for seed in 0..20 {
+            let mut world = World::new(seed, 3, Timings::KEVY, kevys);
+            world.settle();
+            let leader = world.leader();
+            world.crash(leader);
+            world.run_for(20_000);
+            assert!(world.led.len() > 1, "{kevys:?} {seed}\n{}", world.story());
+            world.at(0, Happening::Starts { node: leader });
+            world.settle();
+            assert_eq!(world.broken, [""; 0], "{kevys:?} {seed}\n{}", world.story());
+        }
+    }
 }
 
 fn number(name: &str, default: u64) -> u64 {

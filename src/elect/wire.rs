@@ -499,3 +499,274 @@ fn standing_text(standing: &Standing) -> (String, String) {
     };
     (standing.history.0.to_string(), offsets)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What kevys of every generation said to each other: three nodes, and the primary killed.
+    const CAPTURES: [&[u8]; 12] = [
+        include_bytes!("../../tests/golden/kevy/1.19.0/elect-a-to-b-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/1.19.0/elect-b-to-c-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/2.0.20/elect-a-to-b-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/2.0.20/elect-b-to-c-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/3.17.3/elect-a-to-b-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/3.17.3/elect-b-to-c-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/5.4.0/elect-a-to-b-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/5.4.0/elect-b-to-c-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/7.0.0/elect-a-to-b-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/7.0.0/elect-b-to-a-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/7.0.0/elect-b-to-c-conn0.bin"),
+        include_bytes!("../../tests/golden/kevy/7.0.0/elect-c-to-b-conn0.bin"),
+    ];
+
+    fn id(text: &str) -> NodeId {
+        NodeId::new(text).expect("a name")
+    }
+
+    /// One message of each kind, as the golden file has them.
+    fn samples() -> Vec<Message> {
+        let (epoch, from) = (Epoch(3), id("b"));
+        let standing = Standing {
+            history: Epoch(2),
+            offsets: vec![1_048_576, 7],
+        };
+        let pulse = Pulse {
+            epoch,
+            from,
+            role: WireRole::Replica,
+            standing: standing.clone(),
+            follows: Some(id("a")),
+            is_free: false,
+            stamp: Stamp {
+                nonce: u64::MAX,
+                sent: 12_345,
+            },
+            echo: Some(Stamp { nonce: 5, sent: 0 }),
+        };
+        let bare = Pulse {
+            role: WireRole::Candidate,
+            standing: Standing::default(),
+            follows: None,
+            is_free: true,
+            echo: None,
+            ..pulse.clone()
+        };
+        let beat = |is_ringkeep| Message::Heartbeat {
+            epoch,
+            from,
+            role: WireRole::Primary,
+            offset: 0,
+            is_ringkeep,
+        };
+        vec![
+            beat(false),
+            beat(true),
+            Message::Offer {
+                epoch,
+                from,
+                offset: 11,
+            },
+            Message::Accept { epoch, from },
+            Message::Announce {
+                epoch,
+                from,
+                address: "127.0.0.1:22010".into(),
+            },
+            Message::Pulse(Box::new(pulse)),
+            Message::Pulse(Box::new(bare)),
+            Message::Ask {
+                epoch,
+                from,
+                standing,
+            },
+        ]
+    }
+
+    fn encoded(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        bytes
+    }
+
+    fn decoded(pieces: &[&[u8]]) -> (Vec<Message>, Option<WireError>) {
+        let mut decoder = Decoder::default();
+        let mut messages = Vec::new();
+        for piece in pieces {
+            decoder.push(piece);
+            loop {
+                match decoder.take() {
+                    Ok(Some(message)) => messages.push(message),
+                    Ok(None) => break,
+                    Err(error) => return (messages, Some(error)),
+                }
+            }
+        }
+        (messages, None)
+    }
+
+    #[test]
+    fn what_kevys_said_is_read_and_would_be_said_in_the_same_bytes() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for capture in CAPTURES {
+            let mut at = 0;
+            while let Some((message, len)) =
+                Message::decode(&capture[at..]).expect("a capture is well-formed")
+            {
+                assert_eq!(encoded(&message), &capture[at..at + len]);
+                kinds.insert(match message {
+                    Message::Heartbeat { is_ringkeep, .. } => {
+                        assert!(!is_ringkeep);
+                        "HB"
+                    }
+                    Message::Offer { .. } => "OFFER",
+                    Message::Accept { .. } => "ACCEPT",
+                    Message::Announce { .. } => "ANNOUNCE",
+                    other => panic!("no kevy says {other:?}"),
+                });
+                at += len;
+            }
+            assert!(
+                at > 0 && capture.len() - at < 200,
+                "nothing but a cut message is left"
+            );
+        }
+        assert_eq!(kinds.len(), 4, "{kinds:?}");
+    }
+
+    #[test]
+    fn our_own_messages_are_frozen() {
+        let golden = include_bytes!("../../tests/golden/elect/messages.bin");
+        let bytes: Vec<u8> = samples().iter().flat_map(encoded).collect();
+        assert_eq!(bytes, golden);
+        assert_eq!(decoded(&[golden]), (samples(), None));
+    }
+
+    #[test]
+    fn every_cut_is_incomplete() {
+        for message in samples() {
+            let bytes = encoded(&message);
+            for cut in 0..bytes.len() {
+                assert_eq!(
+                    Message::decode(&bytes[..cut]),
+                    Ok(None),
+                    "{message:?} cut at {cut}"
+                );
+                assert_eq!(
+                    decoded(&[&bytes[..cut], &bytes[cut..]]),
+                    (vec![message.clone()], None)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_messages_are_in_any_case_and_arguments_are_counted() {
+        let read = |words: &[&str]| {
+            let mut bytes = Vec::new();
+            array(&mut bytes, words);
+            Message::decode(&bytes).map(|found| found.expect("all of it is there").0)
+        };
+        let offer = Message::Offer {
+            epoch: Epoch(2),
+            from: id("c"),
+            offset: 7,
+        };
+        assert_eq!(read(&["oFFer", "2", "c", "007"]), Ok(offer));
+        let beat = |verb| {
+            matches!(
+                read(&[verb, "1", "a", "replica", "0"]),
+                Ok(Message::Heartbeat {
+                    is_ringkeep: true,
+                    ..
+                })
+            )
+        };
+        assert!(beat("hb") && !beat("HB") && !beat("Hb") && !beat("hB"));
+        let long = "i".repeat(33);
+        for (words, error) in [
+            (&["OFFER", "2", "c"][..], WireError::Form),
+            (&["OFFER", "2", "c", "7", "8"], WireError::Form),
+            (&["OFFER", "2", "c", "+7"], WireError::Form),
+            (&["OFFER", "2", "c", ""], WireError::Form),
+            (
+                &["OFFER", "2", "c", "18446744073709551616"],
+                WireError::Form,
+            ),
+            (&["OFFER", "4611686018427387905", "c", "7"], WireError::Form),
+            (&["OFFER", "2", &long, "7"], WireError::Form),
+            (&["ACCEPT", "2", ""], WireError::Form),
+            (&["HB", "1", "a", "idle", "0"], WireError::Form),
+            (&["HB", "1", "a", "Primary", "0"], WireError::Form),
+            (&["RKOFFER", "1", "a", "1", "1,,2"], WireError::Form),
+            (&["PING"], WireError::Unknown),
+        ] {
+            assert_eq!(read(words), Err(error), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_ends_the_connection_at_once() {
+        for (bytes, error) in [
+            (&b"PING\r\n"[..], WireError::Form),
+            (b"*0\r\n", WireError::Form),
+            (b"*-1\r\n", WireError::Form),
+            (b"*13\r\n", WireError::Form),
+            (b"*999999", WireError::Form),
+            (b"*2\n", WireError::Form),
+            (b"*1\r\n:1\r\n", WireError::Form),
+            (b"*1\r\n$-1\r\n", WireError::Form),
+            (b"*1\r\n$1\r\nab", WireError::Form),
+            (b"*1\r\n$16385\r\n", WireError::TooLong),
+        ] {
+            assert_eq!(
+                Message::decode(bytes),
+                Err(error),
+                "{}",
+                bytes.escape_ascii()
+            );
+        }
+        let mut endless = b"*4\r\n$8\r\nANNOUNCE\r\n$1\r\n1\r\n$1\r\na\r\n$16384\r\n".to_vec();
+        endless.resize(MESSAGE_LEN_MAX, b'x');
+        assert_eq!(Message::decode(&endless), Ok(None));
+        endless.resize(MESSAGE_LEN_MAX + 1, b'x');
+        assert_eq!(decoded(&[&endless]), (vec![], Some(WireError::TooLong)));
+    }
+
+    #[test]
+    fn streams_count_for_themselves_within_one_history() {
+        let at = |history, offsets: &[u64]| Standing {
+            history: Epoch(history),
+            offsets: offsets.to_vec(),
+        };
+        assert!(at(2, &[5, 5]).covers(&at(2, &[5, 4])));
+        assert!(!at(2, &[900, 4]).covers(&at(2, &[5, 5])));
+        assert!(at(3, &[]).covers(&at(2, &[5, 5])));
+        assert!(!at(1, &[900, 900]).covers(&at(2, &[])));
+        assert!(at(2, &[5]).covers(&at(2, &[5, 0])) && !at(2, &[5]).covers(&at(2, &[5, 1])));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_split_give_the_same_result(
+            tail in prop::collection::vec(any::<u8>(), 0..64),
+            picks in prop::collection::vec(0..8_usize, 0..4),
+            flip in any::<Option<(u16, u8)>>(),
+            cut in any::<u16>(),
+        ) {
+            let samples = samples();
+            let mut bytes: Vec<u8> = picks.iter().flat_map(|pick| encoded(&samples[*pick])).collect();
+            bytes.extend(tail);
+            if let (Some((at, with)), false) = (flip, bytes.is_empty()) {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] ^= with;
+            }
+            let cut = usize::from(cut) % (bytes.len() + 1);
+            let whole = decoded(&[&bytes]);
+            prop_assert_eq!(&whole, &decoded(&[&bytes[..cut], &bytes[cut..]]));
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(&whole, &decoded(&single));
+        }
+    }
+}
