@@ -144,6 +144,8 @@ struct Kevy {
     voted: Epoch,
     role: Role,
     primary: Option<NodeId>,
+    /// The epoch that the shell was told last; the rules know only names.
+    followed: Epoch,
     votes: BTreeSet<NodeId>,
     started: u64,
     stood_at: u64,
@@ -170,6 +172,7 @@ impl Kevy {
             },
             role: Role::Replica,
             primary: None,
+            followed: Epoch(0),
             votes: BTreeSet::new(),
             started: now,
             stood_at: 0,
@@ -202,6 +205,7 @@ impl Kevy {
         }
         self.role = Role::Replica;
         self.primary = Some(primary);
+        self.followed = self.epoch;
         out.push(Effect::Follow(Some(Following {
             primary,
             epoch: self.epoch,
@@ -246,7 +250,9 @@ impl Member for Kevy {
                 self.others.insert(from, (Some(now), offset));
                 let is_first =
                     epoch == self.epoch && self.primary.is_none() && self.role == Role::Replica;
-                if role == WireRole::Primary && (epoch > self.epoch || is_first) {
+                let is_again =
+                    epoch == self.epoch && self.primary == Some(from) && self.followed != epoch;
+                if role == WireRole::Primary && (epoch > self.epoch || is_first || is_again) {
                     if epoch > self.epoch {
                         self.epoch = epoch;
                         self.persist(None, out);
@@ -1349,6 +1355,7 @@ impl Node {
             catching_up: None,
             may_acknowledge: None,
             data: Data {
+                base: vec![0; SHARDS],
                 shards: vec![Vec::new(); SHARDS],
                 ..Data::default()
             },
@@ -1402,13 +1409,17 @@ fn settled(seed: u64, kevys: &[usize]) -> World {
 
 impl World {
     fn settle(&mut self) {
+        self.run_until(|world| world.is_settled() || !world.broken.is_empty());
+    }
+
+    fn run_until(&mut self, is_so: impl Fn(&World) -> bool) {
         for _ in 0..600 {
-            if self.is_settled() || !self.broken.is_empty() {
-                break;
+            if is_so(self) {
+                return;
             }
             self.run_for(100);
         }
-        assert!(self.is_settled(), "{}", self.story());
+        panic!("a minute passed\n{}", self.story());
     }
 
     fn leader(&self) -> usize {
@@ -1539,14 +1550,10 @@ fn old_generation_never_wins() {
         world.isolate(old);
         world.crash(first);
         world.at(MS, Happening::Starts { node: first });
-        while world.led.len() < 2 {
-            world.run_for(100);
-        }
+        world.run_until(|world| world.led.len() == 2);
         // A little is acknowledged by the two that are left, then the new primary goes.
         let before = world.committed.len();
-        while world.committed.len() < before + 5 && world.broken.is_empty() {
-            world.run_for(100);
-        }
+        world.run_until(|world| world.committed.len() >= before + 5 || !world.broken.is_empty());
         let second = world.leader();
         assert!(second == first || second == other);
         world.crash(second);

@@ -165,7 +165,7 @@ pub enum Effect {
         from: NodeId,
     },
     /// Write the ballot, sync it, and report [`Event::BallotDurable`] or [`Event::BallotFailed`]. No other one
-    /// is asked for before the answer.
+    /// is asked for before the answer. What follows it in the list need not wait for the disk.
     PersistBallot(Ballot),
     /// Send this to a peer, or drop it.
     Send {
@@ -1153,11 +1153,12 @@ impl Other {
     }
 
     /// Until when this member has promised a primary of `epoch` to vote for nobody else. A ringkeep has
-    /// answered a heartbeat; of a kevy it is only known that it spoke, and it may vote all the same.
+    /// answered a heartbeat; of a kevy it is only known that it spoke in that epoch, and it may vote all the
+    /// same.
     fn lease_end(&self, epoch: Epoch, lease: Ms) -> Ms {
         let from = match self.is_ringkeep {
             true => self.granted,
-            false => self.heard.filter(|_| self.epoch <= epoch),
+            false => self.heard.filter(|_| self.epoch == epoch),
         };
         from.map_or(0, |from| from + lease)
     }

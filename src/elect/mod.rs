@@ -15,9 +15,10 @@
 //! 3. Call [`Elector::step`] for each [`Event`] and, with [`Event::Wake`], at [`Elector::wakes_at`]. `now` is
 //!    in milliseconds, of a clock that also counts while the machine sleeps (`CLOCK_BOOTTIME`); read it after
 //!    the wait, not before.
-//! 4. Carry out the effects **in order, each one finished before the next begins**: no stream is fed by a
-//!    primary that was told to stop, on whatever core, before a ballot is written or a message sent. Where that
-//!    takes several turns, steps go on meanwhile and their effects queue up behind.
+//! 4. Carry out the effects **in order, each one finished before the next begins**: when a ballot is written,
+//!    every core has done what stood before it, so that no stream is followed or fed any more that should not
+//!    be. Only the writing of a ballot goes on beside what comes behind it. Where that takes several turns,
+//!    steps go on meanwhile and their effects queue up behind.
 //! 5. Report [`Event::Position`] whenever the shards' positions were asked for anyhow, and always between an
 //!    [`Effect::Follow`] and the [`Event::BallotDurable`] that answers the next [`Effect::PersistBallot`]: a
 //!    vote compares positions that nobody moves any more.
