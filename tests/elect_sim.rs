@@ -291,12 +291,10 @@ impl Member for Kevy {
             Event::Received {
                 message: Message::Announce { epoch, from, .. },
                 ..
-            } => {
-                if epoch > self.epoch || (epoch == self.epoch && self.primary != Some(from)) {
-                    self.epoch = epoch;
-                    self.persist(Some(from), out);
-                    self.follow(from, out);
-                }
+            } if epoch > self.epoch || (epoch == self.epoch && self.primary != Some(from)) => {
+                self.epoch = epoch;
+                self.persist(Some(from), out);
+                self.follow(from, out);
             }
             _ => {}
         }
@@ -527,12 +525,14 @@ struct World {
     is_quiet: bool,
     committed: BTreeSet<(usize, u32)>,
     /// Who led, and what it had when it began.
-    led: Vec<(Epoch, usize, BTreeSet<(usize, u32)>)>,
+    led: Vec<Led>,
     votes: BTreeMap<(usize, Epoch), NodeId>,
     marks: BTreeMap<Mark, u64>,
     trace: Vec<String>,
     broken: Vec<String>,
 }
+
+type Led = (Epoch, usize, BTreeSet<(usize, u32)>);
 
 type Filter = Box<dyn FnMut(usize, usize, &Message) -> bool>;
 
@@ -1189,9 +1189,7 @@ impl World {
         }
         self.mark(Mark::Committed);
         for (shard, write) in fresh {
-            let lacks = |led: &&(Epoch, usize, BTreeSet<_>)| {
-                led.0 > epoch && !led.2.contains(&(shard, write))
-            };
+            let lacks = |led: &&Led| led.0 > epoch && !led.2.contains(&(shard, write));
             if let Some((later, by, _)) = self.led.iter().find(lacks) {
                 let text = format!(
                     "{at} acknowledges {write} in {epoch:?}, and {by} leads {later:?} without it"
