@@ -45,8 +45,8 @@ use ringkeep::{
     shard::{Core, Fsync, Loaded, Message, Settings, Shared, Start},
 };
 use uring::{
-    Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId, Wait,
-    Wake,
+    Chunk, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
+    Wait, Wake,
     fake::{FakeReactor, FakeWaker, FakeWorld, Faults, Machine},
 };
 
@@ -268,6 +268,14 @@ impl Reactor for Spy {
         self.inner.send(socket, outgoing)
     }
 
+    fn send_in_place(&mut self, socket: SocketId, pieces: Vec<Bytes>) -> Result<(), Vec<Bytes>> {
+        self.inner.send_in_place(socket, pieces)
+    }
+
+    fn may_send_in_place(&self, socket: SocketId) -> bool {
+        self.inner.may_send_in_place(socket)
+    }
+
     fn finish_sending(&mut self, socket: SocketId) {
         self.inner.finish_sending(socket);
     }
@@ -290,19 +298,6 @@ impl Reactor for Spy {
             sight.not_synced.insert(path);
         }
         self.inner.write(file, block, offset, mark);
-    }
-
-    fn write_arena(
-        &mut self,
-        file: FileId,
-        chunk: u32,
-        start: u32,
-        len: u32,
-        offset: u64,
-        mark: u64,
-    ) {
-        self.inner
-            .write_arena(file, chunk, start, len, offset, mark);
     }
 
     fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
@@ -346,12 +341,12 @@ impl Reactor for Spy {
         self.inner.close_file(file);
     }
 
-    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<()> {
+    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<bool> {
         self.inner.make_arena(count, len)
     }
 
-    fn arena_chunk(&mut self, chunk: u32) -> Option<&mut [u8]> {
-        self.inner.arena_chunk(chunk)
+    fn take_chunk(&mut self) -> Option<Chunk> {
+        self.inner.take_chunk()
     }
 
     fn set_timer(&mut self, at: Nanos, mark: u64) -> TimerId {

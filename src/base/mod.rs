@@ -1,5 +1,7 @@
 //! What every level may use: time, random numbers, numbers as text, patterns.
 
+use std::sync::OnceLock;
+
 mod glob;
 mod num;
 mod rng;
@@ -10,6 +12,16 @@ pub use rng::Rng;
 
 /// Milliseconds since 1970, as deadlines are kept and sent.
 pub type Ms = u64;
+
+/// Bits of a generation that belong to the process. With those of the time, until the year 2109, below 2^53.
+const SALT_BITS: u32 = 11;
+static SALT: OnceLock<u64> = OnceLock::new();
+
+/// Chooses what the names of all histories of this process have in common. It is called once; later calls
+/// change nothing.
+pub fn seed_histories(seed: u64) {
+    let _ = SALT.set(seed & ((1 << SALT_BITS) - 1));
+}
 
 /// How far into which history. Ordered by generation first: a newer history ranks above all of an older one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -29,9 +41,13 @@ impl Position {
 
     /// Where a history begins that others must not take for this one going on: above whatever this one can
     /// have reached, also for peers that compare offsets alone. Below 2^53.
+    ///
+    /// The generation is the time and, below it, bits of this process: what two nodes begin in the same
+    /// millisecond are two histories.
     pub fn renewed(self, now: Ms) -> Position {
+        let own = SALT.get().copied().unwrap_or_default();
         Position {
-            generation: now.max(self.generation + 1),
+            generation: ((now << SALT_BITS) | own).max(self.generation + 1),
             // 2^20 for each second, and their parts: nodes are started anew within one.
             offset: (self.offset + (1 << 20))
                 .max(((now / 1000) << 20) + (((now % 1000) << 20) / 1000)),

@@ -6,6 +6,7 @@ mod book;
 mod cover;
 mod ctx;
 mod describe;
+mod digest;
 mod dump;
 pub mod effects;
 pub mod events;
@@ -34,6 +35,7 @@ mod zsets;
 
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
 pub use describe::{command, help, in_category, subcommand};
+pub use digest::Digest;
 pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use noted::Walker;
 pub use session::Verb;

@@ -18,6 +18,8 @@ pub enum Walker {
     Disk,
     /// Replicas.
     Replicas,
+    /// A digest.
+    Digest,
 }
 
 /// A walk and the frames that belong behind its slices.
@@ -91,6 +93,11 @@ impl Shard {
     pub fn walk_cut(&self) -> Option<Position> {
         let mut walks = self.walking.iter();
         walks.find(|walking| walking.walker == Walker::Disk)?.cut
+    }
+
+    /// Is there such a walk?
+    pub fn is_walked(&self, walker: Walker) -> bool {
+        self.walking.iter().any(|walking| walking.walker == walker)
     }
 
     /// The walk is over, or given up.

@@ -50,6 +50,7 @@ pub enum Verb {
     Time,
     Unsubscribe,
     Unwatch,
+    ReplDigest,
     ReplToken,
     ReplWait,
     Wait,
@@ -407,6 +408,13 @@ pub const COMMANDS: &[Spec] = &[
         ALWAYS | NO_SCRIPT,
         "Forgets the watched keys",
         Verb::Unwatch,
+    ),
+    Spec::session(
+        "REPL.DIGEST",
+        1,
+        NO_MULTI,
+        "Sums up all data, to be compared with what another node says",
+        Verb::ReplDigest,
     ),
     Spec::session(
         "REPL.TOKEN",

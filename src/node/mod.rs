@@ -23,6 +23,7 @@ use uring::{
 };
 
 use crate::{
+    base::seed_histories,
     mesh,
     recover::RecoverError,
     shard::{Core, Settings, Shared, lock, log},
@@ -156,6 +157,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let chance = RandomState::new();
     let seed = chance.hash_one(0);
     seed_collections(chance.hash_one(1));
+    seed_histories(chance.hash_one(3));
     let run_id = format!(
         "{:016x}{:016x}{:08x}",
         started.as_nanos() as u64,

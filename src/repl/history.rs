@@ -85,22 +85,31 @@ impl Part {
 
     /// What a peer gets that goes on from this offset, which is in it; `None` if there is nothing for
     /// this one.
-    pub fn rest(&mut self, from: u64, peer: Peer, parser: &mut Parser) -> Option<Bytes> {
+    /// Bytes that had to be composed anew for it are added to `composed`.
+    pub fn rest(
+        &mut self,
+        from: u64,
+        peer: Peer,
+        (parser, composed): (&mut Parser, &mut u64),
+    ) -> Option<Bytes> {
         let (first, end, database) = (self.first, self.end, self.database);
-        let bytes = self.bytes(peer, parser)?.clone();
+        let bytes = self.bytes(peer, parser, composed)?.clone();
         let mut frames = Frames::of_part(&bytes, (first, end - first), database, parser);
         let at = frames.skip_to(from).ok()?;
         Some(bytes.slice(at..))
     }
 
     /// Its bytes for a peer; `None` if there are none for this one.
-    fn bytes(&mut self, kind: Peer, parser: &mut Parser) -> Option<&Bytes> {
+    fn bytes(&mut self, kind: Peer, parser: &mut Parser, composed: &mut u64) -> Option<&Bytes> {
         if kind == Peer::All {
             return Some(&self.frames);
         }
         if matches!(self.plain, Plain::Unknown) {
             self.plain = match plain(self, parser) {
-                Some(bytes) => Plain::Composed(bytes.into()),
+                Some(bytes) => {
+                    *composed += bytes.len() as u64;
+                    Plain::Composed(bytes.into())
+                }
                 None => Plain::Impossible,
             };
         }
@@ -219,6 +228,8 @@ pub struct History {
     bytes: usize,
     /// Offsets at which a peer may have been in a state that never was. Nobody goes on from there.
     doubtful: Vec<(u64, u64)>,
+    /// Bytes of frames that were composed anew for peers that know one database.
+    composed: u64,
     parser: Parser,
 }
 
@@ -231,6 +242,7 @@ impl History {
             first_number: 0,
             bytes: 0,
             doubtful: Vec::new(),
+            composed: 0,
             parser: Parser::default(),
         }
     }
@@ -243,6 +255,12 @@ impl History {
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that were composed anew since this was last asked: all others are sent from the memory that
+    /// they were first composed in.
+    pub fn take_composed(&mut self) -> u64 {
+        std::mem::take(&mut self.composed)
     }
 
     /// Offset of the oldest frame that is kept.
@@ -302,7 +320,8 @@ impl History {
         }
         let index = self.parts.partition_point(|part| part.end <= offset);
         let mut ahead = self.parts.range_mut(index..);
-        ahead.all(|part| part.bytes(peer, &mut self.parser).is_some())
+        let (parser, composed) = (&mut self.parser, &mut self.composed);
+        ahead.all(|part| part.bytes(peer, parser, composed).is_some())
     }
 
     /// Has nobody who was there anything that can be relied on?
@@ -345,7 +364,8 @@ impl History {
             let Some(part) = self.parts.get_mut((number - self.first_number) as usize) else {
                 break;
             };
-            let bytes = part.bytes(peer, &mut self.parser).ok_or(Lost::Untold)?;
+            let bytes = part.bytes(peer, &mut self.parser, &mut self.composed);
+            let bytes = bytes.ok_or(Lost::Untold)?;
             let rest = bytes.slice(at..);
             taken += rest.len();
             if !rest.is_empty() {
@@ -380,7 +400,8 @@ impl History {
             return Ok(None);
         };
         let (first, end, database) = (part.first, part.end, part.database);
-        let bytes = part.bytes(peer, &mut self.parser).ok_or(Lost::Untold)?;
+        let bytes = part.bytes(peer, &mut self.parser, &mut self.composed);
+        let bytes = bytes.ok_or(Lost::Untold)?;
         let mut frames = Frames::of_part(bytes, (first, end - first), database, &mut self.parser);
         let at = frames.skip_to(cursor.offset).map_err(|_| Lost::TooOld)?;
         Ok(Some((number, at)))

@@ -14,6 +14,11 @@ pub mod psync;
 pub mod source;
 pub mod wire;
 
+use crate::{
+    base::{parse_f64, parse_i64},
+    resp::Args,
+};
+
 pub use crate::base::Position;
 pub use history::{History, Part};
 
@@ -56,7 +61,7 @@ fn write_command(out: &mut Vec<u8>, words: &[&[u8]]) {
 
 /// Is this a command that every kevy primary answers with an error and streams all the same? Its own
 /// data did not change, so neither may ours.
-pub fn kevy_refuses(args: crate::resp::Args<'_>) -> bool {
+pub fn kevy_refuses(args: Args<'_>) -> bool {
     let Some(name) = args.get(0) else {
         return false;
     };
@@ -79,6 +84,18 @@ pub fn kevy_refuses(args: crate::resp::Args<'_>) -> bool {
         3.. if is(&["GETEX"]) => has(2, &["EXAT", "PXAT", "PERSIST"]),
         _ => false,
     }
+}
+
+/// What a kevy does besides this command: whoever adds a number to a field takes its deadline away, even
+/// where the field holds none.
+pub fn kevy_does_besides<'a>(args: &Args<'a>) -> Option<[&'a [u8]; 5]> {
+    if args.len() != 4 {
+        return None;
+    }
+    let is = |name: &str| args.at(0).eq_ignore_ascii_case(name.as_bytes());
+    let adds = is("HINCRBY") && parse_i64(args.at(3)).is_some()
+        || is("HINCRBYFLOAT") && parse_f64(args.at(3)).is_some();
+    adds.then(|| [b"HPERSIST", args.at(1), b"FIELDS", b"1", args.at(2)])
 }
 
 #[cfg(test)]

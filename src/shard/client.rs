@@ -52,6 +52,8 @@ enum Form {
     Lines,
     /// The lines with these numbers, in this order.
     LinesOf(Vec<u64>),
+    /// What the shards hold.
+    Digest,
 }
 
 impl State {
@@ -267,6 +269,16 @@ impl State {
         self.gather(conn, id, others, sum, form);
     }
 
+    /// Asks every core for what this one, too, answers later.
+    pub(super) fn ask_for_digests(&mut self, conn: &mut Conn) -> u64 {
+        let id = self.gathers.next_question();
+        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+            self.mesh.send(core, Message::Ask(id, Question::Digest));
+        }
+        self.gather(conn, id, self.mesh.cores(), Answer::default(), Form::Digest);
+        id
+    }
+
     /// Answers the connection with OK when a question was answered so many times.
     pub(super) fn gather_ok(&mut self, conn: &mut Conn, question: u64, waiting: usize) {
         if waiting == 0 {
@@ -322,6 +334,8 @@ impl State {
                     conn.closing = true;
                 }
             }
+            // Its answer comes later.
+            Question::Digest => {}
             Question::Pause(until, all) => self.start_pause(*until, *all),
             Question::Unpause => self.end_pause(u64::MAX),
             Question::Find(id) => {
@@ -351,6 +365,7 @@ impl State {
         gather.sum.count += answer.count;
         gather.sum.lines.extend(answer.lines);
         gather.sum.found = gather.sum.found.or(answer.found);
+        gather.sum.digests.extend(answer.digests);
         gather.waiting -= 1;
         if gather.waiting > 0 {
             return;
@@ -373,6 +388,7 @@ impl State {
                 Ok(()) => out.ok(),
                 Err(error) => out.error(&error),
             },
+            Form::Digest => self.write_digest(out, sum.digests),
             form => write_answer(out, form, sum),
         }
     }
@@ -540,8 +556,8 @@ fn write_answer(out: &mut Out, form: Form, mut sum: Answer) {
     match form {
         Form::Count => out.int(sum.count),
         Form::OkOrNobody if sum.count == 0 => out.error(&Error::fixed("ERR No such client")),
-        // Tracking has begun by now.
-        Form::Ok | Form::OkOrNobody | Form::Track(_) => out.ok(),
+        // Tracking has begun by now, and digests are not written here.
+        Form::Ok | Form::OkOrNobody | Form::Track(_) | Form::Digest => out.ok(),
         Form::Lines => {
             sum.lines.sort_unstable();
             out.verbatim(&all(&sum.lines));

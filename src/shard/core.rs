@@ -358,6 +358,9 @@ impl<R: Reactor> Core<R> {
                     follower.on_sent(socket);
                 }
             }
+            Event::Released { socket, usage } => {
+                self.source.on_released(socket, usage, &self.state.shared);
+            }
             Event::Accepted {
                 listener,
                 socket,

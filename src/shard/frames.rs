@@ -15,6 +15,7 @@ use super::{
 use crate::{
     cmd::{Keys, Run, Shards, Spec, Upstream, Verb},
     journal::frame::{LIBRARIES, NOTE},
+    repl::kevy_does_besides,
     resp::{Args, Out, OwnedArgs},
     script,
     store::DueKeys,
@@ -333,7 +334,15 @@ impl State {
         away: Option<&mut Vec<(usize, After)>>,
     ) {
         if !call.sees_due {
-            self.run_here(spec, run, args, call, out, away);
+            let mut away = away;
+            self.run_here(spec, run, args, call, out, away.as_deref_mut());
+            if let Some(words) = kevy_does_besides(args)
+                && let Some(spec) = self.table.find(words[0])
+                && let Some(run) = Work::of(spec)
+            {
+                let words = OwnedArgs::copy(words);
+                self.run_here(spec, run, &words.as_args(), call, out, away);
+            }
             return;
         }
         self.set_due_keys(spec, *args, DueKeys::Shown);

@@ -400,6 +400,18 @@ fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     lines.put("sync_full", sum(|replicas| &replicas.shipped));
     lines.put("sync_partial_ok", sum(|replicas| &replicas.resumed));
     lines.put("repl_sent_bytes", sum(|replicas| &replicas.sent));
+    lines.put("repl_sends", sum(|replicas| &replicas.sends));
+    lines.put("repl_zc_sends", sum(|replicas| &replicas.sends_in_place));
+    lines.put("repl_zc_confirmed", sum(|replicas| &replicas.confirmed));
+    lines.put("repl_zc_copied", sum(|replicas| &replicas.copied));
+    lines.put("repl_zc_fallbacks", sum(|replicas| &replicas.fallbacks));
+    lines.put("repl_ship_bytes", sum(|replicas| &replicas.ship_bytes));
+    let registered = sum(|replicas| &replicas.ship_bytes_registered);
+    lines.put("repl_ship_bytes_registered", registered);
+    let frames = sum(|replicas| &replicas.frame_bytes);
+    lines.put("repl_frame_bytes_sent", frames);
+    let copied = sum(|replicas| &replicas.frame_bytes_copied);
+    lines.put("repl_frame_bytes_copied", copied);
 }
 
 fn backlog(shared: &Shared, lines: &mut Lines<'_>) {

@@ -16,7 +16,7 @@ use super::{
     frames::Part,
     homes::{Listener, Want},
     load::Load,
-    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Topics, Waiting},
+    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Question, Topics, Waiting},
     oddities::Acting,
     requests::{Call, Work},
     scratch::Received,
@@ -683,6 +683,7 @@ impl State {
             }
             Message::Monitored(on) => self.on_monitored(from, on),
             Message::Line(line) => self.lines.push(line),
+            Message::Ask(gather, Question::Digest) => self.digest_later(from, gather),
             Message::Ask(gather, question) => {
                 let answer = self.answer_question(&question, None);
                 self.mesh.send(from, Message::Answer(gather, answer));

@@ -4,7 +4,7 @@ use uring::SocketId;
 
 pub use crate::mesh::CoreId;
 use crate::{
-    base::Ms,
+    base::{Ms, Position},
     cmd::{Shard, Spec, Upstream},
     resp::{Out, OwnedArgs, Proto},
 };
@@ -129,6 +129,8 @@ pub enum Question {
     Unblock(u64, bool),
     /// Find the client with this id.
     Find(u64),
+    /// Read all shards; the answer comes later.
+    Digest,
 }
 
 /// One core's part of an answer.
@@ -140,6 +142,19 @@ pub struct Answer {
     pub lines: Vec<(u64, String)>,
     /// Where the wanted client lives.
     pub found: Option<ClientAt>,
+    /// What shards hold, or that it changed each time they were read.
+    pub digests: Vec<(usize, Option<ShardDigest>)>,
+}
+
+/// What a shard holds.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardDigest {
+    /// Where its stream was then.
+    pub at: Position,
+    /// Number of its keys.
+    pub keys: u64,
+    /// See [`Digest`](crate::cmd::Digest).
+    pub sum: u128,
 }
 
 /// Which connections CLIENT LIST and CLIENT KILL mean. Absent conditions hold for all.

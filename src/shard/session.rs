@@ -136,6 +136,7 @@ impl State {
             Verb::Role => self.role(conn),
             Verb::ReplicaOf => self.replica_of(conn, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
+            Verb::ReplDigest => self.digest(conn),
             Verb::ReplToken => self.replication_token(conn),
             Verb::ReplWait => self.wait_for_primary(conn, spec, args, true),
             Verb::Time => {

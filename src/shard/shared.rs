@@ -238,6 +238,20 @@ pub struct Replicas {
     /// How often one came back and went on, and got a snapshot.
     pub resumed: AtomicU64,
     pub shipped: AtomicU64,
+    /// Sends to them, and those in place: without a copy into the kernel, if it agrees.
+    pub sends: AtomicU64,
+    pub sends_in_place: AtomicU64,
+    /// Of those in place: what the kernel said afterwards.
+    pub confirmed: AtomicU64,
+    pub copied: AtomicU64,
+    /// Links that went back to plain sends for that.
+    pub fallbacks: AtomicU64,
+    /// Bytes of snapshots, and those of them in memory for large sends that the kernel knows.
+    pub ship_bytes: AtomicU64,
+    pub ship_bytes_registered: AtomicU64,
+    /// Bytes of frames sent, and bytes of frames that had to be composed anew for that.
+    pub frame_bytes: AtomicU64,
+    pub frame_bytes_copied: AtomicU64,
 }
 
 /// What INFO and ROLE say of the primary that this node follows.

@@ -6,8 +6,10 @@
 //! frames behind the image. The image alone is thus no state that ever was: the peer is told an offset so
 //! far back that these frames fill the way to where the walk ended. Whoever leaves on that way starts over.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use uring::Chunk;
 
+use super::chunks::Chunks;
 use crate::{
     cmd::{
         Shard, Walker,
@@ -29,10 +31,6 @@ const SLICE: Budget = Budget {
     records: 256,
     bytes: 64 << 10,
 };
-/// What a kevy replica takes as one chunk.
-const CHUNK_LEN: usize = 65_536;
-/// Chunks leave when there are so many bytes of them.
-const BATCH_LEN: usize = 1 << 20;
 /// The version that every kevy reads.
 const VERSION: u8 = 4;
 
@@ -42,8 +40,8 @@ pub(super) struct Ship {
     pub peer: Peer,
     /// The database of the last frame behind the image.
     database: u32,
-    /// The image, as far as it is not in a chunk yet.
-    image: BytesMut,
+    /// The image on its way.
+    image: Chunks,
     /// What a slice wrote.
     body: Vec<u8>,
     /// Frames behind the image without their offsets, one after the other, and the length of each.
@@ -68,14 +66,11 @@ impl Ship {
     /// Begins a walk through a shard that is here and has a stream.
     pub fn begin(shard: &mut Shard, peer: Peer) -> Self {
         shard.begin_walk(Walker::Replicas);
-        let mut image = BytesMut::with_capacity(BATCH_LEN + CHUNK_LEN);
-        image.put_slice(MAGIC);
-        image.put_u8(VERSION);
         Self {
             peer,
             database: 0,
-            image,
-            body: Vec::new(),
+            image: Chunks::default(),
+            body: [&MAGIC[..], &[VERSION]].concat(),
             behind: Vec::new(),
             lens: Vec::new(),
             trailer: Vec::new(),
@@ -121,33 +116,47 @@ impl Ship {
         self.behind.len()
     }
 
-    /// Goes on for a turn. What is to be sent goes to `out`.
-    pub fn sail(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+    /// Goes on for a turn. What is to be sent goes to `out`; `take` has memory to compose it in.
+    pub fn sail(
+        &mut self,
+        shard: &mut Shard,
+        take: &mut dyn FnMut() -> Option<Chunk>,
+        out: &mut Vec<Bytes>,
+    ) -> Sailed {
         if !self.follow(shard) {
             return Sailed::Void;
         }
-        self.body.clear();
+        let before = self.body.len();
         let slice = shard.walk_on(Walker::Replicas, SLICE, &mut self.body);
         match (slice.database as u32, slice.form) {
-            (0, Form::Plain) => self.image.put_slice(&self.body),
-            (0, form) => self.sort(form, 0),
+            (0, Form::Plain) => {}
+            (0, form) => self.sort(before, form, 0),
             // An image is of one database.
-            (database, _) if self.peer == Peer::All => self.sort(Form::Again, database),
-            _ => {}
+            (database, _) if self.peer == Peer::All => self.sort(before, Form::Again, database),
+            _ => self.body.truncate(before),
         }
         if slice.is_last {
             shard.end_walk(Walker::Replicas);
+            self.body.push(END);
+            self.body.append(&mut self.trailer);
+        }
+        self.image.put(&self.body, take);
+        self.body.clear();
+        if slice.is_last {
             return self.arrive(shard, out);
         }
-        if self.image.len() >= BATCH_LEN {
-            self.cut(out, BATCH_LEN);
-        }
+        self.image.take_ready(out);
         Sailed::On
     }
 
-    /// Sorts the records of a slice that do not all belong into an image.
-    fn sort(&mut self, form: Form, database: u32) {
-        let body = std::mem::take(&mut self.body);
+    /// Bytes of the image so far, framing included, that lie in memory for large sends, and all.
+    pub fn image_len(&self) -> (u64, u64) {
+        self.image.total()
+    }
+
+    /// Sorts the records of a slice, those behind `from`, that do not all belong into an image.
+    fn sort(&mut self, from: usize, form: Form, database: u32) {
+        let body = self.body.split_off(from);
         // A key that follows as frames, with what stands behind it of its groups.
         let mut key = Vec::new();
         // What was written here can be read here.
@@ -156,7 +165,7 @@ impl Ship {
                 self.rebuild(&std::mem::take(&mut key), true, database);
             }
             match span.kind {
-                SpanKind::Key if form == Form::Mixed => self.image.put_slice(span.bytes),
+                SpanKind::Key if form == Form::Mixed => self.body.extend_from_slice(span.bytes),
                 SpanKind::Key => key.extend_from_slice(span.bytes),
                 SpanKind::More => self.rebuild(span.bytes, false, database),
                 SpanKind::FieldDeadline {
@@ -176,7 +185,6 @@ impl Ship {
         if !key.is_empty() {
             self.rebuild(&key, true, database);
         }
-        self.body = body;
     }
 
     /// Has a record follow as frames, behind what else is there of its key, or in its place.
@@ -232,11 +240,8 @@ impl Ship {
         if let (Peer::All, Some(stream)) = (self.peer, &shard.stream) {
             self.select(stream.database());
         }
-        self.image.put_u8(END);
-        let trailer = std::mem::take(&mut self.trailer);
-        self.image.put_slice(&trailer);
-        let all = self.image.len();
-        self.cut(out, all);
+        self.image.finish();
+        self.image.take_ready(out);
         let first = at.offset.saturating_sub(self.lens.len() as u64);
         out.push(format!("+SNAPSHOT_END {first}\r\n").into());
         let mut frames = Vec::with_capacity(self.behind.len() + self.lens.len() * 32);
@@ -258,21 +263,6 @@ impl Ship {
         Sailed::Done {
             first,
             end: at.offset,
-        }
-    }
-
-    /// Makes chunks of the first bytes of the image.
-    fn cut(&mut self, out: &mut Vec<Bytes>, len: usize) {
-        let mut bytes = self.image.split_to(len).freeze();
-        self.image.reserve(BATCH_LEN + CHUNK_LEN);
-        while !bytes.is_empty() {
-            let chunk = bytes.split_to(bytes.len().min(CHUNK_LEN));
-            out.push(match chunk.len() {
-                CHUNK_LEN => Bytes::from_static(b"$65536\r\n"),
-                len => format!("${len}\r\n").into(),
-            });
-            out.push(chunk);
-            out.push(Bytes::from_static(b"\r\n"));
         }
     }
 }

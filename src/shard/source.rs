@@ -16,9 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use uring::{GATHER_MAX, Outgoing, Reactor, SocketId};
+use uring::{Chunk, GATHER_MAX, Outgoing, Reactor, SocketId, Usage};
 
 use super::{
+    chunks::BLOCK_LEN,
+    in_place::InPlace,
     log,
     message::Message,
     shared::{ReplicaView, Shared, lock},
@@ -41,7 +43,9 @@ use crate::{
 /// Bytes that one send has at most, but for its last piece.
 const SEND_LEN: usize = 1 << 20;
 /// Bytes of a snapshot that wait for a replica before the walk does.
-const SHIP_AHEAD: usize = 4 << 20;
+const SHIP_AHEAD: usize = 2 << 20;
+/// Blocks of a core's memory for snapshots: what one has on its way to a replica, and what is composed.
+const BLOCKS: u32 = 8;
 /// Between two pings.
 const PING_MS: Ms = 1000;
 /// Frames that a replica of which nothing is known yet gets for that.
@@ -80,6 +84,8 @@ pub(super) struct Source {
     links: Vec<Link>,
     /// The gathers of this turn are composed here.
     pieces: Vec<Bytes>,
+    /// Once there was a snapshot: is the memory for them registered with the ring?
+    registered: Option<bool>,
 }
 
 /// One shard of this core, for its replicas.
@@ -93,6 +99,8 @@ struct Feed {
     readers: Arc<()>,
     history: History,
     ship: Option<Ship>,
+    /// Bytes of its image that are counted, as [`Ship::image_len`] has them.
+    counted: (u64, u64),
     /// Peers have all of a snapshot but its end, which they get once this is written.
     landing: Option<Landing>,
     parser: Parser,
@@ -146,6 +154,7 @@ struct Link {
     out: VecDeque<Bytes>,
     out_bytes: usize,
     sending: bool,
+    in_place: InPlace,
     acked: u64,
     /// When it last took or said something.
     alive: Ms,
@@ -169,6 +178,7 @@ impl Source {
                     readers: Arc::default(),
                     history: History::new(0),
                     ship: None,
+                    counted: (0, 0),
                     landing: None,
                     parser: Parser::default(),
                     used: 0,
@@ -218,6 +228,7 @@ impl Source {
             out: VecDeque::new(),
             out_bytes: 0,
             sending: false,
+            in_place: InPlace::new(reactor.may_send_in_place(socket)),
             acked: 0,
             alive: now,
             acked_at: now,
@@ -276,6 +287,23 @@ impl Source {
         true
     }
 
+    /// What was sent in place is not needed any more, and the kernel tells how that went.
+    pub fn on_released(&mut self, socket: SocketId, usage: Usage, shared: &Shared) {
+        let mut links = self.links.iter_mut();
+        let Some(link) = links.find(|link| link.socket == socket) else {
+            return;
+        };
+        let replicas = &shared.replicas[self.feeds[link.own].shard];
+        match usage {
+            Usage::InPlace => replicas.confirmed.fetch_add(1, Relaxed),
+            Usage::Copied => replicas.copied.fetch_add(1, Relaxed),
+            Usage::Refused => 0,
+        };
+        if link.in_place.told(usage) {
+            replicas.fallbacks.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Nothing more comes from a socket, if it is a replica's.
     pub fn on_end(&mut self, socket: SocketId) -> bool {
         let Some(link) = self.link(socket) else {
@@ -308,7 +336,7 @@ impl Source {
         let replaced = state.shared.durable.replaced.load(SeqCst);
         let mut worked = false;
         for own in 0..self.feeds.len() {
-            worked |= self.feed(own, replaced, state);
+            worked |= self.feed(own, replaced, state, reactor);
         }
         for at in 0..self.links.len() {
             worked |= self.pump(at, state, reactor);
@@ -318,7 +346,13 @@ impl Source {
     }
 
     /// Keeps what a shard did, and goes on with its snapshot.
-    fn feed(&mut self, own: usize, replaced: u64, state: &mut State) -> bool {
+    fn feed<R: Reactor>(
+        &mut self,
+        own: usize,
+        replaced: u64,
+        state: &mut State,
+        reactor: &mut R,
+    ) -> bool {
         let feed = &mut self.feeds[own];
         if !state.homes.shards.has(feed.shard) || state.shared.loading.load(Relaxed) {
             return false;
@@ -329,14 +363,7 @@ impl Source {
         let mut ours = links.iter().filter(|link| is_ours(link));
         let asks = ours.any(|link| matches!(link.stage, Stage::Asked(_)));
         if asks && !state.feeding[own] {
-            state.feeding[own] = true;
-            let now = state.now;
-            let home = state.homes.shards.shard(feed.shard);
-            if home.stream.is_none() {
-                let at = Position::UNKNOWN.renewed(now);
-                home.stream = Some(Box::new(Stream::new(feed.shard as u32, at)));
-                state.homes.refresh(feed.shard);
-            }
+            state.start_stream(own, feed.shard);
         }
         if !state.feeding[own] {
             return false;
@@ -443,6 +470,14 @@ impl Source {
             && let Some(peer) = links.iter().find(waits).map(|link| link.kind)
         {
             let mut ship = Ship::begin(home, peer);
+            feed.counted = (0, 0);
+            if self.registered.is_none() {
+                // Without it snapshots leave from other memory.
+                let is_registered = reactor
+                    .make_arena(BLOCKS, BLOCK_LEN as u32)
+                    .unwrap_or(false);
+                self.registered = Some(is_registered);
+            }
             if feed.shard == libraries::HOME && peer == Peer::All {
                 ship.tell_libraries(&state.shared.scripts.library_sources());
             }
@@ -455,7 +490,20 @@ impl Source {
         }
         if feed.ship.is_some() {
             let limits = (journals, state.tunables.backlog_len);
-            worked |= feed.sail(home, &mut links, limits);
+            let is_aboard = |link: &&&mut Link| matches!(link.stage, Stage::Shipping);
+            let aboard = links.iter().filter(is_aboard).count() as u64;
+            worked |= feed.sail(home, &mut links, limits, &mut || reactor.take_chunk());
+            if let Some(ship) = &feed.ship {
+                let (large, all) = ship.image_len();
+                let counted = std::mem::replace(&mut feed.counted, (large, all));
+                let replicas = &state.shared.replicas[feed.shard];
+                let count = &replicas.ship_bytes;
+                count.fetch_add(aboard * (all - counted.1), Relaxed);
+                if self.registered == Some(true) {
+                    let count = &replicas.ship_bytes_registered;
+                    count.fetch_add(aboard * (large - counted.0), Relaxed);
+                }
+            }
         }
         let is_patient = links.iter().any(|link| link.is_new);
         let mut limit = state.tunables.backlog_len;
@@ -477,6 +525,7 @@ impl Source {
             return false;
         }
         let feed = &mut self.feeds[link.own];
+        let replicas = &state.shared.replicas[feed.shard];
         let pieces = &mut self.pieces;
         let mut len = 0;
         while pieces.len() < GATHER_MAX - 1
@@ -492,11 +541,14 @@ impl Source {
             match feed.history.gather(cursor, link.kind, room, pieces) {
                 Ok(more) => {
                     len += more;
+                    replicas.frame_bytes.fetch_add(more as u64, Relaxed);
                     link.is_new &= more > 0 || room.1 == 0;
                 }
                 Err(Lost::TooOld) => link.gone = Some("it is too slow"),
                 Err(Lost::Untold) => link.gone = Some(UNTOLD),
             }
+            let composed = feed.history.take_composed();
+            replicas.frame_bytes_copied.fetch_add(composed, Relaxed);
             if link.takes_pings && state.now >= link.ping_at {
                 link.ping_at = state.now + PING_MS;
                 let next = state.homes.stream_end(feed.shard);
@@ -516,10 +568,16 @@ impl Source {
         if pieces.is_empty() {
             return false;
         }
-        let outgoing = Outgoing::Gather(std::mem::take(pieces));
-        let replicas = &state.shared.replicas[feed.shard];
+        let pieces = std::mem::take(pieces);
         replicas.sent.fetch_add(len as u64, Relaxed);
-        link.sending = reactor.send(link.socket, outgoing).is_ok();
+        replicas.sends.fetch_add(1, Relaxed);
+        link.sending = if link.in_place.wants(&pieces, len) {
+            replicas.sends_in_place.fetch_add(1, Relaxed);
+            link.in_place.sent();
+            reactor.send_in_place(link.socket, pieces).is_ok()
+        } else {
+            reactor.send(link.socket, Outgoing::Gather(pieces)).is_ok()
+        };
         if !link.sending {
             link.gone = Some("the connection failed");
         }
@@ -553,7 +611,13 @@ impl Source {
     pub fn tick(&mut self, state: &mut State) {
         let now = state.now;
         for link in &mut self.links {
-            let silent = now.saturating_sub(link.alive);
+            // The kernel takes what is sent to a process that was stopped, so that says nothing of one that
+            // has acknowledged before.
+            let heard = match link.acked > 0 && matches!(link.stage, Stage::Streaming(_)) {
+                true => link.acked_at,
+                false => link.alive,
+            };
+            let silent = now.saturating_sub(heard);
             let is_waited_for = link.sending || link.takes_pings;
             if matches!(link.stage, Stage::Greeting) && silent > GREETING_MS {
                 link.gone = Some("it asks for nothing");
@@ -569,7 +633,14 @@ impl Source {
             self.publish(own, state);
             let feed = &mut self.feeds[own];
             let is_idle = now.saturating_sub(feed.used) > state.tunables.backlog_ttl_secs * 1000;
-            if is_idle && state.tunables.backlog_ttl_secs > 0 && state.homes.shards.has(feed.shard)
+            if is_idle
+                && state.tunables.backlog_ttl_secs > 0
+                && state.homes.shards.has(feed.shard)
+                && !state
+                    .homes
+                    .shards
+                    .shard(feed.shard)
+                    .is_walked(Walker::Digest)
             {
                 state.feeding[own] = false;
                 (feed.history, feed.has_kevys) = (History::new(0), false);
@@ -606,6 +677,7 @@ impl Feed {
         home: &mut Shard,
         links: &mut [&mut Link],
         (journals, backlog_len): (bool, usize),
+        take: &mut dyn FnMut() -> Option<Chunk>,
     ) -> bool {
         let mut aboard: Vec<_> = links
             .iter_mut()
@@ -649,7 +721,7 @@ impl Feed {
             return false;
         }
         let mut out = Vec::new();
-        match ship.sail(home, &mut out) {
+        match ship.sail(home, take, &mut out) {
             Sailed::On => {
                 for link in aboard {
                     link.extend(&out);
@@ -762,7 +834,12 @@ impl Link {
             }
             Some(Ok(Some(parts))) => {
                 for mut part in parts {
-                    let Some(bytes) = part.rest(from, self.kind, &mut feed.parser) else {
+                    let mut composed = 0;
+                    let tools = (&mut feed.parser, &mut composed);
+                    let rest = part.rest(from, self.kind, tools);
+                    let replicas = &shared.replicas[feed.shard];
+                    replicas.frame_bytes_copied.fetch_add(composed, Relaxed);
+                    let Some(bytes) = rest else {
                         // It will ask again.
                         feed.history.doubt(self.asked, part.end());
                         self.gone = Some(UNTOLD);
@@ -774,6 +851,8 @@ impl Link {
                         self.decided = Some(true);
                     }
                     from = part.end();
+                    let len = bytes.len() as u64;
+                    replicas.frame_bytes.fetch_add(len, Relaxed);
                     self.extend(&[bytes]);
                 }
             }
@@ -850,6 +929,17 @@ impl Link {
 }
 
 impl State {
+    /// What happens to a shard of this core, which is here, is recorded from now on.
+    pub(super) fn start_stream(&mut self, own: usize, shard: usize) {
+        self.feeding[own] = true;
+        let home = self.homes.shards.shard(shard);
+        if home.stream.is_none() {
+            let at = Position::UNKNOWN.renewed(self.now);
+            home.stream = Some(Box::new(Stream::new(shard as u32, at)));
+            self.homes.refresh(shard);
+        }
+    }
+
     /// A replica said how far it is: who waits for that looks again.
     pub(super) fn tell_acks(&mut self) {
         if self.shared.waiters.load(SeqCst) > 0 {

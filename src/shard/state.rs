@@ -17,6 +17,7 @@ use super::{
     census::Census,
     client::Gathers,
     clients::Clients,
+    digest::Digests,
     durable::Gate,
     evict::Memory,
     homes::Homes,
@@ -122,6 +123,7 @@ pub(super) struct State {
     pub written: Vec<(usize, Part)>,
     /// Which of the core's shards keep what they do for replicas.
     pub feeding: Vec<bool>,
+    pub digests: Digests,
     /// Clients that wait for replicas.
     pub waiters: Vec<Waiter>,
     /// Writes are refused in this turn because too few replicas are there.
@@ -205,6 +207,7 @@ impl State {
             watch: Vec::new(),
             written: Vec::new(),
             feeding: Vec::new(),
+            digests: Digests::default(),
             waiters: Vec::new(),
             lacks_replicas: false,
             acked: false,
@@ -230,6 +233,7 @@ impl State {
             || !self.loans.ready.is_empty()
             || !self.clients.woken.is_empty()
             || !self.clients.stalled.is_empty()
+            || self.has_digest_work()
             || self.mesh.has_unsent()
     }
 

@@ -45,6 +45,10 @@ impl State {
         if self.memory.limit > 0 || self.memory.has_work() {
             self.memory_background();
         }
+        if self.has_digest_work() {
+            worked = true;
+            self.digest_on();
+        }
         if let Some(shards) = self.retired.last_mut() {
             worked = true;
             let mut more = false;

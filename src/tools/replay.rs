@@ -7,7 +7,7 @@ use crate::{
     aof::{Entry, Family},
     base::{Ms, Rng, parse_u64},
     cmd::{self, Ctx, Run, Shards, Table},
-    repl::kevy_refuses,
+    repl::{kevy_does_besides, kevy_refuses},
     resp::{Args, Out, OwnedArgs},
     script::{Limits, ScriptEngine, Scripts, StoresOnly},
 };
@@ -197,6 +197,11 @@ impl Replay {
         }
         if spec.name == "XINTERNAL.CATALOG" && (3..args.len()).any(|at| !args.at(at).is_empty()) {
             tally.left_out("definitions of indexes, tables or views", b"");
+        }
+        if family == Family::Kevy
+            && let Some(words) = kevy_does_besides(&args)
+        {
+            self.execute(OwnedArgs::copy(words).as_args(), family, tally);
         }
         has_changed
     }

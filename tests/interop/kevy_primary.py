@@ -842,10 +842,16 @@ def tokens(count, s, version):
     pairs.append(("node and node", node, other))
     primary = kevy_server(s.scratch, version, 2)
     third = start_node(s, 2, 1, args=["--replicaof", "127.0.0.1:%d" % (primary.port + 10000)])
-    pairs.append(("%s and node" % version, primary, third))
+    if version != "3.17.3":
+        # Its generation is in no handshake: nobody who follows it can tell its tokens from older ones.
+        pairs.append(("%s and node" % version, primary, third))
     for name, above, below in pairs:
         name = "tokens, %s" % name
         marks(above, below, 20, name)
+        if version == "3.17.3" and below is kevy.server:
+            with above.conn() as writer, below.conn() as reader:
+                ours = lambda c: c.ask("REPL.TOKEN")[::2]
+                wait_until("it has heard our generations", 20, lambda: ours(reader) == ours(writer))
         with above.conn() as writer, below.conn() as reader:
             stale = 0
             for n in range(200):

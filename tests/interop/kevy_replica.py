@@ -111,11 +111,6 @@ LEFT_OUT = [
     ),
     (W3, lambda a, n: a[0] == "SETRANGE" and a[3] == "", "it pads even with an empty value"),
     (
-        W3,
-        lambda a, n: a[0] == "HINCRBY" and not a[1].startswith("flt"),
-        "one that fails still takes the field's deadline away; only on keys of their own",
-    ),
-    (
         ("2.0.20",),
         lambda a, n: a[0] in ("LMOVE", "RPOPLPUSH") and n > 1,
         "between shards the target is stored where no client can read it",
@@ -450,6 +445,8 @@ class Load(Maker):
             lambda: ["HPEXPIREAT", k, str(4102444800000 + self.r.randrange(10**9)), "FIELDS", "1", f],
             lambda: ["HPEXPIREAT", k, "1", "FIELDS", "1", f],
             lambda: ["HPERSIST", k, "FIELDS", "1", f],
+            # It takes the field's deadline away, also where it holds no number.
+            lambda: ["HINCRBY", k, f, self.r.choice(("1", "9223372036854775807", "none"))],
         )
 
     def pops(self):

@@ -117,8 +117,21 @@ def dump_of_libraries(server):
         return conn.call("FUNCTION", "DUMP").plain()
 
 
+def digest(server):
+    """What the node says of all its data, and the sum of what it says of each shard."""
+    with server.conn(timeout=30) as conn:
+        return conn.ask("REPL.DIGEST")
+
+
 def all_equal(servers):
-    """Differences between the first node and each other one, once all are still."""
+    """Differences between the first node and each other one, once all are still: by digest and by content."""
+    digests = [digest(server)[:2] for server in servers]
+    lines = ["digest: %r" % digests] * any(d != digests[0] for d in digests)
+    return lines + all_same(servers)
+
+
+def all_same(servers):
+    """Differences of content between the first node and each other one."""
     first = contents(servers[0])
     libraries = dump_of_libraries(servers[0])
     lines = []

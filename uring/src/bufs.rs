@@ -52,6 +52,10 @@ impl Region {
         unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
     }
 
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     pub fn at(&self, offset: usize) -> *mut u8 {
         assert!(offset < self.len, "inside the region");
         // SAFETY: the result stays inside the one mapping, as just asserted.

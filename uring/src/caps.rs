@@ -113,14 +113,12 @@ pub struct Features {
     pub accept_multishot: bool,
     /// One receive serves any number of arrivals.
     pub recv_multishot: bool,
-    /// The kernel has zero-copy sends (not used yet).
+    /// The kernel has zero-copy sends of one piece and of several.
     pub send_zc: bool,
     /// The kernel shows when it has work to run, so that looking costs no system call.
     pub taskrun_flag: bool,
     /// The ring is entered through a registered descriptor.
     pub registered_descriptor: bool,
-    /// Registering buffers waits for everything in flight (before 5.13).
-    pub register_needs_idle: bool,
 }
 
 /// Which level was taken, what it has, and why no better one was.

@@ -51,15 +51,16 @@ pub enum Severity {
 pub fn probe(config: &RingConfig) -> Doctor {
     let mut can_register_buffers = false;
     let chosen = KernelReactor::new(config.clone()).map(|mut reactor| {
-        can_register_buffers =
-            reactor.make_arena(1, ARENA_TRIAL_LEN).is_ok() && reactor.is_arena_registered();
+        can_register_buffers = reactor.make_arena(1, ARENA_TRIAL_LEN).unwrap_or(false);
         reactor.choice().clone()
     });
+    let is_refused =
+        !can_register_buffers && chosen.as_ref().is_ok_and(|choice| choice.features.send_zc);
     let findings = vec![
         ring_finding(&chosen),
         disabled_finding(),
         descriptors_finding(),
-        memlock_finding(can_register_buffers),
+        memlock_finding(is_refused),
         backlog_finding(),
         huge_pages_finding(),
         congestion_finding(),
@@ -169,7 +170,7 @@ fn descriptors_finding() -> Finding {
     }
 }
 
-fn memlock_finding(can_register_buffers: bool) -> Finding {
+fn memlock_finding(is_refused: bool) -> Finding {
     let subject = "locked memory (RLIMIT_MEMLOCK)";
     let limit = memlock_limit();
     let limit_shown = limit.map_or("unknown".to_owned(), limit_text);
@@ -188,7 +189,7 @@ fn memlock_finding(can_register_buffers: bool) -> Finding {
             format!("{limit_shown}; rings and snapshot buffers of several cores may not fit"),
             "set LimitMEMLOCK=infinity in the service file, or raise ulimit -l",
         ),
-        _ if !can_register_buffers => (
+        _ if is_refused => (
             Severity::Slower,
             format!("{limit_shown}, but registering buffers was refused"),
             "other processes of this user may use the limit up: raise LimitMEMLOCK",

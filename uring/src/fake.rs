@@ -24,9 +24,10 @@ pub use disk::DiskFaults;
 
 use bytes::Bytes;
 
+use crate::arena::{Arena, Chunk};
 use crate::reactor::{
     End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
-    Wait, Wake,
+    Usage, Wait, Wake,
 };
 use crate::slots::{Slots, Token};
 use crate::timers::Timers;
@@ -73,6 +74,10 @@ pub struct Faults {
     pub name_fails_per_million: u32,
     /// Bytes that a connection holds per direction before its sender must wait.
     pub pipe_len: usize,
+    /// How many of a hundred sends in place between machines are copied on the way.
+    pub copied_percent: u8,
+    /// How many of a hundred of them are refused, and are plain sends.
+    pub refused_percent: u8,
 }
 
 impl Default for Faults {
@@ -91,6 +96,8 @@ impl Default for Faults {
             sync_fails_per_million: 0,
             name_fails_per_million: 0,
             pipe_len: 256 * 1024,
+            copied_percent: 10,
+            refused_percent: 1,
         }
     }
 }
@@ -125,7 +132,7 @@ pub struct FakeReactor {
     machine: Machine,
     leases: Vec<Option<Vec<u8>>>,
     free_leases: Vec<u32>,
-    arena: Vec<Chunk>,
+    arena: Option<Arc<Arena>>,
     wake: FakeWaker,
 }
 
@@ -213,6 +220,8 @@ struct Sending {
     outgoing: Outgoing,
     done: usize,
     total: usize,
+    /// The memory is read where it lies until the other end has it.
+    is_in_place: bool,
 }
 
 struct OpenFile {
@@ -227,11 +236,6 @@ struct OpenFile {
 enum Opened {
     File(FileNumber),
     Folder(PathBuf),
-}
-
-struct Chunk {
-    bytes: Vec<u8>,
-    in_flight: u32,
 }
 
 /// Something on its way.
@@ -282,7 +286,6 @@ enum Work {
         number: FileNumber,
         offset: u64,
         block: Bytes,
-        chunk: Option<u32>,
         is_durable: bool,
     },
     Sync {
@@ -312,10 +315,11 @@ enum Notice {
     Closed {
         socket: Token,
     },
-    ArenaWritten {
-        mark: u64,
-        chunk: u32,
-        result: Result<(), i32>,
+    Released {
+        socket: Token,
+        /// Held until then.
+        _pieces: Vec<Bytes>,
+        usage: Usage,
     },
 }
 
@@ -373,7 +377,7 @@ impl FakeWorld {
             machine,
             leases: Vec::new(),
             free_leases: Vec::new(),
-            arena: Vec::new(),
+            arena: None,
             wake,
         }
     }
@@ -928,15 +932,49 @@ impl World {
         };
         let finish = std::mem::take(&mut socket.finish_after_send);
         let outgoing = sending.outgoing;
+        let pieces = match &outgoing {
+            Outgoing::Gather(pieces) if sending.is_in_place => Some(pieces.clone()),
+            _ => None,
+        };
         let event = Event::Sent {
             socket: address.1.into(),
             outgoing,
             result,
         };
         self.notify(address.0, Notice::Plain(event));
+        if let Some(pieces) = pieces {
+            self.release_later(address, pieces);
+        }
         if finish {
             self.send_end(address, End::Eof);
         }
+    }
+
+    /// What was sent in place is let go of once the other machine has told that it has it.
+    fn release_later(&mut self, address: Address, pieces: Vec<Bytes>) {
+        let peer = self.socket(address).map(|socket| socket.peer_machine);
+        let machine = self.reactors.get(&address.0).map(|inside| inside.machine);
+        let Faults {
+            copied_percent,
+            refused_percent,
+            network_span,
+            ..
+        } = self.faults;
+        let usage = if self.happens(u32::from(refused_percent), 100) {
+            Usage::Refused
+        } else if peer == machine || self.happens(u32::from(copied_percent), 100) {
+            Usage::Copied
+        } else {
+            Usage::InPlace
+        };
+        let at = self.now + 2 * self.within(network_span);
+        let notice = Notice::Released {
+            socket: address.1,
+            _pieces: pieces,
+            usage,
+        };
+        let reactor = address.0;
+        self.schedule(at, Action::Notify { reactor, notice });
     }
 
     /// Puts an end behind everything that was sent.
@@ -1267,18 +1305,6 @@ impl Job {
     fn notice(self, result: Result<(), i32>) -> Notice {
         let mark = self.mark;
         let event = match (self.work, self.file) {
-            (
-                Work::Write {
-                    chunk: Some(chunk), ..
-                },
-                Some(_),
-            ) => {
-                return Notice::ArenaWritten {
-                    mark,
-                    chunk,
-                    result,
-                };
-            }
             (Work::Write { block, .. }, Some(_)) => Event::Written {
                 mark,
                 block,
@@ -1376,18 +1402,11 @@ impl FakeReactor {
                     socket: socket.into(),
                 })
             }
-            Notice::ArenaWritten {
-                mark,
-                chunk,
-                result,
-            } => {
-                if let Some(chunk) = self.arena.get_mut(chunk as usize) {
-                    chunk.in_flight = chunk.in_flight.saturating_sub(1);
-                }
-                Some(Event::Written {
-                    mark,
-                    block: Bytes::new(),
-                    result,
+            Notice::Released { socket, usage, .. } => {
+                let is_heard = !self.is_closing(socket);
+                is_heard.then(|| Event::Released {
+                    socket: socket.into(),
+                    usage,
                 })
             }
             Notice::Plain(event) => {
@@ -1431,6 +1450,35 @@ impl FakeReactor {
         }
     }
 
+    fn start_send(
+        &mut self,
+        socket: SocketId,
+        outgoing: Outgoing,
+        is_in_place: bool,
+    ) -> Result<(), Outgoing> {
+        let total = match &outgoing {
+            Outgoing::Block(block) => block.len(),
+            Outgoing::Gather(pieces) => pieces.iter().map(bytes::Bytes::len).sum(),
+        };
+        let address = self.address(socket);
+        let mut world = self.world.borrow_mut();
+        let Some(socket) = world.socket_mut(address) else {
+            return Err(outgoing);
+        };
+        let is_stream = matches!(socket.role, Role::Stream);
+        if total == 0 || socket.sending.is_some() || socket.is_closing || !is_stream {
+            return Err(outgoing);
+        }
+        socket.sending = Some(Sending {
+            outgoing,
+            done: 0,
+            total,
+            is_in_place,
+        });
+        world.soon(Action::Send { socket: address });
+        Ok(())
+    }
+
     /// Starts what `work` makes of an open file, or refuses with its errno.
     fn start_file(
         &mut self,
@@ -1471,7 +1519,6 @@ impl FakeReactor {
         mark: u64,
         offset: u64,
         block: Bytes,
-        chunk: Option<u32>,
         is_durable: bool,
     ) {
         self.start_file(file, mark, |what, _| {
@@ -1480,7 +1527,6 @@ impl FakeReactor {
                 number,
                 offset,
                 block,
-                chunk,
                 is_durable,
             };
             (work, result)
@@ -1656,26 +1702,20 @@ impl Reactor for FakeReactor {
     }
 
     fn send(&mut self, socket: SocketId, outgoing: Outgoing) -> Result<(), Outgoing> {
-        let total = match &outgoing {
-            Outgoing::Block(block) => block.len(),
-            Outgoing::Gather(pieces) => pieces.iter().map(bytes::Bytes::len).sum(),
-        };
-        let address = self.address(socket);
-        let mut world = self.world.borrow_mut();
-        let Some(socket) = world.socket_mut(address) else {
-            return Err(outgoing);
-        };
-        let is_stream = matches!(socket.role, Role::Stream);
-        if total == 0 || socket.sending.is_some() || socket.is_closing || !is_stream {
-            return Err(outgoing);
+        self.start_send(socket, outgoing, false)
+    }
+
+    fn send_in_place(&mut self, socket: SocketId, pieces: Vec<Bytes>) -> Result<(), Vec<Bytes>> {
+        match self.start_send(socket, Outgoing::Gather(pieces), true) {
+            Err(Outgoing::Gather(pieces)) => Err(pieces),
+            _ => Ok(()),
         }
-        socket.sending = Some(Sending {
-            outgoing,
-            done: 0,
-            total,
-        });
-        world.soon(Action::Send { socket: address });
-        Ok(())
+    }
+
+    fn may_send_in_place(&self, socket: SocketId) -> bool {
+        let world = self.world.borrow();
+        let socket = world.socket(self.address(socket));
+        socket.is_some_and(|socket| socket.peer_machine != self.machine)
     }
 
     fn finish_sending(&mut self, socket: SocketId) {
@@ -1714,39 +1754,11 @@ impl Reactor for FakeReactor {
     }
 
     fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
-        self.start_write(file, mark, offset, block, None, false);
-    }
-
-    fn write_arena(
-        &mut self,
-        file: FileId,
-        chunk: u32,
-        start: u32,
-        len: u32,
-        offset: u64,
-        mark: u64,
-    ) {
-        let end = start as usize + len as usize;
-        let found = self.arena.get_mut(chunk as usize);
-        let Some(found) = found.filter(|found| end <= found.bytes.len()) else {
-            let (block, result) = (Bytes::new(), Err(libc::EINVAL));
-            let event = Event::Written {
-                mark,
-                block,
-                result,
-            };
-            self.world
-                .borrow_mut()
-                .notify(self.id, Notice::Plain(event));
-            return;
-        };
-        found.in_flight += 1;
-        let block = Bytes::copy_from_slice(&found.bytes[start as usize..end]);
-        self.start_write(file, mark, offset, block, Some(chunk), false);
+        self.start_write(file, mark, offset, block, false);
     }
 
     fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
-        self.start_write(file, mark, offset, block, None, true);
+        self.start_write(file, mark, offset, block, true);
     }
 
     fn sync(&mut self, file: FileId, mark: u64) {
@@ -1803,24 +1815,16 @@ impl Reactor for FakeReactor {
         }
     }
 
-    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<()> {
-        if !self.arena.is_empty() {
+    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<bool> {
+        if self.arena.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
-        if count == 0 || len == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        let chunk = || Chunk {
-            bytes: vec![0; len as usize],
-            in_flight: 0,
-        };
-        self.arena.resize_with(count as usize, chunk);
-        Ok(())
+        self.arena = Some(Arena::new(count, len)?);
+        Ok(true)
     }
 
-    fn arena_chunk(&mut self, chunk: u32) -> Option<&mut [u8]> {
-        let chunk = self.arena.get_mut(chunk as usize)?;
-        (chunk.in_flight == 0).then_some(&mut chunk.bytes)
+    fn take_chunk(&mut self) -> Option<Chunk> {
+        self.arena.as_ref()?.take()
     }
 
     fn set_timer(&mut self, at: Nanos, mark: u64) -> TimerId {

@@ -14,17 +14,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use io_uring::types::{Fd, FsyncFlags, TimeoutFlags, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 
+use crate::arena::{Arena, Chunk};
 use crate::bufs::{BufferRing, Buffers, Region};
 use crate::caps::{Choice, Features, Level, Refusal, RefusalReason, RingConfig, SetupError};
 use crate::net::{self, Address};
 use crate::reactor::{
     DIRECT_UNIT, End, Endpoint, Event, FileId, GATHER_MAX, Lease, Nanos, OpenHow, Outgoing,
-    Reactor, SocketId, TimerId, Wait,
+    Reactor, SocketId, TimerId, Usage, Wait,
 };
 use crate::ring::{BUFFER_GROUP, Completion, ENTRIES_MIN, Entered, Ring};
 use crate::slots::{Op, Slots, Token};
@@ -44,7 +46,9 @@ pub struct KernelReactor {
     operations: Slots<FileOperation>,
     /// For writes past the page cache, not in use.
     aligned: Vec<Region>,
-    arena: Option<Arena>,
+    arena: Option<Arc<Arena>>,
+    is_arena_registered: bool,
+    lent: Slots<Lent>,
     timers: Timers<Due>,
     waker: KernelWaker,
     /// Where the armed read of the waker puts its count.
@@ -133,7 +137,25 @@ struct Sending {
     outgoing: Outgoing,
     done: usize,
     total: usize,
+    /// Bytes of the operation in flight.
+    asked: usize,
     message: Option<Box<Message>>,
+    /// What it has lent, if it is a send in place.
+    lent: Option<Token>,
+    /// The kernel has refused to send it in place.
+    is_refused: bool,
+}
+
+/// What the kernel reads of a send in place, also when the send is over and its socket gone.
+struct Lent {
+    socket: Token,
+    /// Held, not looked at.
+    _pieces: Vec<Bytes>,
+    /// Operations whose last completion is still to come.
+    waiting: u32,
+    is_sent: bool,
+    /// What the notifications said so far.
+    usage: Option<Usage>,
 }
 
 /// What a gather send points to.
@@ -164,19 +186,10 @@ struct FileOperation {
 
 enum Work {
     Write { block: Bytes, is_durable: bool },
-    Arena { chunk: u32, start: u32, len: u32 },
     Sync,
     Reserve { len: u64 },
     Rename { from: CString, to: CString },
     Remove { path: CString },
-}
-
-struct Arena {
-    region: Region,
-    chunk_len: u32,
-    /// Writes in flight from each chunk.
-    in_flight: Vec<u32>,
-    is_registered: bool,
 }
 
 enum Due {
@@ -293,6 +306,8 @@ impl KernelReactor {
             operations: Slots::default(),
             aligned: Vec::new(),
             arena: None,
+            is_arena_registered: false,
+            lent: Slots::default(),
             timers: Timers::default(),
             waker: KernelWaker::new()?,
             wake_count: Box::new(0),
@@ -330,11 +345,6 @@ impl KernelReactor {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
-    }
-
-    /// True if the arena's memory is registered with the ring (the memlock limit may forbid it).
-    pub fn is_arena_registered(&self) -> bool {
-        self.arena.as_ref().is_some_and(|arena| arena.is_registered)
     }
 
     // ---- What a turn does before and after it enters the kernel.
@@ -445,6 +455,7 @@ impl KernelReactor {
         match op {
             Op::Recv => self.on_receive(token, result, flags, events),
             Op::Send => self.on_send(token, result, events),
+            Op::Lend => self.on_lent(token, result, flags, events),
             Op::Poll => self.on_poll(token, result, events),
             Op::Accept => self.on_accept(token, result, flags, events),
             Op::Connect => self.on_connect(token, result, events),
@@ -661,16 +672,19 @@ impl KernelReactor {
         let entry = match &sending.outgoing {
             Outgoing::Block(block) => {
                 let rest = &block[sending.done..];
-                let len = rest.len().min(TRANSFER_MAX) as u32;
-                opcode::Send::new(fd, rest.as_ptr(), len)
+                sending.asked = rest.len().min(TRANSFER_MAX);
+                opcode::Send::new(fd, rest.as_ptr(), sending.asked as u32)
                     .flags(SEND_FLAGS)
                     .build()
             }
             Outgoing::Gather(pieces) => {
+                if let Some(lent) = sending.lent.filter(|_| !sending.is_refused) {
+                    return self.arm_lent(token, lent);
+                }
                 let message = sending
                     .message
                     .get_or_insert_with(|| self.messages.pop().unwrap_or_else(Message::new));
-                message.fill(pieces, sending.done);
+                sending.asked = message.fill(pieces, sending.done);
                 opcode::SendMsg::new(fd, &raw const message.header)
                     .flags(SEND_FLAGS as u32)
                     .build()
@@ -681,6 +695,100 @@ impl KernelReactor {
         // neither changed nor freed before this send's completion: `sending` is only taken there, and
         // a place is removed only with nothing in flight.
         unsafe { self.ring.push(entry.user_data(token.mark(Op::Send))) };
+    }
+
+    /// The next operation of a send in place: a piece that is registered alone, others together.
+    fn arm_lent(&mut self, token: Token, lent: Token) {
+        let (Some(socket), Some(lease)) = (self.sockets.get_mut(token), self.lent.get_mut(lent))
+        else {
+            return;
+        };
+        let Some(sending) = &mut socket.sending else {
+            return;
+        };
+        let Outgoing::Gather(pieces) = &sending.outgoing else {
+            return;
+        };
+        let fd = Fd(socket.fd.as_raw_fd());
+        let arena = self.arena.as_ref().filter(|_| self.is_arena_registered);
+        let number = |piece: &Bytes| arena.and_then(|arena| arena.number_of(piece));
+        let (mut first, mut skip) = (0, sending.done);
+        while skip >= pieces[first].len() {
+            skip -= pieces[first].len();
+            first += 1;
+        }
+        let entry = match number(&pieces[first]) {
+            Some(number) => {
+                let rest = &pieces[first][skip..];
+                sending.asked = rest.len();
+                opcode::SendZc::new(fd, rest.as_ptr(), rest.len() as u32)
+                    .buf_index(Some(number))
+                    .flags(SEND_FLAGS)
+                    .zc_flags(REPORT_USAGE)
+                    .build()
+            }
+            None => {
+                let others = pieces[first..]
+                    .iter()
+                    .take_while(|piece| number(piece).is_none());
+                let end = first + others.count();
+                let message = sending
+                    .message
+                    .get_or_insert_with(|| self.messages.pop().unwrap_or_else(Message::new));
+                sending.asked = message.fill(&pieces[first..end], skip);
+                opcode::SendMsgZc::new(fd, &raw const message.header)
+                    .flags(SEND_FLAGS as u32)
+                    .ioprio(REPORT_USAGE)
+                    .build()
+            }
+        };
+        socket.in_flight += 1;
+        lease.waiting += 1;
+        // SAFETY: the message is owned by the socket's place as in a plain send, and read no more after
+        // the send's own completion. The pieces are owned by the place in `lent`, which is removed after
+        // the last completion of every operation, the notification that nothing reads them any more.
+        unsafe { self.ring.push(entry.user_data(lent.mark(Op::Lend))) };
+    }
+
+    /// A completion of a send in place: the end of an operation, or that its memory is not read any more.
+    fn on_lent(&mut self, token: Token, result: i32, flags: u32, events: &mut Vec<Event>) {
+        let Some(lent) = self.lent.get_mut(token) else {
+            debug_assert!(false, "a place is freed only after its last completion");
+            return;
+        };
+        if !cqueue::more(flags) {
+            lent.waiting -= 1;
+        }
+        if cqueue::notif(flags) {
+            let is_copied = result as u32 & USAGE_COPIED != 0;
+            lent.usage = Some(match lent.usage {
+                Some(known @ (Usage::Copied | Usage::Refused)) => known,
+                _ if is_copied => Usage::Copied,
+                _ => Usage::InPlace,
+            });
+        } else {
+            let socket = lent.socket;
+            self.on_send(socket, result, events);
+        }
+        self.release(token, events);
+    }
+
+    /// Lets go of what a send in place has lent once nothing reads it.
+    fn release(&mut self, token: Token, events: &mut Vec<Event>) {
+        let is_over = |lent: &Lent| lent.is_sent && lent.waiting == 0;
+        if !self.lent.get(token).is_some_and(is_over) {
+            return;
+        }
+        let Some(lent) = self.lent.remove(token) else {
+            return;
+        };
+        let socket = self.sockets.get(lent.socket);
+        if socket.is_some_and(|socket| !socket.is_closing) {
+            events.push(Event::Released {
+                socket: lent.socket.into(),
+                usage: lent.usage.unwrap_or(Usage::Refused),
+            });
+        }
     }
 
     #[inline]
@@ -702,12 +810,20 @@ impl KernelReactor {
                 // A send of something that takes nothing would be tried for ever.
                 0 => Err(libc::EPIPE),
                 libc::EINTR | libc::EAGAIN => Ok(()),
+                // This kernel, or this kind of socket, sends nothing in place, or the memlock limit has no
+                // room.
+                libc::EINVAL | libc::EOPNOTSUPP | libc::ENOMEM
+                    if sending.lent.is_some() && !sending.is_refused =>
+                {
+                    sending.is_refused = true;
+                    Ok(())
+                }
                 errno => Err(errno),
             }
         };
         let is_over = outcome.is_err() || sending.done >= sending.total || socket.is_closing;
         if !is_over {
-            self.counters.sends_short += 1;
+            self.counters.sends_short += u64::from(result.max(0) as usize != sending.asked);
             self.arm_send(token);
             return;
         }
@@ -719,18 +835,32 @@ impl KernelReactor {
         if let Some(message) = sending.message {
             self.messages.push(message);
         }
+        if !is_closing {
+            events.push(Event::Sent {
+                socket: token.into(),
+                outgoing: sending.outgoing,
+                result: outcome,
+            });
+        }
+        if let Some(lent) = sending.lent {
+            self.end_lent(lent, sending.is_refused, events);
+        }
         if is_closing {
             self.finish_close(token, events);
-            return;
-        }
-        events.push(Event::Sent {
-            socket: token.into(),
-            outgoing: sending.outgoing,
-            result: outcome,
-        });
-        if finish {
+        } else if finish {
             net::shutdown(fd, libc::SHUT_WR);
         }
+    }
+
+    /// The send is over; what it lent may be read still.
+    fn end_lent(&mut self, token: Token, is_refused: bool, events: &mut Vec<Event>) {
+        if let Some(lent) = self.lent.get_mut(token) {
+            lent.is_sent = true;
+            if is_refused {
+                lent.usage = Some(Usage::Refused);
+            }
+        }
+        self.release(token, events);
     }
 
     // ---- Accepting and connecting.
@@ -837,7 +967,11 @@ impl KernelReactor {
     // ---- Closing.
 
     fn cancel(&mut self, token: Token, op: Op) {
-        let entry = opcode::AsyncCancel::new(token.mark(op)).build();
+        self.cancel_mark(token, token.mark(op));
+    }
+
+    fn cancel_mark(&mut self, token: Token, mark: u64) {
+        let entry = opcode::AsyncCancel::new(mark).build();
         // SAFETY: the entry points to no memory.
         unsafe { self.ring.push(entry.user_data(token.mark(Op::Cancel))) };
     }
@@ -848,13 +982,16 @@ impl KernelReactor {
             return;
         };
         let role = socket.role;
-        let is_sending = socket.sending.is_some();
+        let send = socket.sending.as_ref().map(|sending| match sending.lent {
+            Some(lent) if !sending.is_refused => lent.mark(Op::Lend),
+            _ => token.mark(Op::Send),
+        });
         if let Receiving::Armed(op) | Receiving::Cancelling(op) = socket.receiving {
             socket.receiving = Receiving::Cancelling(op);
             self.cancel(token, op);
         }
-        if is_sending {
-            self.cancel(token, Op::Send);
+        if let Some(mark) = send {
+            self.cancel_mark(token, mark);
         }
         match role {
             Role::Listener { .. } => self.cancel(token, Op::Accept),
@@ -912,7 +1049,7 @@ impl KernelReactor {
             done: 0,
             aligned: None,
         };
-        if let Err(errno) = self.count_file(operation.file, &operation.work) {
+        if let Err(errno) = self.count_file(operation.file) {
             self.pending.push(operation.event(Err(errno)));
             return;
         }
@@ -939,20 +1076,13 @@ impl KernelReactor {
         self.pending.push(Event::Done { mark, result });
     }
 
-    /// Counts an operation in flight on its file and its chunk, if there are such.
-    fn count_file(&mut self, file: Token, work: &Work) -> Result<(), i32> {
+    /// Counts an operation in flight on its file.
+    fn count_file(&mut self, file: Token) -> Result<(), i32> {
         let open = self
             .files
             .get_mut(file)
             .filter(|open| !open.is_closing)
             .ok_or(libc::EBADF)?;
-        if let Work::Arena { chunk, start, len } = *work {
-            let arena = self.arena.as_mut().ok_or(libc::EINVAL)?;
-            if !arena.has(chunk, start, len) {
-                return Err(libc::EINVAL);
-            }
-            arena.in_flight[chunk as usize] += 1;
-        }
         open.in_flight += 1;
         Ok(())
     }
@@ -965,8 +1095,8 @@ impl KernelReactor {
         let fd = Fd(open.map_or(libc::AT_FDCWD, |open| open.fd.as_raw_fd()));
         let offset = operation.offset + operation.done as u64;
         let direct = open.and_then(|open| open.direct.as_ref());
-        let entry = match (&operation.work, &self.arena) {
-            (Work::Write { block, is_durable }, _) => {
+        let entry = match &operation.work {
+            Work::Write { block, is_durable } => {
                 let rest = &block[operation.done..];
                 let is_whole = |n: u64| n.is_multiple_of(DIRECT_UNIT as u64);
                 let fits = is_whole(offset) && is_whole(rest.len() as u64) && !rest.is_empty();
@@ -995,27 +1125,7 @@ impl KernelReactor {
                     .rw_flags(rw_flags)
                     .build()
             }
-            (Work::Arena { chunk, start, len }, Some(arena)) => {
-                let len = *len - operation.done as u32;
-                // An empty write at the very end of a chunk must not point behind it.
-                let within = if len == 0 {
-                    0
-                } else {
-                    *start as usize + operation.done
-                };
-                let from = arena
-                    .region
-                    .at(*chunk as usize * arena.chunk_len as usize + within);
-                if arena.is_registered {
-                    opcode::WriteFixed::new(fd, from, len, *chunk as u16)
-                        .offset(offset)
-                        .build()
-                } else {
-                    opcode::Write::new(fd, from, len).offset(offset).build()
-                }
-            }
-            (Work::Arena { .. }, None) => return,
-            (Work::Sync, _) => {
+            Work::Sync => {
                 // What fdatasync leaves out may be just what a folder's names need.
                 let flags = if open.is_some_and(|open| open.is_folder) {
                     FsyncFlags::empty()
@@ -1024,15 +1134,14 @@ impl KernelReactor {
                 };
                 opcode::Fsync::new(fd).flags(flags).build()
             }
-            (Work::Reserve { len }, _) => opcode::Fallocate::new(fd, *len).build(),
-            (Work::Rename { from, to }, _) => {
+            Work::Reserve { len } => opcode::Fallocate::new(fd, *len).build(),
+            Work::Rename { from, to } => {
                 opcode::RenameAt::new(fd, from.as_ptr(), fd, to.as_ptr()).build()
             }
-            (Work::Remove { path }, _) => opcode::UnlinkAt::new(fd, path.as_ptr()).build(),
+            Work::Remove { path } => opcode::UnlinkAt::new(fd, path.as_ptr()).build(),
         };
         // SAFETY: a block, path or aligned copy is memory owned by the operation and freed only after
-        // this completion; the arena lives as long as the reactor, and no `&mut` to a chunk is given
-        // out while a write from it is counted.
+        // this completion.
         unsafe { self.ring.push(entry.user_data(token.mark(Op::File))) };
     }
 
@@ -1070,9 +1179,6 @@ impl KernelReactor {
         };
         if self.aligned.len() < ALIGNED_KEPT {
             self.aligned.extend(operation.aligned.take());
-        }
-        if let (Work::Arena { chunk, .. }, Some(arena)) = (&operation.work, &mut self.arena) {
-            arena.in_flight[*chunk as usize] -= 1;
         }
         if let Some(open) = self.files.get_mut(operation.file) {
             open.in_flight -= 1;
@@ -1144,6 +1250,11 @@ impl KernelReactor {
                 net::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR);
                 self.cancel_all(token);
             }
+            let is_idle = |socket: &Socket| socket.in_flight == 0;
+            if self.sockets.get(token).is_some_and(is_idle) {
+                // Only a closed socket lets go of what it has not sent yet.
+                self.sockets.remove(token);
+            }
         }
         if self.is_wake_armed {
             self.cancel(NOBODY, Op::Wake);
@@ -1176,10 +1287,9 @@ impl KernelReactor {
     #[cold]
     fn leak(&mut self) {
         self.buffers.leak();
-        if let Some(arena) = &mut self.arena {
-            arena.region.leak();
-        }
         std::mem::forget(std::mem::take(&mut self.sockets));
+        // With these the arena stays, too.
+        std::mem::forget(std::mem::take(&mut self.lent));
         std::mem::forget(std::mem::take(&mut self.operations));
         std::mem::forget(std::mem::take(&mut self.wake_count));
         std::mem::forget(std::mem::replace(
@@ -1291,10 +1401,51 @@ impl Reactor for KernelReactor {
             outgoing,
             done: 0,
             total,
+            asked: 0,
             message: None,
+            lent: None,
+            is_refused: false,
         });
         self.arm_send(token);
         Ok(())
+    }
+
+    fn send_in_place(&mut self, socket: SocketId, pieces: Vec<Bytes>) -> Result<(), Vec<Bytes>> {
+        let token = socket.into();
+        let total = pieces.iter().map(Bytes::len).sum();
+        let Some(socket) = self.sockets.get_mut(token) else {
+            return Err(pieces);
+        };
+        if total == 0
+            || socket.sending.is_some()
+            || socket.is_closing
+            || socket.role != Role::Stream
+        {
+            return Err(pieces);
+        }
+        let lent = self.lent.insert(Lent {
+            socket: token,
+            _pieces: pieces.clone(),
+            waiting: 0,
+            is_sent: false,
+            usage: None,
+        });
+        socket.sending = Some(Sending {
+            outgoing: Outgoing::Gather(pieces),
+            done: 0,
+            total,
+            asked: 0,
+            message: None,
+            lent: Some(lent),
+            is_refused: !self.features.send_zc,
+        });
+        self.arm_send(token);
+        Ok(())
+    }
+
+    fn may_send_in_place(&self, socket: SocketId) -> bool {
+        let socket = self.sockets.get(socket.into());
+        self.features.send_zc && socket.is_some_and(|socket| !net::is_near(socket.fd.as_raw_fd()))
     }
 
     fn finish_sending(&mut self, socket: SocketId) {
@@ -1349,18 +1500,6 @@ impl Reactor for KernelReactor {
     fn write_durable(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64) {
         let is_durable = true;
         self.start_file(file, mark, Work::Write { block, is_durable }, offset);
-    }
-
-    fn write_arena(
-        &mut self,
-        file: FileId,
-        chunk: u32,
-        start: u32,
-        len: u32,
-        offset: u64,
-        mark: u64,
-    ) {
-        self.start_file(file, mark, Work::Arena { chunk, start, len }, offset);
     }
 
     fn sync(&mut self, file: FileId, mark: u64) {
@@ -1430,46 +1569,21 @@ impl Reactor for KernelReactor {
         }
     }
 
-    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<()> {
+    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<bool> {
         if self.arena.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
-        if count == 0 || len == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        let region = Region::new(count as usize * len as usize)?;
-        region.prefer_huge_pages();
-        let chunks: Vec<libc::iovec> = (0..count as usize)
-            .map(|chunk| libc::iovec {
-                iov_base: region.at(chunk * len as usize).cast(),
-                iov_len: len as usize,
-            })
-            .collect();
-        // Old kernels wait here for everything in flight, an idle receive included.
-        let may_register = chunks.len() <= REGISTERED_MAX
-            && (!self.features.register_needs_idle || self.ring.in_flight() == 0);
-        // SAFETY: the arena stays in the reactor, which closes the ring first; the kernel pins the
-        // pages, so even a leaked ring touches nothing of anybody else.
-        let is_registered = may_register && unsafe { self.ring.register_buffers(&chunks) }.is_ok();
-        let in_flight = vec![0; count as usize];
-        self.arena = Some(Arena {
-            region,
-            chunk_len: len,
-            in_flight,
-            is_registered,
-        });
-        Ok(())
+        let arena = Arena::new(count, len)?;
+        // SAFETY: the kernel pins the pages and reads them for operations alone, which hold their chunk.
+        // Unmapping the region before the ring is closed takes nothing from either.
+        self.is_arena_registered =
+            self.features.send_zc && unsafe { self.ring.register_buffers(&arena.chunks()) }.is_ok();
+        self.arena = Some(arena);
+        Ok(self.is_arena_registered)
     }
 
-    fn arena_chunk(&mut self, chunk: u32) -> Option<&mut [u8]> {
-        let arena = self.arena.as_mut()?;
-        if *arena.in_flight.get(chunk as usize)? > 0 {
-            return None;
-        }
-        let start = arena.region.at(chunk as usize * arena.chunk_len as usize);
-        // SAFETY: the chunk lies in the arena's mapping, no write from it is in flight, and the borrow
-        // of `self` keeps both so and all other slices away.
-        Some(unsafe { std::slice::from_raw_parts_mut(start, arena.chunk_len as usize) })
+    fn take_chunk(&mut self) -> Option<Chunk> {
+        self.arena.as_ref()?.take()
     }
 
     fn set_timer(&mut self, at: Nanos, mark: u64) -> TimerId {
@@ -1544,10 +1658,12 @@ impl Message {
         })
     }
 
-    /// Points at what is left of `pieces` after the first `done` bytes, as far as there is room.
-    fn fill(&mut self, pieces: &[bytes::Bytes], done: usize) {
+    /// Points at what is left of `pieces` after the first `done` bytes, as far as there is room; how many
+    /// bytes that is.
+    fn fill(&mut self, pieces: &[bytes::Bytes], done: usize) -> usize {
         let mut skip = done;
         let mut count = 0;
+        let mut len = 0;
         for piece in pieces {
             if skip >= piece.len() {
                 skip -= piece.len();
@@ -1559,6 +1675,7 @@ impl Message {
                 iov_base: rest.as_ptr().cast_mut().cast(),
                 iov_len: rest.len(),
             };
+            len += rest.len();
             count += 1;
             if count == GATHER_MAX {
                 break;
@@ -1566,6 +1683,7 @@ impl Message {
         }
         self.header.msg_iov = self.pieces.as_mut_ptr();
         self.header.msg_iovlen = count as _;
+        len
     }
 }
 
@@ -1574,7 +1692,6 @@ impl Work {
     fn len(&self) -> usize {
         match self {
             Work::Write { block, .. } => block.len(),
-            Work::Arena { len, .. } => *len as usize,
             Work::Sync | Work::Reserve { .. } | Work::Rename { .. } | Work::Remove { .. } => 0,
         }
     }
@@ -1585,7 +1702,6 @@ impl FileOperation {
         let (file, mark) = (self.file.into(), self.mark);
         let block = match self.work {
             Work::Write { block, .. } => block,
-            Work::Arena { .. } => Bytes::new(),
             Work::Sync => return Event::Synced { file, mark, result },
             Work::Reserve { .. } | Work::Rename { .. } | Work::Remove { .. } => {
                 return Event::Done { mark, result };
@@ -1596,13 +1712,6 @@ impl FileOperation {
             block,
             result,
         }
-    }
-}
-
-impl Arena {
-    fn has(&self, chunk: u32, start: u32, len: u32) -> bool {
-        let end = u64::from(start) + u64::from(len);
-        (chunk as usize) < self.in_flight.len() && end <= u64::from(self.chunk_len)
     }
 }
 
@@ -1675,8 +1784,6 @@ const BATCH: usize = 64;
 const REARM_MAX: u32 = 64;
 const BUFFERS_MAX: u16 = 1 << 15;
 const BUFFER_LEN_MIN: u32 = 64;
-/// Chunks that every kernel registers at once.
-const REGISTERED_MAX: usize = 1024;
 /// Bytes of one write past the page cache; a longer one takes several.
 const ALIGNED_LEN: usize = 2 << 20;
 const ALIGNED_KEPT: usize = 2;
@@ -1686,4 +1793,8 @@ const TIMEOUT_SPECS: usize = 8;
 const WAKE_LEN: u32 = size_of::<u64>() as u32;
 const ACCEPT_PAUSE: Nanos = 100_000_000;
 const DRAIN_POLL_MS: i32 = 20;
+/// Of a zero-copy send: its notification shall say whether the data was copied.
+const REPORT_USAGE: u16 = 1 << 3;
+/// What it then says.
+const USAGE_COPIED: u32 = 1 << 31;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;

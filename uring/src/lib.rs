@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod affinity;
+mod arena;
 mod bufs;
 mod caps;
 mod doctor;
@@ -18,6 +19,7 @@ mod timers;
 mod trial;
 mod wake;
 
+pub use arena::Chunk;
 pub use caps::{
     Choice, Features, Level, Refusal, RefusalReason, RingConfig, SelfTestStep, SetupError,
     UnknownLevel,

@@ -211,6 +211,17 @@ fn set_option(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Resu
 }
 
 /// The address at the other end; `None` for Unix sockets and connections that are gone.
+/// Is the other end of a connection on this machine?
+pub(crate) fn is_near(fd: RawFd) -> bool {
+    let Some(mut at) = peer_addr(fd) else {
+        return true;
+    };
+    at.set_ip(at.ip().to_canonical());
+    at.set_port(0);
+    // Nobody binds to an address that is another machine's.
+    at.ip().is_loopback() || std::net::UdpSocket::bind(at).is_ok()
+}
+
 pub(crate) fn peer_addr(fd: RawFd) -> Option<SocketAddr> {
     address_of(fd, libc::getpeername)
 }

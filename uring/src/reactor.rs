@@ -9,6 +9,8 @@ use std::{io, net::SocketAddr, path::Path, path::PathBuf};
 
 use bytes::Bytes;
 
+use crate::arena::Chunk;
+
 /// Nanoseconds on the reactor's own monotonic clock (virtual in the twin).
 pub type Nanos = u64;
 
@@ -80,6 +82,17 @@ pub enum Outgoing {
 /// Pieces that one gather send may have.
 pub const GATHER_MAX: usize = 64;
 
+/// What became of the memory of a [`Reactor::send_in_place`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Usage {
+    /// The network took it from where it lay.
+    InPlace,
+    /// The kernel says that it had to copy some of it.
+    Copied,
+    /// The kernel did not take it this way; it went as a plain send.
+    Refused,
+}
+
 /// Why no more data will come from a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -139,17 +152,25 @@ pub enum Event {
         /// The errno on failure.
         result: Result<(), i32>,
     },
+    /// Nothing reads the memory of a [`Reactor::send_in_place`] any more. Comes once for each of them,
+    /// after its [`Event::Sent`], perhaps after the next ones; not for a socket that was closed.
+    Released {
+        /// The socket.
+        socket: SocketId,
+        /// What the kernel says became of it.
+        usage: Usage,
+    },
     /// The last event of a socket that the caller closed: the descriptor is gone and the place in
     /// the table is free.
     Closed {
         /// The socket.
         socket: SocketId,
     },
-    /// The end of a [`Reactor::write`], [`Reactor::write_durable`] or [`Reactor::write_arena`].
+    /// The end of a [`Reactor::write`] or [`Reactor::write_durable`].
     Written {
         /// The caller's mark.
         mark: u64,
-        /// The memory of the write, back in the caller's hands; empty for an arena write.
+        /// The memory of the write, back in the caller's hands.
         block: Bytes,
         /// The errno on failure. Success means that every byte was written, and of a durable write
         /// that it is durable.
@@ -270,6 +291,19 @@ pub trait Reactor {
     /// empty send is refused in the same way.
     fn send(&mut self, socket: SocketId, outgoing: Outgoing) -> Result<(), Outgoing>;
 
+    /// As [`send`](Reactor::send) of a gather, but the network shall read the pieces where they lie: they
+    /// are held until [`Event::Released`]. [`Event::Sent`] comes long before that, with references to them,
+    /// and the next send may follow it. Pieces of chunks of [`take_chunk`](Reactor::take_chunk) cost the
+    /// kernel least; each is an operation of its own. Where the kernel refuses, it is a plain send.
+    ///
+    /// # Errors
+    /// As [`send`](Reactor::send).
+    fn send_in_place(&mut self, socket: SocketId, pieces: Vec<Bytes>) -> Result<(), Vec<Bytes>>;
+
+    /// Could the network take the memory of this connection's sends from where it lies? The kernel knows
+    /// how, and the other end is not on this machine, where it is copied in any case.
+    fn may_send_in_place(&self, socket: SocketId) -> bool;
+
     /// Tells the peer that we will send no more; receiving goes on.
     fn finish_sending(&mut self, socket: SocketId);
 
@@ -287,18 +321,6 @@ pub trait Reactor {
     /// Writes the whole block at `offset`; ends in [`Event::Written`]. Writes on one file may pass
     /// each other. The block may be shared: others read it, or send it, meanwhile.
     fn write(&mut self, file: FileId, block: Bytes, offset: u64, mark: u64);
-
-    /// Writes `len` bytes from `start` of registered chunk `chunk` at `offset`; ends in
-    /// [`Event::Written`]. The chunk must not be changed until then.
-    fn write_arena(
-        &mut self,
-        file: FileId,
-        chunk: u32,
-        start: u32,
-        len: u32,
-        offset: u64,
-        mark: u64,
-    );
 
     /// Writes the whole block at `offset` and makes it durable; ends in one [`Event::Written`]. Covers
     /// no other write. After a failure nothing is known of the block's bytes on disk, and a later sync
@@ -338,15 +360,15 @@ pub trait Reactor {
     /// Closes a file once nothing is in flight on it.
     fn close_file(&mut self, file: FileId);
 
-    /// Allocates `count` chunks of `len` bytes, registered with the ring where the memlock limit
-    /// allows. Once per reactor.
+    /// Allocates `count` chunks of `len` bytes for large sends, registered with the ring where it sends in
+    /// place and the memlock limit allows: true if they are. Once per reactor.
     ///
     /// # Errors
     /// Out of memory, or called twice.
-    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<()>;
+    fn make_arena(&mut self, count: u32, len: u32) -> io::Result<bool>;
 
-    /// A chunk's bytes, for filling. `None` while a write from it is in flight.
-    fn arena_chunk(&mut self, chunk: u32) -> Option<&mut [u8]>;
+    /// An empty chunk, unless all are in use or there are none.
+    fn take_chunk(&mut self) -> Option<Chunk>;
 
     /// Fires [`Event::Timer`] once at or after `at`.
     fn set_timer(&mut self, at: Nanos, mark: u64) -> TimerId;

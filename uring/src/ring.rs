@@ -102,7 +102,6 @@ impl Ring {
         let probed = uring.submitter().register_probe(&mut probe).is_ok();
         let params = uring.params();
         let has = |code| probed && probe.is_supported(code);
-        let send_zc = has(opcode::SendZc::CODE);
         Features {
             sq_entries: params.sq_entries(),
             cq_entries: params.cq_entries(),
@@ -110,11 +109,10 @@ impl Ring {
             names: use_5_11 && has(opcode::RenameAt::CODE) && has(opcode::UnlinkAt::CODE),
             reserve: has(opcode::Fallocate::CODE),
             no_iowait: params.is_feature_no_iowait(),
-            register_needs_idle: !params.is_feature_resource_tagging(),
             accept_multishot: level != Level::Basic,
             // Nothing shows a multishot receive; it came with the zero-copy send, which the probe shows.
-            recv_multishot: level != Level::Basic && send_zc,
-            send_zc,
+            recv_multishot: level != Level::Basic && has(opcode::SendZc::CODE),
+            send_zc: has(opcode::SendZc::CODE) && has(opcode::SendMsgZc::CODE),
             taskrun_flag: level != Level::Basic,
             registered_descriptor: false,
         }

@@ -26,6 +26,8 @@ pub(crate) enum Op {
     Wake = 8,
     /// The armed timeout; the index counts them.
     Timeout = 9,
+    /// Index and generation name what a send in place has lent to the kernel.
+    Lend = 10,
 }
 
 /// The mark of one operation: 8 bits operation, 24 bits generation, 32 bits index.
@@ -54,6 +56,7 @@ impl Token {
             7 => Op::File,
             8 => Op::Wake,
             9 => Op::Timeout,
+            10 => Op::Lend,
             _ => return None,
         };
         let token = Token {
@@ -171,6 +174,7 @@ mod tests {
             Op::Connect,
             Op::File,
             Op::Timeout,
+            Op::Lend,
         ] {
             assert_eq!(Token::from_mark(token.mark(op)), Some((op, token)));
         }

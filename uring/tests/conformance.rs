@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use uring::{
     DIRECT_UNIT, End, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId,
-    TimerId, Wait, Wake,
+    TimerId, Usage, Wait, Wake,
 };
 
 /// What a test wants of its reactor.
@@ -35,6 +35,7 @@ struct Host<R: Reactor> {
     data: BTreeMap<Key, Vec<u8>>,
     ends: BTreeMap<Key, End>,
     sent: Vec<(SocketId, Outgoing, Result<(), i32>)>,
+    released: Vec<(SocketId, Usage)>,
     closing: BTreeSet<Key>,
     closed: BTreeSet<Key>,
     written: Vec<Written>,
@@ -75,6 +76,7 @@ impl<R: Reactor> Host<R> {
             data: BTreeMap::new(),
             ends: BTreeMap::new(),
             sent: Vec::new(),
+            released: Vec::new(),
             closing: BTreeSet::new(),
             closed: BTreeSet::new(),
             written: Vec::new(),
@@ -164,6 +166,12 @@ impl<R: Reactor> Host<R> {
             } => {
                 self.alive(socket);
                 self.sent.push((socket, outgoing, result));
+            }
+            Event::Released { socket, usage } => {
+                self.alive(socket);
+                let before = self.released.iter().filter(|(of, _)| *of == socket);
+                assert!(before.count() < self.sends_of(socket), "a send ends first");
+                self.released.push((socket, usage));
             }
             Event::Closed { socket } => {
                 assert!(
@@ -939,66 +947,161 @@ fn what_goes_past_the_page_cache_is_there_too<R: Reactor>(make: fn(Shape) -> Hos
     assert!((host.read_file)(&host.reactor, &path) == whole);
 }
 
-fn the_arena_is_written_from_in_place<R: Reactor>(make: fn(Shape) -> Host<R>) {
-    const LEN: u32 = 256 * 1024;
-    let mut host = make(Shape::default());
-    let path = host.folder.join("snapshot");
-    assert!(host.reactor.arena_chunk(0).is_none());
-    host.reactor.make_arena(4, LEN).unwrap();
-    assert!(host.reactor.make_arena(4, LEN).is_err());
-    assert!(host.reactor.arena_chunk(4).is_none());
-    let file = host
-        .reactor
-        .open(
-            &path,
-            OpenHow {
-                create: true,
-                ..OpenHow::default()
-            },
-        )
-        .unwrap();
-    let whole = pattern(4 * LEN as usize, 6);
-    for chunk in 0..4 {
-        let part = &whole[(chunk * LEN) as usize..][..LEN as usize];
-        host.reactor
-            .arena_chunk(chunk)
-            .unwrap()
-            .copy_from_slice(part);
-        host.reactor.write_arena(
-            file,
-            chunk,
-            0,
-            LEN,
-            u64::from(chunk * LEN),
-            u64::from(chunk),
-        );
+/// Makes an arena, takes all of it and fills it.
+fn filled_chunks<R: Reactor>(host: &mut Host<R>, count: u32, len: u32) -> Vec<Bytes> {
+    assert!(host.reactor.take_chunk().is_none());
+    // Whether the memory is registered is up to the host.
+    let _ = host.reactor.make_arena(count, len).unwrap();
+    assert!(host.reactor.make_arena(count, len).is_err());
+    let chunks = (0..count)
+        .map(|number| {
+            let mut chunk = host.reactor.take_chunk().unwrap();
+            let bytes = pattern(chunk.room(), u64::from(number));
+            assert_eq!(chunk.put(&bytes), bytes.len());
+            chunk.freeze()
+        })
+        .collect();
+    assert!(host.reactor.take_chunk().is_none());
+    chunks
+}
+
+/// Waits until all chunks are free again.
+fn all_are_free<R: Reactor>(host: &mut Host<R>, count: u32) {
+    let deadline = host.reactor.now() + PATIENCE;
+    loop {
+        let chunks: Vec<_> = std::iter::from_fn(|| host.reactor.take_chunk()).collect();
+        if chunks.len() == count as usize {
+            return;
+        }
+        drop(chunks);
         assert!(
-            host.reactor.arena_chunk(chunk).is_none(),
-            "a chunk in flight is not for filling"
+            host.reactor.now() < deadline,
+            "some memory is never let go of"
         );
+        let soon = host.reactor.now() + 1_000_000;
+        host.turn(Wait::Until(soon));
     }
-    host.until("the writes", |host| host.written.len() == 4);
+}
+
+fn what_is_sent_in_place_arrives_whole_and_is_let_go_of<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    let mut host = make(Shape::default());
+    let chunks = filled_chunks(&mut host, 3, 100_000);
+    let (listener, at) = host.listen();
+    let pairs = [host.pair(&at), host.pair(&at)];
+    let mut pieces: Vec<Bytes> = vec![Bytes::from_static(b"first"), chunks[0].clone()];
+    pieces.extend((0..70).map(|n| Bytes::from(pattern(n * 100, n as u64))));
+    pieces.extend([
+        chunks[1].slice(5..99_000),
+        chunks[2].slice(..1),
+        chunks[0].clone(),
+    ]);
+    pieces.push(pattern(300_000, 9).into());
+    let whole: Vec<u8> = pieces.concat();
+    drop(chunks);
+    for (client, server) in pairs {
+        host.reactor.start_receiving(server);
+        assert!(
+            !host.reactor.may_send_in_place(client),
+            "it is on this host"
+        );
+        host.reactor.send_in_place(client, pieces.clone()).unwrap();
+        let again = host.reactor.send_in_place(client, pieces.clone());
+        assert_eq!(again.unwrap_err(), pieces);
+        let plain = Outgoing::Block(vec![1]);
+        assert!(host.reactor.send(client, plain).is_err());
+    }
+    host.until("the bytes", |host| {
+        let has_all = |(_, server): &(_, SocketId)| host.has(*server, whole.len());
+        pairs.iter().all(has_all) && host.released.len() == 2
+    });
+    for (client, server) in pairs {
+        assert!(host.data[&key(server)] == whole);
+        let sent = host.sent.iter().find(|(of, ..)| *of == client);
+        let Some((_, Outgoing::Gather(back), Ok(()))) = sent else {
+            panic!("the send went well, and tells of what");
+        };
+        assert_eq!(*back, pieces);
+        assert!(host.reactor.send_in_place(client, Vec::new()).is_err());
+    }
+    let is_moved = |(_, usage): &(_, Usage)| *usage != Usage::InPlace;
     assert!(
-        host.written
-            .iter()
-            .all(|(_, block, result)| block.is_empty() && result.is_ok())
+        host.released.iter().all(is_moved),
+        "within a host all is copied"
     );
-    assert!((host.read_file)(&host.reactor, &path) == whole);
-    host.reactor.arena_chunk(3).unwrap()[LEN as usize - 4..].copy_from_slice(b"tail");
-    host.reactor.write_arena(file, 3, LEN - 4, 4, 0, 9);
-    host.reactor.write_arena(file, 3, LEN, 0, 0, 10);
-    host.reactor.write_arena(file, 3, LEN, 1, 0, 11);
-    host.reactor.write_arena(file, 4, 0, 1, 0, 12);
-    host.until("the tail", |host| host.written.len() == 8);
-    for (mark, _, result) in &host.written[4..] {
-        assert_eq!(
-            result.is_ok(),
-            *mark < 11,
-            "only what lies in the arena is written"
+    assert!(
+        host.reactor.take_chunk().is_none(),
+        "somebody still has them"
+    );
+    drop(pieces);
+    host.sent.clear();
+    all_are_free(&mut host, 3);
+    host.close_and_wait(&[pairs[0].0, pairs[0].1, pairs[1].0, pairs[1].1, listener]);
+}
+
+fn the_next_send_waits_for_no_release<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    const ROUNDS: usize = 30;
+    let mut host = make(Shape::default());
+    let chunk = filled_chunks(&mut host, 1, 65_536).remove(0);
+    let (_, at) = host.listen();
+    let (client, server) = host.pair(&at);
+    let mut whole = Vec::new();
+    // Nobody takes anything, and still the first is over.
+    for round in 0..ROUNDS {
+        if round == 1 {
+            host.reactor.start_receiving(server);
+        }
+        let (few, other) = (
+            pattern(round, 1),
+            Bytes::from(pattern(50_000, round as u64)),
         );
+        whole.extend_from_slice(&few);
+        if round % 3 == 1 {
+            whole.extend_from_slice(&other);
+            let pieces = vec![few.into(), other];
+            host.reactor.send(client, Outgoing::Gather(pieces)).unwrap();
+        } else {
+            for piece in [&chunk, &other, &chunk] {
+                whole.extend_from_slice(piece);
+            }
+            let pieces = vec![few.into(), chunk.clone(), other, chunk.clone()];
+            host.reactor.send_in_place(client, pieces).unwrap();
+        }
+        host.until("the send", |host| host.sends_of(client) > round);
     }
-    assert!(host.reactor.arena_chunk(3).is_some());
-    assert_eq!(&(host.read_file)(&host.reactor, &path)[..4], b"tail");
+    host.reactor.finish_sending(client);
+    host.until("the end", |host| host.ends.contains_key(&key(server)));
+    assert!(host.data[&key(server)] == whole);
+    host.until("the releases", |host| {
+        host.released.len() == ROUNDS - ROUNDS / 3
+    });
+    assert!(host.sent.iter().all(|(.., result)| result.is_ok()));
+    drop(chunk);
+    host.sent.clear();
+    all_are_free(&mut host, 1);
+}
+
+fn what_was_lent_outlives_its_socket<R: Reactor>(make: fn(Shape) -> Host<R>) {
+    for turns in 0..4 {
+        let mut host = make(Shape::default());
+        let chunks = filled_chunks(&mut host, 4, 1 << 20);
+        let (_, at) = host.listen();
+        let (client, server) = host.pair(&at);
+        let mut pieces = chunks;
+        pieces.insert(2, pattern(8 << 20, 1).into());
+        // More than any kernel takes while nobody reads.
+        host.reactor.send_in_place(client, pieces).unwrap();
+        for _ in 0..turns {
+            host.turn(Wait::Look);
+        }
+        host.close_and_wait(&[client]);
+        let (next, other) = host.pair(&at);
+        host.reactor.start_receiving(other);
+        host.carry(next, other, b"of the next owner");
+        host.close_and_wait(&[server]);
+        all_are_free(&mut host, 4);
+        assert_eq!(host.released, [], "of a closed socket nothing is told");
+        host.close_and_wait(&[next, other]);
+    }
 }
 
 fn a_reactor_may_be_dropped_at_any_time<R: Reactor>(make: fn(Shape) -> Host<R>) {
@@ -1007,7 +1110,7 @@ fn a_reactor_may_be_dropped_at_any_time<R: Reactor>(make: fn(Shape) -> Host<R>) 
         let (_, at) = host.listen();
         let (client, server) = host.pair(&at);
         host.reactor.start_receiving(client);
-        host.reactor.make_arena(1, 4096).unwrap();
+        let chunks = filled_chunks(&mut host, 2, 1 << 20);
         let file = host
             .reactor
             .open(
@@ -1019,7 +1122,7 @@ fn a_reactor_may_be_dropped_at_any_time<R: Reactor>(make: fn(Shape) -> Host<R>) 
             )
             .unwrap();
         host.reactor.write(file, pattern(1 << 20, 1).into(), 0, 0);
-        host.reactor.write_arena(file, 0, 0, 4096, 0, 1);
+        host.reactor.write(file, chunks[0].clone(), 0, 1);
         host.reactor.sync(file, 2);
         host.reactor
             .write_durable(file, pattern(1 << 20, 3).into(), 0, 3);
@@ -1030,6 +1133,8 @@ fn a_reactor_may_be_dropped_at_any_time<R: Reactor>(make: fn(Shape) -> Host<R>) 
         host.send(client, &pattern(8 << 20, 2));
         let pieces = (0..50).map(|n| Bytes::from(pattern(100_000, n))).collect();
         host.reactor.send(server, Outgoing::Gather(pieces)).unwrap();
+        let (third, _) = host.pair(&at);
+        host.reactor.send_in_place(third, chunks).unwrap();
         host.reactor.connect(&at).unwrap();
         let in_a_minute = host.reactor.now() + 60_000_000_000;
         host.reactor.set_timer(in_a_minute, 0);
@@ -1063,7 +1168,9 @@ macro_rules! bodies {
             names_change_and_go
             a_folder_can_be_synced_and_no_more
             what_goes_past_the_page_cache_is_there_too
-            the_arena_is_written_from_in_place
+            what_is_sent_in_place_arrives_whole_and_is_let_go_of
+            the_next_send_waits_for_no_release
+            what_was_lent_outlives_its_socket
             a_reactor_may_be_dropped_at_any_time
         }
     };
@@ -1081,8 +1188,10 @@ mod kernel {
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{Host, Shape};
-    use uring::{Event, KernelReactor, Level, Reactor, RingConfig, Wait, Wake};
+    use bytes::Bytes;
+
+    use super::{Host, Shape, key, pattern};
+    use uring::{Endpoint, Event, KernelReactor, Level, Reactor, RingConfig, Usage, Wait, Wake};
 
     pub fn host(level: Level, use_5_11: bool, shape: Shape) -> Host<KernelReactor> {
         let mut config = RingConfig {
@@ -1284,6 +1393,57 @@ mod kernel {
                 uring::End::Failed(libc::ECONNRESET)
             );
             host.close_and_wait(&[server]);
+        });
+    }
+
+    #[test]
+    fn what_never_left_was_not_copied() {
+        every_level(|mut host| {
+            if !host.reactor.choice().features.send_zc {
+                println!("nothing is sent in place here");
+                return;
+            }
+            let (_, at) = host.listen();
+            let (client, server) = host.pair(&at);
+            let piece = Bytes::from(pattern(200_000, 1));
+            // Until there is room neither there, where nobody reads, nor here.
+            let mut sends = 0;
+            while host.sends_of(client) == sends {
+                host.reactor
+                    .send_in_place(client, vec![piece.clone()])
+                    .unwrap();
+                sends += 1;
+                let deadline = host.reactor.now() + 100_000_000;
+                while host.sends_of(client) < sends && host.reactor.now() < deadline {
+                    host.turn(Wait::Until(deadline));
+                }
+            }
+            assert!(host.released.len() < sends);
+            // What was not read resets the connection, and what was not sent is dropped.
+            host.close_and_wait(&[server]);
+            host.until("the releases", |host| host.released.len() == sends);
+            let in_place = |(_, usage): &(_, Usage)| *usage == Usage::InPlace;
+            assert!(host.released.iter().any(in_place));
+        });
+    }
+
+    #[test]
+    fn where_nothing_goes_in_place_it_is_a_plain_send() {
+        every_level(|mut host| {
+            let at = Endpoint::Unix(host.folder.join("socket"));
+            let listener = host.reactor.listen(&at, 16).unwrap();
+            let (client, server) = host.pair(&at);
+            assert!(!host.reactor.may_send_in_place(client));
+            host.reactor.start_receiving(server);
+            let pieces: Vec<Bytes> = (0..3).map(|n| pattern(100_000, n).into()).collect();
+            let whole = pieces.concat();
+            host.reactor.send_in_place(client, pieces).unwrap();
+            host.until("the bytes", |host| {
+                host.has(server, whole.len()) && host.released.len() == 1
+            });
+            assert!(host.data[&key(server)] == whole);
+            assert_eq!(host.released, [(client, Usage::Refused)]);
+            host.close_and_wait(&[client, server, listener]);
         });
     }
 

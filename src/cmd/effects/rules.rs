@@ -108,7 +108,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("HEXPIREAT", Rule::Told(fields_expired)),
     ("HGETDEL", Rule::Told(fields_expired)),
     ("HGETEX", Rule::Told(fields_expired)),
-    ("HINCRBY", Rule::Same),
+    ("HINCRBY", Rule::Told(field_added)),
     (
         "HINCRBYFLOAT",
         Rule::Told(|ctx, args| fields_set(ctx, args.at(1), &[args.at(2)])),
@@ -357,6 +357,17 @@ fn fields_set_expiring(ctx: &mut Ctx<'_>, args: Args<'_>) {
 /// Fields have other values, and perhaps deadlines, or went.
 fn fields_set(ctx: &mut Ctx<'_>, key: &[u8], fields: &[&[u8]]) {
     fields_changed(ctx, key, fields, true);
+}
+
+/// A kevy takes the deadline off a field that it adds to.
+fn field_added(ctx: &mut Ctx<'_>, args: Args<'_>) {
+    let (key, field) = (args.at(1), args.at(2));
+    let now = ctx.now;
+    let hash = ctx.keys(key).get::<Hash>(key, now);
+    match hash.is_ok_and(|hash| hash.is_some_and(|hash| hash.deadline(field).is_some())) {
+        true => fields_set(ctx, key, &[field]),
+        false => ctx.shards.record(ctx.db, key, named("HINCRBY", args)),
+    }
 }
 
 fn fields_changed(ctx: &mut Ctx<'_>, key: &[u8], fields: &[&[u8]], were_set: bool) {

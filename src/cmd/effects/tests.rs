@@ -221,6 +221,16 @@ fn hashes() {
         ),
         ("HPEXPIRE h 5 NX FIELDS 1 a", &[]),
         (
+            "HINCRBY h a -1",
+            &["HSET h a 2", "HPEXPIREAT h 1000000000009 FIELDS 1 a"],
+        ),
+        (
+            "HINCRBY h a 1",
+            &["HSET h a 3", "HPEXPIREAT h 1000000000009 FIELDS 1 a"],
+        ),
+        ("HINCRBY h n 1", &["HINCRBY h n 1"]),
+        ("HDEL h n", &["HDEL h n"]),
+        (
             "HINCRBYFLOAT h a 0.5",
             &["HSET h a 3.5", "HPEXPIREAT h 1000000000009 FIELDS 1 a"],
         ),
