@@ -5,8 +5,10 @@
 //! and processes that stop and crash. Replication is a small model: streams per shard that are pulled, whole
 //! copies for who joins, acknowledgements that a majority makes good. One seed is one history.
 //!
-//! After every step: at most one node whose gate is open; one vote for each node and epoch; no vote and no offer
-//! that the disk would forget; no ballot that goes back; and whatever a majority acknowledged is on everyone who
+//! After every step: at most one node whose gate is open; one vote for each node and epoch; no vote and
+//! no offer
+//! that the disk would forget; no ballot that goes back; and whatever a majority acknowledged is on
+//! everyone who
 //! leads later. When all has healed: one primary that everybody follows.
 //!
 //! The rules of kevy run in the same world in a few named scenarios, which break them.
@@ -1329,7 +1331,8 @@ impl World {
             let (data, offsets) = (node.data.generation, node.data.offsets());
             let file = String::from_utf8_lossy(&node.file).replace('\n', " ");
             story += &format!(
-                "\n{at}: {role:?} leading {leading:?} following {following:?} data {data:?} {offsets:?} disk {file}"
+                "\n{at}: {role:?} leading {leading:?} following {following:?} \
+                 data {data:?} {offsets:?} disk {file}"
             );
         }
         story

@@ -1,6 +1,7 @@
 //! Decides who the primary is, and how long it may accept writes.
 //!
-//! Four things are promised, and the page on [elections](crate::docs::elections) argues for each: a node votes
+//! Four things are promised, and the page on [elections](crate::docs::elections) argues for each: a node
+//! votes
 //! once in an epoch, also across crashes; it votes for nobody while it hears a primary; a primary accepts
 //! writes only until a time at which nobody can have been elected yet; and who is elected has all that a
 //! majority acknowledged.
@@ -50,7 +51,8 @@ impl Timings {
         }
     }
 
-    /// How long a primary may accept writes after it sent a heartbeat that a voter answered. An eighth shorter
+    /// How long a primary may accept writes after it sent a heartbeat that a voter answered. An eighth
+    /// shorter
     /// than what the voter waits, so that clocks may differ in rate by that much.
     pub fn lease(&self) -> Ms {
         self.down_after - self.down_after / 8
@@ -112,7 +114,8 @@ pub enum Event {
         /// Where the connection comes from, if known.
         source: Option<IpAddr>,
     },
-    /// The ballot of the last [`Effect::PersistBallot`] is on the disk, and so is everything that was asked for
+    /// The ballot of the last [`Effect::PersistBallot`] is on the disk, and so is everything that was
+    /// asked for
     /// before it done.
     BallotDurable,
     /// It is not, or nobody knows.
@@ -164,7 +167,8 @@ pub enum Effect {
         /// The peer.
         from: NodeId,
     },
-    /// Write the ballot, sync it, and report [`Event::BallotDurable`] or [`Event::BallotFailed`]. No other one
+    /// Write the ballot, sync it, and report [`Event::BallotDurable`] or [`Event::BallotFailed`]. No
+    /// other one
     /// is asked for before the answer. What follows it in the list need not wait for the disk.
     PersistBallot(Ballot),
     /// Send this to a peer, or drop it.
