@@ -22,8 +22,8 @@
 //! 5. Report [`Event::Position`] whenever the shards' positions were asked for anyhow, and always between an
 //!    [`Effect::Follow`] and the [`Event::BallotDurable`] that answers the next [`Effect::PersistBallot`]: a
 //!    vote compares positions that nobody moves any more.
-//! 6. The gate of writes is the time in [`Effect::Writes`], and each core compares it with a clock that
-//!    it reads itself. So a process that was stopped finds its gate shut when it goes on, whatever runs first.
+//! 6. The gate of writes is the time in [`Effect::Writes`], and each core compares it with a clock that it
+//!    reads itself. So a process that was stopped finds its gate shut when it goes on, whatever runs first.
 //!
 //! Messages that cannot be sent are dropped, not kept: all of them are repeated as long as they matter.
 
