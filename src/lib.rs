@@ -1,6 +1,6 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
-//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `aof`, `journal` (2),
+//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `aof`, `elect`, `journal` (2),
 //! `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7), `shard` (8), `tools`
 //! (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a socket, a file or a
 //! thread.
@@ -9,6 +9,7 @@
 pub mod aof;
 pub mod base;
 pub mod cmd;
+pub mod elect;
 pub mod image;
 pub mod journal;
 pub mod mesh;
@@ -29,6 +30,8 @@ pub mod docs {
     pub mod architecture {}
     #[doc = include_str!("docs/coverage.md")]
     pub mod coverage {}
+    #[doc = include_str!("docs/elections.md")]
+    pub mod elections {}
     #[doc = include_str!("docs/journal.md")]
     pub mod journal {}
     #[doc = include_str!("docs/migration.md")]

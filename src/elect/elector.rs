@@ -1,0 +1,1169 @@
+//! Decides who the primary is, and how long it may accept writes.
+//!
+//! Four things are promised, and the page on [elections](crate::docs::elections) argues for each: a node
+//! votes
+//! once in an epoch, also across crashes; it votes for nobody while it hears a primary; a primary accepts
+//! writes only until a time at which nobody can have been elected yet; and who is elected has all that a
+//! majority acknowledged.
+
+use std::{cmp::Reverse, net::IpAddr};
+
+use super::{
+    Ballot, Epoch, Message, NodeId, Peer, Standing,
+    role::{self, Counters, Machine, Role, Signal, Transition},
+    wire::{Pulse, Stamp, WireRole},
+};
+use crate::base::{Ms, Rng};
+
+/// How long things take, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timings {
+    /// Between two heartbeats.
+    pub heartbeat: Ms,
+    /// A primary that was not heard for so long is gone. Voters count it from when a heartbeat arrived.
+    pub down_after: Ms,
+    /// How long a candidate waits for votes.
+    pub candidacy: Ms,
+    /// How long who was not elected waits before it stands again, at least.
+    pub back_off: Ms,
+    /// And at most so much longer.
+    pub jitter: Ms,
+}
+
+impl Timings {
+    /// Those of kevy, which cannot be changed there. The ones to use with members that are kevys.
+    pub const KEVY: Timings = Timings {
+        heartbeat: 200,
+        down_after: 5000,
+        candidacy: 3000,
+        back_off: 1000,
+        jitter: 4000,
+    };
+
+    /// Timings that notice a loss within `down_after`; for members that are all ringkeeps.
+    pub fn within(down_after: Ms) -> Timings {
+        Timings {
+            heartbeat: down_after / 6,
+            down_after,
+            candidacy: down_after / 2,
+            back_off: down_after / 4,
+            jitter: down_after,
+        }
+    }
+
+    /// How long a primary may accept writes after it sent a heartbeat that a voter answered. An eighth
+    /// shorter
+    /// than what the voter waits, so that clocks may differ in rate by that much.
+    pub fn lease(&self) -> Ms {
+        self.down_after - self.down_after / 8
+    }
+}
+
+/// What an elector is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node. It is in the list, too.
+    pub id: NodeId,
+    /// All members. Their number decides what a majority is.
+    pub peers: Vec<Peer>,
+    /// Where this node serves clients, for people who read announcements.
+    pub address: String,
+    /// How long things take.
+    pub timings: Timings,
+    /// Refuse messages that do not come from the address of the member that they name. Members whose host
+    /// is a name in the list are not checked.
+    pub check_source: bool,
+    /// Chance; another one at each start.
+    pub seed: u64,
+}
+
+/// Why settings were refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SettingsFault {
+    /// This node is not in the list.
+    NotListed(NodeId),
+    /// Two members have one name.
+    Twice(NodeId),
+    /// Heartbeats must be at least 10 ms apart and fit three times into what makes a primary be gone.
+    Timings,
+}
+
+impl std::fmt::Display for SettingsFault {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotListed(id) => write!(out, "the list of peers does not name {id}, this node"),
+            Self::Twice(id) => write!(out, "the list of peers names {id} twice"),
+            Self::Timings => {
+                out.write_str("heartbeats are too rare for the time after which a primary is gone")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SettingsFault {}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time passed.
+    Wake,
+    /// A message arrived.
+    Received {
+        /// What it says.
+        message: Message,
+        /// Where the connection comes from, if known.
+        source: Option<IpAddr>,
+    },
+    /// The ballot of the last [`Effect::PersistBallot`] is on the disk, and so is everything that was
+    /// asked for
+    /// before it done.
+    BallotDurable,
+    /// It is not, or nobody knows.
+    BallotFailed,
+    /// How far the data of this node reaches: the number of the next frame of each of the streams that it
+    /// writes or follows.
+    Position(Vec<u64>),
+    /// The data of this node is now that of the primary that it was told to follow in this epoch, up to the
+    /// position: a snapshot was loaded whole, or the stream goes on where it stopped.
+    Joined(Epoch),
+    /// The disk of this node is full or broken.
+    DiskPressure,
+    /// The node may take part again.
+    Select,
+    /// The operator takes the primary out.
+    Relinquish,
+    /// The node ends.
+    Close,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Accept writes before this time and none from it on, on every core; 0 shuts the gate. It is shut at the
+    /// start.
+    Writes {
+        /// On the clock that steps are called with.
+        until: Ms,
+    },
+    /// Begin a new history on every stream, and serve replicas. Those that follow an older one are dropped.
+    Lead {
+        /// The epoch that this node leads.
+        epoch: Epoch,
+    },
+    /// Serve no replica any more, and count no acknowledgement.
+    Resign,
+    /// Follow this primary. `None`: follow nobody, apply nothing more and acknowledge nothing more; what
+    /// was a catch-up ends, too.
+    Follow(Option<Following>),
+    /// Acknowledgements to the primary may count from here on: it is on the disk whose history this is. Until
+    /// then send none.
+    Acknowledge {
+        /// The epoch of the primary that is followed.
+        epoch: Epoch,
+    },
+    /// No primary is left, and this node would stand, but a peer with data of the same history is ahead of it
+    /// on some streams. Pull what is missing from there, as from a primary; report positions.
+    CatchUp {
+        /// The peer.
+        from: NodeId,
+    },
+    /// Write the ballot, sync it, and report [`Event::BallotDurable`] or [`Event::BallotFailed`]. No
+    /// other one
+    /// is asked for before the answer. What follows it in the list need not wait for the disk.
+    PersistBallot(Ballot),
+    /// Send this to a peer, or drop it.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// What to say.
+        message: Message,
+    },
+    /// The role has changed; for the log.
+    Role(Transition),
+}
+
+/// Whom to follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Following {
+    /// The primary.
+    pub primary: NodeId,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// How things stand; for `INFO`.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// The role.
+    pub role: Role,
+    /// Since when.
+    pub since: Ms,
+    /// What led to it.
+    pub signal: Option<Signal>,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The primary, if it is heard.
+    pub primary: Option<NodeId>,
+    /// The time up to which writes are accepted, 0 for none.
+    pub writes_until: Ms,
+    /// The disk refused a ballot; the node neither votes nor stands.
+    pub is_muted: bool,
+    /// What happened to the role.
+    pub role_counters: &'a Counters,
+    /// What else happened.
+    pub tally: &'a Tally,
+}
+
+/// What happened, beside changes of the role.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Two primaries in one epoch.
+    pub dual_primaries: u64,
+    /// Ballots that the disk refused.
+    pub persist_failures: u64,
+    /// Messages of nobody in the list, or not from where its sender is.
+    pub refused: u64,
+    /// Votes that were given.
+    pub votes: u64,
+    /// Votes that were refused because a primary is heard.
+    pub loyal: u64,
+    /// Votes that were refused because this node has data that the candidate lacks.
+    pub ahead: u64,
+    /// How often the lease of this primary ran out.
+    pub lapses: u64,
+    /// How often this node had to catch up before it could stand.
+    pub catch_ups: u64,
+    /// How often the primary gave way to a higher epoch that nobody leads.
+    pub outdated: u64,
+}
+
+/// One member's part in elections.
+pub struct Elector {
+    settings: Settings,
+    others: Vec<Other>,
+    rng: Rng,
+    now: Ms,
+    machine: Machine,
+
+    ballot: Ballot,
+    durable: Ballot,
+    is_writing: Option<Ballot>,
+    /// What leaves when the ballot is durable.
+    after: After,
+    is_muted: bool,
+    retry_at: Ms,
+
+    /// When this run of the node became a member, and whether it may vote yet: it may have promised
+    /// something before.
+    started: Ms,
+    is_awake: bool,
+    /// The primary of `ballot.epoch`, while it is heard; this node itself while it leads.
+    primary: Option<NodeId>,
+    primary_heard: Ms,
+    /// Until when others that rank higher are let pass.
+    defer_until: Ms,
+    back_off_until: Ms,
+    /// The highest epoch that a member spoke of.
+    seen: Epoch,
+    /// The highest epoch known to have had a primary.
+    newest: Epoch,
+
+    following: Option<Following>,
+    catching_up: Option<NodeId>,
+    offsets: Vec<u64>,
+
+    stood_at: Ms,
+    has_offered: bool,
+    led_since: Ms,
+    lease_until: Ms,
+    gate: Ms,
+    nonce: u64,
+
+    next_beat: Ms,
+    /// What the last heartbeat said.
+    said: Option<(Epoch, Role, Option<NodeId>, bool)>,
+    tally: Tally,
+}
+
+/// What is known of another member.
+struct Other {
+    id: NodeId,
+    address: Option<IpAddr>,
+    heard: Option<Ms>,
+    is_ringkeep: bool,
+    epoch: Epoch,
+    number: u64,
+    standing: Standing,
+    is_free: bool,
+    /// The last stamp it sent, to be echoed.
+    stamp: Option<Stamp>,
+    /// The latest heartbeat of this node as a primary that it answered.
+    granted: Option<Ms>,
+    /// It answered this run of the node that it is no primary.
+    is_settled: bool,
+    has_voted: bool,
+}
+
+/// What waits for the disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum After {
+    Nothing,
+    /// A vote for somebody who showed this much.
+    Vote {
+        to: NodeId,
+        shown: Shown,
+    },
+    Offers,
+    Lead,
+}
+
+/// How a candidate says what it has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Shown {
+    Sum(u64),
+    Standing(Standing),
+}
+
+impl Elector {
+    /// A member that begins as a replica which knows no primary. `offsets` is where its data stands.
+    ///
+    /// # Errors
+    /// [`SettingsFault`].
+    pub fn new(
+        now: Ms,
+        settings: Settings,
+        ballot: Ballot,
+        offsets: Vec<u64>,
+    ) -> Result<Self, SettingsFault> {
+        let mut others = Vec::new();
+        for (at, peer) in settings.peers.iter().enumerate() {
+            if settings.peers[..at]
+                .iter()
+                .any(|before| before.id == peer.id)
+            {
+                return Err(SettingsFault::Twice(peer.id));
+            }
+            if peer.id != settings.id {
+                others.push(Other::new(peer));
+            }
+        }
+        if others.len() == settings.peers.len() {
+            return Err(SettingsFault::NotListed(settings.id));
+        }
+        let timings = settings.timings;
+        if timings.heartbeat < 10 || timings.heartbeat.saturating_mul(3) > timings.down_after {
+            return Err(SettingsFault::Timings);
+        }
+        let mut rng = Rng::seeded(settings.seed);
+        let mut elector = Self {
+            nonce: rng.next_u64(),
+            settings,
+            others,
+            rng,
+            now,
+            machine: Machine::new(now),
+            ballot,
+            durable: ballot,
+            is_writing: None,
+            after: After::Nothing,
+            is_muted: false,
+            retry_at: 0,
+            started: now,
+            is_awake: false,
+            primary: None,
+            primary_heard: 0,
+            defer_until: now,
+            back_off_until: 0,
+            seen: ballot.epoch,
+            newest: ballot.history,
+            following: None,
+            catching_up: None,
+            offsets,
+            stood_at: 0,
+            has_offered: false,
+            led_since: 0,
+            lease_until: 0,
+            gate: 0,
+            next_beat: now,
+            said: None,
+            tally: Tally::default(),
+        };
+        elector.turn(Signal::CapabilitySelected, Role::Replica, &mut Vec::new());
+        Ok(elector)
+    }
+
+    /// Takes an event and appends what is to be done. A time that lies before the last one counts as that.
+    pub fn step(&mut self, now: Ms, event: Event, out: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        // Before anything else: the process may have stood still since the last step.
+        self.expire(out);
+        match event {
+            Event::Wake => {}
+            Event::Received { message, source } => self.on_message(message, source, out),
+            Event::BallotDurable => self.on_durable(out),
+            Event::BallotFailed => self.on_failed(out),
+            Event::Position(offsets) => self.offsets = offsets,
+            Event::Joined(epoch) => self.on_joined(epoch, out),
+            Event::DiskPressure => self.on_disk_pressure(out),
+            Event::Select => self.on_select(out),
+            Event::Relinquish => self.turn(Signal::GracefulRelinquish, Role::Idle, out),
+            Event::Close => self.turn(Signal::ChannelClose, Role::Idle, out),
+        }
+        self.tick(out);
+        self.speak(out);
+    }
+
+    /// When to step at the latest.
+    pub fn wakes_at(&self) -> Ms {
+        if self.machine.role() == Role::Idle {
+            return Ms::MAX;
+        }
+        let timings = &self.settings.timings;
+        let times = [
+            self.next_beat,
+            self.lease_until,
+            self.primary_heard + timings.down_after,
+            self.started + timings.down_after,
+            self.stood_at + timings.candidacy,
+            self.defer_until,
+            self.back_off_until,
+            self.retry_at,
+        ];
+        times
+            .into_iter()
+            .filter(|at| *at > self.now)
+            .min()
+            .unwrap_or(self.now + timings.heartbeat)
+    }
+
+    /// How things stand.
+    pub fn view(&self) -> View<'_> {
+        View {
+            role: self.machine.role(),
+            since: self.machine.since(),
+            signal: self.machine.signal(),
+            epoch: self.ballot.epoch,
+            primary: self.primary,
+            writes_until: self.gate,
+            is_muted: self.is_muted,
+            role_counters: self.machine.counters(),
+            tally: &self.tally,
+        }
+    }
+
+    /// The last ballot that is known to be on the disk.
+    pub fn durable(&self) -> Ballot {
+        self.durable
+    }
+
+    // ---- time ----
+
+    /// What ends by time alone.
+    fn expire(&mut self, out: &mut Vec<Effect>) {
+        let is_leader = self.machine.role() == Role::Leader;
+        if is_leader && self.gate != 0 && self.now >= self.lease_until {
+            self.gate = 0;
+            self.tally.lapses += 1;
+            out.push(Effect::Writes { until: 0 });
+        }
+        if !is_leader
+            && self.primary.is_some()
+            && self.since(self.primary_heard) >= self.down_after()
+        {
+            self.lose_primary();
+        }
+        if !self.is_awake {
+            let all_settled = self.others.iter().all(|other| other.is_settled);
+            if all_settled || self.since(self.started) >= self.down_after() {
+                self.is_awake = true;
+                self.let_others_pass();
+            }
+        }
+    }
+
+    fn tick(&mut self, out: &mut Vec<Effect>) {
+        // What came may have settled the last of the others.
+        self.expire(out);
+        let timings = self.settings.timings;
+        match self.machine.role() {
+            Role::Leader => {
+                self.renew_lease(out);
+                let lapsed = self.lease_until.max(self.led_since);
+                if self.now >= lapsed.saturating_add(timings.candidacy) {
+                    self.resign(out);
+                }
+            }
+            Role::Candidate if self.since(self.stood_at) >= timings.candidacy => self.give_up(out),
+            Role::Replica => self.consider(out),
+            Role::Candidate | Role::Idle => {}
+        }
+        self.persist(out);
+    }
+
+    /// Sends heartbeats, when they are due and when they say something new.
+    fn speak(&mut self, out: &mut Vec<Effect>) {
+        let role = self.machine.role();
+        if role == Role::Idle {
+            self.said = None;
+            return;
+        }
+        let is_free = self.may_vote();
+        let saying = Some((self.ballot.epoch, role, self.primary, is_free));
+        if self.now < self.next_beat && self.said == saying {
+            return;
+        }
+        self.said = saying;
+        self.next_beat = self.now + self.settings.timings.heartbeat;
+        let (epoch, from) = (self.ballot.epoch, self.settings.id);
+        let offset = self.number();
+        let standing = self.standing();
+        let role = match role {
+            Role::Leader => WireRole::Primary,
+            Role::Candidate => WireRole::Candidate,
+            Role::Replica | Role::Idle => WireRole::Replica,
+        };
+        let stamp = Stamp {
+            nonce: self.nonce,
+            sent: self.now,
+        };
+        for other in &self.others {
+            let message = if other.is_ringkeep {
+                let (standing, follows, echo) = (standing.clone(), self.primary, other.stamp);
+                let pulse = Pulse {
+                    epoch,
+                    from,
+                    role,
+                    standing,
+                    follows,
+                    is_free,
+                    stamp,
+                    echo,
+                };
+                Message::Pulse(Box::new(pulse))
+            } else {
+                Message::Heartbeat {
+                    epoch,
+                    from,
+                    role,
+                    offset,
+                    is_ringkeep: true,
+                }
+            };
+            out.push(Effect::Send {
+                to: other.id,
+                message,
+            });
+            // A kevy that missed the announcement learns nothing from heartbeats of the same epoch.
+            if role == WireRole::Primary && !other.is_ringkeep {
+                out.push(Effect::Send {
+                    to: other.id,
+                    message: self.announcement(),
+                });
+            }
+        }
+    }
+
+    // ---- messages ----
+
+    fn on_message(&mut self, message: Message, source: Option<IpAddr>, out: &mut Vec<Effect>) {
+        let from = message.from();
+        let found = self.others.iter().position(|other| other.id == from);
+        let is_from = |other: &Other| match (source, other.address) {
+            (Some(source), Some(address)) => source.to_canonical() == address.to_canonical(),
+            _ => true,
+        };
+        let Some(at) = found.filter(|at| !self.settings.check_source || is_from(&self.others[*at]))
+        else {
+            self.tally.refused += 1;
+            return;
+        };
+        if self.machine.role() == Role::Idle {
+            return;
+        }
+        self.seen = self.seen.max(message.epoch());
+        match message {
+            Message::Heartbeat {
+                epoch,
+                role,
+                offset,
+                is_ringkeep,
+                ..
+            } => {
+                let other = &mut self.others[at];
+                other.heard = Some(self.now);
+                other.is_ringkeep = is_ringkeep;
+                (other.epoch, other.number) = (epoch, offset);
+                if role == WireRole::Primary {
+                    self.on_primary(at, epoch, out);
+                }
+            }
+            Message::Pulse(pulse) => self.on_pulse(at, *pulse, out),
+            Message::Offer { epoch, offset, .. } => {
+                // A ringkeep shows more to those that it knows, and who was not heard yet may be one.
+                let other = &self.others[at];
+                if other.heard.is_some() && !other.is_ringkeep {
+                    self.on_offer(at, epoch, Shown::Sum(offset), out);
+                }
+            }
+            Message::Ask {
+                epoch, standing, ..
+            } => self.on_offer(at, epoch, Shown::Standing(standing), out),
+            Message::Accept { epoch, .. } => {
+                if self.machine.role() == Role::Candidate
+                    && self.has_offered
+                    && epoch == self.ballot.epoch
+                {
+                    self.others[at].has_voted = true;
+                    self.count_votes(out);
+                }
+            }
+            Message::Announce { epoch, .. } => self.on_primary(at, epoch, out),
+        }
+    }
+
+    fn on_pulse(&mut self, at: usize, pulse: Pulse, out: &mut Vec<Effect>) {
+        let Pulse {
+            epoch,
+            from,
+            role,
+            standing,
+            follows,
+            is_free,
+            stamp,
+            echo,
+        } = pulse;
+        let other = &mut self.others[at];
+        let is_stale = |last: Stamp| last.nonce == stamp.nonce && last.sent > stamp.sent;
+        if other.stamp.is_some_and(is_stale) {
+            return;
+        }
+        other.heard = Some(self.now);
+        other.is_ringkeep = true;
+        other.epoch = epoch;
+        other.number = standing.sum();
+        other.standing = standing;
+        other.is_free = is_free;
+        other.stamp = Some(stamp);
+        let answers = echo.filter(|echo| echo.nonce == self.nonce && echo.sent <= self.now);
+        if answers.is_some() && role != WireRole::Primary {
+            other.is_settled = true;
+        }
+        let is_leader = self.machine.role() == Role::Leader;
+        if is_leader && epoch == self.ballot.epoch && follows == Some(self.settings.id) {
+            other.granted = other.granted.max(answers.map(|echo| echo.sent));
+        }
+        if role == WireRole::Primary {
+            self.on_primary(at, epoch, out);
+        } else if is_leader && epoch > self.ballot.epoch {
+            // Whoever stood in vain can hear nobody of an older epoch any more. A new election reaches it.
+            self.tally.outdated += 1;
+            self.resign(out);
+        } else if role == WireRole::Replica
+            && self.primary == Some(from)
+            && epoch >= self.ballot.epoch
+        {
+            // It led this epoch and never will again: it was started anew, or gave way.
+            self.lose_primary();
+        }
+    }
+
+    /// A member says that it is the primary of an epoch.
+    fn on_primary(&mut self, at: usize, epoch: Epoch, out: &mut Vec<Effect>) {
+        let id = self.others[at].id;
+        self.newest = self.newest.max(epoch);
+        if epoch < self.ballot.epoch {
+            return;
+        }
+        if epoch > self.ballot.epoch {
+            return self.learn(id, epoch, out);
+        }
+        let rank = (self.others[at].number, Reverse(id));
+        match self.primary {
+            None => self.learn(id, epoch, out),
+            Some(known) if known == id => self.primary_heard = self.now,
+            // Two primaries in one epoch: only kevys vote twice. Who has more stays, then the smaller id.
+            Some(_) if self.machine.role() == Role::Leader => {
+                self.tally.dual_primaries += 1;
+                if rank > (self.number(), Reverse(self.settings.id)) {
+                    self.learn(id, epoch, out);
+                } else {
+                    // A new election ends the duel, and the next epoch keeps it from coming back.
+                    self.resign(out);
+                    self.defer_until = self.now;
+                }
+            }
+            Some(known) => {
+                let before = self.others.iter().find(|other| other.id == known);
+                if before.is_some_and(|before| rank > (before.number, Reverse(known))) {
+                    self.learn(id, epoch, out);
+                }
+            }
+        }
+    }
+
+    /// Takes another one for the primary.
+    fn learn(&mut self, primary: NodeId, epoch: Epoch, out: &mut Vec<Effect>) {
+        self.after = After::Nothing;
+        match self.machine.role() {
+            Role::Leader => self.turn(Signal::PeerLeaderObserved, Role::Replica, out),
+            Role::Candidate => self.turn(Signal::ElectionLost, Role::Replica, out),
+            Role::Replica | Role::Idle => {}
+        }
+        if epoch > self.ballot.epoch {
+            self.ballot.epoch = epoch;
+            self.ballot.voted = None;
+        }
+        self.primary = Some(primary);
+        self.primary_heard = self.now;
+        self.back_off_until = 0;
+        self.follow(Some(Following { primary, epoch }), out);
+    }
+
+    fn on_offer(&mut self, at: usize, epoch: Epoch, shown: Shown, out: &mut Vec<Effect>) {
+        let to = self.others[at].id;
+        if epoch <= self.ballot.epoch || self.is_muted || self.after == After::Lead {
+            return;
+        }
+        if self.primary == Some(to) {
+            // It asks for votes, so it leads no more.
+            self.lose_primary();
+        }
+        if self.machine.role() == Role::Leader {
+            if self.now < self.lease_until {
+                self.tally.loyal += 1;
+                return;
+            }
+            self.resign(out);
+        }
+        if !self.may_vote() {
+            self.tally.loyal += 1;
+            return;
+        }
+        if !self.is_content(to, &shown) {
+            self.tally.ahead += 1;
+            return;
+        }
+        if self.machine.role() == Role::Candidate {
+            self.turn(Signal::ElectionLost, Role::Replica, out);
+        }
+        self.follow(None, out);
+        self.ballot.epoch = epoch;
+        self.ballot.voted = Some(to);
+        self.after = After::Vote { to, shown };
+        // Who is voted for gets the time to win.
+        self.back_off_until = self.now + self.settings.timings.candidacy;
+        self.persist(out);
+    }
+
+    /// Has a candidate all that this node has?
+    fn is_content(&self, candidate: NodeId, shown: &Shown) -> bool {
+        match shown {
+            Shown::Standing(standing) => standing.covers(&self.standing()),
+            Shown::Sum(sum) => {
+                (*sum, Reverse(candidate)) > (self.number(), Reverse(self.settings.id))
+            }
+        }
+    }
+
+    // ---- the ballot ----
+
+    /// Asks for the ballot to be written, if the disk does not have it and no other one is on its way.
+    fn persist(&mut self, out: &mut Vec<Effect>) {
+        let is_early = self.is_muted && self.now < self.retry_at;
+        if self.is_writing.is_none() && self.ballot != self.durable && !is_early {
+            self.is_writing = Some(self.ballot);
+            out.push(Effect::PersistBallot(self.ballot));
+        }
+    }
+
+    fn on_durable(&mut self, out: &mut Vec<Effect>) {
+        let Some(written) = self.is_writing.take() else {
+            return;
+        };
+        let was_joined = self.has_joined();
+        self.durable = written;
+        self.is_muted = false;
+        if let Some(following) = self.following.filter(|_| self.has_joined() && !was_joined) {
+            out.push(Effect::Acknowledge {
+                epoch: following.epoch,
+            });
+        }
+        if self.durable != self.ballot {
+            return;
+        }
+        match std::mem::replace(&mut self.after, After::Nothing) {
+            After::Nothing => {}
+            After::Vote { to, shown } => {
+                // Positions may have moved until whoever was followed was left.
+                if self.is_content(to, &shown) {
+                    self.tally.votes += 1;
+                    let message = Message::Accept {
+                        epoch: written.epoch,
+                        from: self.settings.id,
+                    };
+                    out.push(Effect::Send { to, message });
+                } else {
+                    self.tally.ahead += 1;
+                    self.back_off_until = 0;
+                }
+            }
+            After::Offers => self.offer(out),
+            After::Lead => self.turn(Signal::ElectionWon, Role::Leader, out),
+        }
+    }
+
+    /// What was to be promised is not on the disk, or nobody knows. It is written anew later; what waited for
+    /// it does not happen.
+    fn on_failed(&mut self, out: &mut Vec<Effect>) {
+        if self.is_writing.take().is_none() {
+            return;
+        }
+        self.is_muted = true;
+        self.tally.persist_failures += 1;
+        self.retry_at = self.now + self.settings.timings.back_off;
+        self.after = After::Nothing;
+        if self.machine.role() == Role::Candidate {
+            self.give_up(out);
+        }
+    }
+
+    fn on_joined(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        if self
+            .following
+            .is_none_or(|following| following.epoch != epoch)
+        {
+            return;
+        }
+        if self.has_joined() {
+            out.push(Effect::Acknowledge { epoch });
+        }
+        self.ballot.history = epoch;
+    }
+
+    /// Does the disk say that the data is that of the primary that is followed?
+    fn has_joined(&self) -> bool {
+        self.following
+            .is_some_and(|following| following.epoch == self.durable.history)
+    }
+
+    // ---- standing ----
+
+    /// Stands, or prepares to, if nobody leads.
+    fn consider(&mut self, out: &mut Vec<Effect>) {
+        let is_waiting = self.now < self.back_off_until || self.after != After::Nothing;
+        if is_waiting || self.is_writing.is_some() || !self.may_vote() {
+            return;
+        }
+        let heard: Vec<&Other> = self
+            .others
+            .iter()
+            .filter(|other| self.hears(other))
+            .collect();
+        let ours = self.standing();
+        let sum = ours.sum();
+        let number = self.number();
+        let id = self.settings.id;
+        let ranks_higher = |other: &&&Other| match other.is_ringkeep {
+            true => {
+                let theirs = &other.standing;
+                other.is_free
+                    && (theirs.history, theirs.sum(), Reverse(other.id))
+                        > (ours.history, sum, Reverse(id))
+            }
+            false => (other.number, Reverse(other.id)) > (number, Reverse(id)),
+        };
+        if self.now < self.defer_until && heard.iter().any(|other| ranks_higher(&other)) {
+            return;
+        }
+        let would_vote = |other: &&&Other| match other.is_ringkeep {
+            true => other.is_free && ours.covers(&other.standing),
+            false => (number, Reverse(id)) > (other.number, Reverse(other.id)),
+        };
+        if heard.iter().filter(would_vote).count() + 1 >= self.quorum() {
+            return self.stand(out);
+        }
+        let is_ahead = |other: &&&Other| {
+            other.is_ringkeep
+                && other.is_free
+                && other.standing.history == ours.history
+                && !would_vote(other)
+        };
+        let source = heard
+            .iter()
+            .filter(is_ahead)
+            .max_by_key(|other| (other.standing.sum(), Reverse(other.id)));
+        let source = source.map(|other| other.id);
+        if let Some(from) = source.filter(|from| self.catching_up != Some(*from)) {
+            self.follow(None, out);
+            self.catching_up = Some(from);
+            self.tally.catch_ups += 1;
+            out.push(Effect::CatchUp { from });
+        }
+    }
+
+    fn stand(&mut self, out: &mut Vec<Effect>) {
+        let epoch = self.ballot.epoch.max(self.seen).next();
+        if epoch > Epoch::MAX {
+            return;
+        }
+        self.ballot.epoch = epoch;
+        self.ballot.voted = Some(self.settings.id);
+        self.stood_at = self.now;
+        self.has_offered = false;
+        for other in &mut self.others {
+            other.has_voted = false;
+        }
+        self.turn(Signal::MissedHeartbeats, Role::Candidate, out);
+    }
+
+    fn offer(&mut self, out: &mut Vec<Effect>) {
+        self.has_offered = true;
+        let (epoch, from, offset) = (self.ballot.epoch, self.settings.id, self.number());
+        for other in &self.others {
+            let message = match other.is_ringkeep {
+                true => Message::Ask {
+                    epoch,
+                    from,
+                    standing: self.standing(),
+                },
+                false => Message::Offer {
+                    epoch,
+                    from,
+                    offset,
+                },
+            };
+            out.push(Effect::Send {
+                to: other.id,
+                message,
+            });
+        }
+        self.count_votes(out);
+    }
+
+    fn count_votes(&mut self, out: &mut Vec<Effect>) {
+        let votes = 1 + self.others.iter().filter(|other| other.has_voted).count();
+        if votes >= self.quorum() && self.after == After::Nothing {
+            // What is written from here on is this epoch's, also if the node comes back from a crash.
+            self.ballot.history = self.ballot.epoch;
+            self.after = After::Lead;
+            self.persist(out);
+        }
+    }
+
+    /// Stands no more.
+    fn give_up(&mut self, out: &mut Vec<Effect>) {
+        self.after = After::Nothing;
+        self.turn(Signal::ElectionLost, Role::Replica, out);
+        let timings = self.settings.timings;
+        self.back_off_until = self.now + timings.back_off + self.rng.below(timings.jitter + 1);
+    }
+
+    // ---- leading ----
+
+    /// Writes are safe until nobody's promise holds any more that a majority needs to be without.
+    fn renew_lease(&mut self, out: &mut Vec<Effect>) {
+        let lease = self.settings.timings.lease();
+        let mut ends: Vec<Ms> = self
+            .others
+            .iter()
+            .map(|other| other.lease_end(self.ballot.epoch, lease))
+            .collect();
+        ends.sort_unstable_by_key(|end| Reverse(*end));
+        self.lease_until = match self.quorum() {
+            1 => Ms::MAX,
+            quorum => ends[quorum - 2],
+        };
+        let gate = if self.lease_until > self.now {
+            self.lease_until
+        } else {
+            0
+        };
+        if gate != self.gate {
+            self.gate = gate;
+            out.push(Effect::Writes { until: gate });
+        }
+    }
+
+    /// Leads no more, though nobody else is known to.
+    fn resign(&mut self, out: &mut Vec<Effect>) {
+        self.turn(Signal::PeerLeaderObserved, Role::Replica, out);
+        self.lose_primary();
+    }
+
+    // ---- the role ----
+
+    fn turn(&mut self, signal: Signal, to: Role, out: &mut Vec<Effect>) {
+        let Ok(Some(transition)) = self.machine.step(signal, to, self.now) else {
+            return;
+        };
+        for effect in transition.effects {
+            match effect {
+                role::Effect::CloseWrites => {
+                    (self.gate, self.lease_until) = (0, 0);
+                    out.push(Effect::Writes { until: 0 });
+                }
+                role::Effect::StopStream => out.push(Effect::Resign),
+                role::Effect::StopFollowing => self.follow(None, out),
+                role::Effect::PersistBallot => self.persist(out),
+                role::Effect::Offer => self.after = After::Offers,
+                role::Effect::StartStream => {
+                    // Only what is sent from here on is sent by a primary.
+                    self.nonce = self.rng.next_u64();
+                    self.led_since = self.now;
+                    self.primary = Some(self.settings.id);
+                    self.newest = self.ballot.epoch;
+                    for other in &mut self.others {
+                        other.granted = None;
+                    }
+                    out.push(Effect::Lead {
+                        epoch: self.ballot.epoch,
+                    });
+                }
+                role::Effect::OpenWrites => self.renew_lease(out),
+                role::Effect::Announce => {
+                    for other in &self.others {
+                        out.push(Effect::Send {
+                            to: other.id,
+                            message: self.announcement(),
+                        });
+                    }
+                }
+                role::Effect::Join => self.next_beat = self.now,
+                role::Effect::Withdraw => {
+                    self.after = After::Nothing;
+                    self.primary = None;
+                }
+            }
+        }
+        out.push(Effect::Role(transition));
+    }
+
+    fn on_disk_pressure(&mut self, out: &mut Vec<Effect>) {
+        let signal = match self.machine.role() {
+            Role::Leader => Signal::LeaderDiskPressureWithdraw,
+            Role::Candidate => Signal::CandidateDiskPressureWithdraw,
+            Role::Replica => Signal::DiskPressureWithdraw,
+            Role::Idle => Signal::ChannelClose,
+        };
+        self.turn(signal, Role::Idle, out);
+    }
+
+    /// Takes part again, as after a start.
+    fn on_select(&mut self, out: &mut Vec<Effect>) {
+        if self.machine.role() != Role::Idle {
+            return;
+        }
+        self.started = self.now;
+        self.is_awake = false;
+        self.nonce = self.rng.next_u64();
+        for other in &mut self.others {
+            other.heard = None;
+            other.is_settled = false;
+        }
+        self.turn(Signal::CapabilitySelected, Role::Replica, out);
+    }
+
+    // ---- small things ----
+
+    fn follow(&mut self, following: Option<Following>, out: &mut Vec<Effect>) {
+        if self.following != following || self.catching_up.is_some() {
+            self.following = following;
+            self.catching_up = None;
+            out.push(Effect::Follow(following));
+        }
+    }
+
+    fn lose_primary(&mut self) {
+        self.primary = None;
+        self.let_others_pass();
+    }
+
+    fn let_others_pass(&mut self) {
+        let timings = self.settings.timings;
+        // Who ranks highest may be unable to stand; then others get their turn, not all at once.
+        self.defer_until = self.now + timings.candidacy + self.rng.below(timings.candidacy + 1);
+    }
+
+    /// Would this node give a vote?
+    fn may_vote(&self) -> bool {
+        self.machine.role() != Role::Idle
+            && self.is_awake
+            && !self.is_muted
+            && self.primary.is_none()
+    }
+
+    fn hears(&self, other: &Other) -> bool {
+        other
+            .heard
+            .is_some_and(|at| self.since(at) < self.down_after())
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            history: self.ballot.history,
+            offsets: self.offsets.clone(),
+        }
+    }
+
+    /// What kevys are told: they compare numbers of any histories, so who is in an old one has nothing.
+    fn number(&self) -> u64 {
+        match self.ballot.history >= self.newest {
+            true => self
+                .offsets
+                .iter()
+                .fold(0, |sum, offset| sum.saturating_add(*offset)),
+            false => 0,
+        }
+    }
+
+    fn announcement(&self) -> Message {
+        let (epoch, from) = (self.ballot.epoch, self.settings.id);
+        Message::Announce {
+            epoch,
+            from,
+            address: self.settings.address.clone(),
+        }
+    }
+
+    fn quorum(&self) -> usize {
+        self.settings.peers.len() / 2 + 1
+    }
+
+    fn since(&self, at: Ms) -> Ms {
+        self.now.saturating_sub(at)
+    }
+
+    fn down_after(&self) -> Ms {
+        self.settings.timings.down_after
+    }
+}
+
+impl Other {
+    fn new(peer: &Peer) -> Self {
+        Self {
+            id: peer.id,
+            address: peer.host.parse().ok(),
+            heard: None,
+            is_ringkeep: false,
+            epoch: Epoch(0),
+            number: 0,
+            standing: Standing::default(),
+            is_free: false,
+            stamp: None,
+            granted: None,
+            is_settled: false,
+            has_voted: false,
+        }
+    }
+
+    /// Until when this member has promised a primary of `epoch` to vote for nobody else. A ringkeep has
+    /// answered a heartbeat; of a kevy it is only known that it spoke in that epoch, and it may vote all the
+    /// same.
+    fn lease_end(&self, epoch: Epoch, lease: Ms) -> Ms {
+        let from = match self.is_ringkeep {
+            true => self.granted,
+            false => self.heard.filter(|_| self.epoch == epoch),
+        };
+        from.map_or(0, |from| from + lease)
+    }
+}
