@@ -45,8 +45,8 @@ enum Kind {
 }
 
 impl Digest {
-    /// Adds the records of a body (see [`image`](crate::image)), all of one database. What a record says of a key
-    /// must be said once only, and more of a collection in the order of its parts.
+    /// Adds the records of a body (see [`image`](crate::image)), all of one database. What a record says of a
+    /// key must be said once only, and more of a collection in the order of its parts.
     pub fn add(&mut self, database: usize, body: &[u8]) {
         let mut reader = ImageReader::of_body(body);
         // What was written by a walk can be read.
