@@ -722,7 +722,8 @@ impl Link {
         self.upstream_next = Some(next);
         self.ack_due = true;
         self.asked = Some(next);
-        if is_streaming && self.applied.is_some_and(|applied| applied >= next) {
+        // A stream on which nothing has happened yet has nothing to apply.
+        if is_streaming && self.applied.unwrap_or(0) >= next {
             (self.fresh_at, self.behind) = (Some(now), None);
         } else {
             self.behind.get_or_insert((next, now));
