@@ -5,11 +5,9 @@
 //! and processes that stop and crash. Replication is a small model: streams per shard that are pulled, whole
 //! copies for who joins, acknowledgements that a majority makes good. One seed is one history.
 //!
-//! After every step: at most one node whose gate is open; one vote for each node and epoch; no vote and
-//! no offer
-//! that the disk would forget; no ballot that goes back; and whatever a majority acknowledged is on
-//! everyone who
-//! leads later. When all has healed: one primary that everybody follows.
+//! After every step: at most one node whose gate is open; one vote for each node and epoch; no vote and no
+//! offer that the disk would forget; no ballot that goes back; and whatever a majority acknowledged is on
+//! everyone who leads later. When all has healed: one primary that everybody follows.
 //!
 //! The rules of kevy run in the same world in a few named scenarios, which break them.
 //!

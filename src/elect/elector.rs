@@ -1,10 +1,9 @@
 //! Decides who the primary is, and how long it may accept writes.
 //!
 //! Four things are promised, and the page on [elections](crate::docs::elections) argues for each: a node
-//! votes
-//! once in an epoch, also across crashes; it votes for nobody while it hears a primary; a primary accepts
-//! writes only until a time at which nobody can have been elected yet; and who is elected has all that a
-//! majority acknowledged.
+//! votes once in an epoch, also across crashes; it votes for nobody while it hears a primary; a primary
+//! accepts writes only until a time at which nobody can have been elected yet; and who is elected has all
+//! that a majority acknowledged.
 
 use std::{cmp::Reverse, net::IpAddr};
 
@@ -52,8 +51,7 @@ impl Timings {
     }
 
     /// How long a primary may accept writes after it sent a heartbeat that a voter answered. An eighth
-    /// shorter
-    /// than what the voter waits, so that clocks may differ in rate by that much.
+    /// shorter than what the voter waits, so that clocks may differ in rate by that much.
     pub fn lease(&self) -> Ms {
         self.down_after - self.down_after / 8
     }
@@ -114,9 +112,8 @@ pub enum Event {
         /// Where the connection comes from, if known.
         source: Option<IpAddr>,
     },
-    /// The ballot of the last [`Effect::PersistBallot`] is on the disk, and so is everything that was
-    /// asked for
-    /// before it done.
+    /// The ballot of the last [`Effect::PersistBallot`] is on the disk, and so is everything that was asked
+    /// for before it done.
     BallotDurable,
     /// It is not, or nobody knows.
     BallotFailed,
@@ -167,9 +164,8 @@ pub enum Effect {
         /// The peer.
         from: NodeId,
     },
-    /// Write the ballot, sync it, and report [`Event::BallotDurable`] or [`Event::BallotFailed`]. No
-    /// other one
-    /// is asked for before the answer. What follows it in the list need not wait for the disk.
+    /// Write the ballot, sync it, and report [`Event::BallotDurable`] or [`Event::BallotFailed`]. No other
+    /// one is asked for before the answer. What follows it in the list need not wait for the disk.
     PersistBallot(Ballot),
     /// Send this to a peer, or drop it.
     Send {
@@ -1165,5 +1161,351 @@ impl Other {
             false => self.heard.filter(|_| self.epoch == epoch),
         };
         from.map_or(0, |from| from + lease)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elect::parse_peers;
+
+    const T: Timings = Timings::KEVY;
+
+    fn id(text: &str) -> NodeId {
+        NodeId::new(text).expect("a name")
+    }
+
+    fn settings(list: &str) -> Settings {
+        Settings {
+            id: id("b"),
+            peers: parse_peers(list).expect("a list"),
+            address: "10.0.0.2:6379".into(),
+            timings: T,
+            check_source: true,
+            seed: 1,
+        }
+    }
+
+    /// `b` of three whose others are kevys.
+    fn member() -> Elector {
+        let settings = settings("a@10.0.0.1:1,b@10.0.0.2:1,c@10.0.0.3:1");
+        Elector::new(0, settings, Ballot::default(), vec![7, 3]).expect("good settings")
+    }
+
+    fn step(elector: &mut Elector, now: Ms, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        elector.step(now, event, &mut out);
+        out
+    }
+
+    /// The same without heartbeats and what is for the log.
+    fn decisions(elector: &mut Elector, now: Ms, event: Event) -> Vec<Effect> {
+        let mut out = step(elector, now, event);
+        out.retain(|effect| {
+            !matches!(
+                effect,
+                Effect::Send {
+                    message: Message::Heartbeat { .. },
+                    ..
+                } | Effect::Role(_)
+            )
+        });
+        out
+    }
+
+    fn says(message: Message) -> Event {
+        Event::Received {
+            message,
+            source: None,
+        }
+    }
+
+    fn beat(from: &str, epoch: u64, role: WireRole, offset: u64) -> Event {
+        let epoch = Epoch(epoch);
+        says(Message::Heartbeat {
+            epoch,
+            from: id(from),
+            role,
+            offset,
+            is_ringkeep: false,
+        })
+    }
+
+    /// `b` leads epoch 2, and `a` is heard at 5100.
+    fn leader() -> Elector {
+        let mut elector = member();
+        for from in ["a", "c"] {
+            step(&mut elector, 4900, beat(from, 1, WireRole::Replica, 0));
+        }
+        let ballot = Ballot {
+            epoch: Epoch(2),
+            voted: Some(id("b")),
+            history: Epoch(0),
+        };
+        let stood = decisions(&mut elector, 5000, Event::Wake);
+        assert_eq!(stood, [Effect::PersistBallot(ballot)]);
+        let (epoch, from) = (Epoch(2), id("b"));
+        let offer = |to| Effect::Send {
+            to: id(to),
+            message: Message::Offer {
+                epoch,
+                from,
+                offset: 10,
+            },
+        };
+        assert_eq!(
+            decisions(&mut elector, 5010, Event::BallotDurable),
+            [offer("a"), offer("c")]
+        );
+        let vote = says(Message::Accept {
+            epoch,
+            from: id("a"),
+        });
+        let won = decisions(&mut elector, 5020, vote);
+        assert_eq!(
+            won,
+            [Effect::PersistBallot(Ballot {
+                history: epoch,
+                ..ballot
+            })]
+        );
+        let address = "10.0.0.2:6379".to_string();
+        let announcement = Message::Announce {
+            epoch,
+            from,
+            address,
+        };
+        let told = |to| Effect::Send {
+            to: id(to),
+            message: announcement.clone(),
+        };
+        let led = decisions(&mut elector, 5030, Event::BallotDurable);
+        assert_eq!(led[..3], [Effect::Lead { epoch }, told("a"), told("c")]);
+        // Nobody has spoken in this epoch yet.
+        assert_eq!(elector.view().writes_until, 0);
+        let opened = decisions(&mut elector, 5100, beat("a", 2, WireRole::Replica, 0));
+        assert_eq!(
+            opened,
+            [Effect::Writes {
+                until: 5100 + T.lease()
+            }]
+        );
+        elector
+    }
+
+    #[test]
+    fn who_was_stopped_shuts_the_gate_before_anything_else() {
+        for event in [
+            Event::Wake,
+            beat("a", 2, WireRole::Replica, 0),
+            Event::Position(vec![1]),
+        ] {
+            let mut elector = leader();
+            let woken = step(&mut elector, 60_000, event);
+            assert_eq!(woken[0], Effect::Writes { until: 0 });
+        }
+        let mut elector = leader();
+        assert_eq!(
+            decisions(&mut elector, 5099 + T.lease(), Event::Position(vec![7, 3])).len(),
+            2
+        );
+        assert_eq!(elector.view().writes_until, 5100 + T.lease());
+    }
+
+    #[test]
+    fn a_primary_with_a_lease_answers_no_offer() {
+        let mut elector = leader();
+        let offer = || {
+            says(Message::Offer {
+                epoch: Epoch(9),
+                from: id("a"),
+                offset: 99,
+            })
+        };
+        assert_eq!(decisions(&mut elector, 5150, offer()), []);
+        assert_eq!(
+            (elector.view().role, elector.view().epoch),
+            (Role::Leader, Epoch(2))
+        );
+        // Without one it gives way first.
+        let answered = decisions(&mut elector, 5100 + T.lease(), offer());
+        let ballot = Ballot {
+            epoch: Epoch(9),
+            voted: Some(id("a")),
+            history: Epoch(2),
+        };
+        let gave_way = [
+            Effect::Writes { until: 0 },
+            Effect::Resign,
+            Effect::PersistBallot(ballot),
+        ];
+        assert!(answered.ends_with(&gave_way), "{answered:?}");
+        let voted = decisions(&mut elector, 9990, Event::BallotDurable);
+        let message = Message::Accept {
+            epoch: Epoch(9),
+            from: id("b"),
+        };
+        assert_eq!(
+            voted,
+            [Effect::Send {
+                to: id("a"),
+                message
+            }]
+        );
+    }
+
+    #[test]
+    fn of_two_primaries_of_one_epoch_one_stays() {
+        let mut elector = leader();
+        let given = decisions(&mut elector, 5200, beat("a", 2, WireRole::Primary, 99));
+        let following = Following {
+            primary: id("a"),
+            epoch: Epoch(2),
+        };
+        let wanted = [
+            Effect::Writes { until: 0 },
+            Effect::Resign,
+            Effect::Follow(Some(following)),
+        ];
+        assert_eq!(given, wanted);
+        // Who has more stands for the next epoch at once.
+        let mut elector = leader();
+        step(&mut elector, 5200, beat("c", 2, WireRole::Replica, 0));
+        let kept = decisions(&mut elector, 5200, beat("a", 2, WireRole::Primary, 9));
+        let ballot = Ballot {
+            epoch: Epoch(3),
+            voted: Some(id("b")),
+            history: Epoch(2),
+        };
+        assert_eq!(
+            kept,
+            [
+                Effect::Writes { until: 0 },
+                Effect::Resign,
+                Effect::PersistBallot(ballot)
+            ]
+        );
+        assert_eq!(elector.view().tally.dual_primaries, 1);
+    }
+
+    #[test]
+    fn only_members_are_heard_and_only_from_where_they_are() {
+        let mut elector = member();
+        let lies = [
+            ("x", None),
+            ("b", None),
+            ("a", Some("10.0.0.9")),
+            ("a", Some("::ffff:10.0.0.3")),
+        ];
+        for (from, source) in lies {
+            let Event::Received { message, .. } = beat(from, 999, WireRole::Primary, 0) else {
+                continue;
+            };
+            let source = source.map(|text| text.parse().expect("an address"));
+            assert_eq!(
+                decisions(&mut elector, 10, Event::Received { message, source }),
+                []
+            );
+        }
+        assert_eq!(
+            (elector.view().epoch, elector.view().tally.refused),
+            (Epoch(1), 4)
+        );
+        let Event::Received { message, .. } = beat("a", 2, WireRole::Primary, 0) else {
+            return;
+        };
+        let source = "::ffff:10.0.0.1".parse().ok();
+        assert_eq!(
+            decisions(&mut elector, 10, Event::Received { message, source }).len(),
+            2
+        );
+        assert_eq!(elector.view().primary, Some(id("a")));
+    }
+
+    #[test]
+    fn a_disk_that_fails_takes_the_vote_away() {
+        let mut elector = member();
+        step(&mut elector, 5000, beat("a", 1, WireRole::Replica, 99));
+        let offer = |epoch| {
+            says(Message::Offer {
+                epoch: Epoch(epoch),
+                from: id("a"),
+                offset: 99,
+            })
+        };
+        assert_eq!(decisions(&mut elector, 5100, offer(2)).len(), 1);
+        assert_eq!(decisions(&mut elector, 5200, Event::BallotFailed), []);
+        assert!(elector.view().is_muted);
+        assert_eq!(decisions(&mut elector, 5300, offer(3)), []);
+        // The disk may have it all the same, so it is the same ballot that is tried again.
+        let ballot = Ballot {
+            epoch: Epoch(2),
+            voted: Some(id("a")),
+            history: Epoch(0),
+        };
+        assert_eq!(
+            decisions(&mut elector, 6200, Event::Wake),
+            [Effect::PersistBallot(ballot)]
+        );
+        assert_eq!(decisions(&mut elector, 6300, Event::BallotDurable), []);
+        assert!(!elector.view().is_muted);
+        assert_eq!(decisions(&mut elector, 6400, offer(3)).len(), 1);
+    }
+
+    #[test]
+    fn an_idle_member_is_silent() {
+        let mut elector = leader();
+        let closed = decisions(&mut elector, 5200, Event::DiskPressure);
+        assert_eq!(closed, [Effect::Writes { until: 0 }, Effect::Resign]);
+        assert_eq!(
+            step(&mut elector, 9000, beat("a", 5, WireRole::Primary, 0)),
+            []
+        );
+        assert_eq!(
+            (elector.wakes_at(), elector.view().role),
+            (Ms::MAX, Role::Idle)
+        );
+        assert!(!step(&mut elector, 9100, Event::Select).is_empty());
+        assert_eq!(elector.view().role, Role::Replica);
+    }
+
+    #[test]
+    fn one_member_is_its_own_majority() {
+        let mut elector =
+            Elector::new(0, settings("b@h:1"), Ballot::default(), vec![0]).expect("good settings");
+        step(&mut elector, 0, Event::Wake);
+        step(&mut elector, 1, Event::BallotDurable);
+        let led = decisions(&mut elector, 2, Event::BallotDurable);
+        assert_eq!(
+            led,
+            [
+                Effect::Lead { epoch: Epoch(2) },
+                Effect::Writes { until: Ms::MAX }
+            ]
+        );
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let fault = |settings| Elector::new(0, settings, Ballot::default(), vec![]).err();
+        assert_eq!(
+            fault(settings("a@h:1")),
+            Some(SettingsFault::NotListed(id("b")))
+        );
+        assert_eq!(
+            fault(settings("b@h:1,a@h:1,b@h:2")),
+            Some(SettingsFault::Twice(id("b")))
+        );
+        let timings = Timings {
+            heartbeat: 2000,
+            ..T
+        };
+        assert_eq!(
+            fault(Settings {
+                timings,
+                ..settings("b@h:1")
+            }),
+            Some(SettingsFault::Timings)
+        );
     }
 }
