@@ -1,10 +1,10 @@
 //! Every history of elections within a bound.
 //!
 //! Three shipped electors, whose states are compared by [`Elector::hash_state`], are led through all orders
-//! of what can happen next: a message or acknowledgement arrives, a disk answers, a stream is pulled, a client
-//! writes, time passes. Time passes in heartbeats, three of which make a primary be gone, and all clocks are
-//! one; what clocks and chance do otherwise is the simulated world's (`tests/elect_sim.rs`). A [`Bound`] says
-//! how much may go wrong:
+//! of what can happen next: a message or acknowledgement arrives, a disk answers, a stream is pulled, a
+//! client writes, time passes. Time passes in heartbeats, three of which make a primary be gone, and all
+//! clocks are one; what clocks and chance do otherwise is the simulated world's (`tests/elect_sim.rs`). A
+//! [`Bound`] says how much may go wrong:
 //!
 //! - **late**: so many messages and ballots may take longer than a heartbeat, however long, or for ever.
 //!   Everything else is there before time passes, and heartbeats as soon as they are sent.
@@ -847,13 +847,13 @@ const fn bound(late: u8, faults: u8, writes: u8) -> Bound {
 #[test]
 fn no_order_after_a_start_breaks_a_rule() {
     let near = [bound(0, 0, 1), bound(1, 0, 0)];
-    let far = [bound(1, 0, 1), bound(0, 1, 0)];
+    let far = [bound(1, 0, 1)];
     walk_all(State::new, &near, &far);
 }
 
 #[test]
 fn no_order_with_a_primary_breaks_a_rule() {
     let near = [bound(0, 1, 1)];
-    let far = [bound(1, 1, 0), bound(0, 1, 2), bound(0, 2, 0)];
+    let far = [bound(1, 1, 0), bound(0, 1, 2)];
     walk_all(State::settled, &near, &far);
 }
