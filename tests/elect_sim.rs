@@ -1490,6 +1490,16 @@ impl World {
         [(leader + 1) % 3, (leader + 2) % 3]
     }
 
+    /// These hear each other, and the others each other.
+    fn split(&mut self, some: &[usize]) {
+        let count = self.nodes.len();
+        for (from, to) in (0..count * count).map(|pair| (pair / count, pair % count)) {
+            if some.contains(&from) != some.contains(&to) {
+                self.cuts.insert((from, to));
+            }
+        }
+    }
+
     fn isolate(&mut self, at: usize) {
         for other in 0..self.nodes.len() {
             self.cuts.insert((at, other));
@@ -1713,15 +1723,29 @@ fn minority_accepts_no_writes() {
         let mut world = World::new(seed, 5, Timings::within(1000), OURS);
         world.settle();
         let leader = world.leader();
-        let with = (leader + 1) % 5;
-        for (from, to) in (0..25).map(|pair| (pair / 5, pair % 5)) {
-            if [leader, with].contains(&from) != [leader, with].contains(&to) {
-                world.cuts.insert((from, to));
-            }
-        }
+        world.split(&[leader, (leader + 1) % 5]);
         world.run_for(5000);
         assert_eq!(world.broken, [""; 0], "{seed}\n{}", world.story());
         assert!(world.led.len() > 1, "{seed}\n{}", world.story());
+    }
+}
+
+#[test]
+fn half_of_four_elects_nobody() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 4, Timings::within(1000), OURS);
+        world.settle();
+        let leader = world.leader();
+        world.split(&[leader, (leader + 1) % 4]);
+        world.run_for(5000);
+        assert_eq!(
+            (world.led.len(), &world.open()[..], &world.broken[..]),
+            (1, &[][..], &[][..]),
+            "{seed}\n{}",
+            world.story()
+        );
+        world.cuts.clear();
+        world.settle();
     }
 }
 

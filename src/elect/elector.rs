@@ -1599,9 +1599,13 @@ mod tests {
         assert_eq!((role, elector.view().writes_until), (Role::Leader, 0));
         let ours = stamp_of(&elector, 9000);
         let theirs = ours.map(|stamp| Stamp { nonce: 0, ..stamp });
+        // Drawn at the start, before it led.
+        let nonce = member().nonce;
+        let before = ours.map(|stamp| Stamp { nonce, ..stamp });
         for (epoch, follows, echo) in [
             (2, Some("b"), None),
             (2, Some("b"), theirs),
+            (2, Some("b"), before),
             (2, Some("a"), ours),
             (2, None, ours),
             (1, Some("b"), ours),
@@ -1635,6 +1639,55 @@ mod tests {
         older.stamp.sent = 2;
         step(&mut elector, 5200, says(Message::Pulse(older)));
         assert_ne!(elector.view().role, Role::Leader);
+    }
+
+    #[test]
+    fn half_of_the_members_is_no_majority() {
+        let settings = settings("a@h:1,b@h:1,c@h:1,d@h:1");
+        let mut elector =
+            Elector::new(0, settings, Ballot::default(), vec![7, 3]).expect("good settings");
+        step(&mut elector, 4900, beat("a", 1, WireRole::Replica, 0));
+        assert_eq!(decisions(&mut elector, 9000, Event::Wake), []);
+        step(&mut elector, 9000, beat("a", 1, WireRole::Replica, 0));
+        let stood = decisions(&mut elector, 9000, beat("c", 1, WireRole::Replica, 0));
+        assert_eq!(stood.len(), 1, "{stood:?}");
+    }
+
+    #[test]
+    fn a_sum_is_no_standing() {
+        let offer = says(Message::Offer {
+            epoch: Epoch(2),
+            from: id("a"),
+            offset: 99,
+        });
+        // Who was not heard may be a ringkeep, and will ask again.
+        let mut elector = member();
+        assert_eq!(decisions(&mut elector, 5000, offer.clone()), []);
+        step(&mut elector, 5000, pulse("a", 1, None, None));
+        assert_eq!(decisions(&mut elector, 5000, offer.clone()), []);
+        let mut elector = member();
+        step(&mut elector, 5000, beat("a", 1, WireRole::Replica, 99));
+        assert_eq!(decisions(&mut elector, 5000, offer).len(), 1);
+    }
+
+    #[test]
+    fn kevys_are_told_nothing_of_old_data() {
+        let mut elector = member();
+        let told = |out: Vec<Effect>| {
+            let number = |effect: &Effect| match effect {
+                Effect::Send {
+                    message: Message::Heartbeat { offset, .. },
+                    ..
+                } => Some(*offset),
+                _ => None,
+            };
+            out.iter().filter_map(number).collect::<Vec<_>>()
+        };
+        assert_eq!(told(step(&mut elector, 10, Event::Wake)), [10, 10]);
+        let newer = beat("a", 5, WireRole::Primary, 0);
+        assert_eq!(told(step(&mut elector, 20, newer)), [0, 0]);
+        step(&mut elector, 30, Event::Joined(Epoch(5)));
+        assert_eq!(told(step(&mut elector, 9000, Event::Wake)), [10, 10]);
     }
 
     #[test]
