@@ -78,7 +78,8 @@ GONE = (OSError, Closed, Broken)
 
 
 class Network:
-    """A namespace for each member: eth0 leads to the others, eth1 to the clients. This process gets one, too, so that no address is taken from the host."""
+    """A namespace for each member: eth0 leads to the others, eth1 to the clients. This process gets one, too,
+    so that no address is taken from the host."""
 
     can_cut = True
 
@@ -762,7 +763,7 @@ class Run:
         journal.open.set()
         time.sleep(self.rng.uniform(0.2, 0.6))
         began = time.monotonic()
-        problems, primary = [], None
+        problems, primary, fresh = [], None, 0
         try:
             loss.run()
         finally:
@@ -774,6 +775,7 @@ class Run:
             # Somebody writes for a while.
             time.sleep(0.2)
             self.hold()
+            fresh = len(journal.confirmed) - known
             differences, primary = self.all_in_step(primary)
             problems += differences + self.kept(loss, primary)
         except (TimeoutError, RuntimeError, *GONE) as e:
@@ -784,7 +786,7 @@ class Run:
         problems += self.alone(accepted)
         problems += ["%s has ended: %s" % (m.id, m.server.log_tail()) for m in fleet.members if not m.alive()]
         label = "%s %d, %s" % (self.name, n, loss.what)
-        note = "%d confirmed" % (len(journal.confirmed) - known)
+        note = "%d confirmed" % fresh
         if primary:
             note = "%s to %s, %s, settled after %.2f s" % (before.id, primary.id, note, settled)
             note += self.times(loss, began, before, primary, accepted)
