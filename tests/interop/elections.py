@@ -268,11 +268,18 @@ class Member:
         if role[0] == b"master":
             return self, epoch, True
         host, port = role[1].decode(), int(role[2])
-        if self.is_ringkeep:
-            host, port = info.get("master_host", ""), int(info.get("master_port", 0))
         found = [m for m in members if m.is_at(host, port)]
+        if self.is_ringkeep:
+            # Who it follows and whom it takes for the primary.
+            found = [m for m in found if m.id == info.get("elect_primary")]
         is_up = info.get("master_link_status") == "up" and info.get("master_sync_in_progress", "0") == "0"
         return (found[0] if found else None), epoch, is_up or self.only_votes
+
+    def details(self):
+        """What a ringkeep tells of elections."""
+        told = ("node_role", "role_", "elect_", "master_", "slave_repl_offset")
+        fields = self.info() if self.is_ringkeep else {}
+        return "  ".join("%s=%s" % row for row in fields.items() if row[0].startswith(told))
 
 
 def process_state(pid):
@@ -379,6 +386,10 @@ class Fleet:
         for m, (primary, epoch, up) in self.views().items():
             said = (m.id, m.kind, primary and primary.id, epoch, up)
             lines.append("%s (%s) says: primary %s, epoch %s, %s" % said)
+            try:
+                lines.append("    " + m.details())
+            except (*GONE, RuntimeError):
+                pass
         return lines
 
 
