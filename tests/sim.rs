@@ -236,6 +236,14 @@ impl Reactor for Spy {
         self.inner.wall_clock_ms()
     }
 
+    fn boot_clock_ms(&self) -> u64 {
+        self.inner.boot_clock_ms()
+    }
+
+    fn limit_silence(&mut self, socket: SocketId, ms: u32) {
+        self.inner.limit_silence(socket, ms);
+    }
+
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId> {
         self.inner.listen(at, backlog)
     }

@@ -11,7 +11,11 @@ mod synced;
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+        mpsc,
+    },
 };
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
@@ -223,7 +227,10 @@ impl Follower {
 
     /// The same from the start of the node on.
     pub(super) fn go_on_following(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        let mut is_loading = false;
         if let Some(old) = self.target.take() {
+            // What was begun comes to its end.
+            is_loading = old.links.iter().any(|run| run.loading.is_some());
             self.closing
                 .extend(old.redis.and_then(|redis| redis.end(state)));
             self.closing
@@ -244,7 +251,7 @@ impl Follower {
             links: Vec::new(),
             redis: None,
         });
-        if target.is_none() {
+        if target.is_none() && !is_loading {
             self.shared.loading.store(false, Relaxed);
         }
         self.target = target.map(|(host, port)| Target {
@@ -261,6 +268,43 @@ impl Follower {
             base: port,
             was_in_step: false,
         });
+    }
+
+    /// Follows the elected primary, or none: also then nobody else writes here.
+    pub(super) fn follow_elected(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        self.go_on_following(state, target);
+        self.shared.following.store(true, SeqCst);
+        self.shared.primary_expires.store(true, Relaxed);
+        lock(&self.shared.follow).get_or_insert_default();
+    }
+
+    /// This node was elected. Clients' writes are taken once the gate opens.
+    pub(super) fn lead(&mut self, state: &mut State) {
+        self.follow(state, None);
+        self.shared.following.store(true, SeqCst);
+    }
+
+    /// Acknowledgements are to a primary of this epoch.
+    pub(super) fn acknowledge_for(&mut self, epoch: Option<u64>) {
+        let links = self.target.iter_mut().flat_map(|target| &mut target.links);
+        links.for_each(|run| run.link.acknowledge_for(epoch));
+    }
+
+    /// Where the data stands in every stream of the primary, once all of it is that primary's.
+    pub(super) fn joined(&self) -> Option<Vec<Position>> {
+        let links = &self.target.as_ref()?.links;
+        let is_there = |run: &Run| run.settled && run.loading.is_none() && run.connected;
+        if links.is_empty() || !links.iter().all(is_there) {
+            return None;
+        }
+        self.positions()
+    }
+
+    /// The same, as far as it is.
+    pub(super) fn positions(&self) -> Option<Vec<Position>> {
+        let links = &self.target.as_ref()?.links;
+        let applied = links.iter().map(|run| run.link.applied_position());
+        applied.map(|applied| Some(applied?.0)).collect()
     }
 
     /// Must the core not sleep?

@@ -713,8 +713,7 @@ impl State {
                 let why_not = if self.shared.following.load(Relaxed) && !call.from_primary {
                     Some(READ_ONLY)
                 } else {
-                    let lacks_replicas = self.lacks_replicas;
-                    (self.odd & odd::BROKEN != 0).then(|| self.shared.refusal(lacks_replicas))
+                    self.refuses.map(|why| self.shared.refusal(why))
                 };
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, why_not, is_full, remembers);
