@@ -7,9 +7,10 @@
 
 A round takes something away and gives it back: the primary is killed, stopped in good order, paused for
 longer than the others wait, cut off (both ways, or one), heard by nobody or hears nobody while its data flows
-on; two members are cut apart; a replica is killed; two members are killed, or all are started anew. Meanwhile
-clients write, to whoever takes it, and ask WAIT for a majority; a write that WAIT confirmed is called
-confirmed. One more client for each member tries all the time whether that one accepts writes.
+on; two members are cut apart; a replica is killed; two members are killed, or all are started anew; one that
+has missed writes is left with as few others as make a majority. Meanwhile clients write, to whoever takes it,
+and ask WAIT for a majority; a write that WAIT confirmed is called confirmed. One more client for each member
+tries all the time whether that one accepts writes.
 
 At the end of a round, with everything healed:
 
@@ -276,10 +277,12 @@ class Member:
         return (found[0] if found else None), epoch, is_up or self.only_votes
 
     def details(self):
-        """What a ringkeep tells of elections."""
+        """What it tells of elections and of its streams."""
         told = ("node_role", "role_", "elect_", "master_", "slave_repl_offset")
-        fields = self.info() if self.is_ringkeep else {}
-        return "  ".join("%s=%s" % row for row in fields.items() if row[0].startswith(told))
+        fields = self.info()
+        with self.conn(3.0) as c:
+            fields["tokens"] = c.call("REPL.TOKEN").plain()
+        return "  ".join("%s=%s" % row for row in fields.items() if row[0].startswith(told + ("tokens",)))
 
 
 def process_state(pid):
@@ -662,6 +665,29 @@ class Loss:
             self.fleet.net.cut(b.at, a.at)
         self.away()
 
+    def stale_member(self):
+        """One misses what is written meanwhile; then it and as many of the others as make a majority are all
+        that is left for a while. Those others must know what they have, and not let it win."""
+        self.takes_primary = True
+        stale = self.rng.choice(self.others)
+        rest = [m for m in self.fleet.members if m is not stale]
+        for m in rest:
+            self.fleet.net.cut(stale.at, m.at)
+            self.fleet.net.cut(m.at, stale.at)
+        self.away()
+        self.is_large = self.rng.randrange(2) == 0
+        for m in rest:
+            m.server.stop(signal.SIGKILL if self.is_large else signal.SIGTERM)
+        self.fleet.net.heal()
+        self.rng.shuffle(rest)
+        some = rest[: self.fleet.need]
+        self.what += " %s, left with %s" % (stale.id, " ".join(m.id for m in some))
+        for m in some:
+            m.server.start()
+        self.away(2.5, 4.0)
+        for m in rest[self.fleet.need :]:
+            m.server.start()
+
     def kill_replica(self):
         m = self.rng.choice(self.others)
         self.what += " " + m.id
@@ -706,7 +732,7 @@ ALWAYS = (
     "kill two",
     "restart all",
 )
-CUTS = ("cut off", "cut out", "cut in", "unheard", "deaf", "deaf replica", "cut apart")
+CUTS = ("cut off", "cut out", "cut in", "unheard", "deaf", "deaf replica", "cut apart", "stale member")
 
 
 def order(rng, rounds, can_cut, only):
