@@ -459,6 +459,8 @@ impl Election {
     ) {
         match effect {
             Effect::Writes { until } => {
+                // Before a write is accepted, so that nobody sees a primary of an epoch that it does not lead.
+                self.publish(reactor.boot_clock_ms());
                 if let Some(election) = &self.shared.election {
                     election.writes_until.store(until, SeqCst);
                 }
