@@ -1023,7 +1023,7 @@ def main():
     print("seed %d" % seed, flush=True)
     count = Count()
     if opts.short or not opts.fleet:
-        plan = [("three", 8), ("with-7.0", 2)]
+        plan = [("three", 15), ("with-7.0", 2)]
     else:
         plan = [(name, opts.rounds) for name in opts.fleet]
     largest = max(len(FLEETS[name]) for name, _ in plan)
