@@ -603,6 +603,10 @@ impl Target {
         }
         let mut worked = self.join_held(state);
         let is_kept = state.shared.settings.journals && state.shared.durable.is_kept();
+        if is_kept {
+            // What was applied in this turn is not durable because what came before it is.
+            state.publish_ends();
+        }
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];

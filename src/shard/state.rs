@@ -127,6 +127,8 @@ pub(super) struct State {
     pub digests: Digests,
     /// Clients that wait for replicas.
     pub waiters: Vec<Waiter>,
+    /// At the last beat this node was a replica.
+    pub followed: bool,
     /// Why writes are refused in this turn.
     pub refuses: Option<Refuses>,
     /// The time when the turn began, of the clock that elections go by; 0 where there are none.
@@ -216,6 +218,7 @@ impl State {
             feeding: Vec::new(),
             digests: Digests::default(),
             waiters: Vec::new(),
+            followed: false,
             refuses: None,
             boot_clock: 0,
             ordered: None,
