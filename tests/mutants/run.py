@@ -24,8 +24,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 LAB = os.path.join(ROOT, "target", "mutants")
-# A world in which the mutant never comes to an end is one that noticed it.
-LIMIT_S = 900
+# Some mutants have so many more states that a walk through them does not end; that alone shows nothing.
+LIMIT_S = 600
 
 MANIFEST = """[workspace]
 [package]
@@ -113,21 +113,16 @@ def killers(mutant, seeds):
         errors="replace",
         start_new_session=True,
     )
-    found = []
     try:
         out, _ = run.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
         out, _ = run.communicate()
-        found.append("no end")
+    found = []
     for test in re.findall(r"^test (\S+) \.\.\. FAILED", out, flags=re.M):
         seed = re.search(r"^seed (\d+)", out, flags=re.M)
         is_seeds = test == "no_history_breaks_a_rule" and seed
         found.append(f"seed {seed[1]}" if is_seeds else test.replace("::tests", "").replace("elect::", ""))
-    if run.returncode == 0 and found:
-        raise RuntimeError(out)
-    if run.returncode != 0 and not found:
-        found.append("a crash")
     return found
 
 
