@@ -1642,6 +1642,23 @@ mod tests {
     }
 
     #[test]
+    fn a_vote_counts_in_its_epoch() {
+        let mut elector = member();
+        for from in ["a", "c"] {
+            step(&mut elector, 4900, beat(from, 1, WireRole::Replica, 0));
+        }
+        step(&mut elector, 5000, Event::Wake);
+        step(&mut elector, 5010, Event::BallotDurable);
+        let vote = |epoch| {
+            let (epoch, from) = (Epoch(epoch), id("a"));
+            says(Message::Accept { epoch, from })
+        };
+        assert_eq!(decisions(&mut elector, 5020, vote(1)), []);
+        assert_eq!(decisions(&mut elector, 5020, vote(3)), []);
+        assert_eq!(decisions(&mut elector, 5020, vote(2)).len(), 1);
+    }
+
+    #[test]
     fn half_of_the_members_is_no_majority() {
         let settings = settings("a@h:1,b@h:1,c@h:1,d@h:1");
         let mut elector =
