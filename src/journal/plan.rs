@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::{
-    FileName, Position,
+    FileName, Position, from_files,
     meta::Meta,
     scan::{BlockFault, ScanEnd, Tail},
     segment::{HeaderFault, Segment},
@@ -340,7 +340,11 @@ impl<'a> Chain<'a> {
         // What the part still to be found ends with, and the file that says so.
         let mut wanted: Option<(Position, FileName)> = None;
         for &(seq, scanned) in segments.iter().rev() {
-            let is_older = scanned.segment.start.generation < start.generation;
+            let (before, after) = (scanned.segment.start.generation, start.generation);
+            // A snapshot that begins another history has a higher number than what it makes useless.
+            let has_lower = self.snapshot.is_some_and(|(number, _)| seq < number);
+            let is_older =
+                before != after && (has_lower || from_files(before).0 < from_files(after).0);
             // What is older than the snapshot and nothing newer goes on from: the snapshot was the beginning
             // of a new history.
             if wanted.map_or(is_older, |(end, _)| end == start) {

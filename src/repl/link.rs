@@ -22,6 +22,7 @@ use super::source::RINGKEEP;
 use super::wire::{Item, Parser, WireError, WireLimits};
 use crate::{
     image::{Checker, ImageError, ImageSummary},
+    journal::Ancestry,
     resp::Args,
 };
 
@@ -273,6 +274,10 @@ pub struct Link {
     position: Position,
     /// Which protocol `position` came from. It means nothing to a primary of another.
     learned: Option<Wire>,
+    /// The histories that the primary's goes on from.
+    ancestry: Ancestry,
+    /// The primary places keys by slots.
+    has_slots: bool,
     applied: Option<u64>,
     /// What of that is durable, if anybody keeps it.
     durable: Option<u64>,
@@ -330,6 +335,8 @@ struct Session {
     starts_history: bool,
     /// The primary is a ringkeep.
     is_ringkeep: bool,
+    /// Frames below this offset belong to the snapshot before them.
+    behind: u64,
     began: u64,
     snapshot: Option<Incoming>,
 }
@@ -375,6 +382,8 @@ impl Link {
                 Position::UNKNOWN
             },
             learned,
+            ancestry: Ancestry::default(),
+            has_slots: false,
             applied: learned.map(|_| position.offset),
             durable: None,
             acked: (0, None),
@@ -567,6 +576,25 @@ impl Link {
         self.position
     }
 
+    /// Are frames still to come without which the last snapshot is no state that ever was?
+    pub fn is_behind(&self) -> bool {
+        let behind = match &self.phase {
+            Phase::Session(session) => session.behind,
+            _ => 0,
+        };
+        self.position.offset < behind
+    }
+
+    /// The histories that the primary's goes on from.
+    pub fn ancestry(&self) -> &Ancestry {
+        &self.ancestry
+    }
+
+    /// Does the primary place keys by slots?
+    pub fn has_slots(&self) -> bool {
+        self.has_slots
+    }
+
     /// What to store with the data that has been applied, for [`Link::new`] after a restart.
     pub fn applied_position(&self) -> Option<(Position, Wire)> {
         let position = Position {
@@ -623,12 +651,16 @@ impl Link {
             Item::Ack {
                 generation,
                 database,
+                has_slots,
                 ..
-            } => self.on_ack(now, generation, database),
+            } => {
+                self.has_slots = has_slots;
+                self.on_ack(now, generation, database)
+            }
             Item::Ping { generation, next } => self.on_ping(now, generation, next),
             Item::SnapshotBegin => self.on_snapshot_begin(),
             Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
-            Item::SnapshotEnd { next } => self.on_snapshot_end(now, next),
+            Item::SnapshotEnd { next, end } => self.on_snapshot_end(now, next, end),
             Item::Units {
                 end,
                 len,
@@ -651,7 +683,7 @@ impl Link {
                 len,
                 sum,
                 is_joined,
-                participants: self.parser.participants().to_vec(),
+                participants: self.parser.pairs().to_vec(),
             })),
             _ => self.dropped(now, DropReason::Wire(WireError::BadLine)),
         }
@@ -668,7 +700,21 @@ impl Link {
             (Form::Five, None) => (Wire::W1, asked.position.generation),
             _ => return self.dropped(now, DropReason::AckForm),
         };
-        let fits = generation != 0 && generation == asked.position.generation;
+        let histories = self.parser.pairs().iter();
+        let histories = histories.map(|(generation, offset)| Position {
+            generation: *generation,
+            offset: *offset,
+        });
+        self.ancestry = match database {
+            Some(_) => Ancestry::of(histories.collect()),
+            None => Ancestry::default(),
+        };
+        let is_known = asked.is_ours && self.ancestry.has(asked.position);
+        if is_known {
+            // The primary's history goes on from ours.
+            self.position.generation = generation;
+        }
+        let fits = generation != 0 && (is_known || generation == asked.position.generation);
         let awaits_snapshot = wire == Wire::W3 && !fits;
         self.acked = (0, None);
         self.acked_at = now;
@@ -681,6 +727,7 @@ impl Link {
             awaits_snapshot,
             starts_history: wire == Wire::W1 && !asked.is_ours,
             is_ringkeep: database.is_some(),
+            behind: 0,
             began: now,
             snapshot: None,
         });
@@ -766,7 +813,7 @@ impl Link {
         }
     }
 
-    fn on_snapshot_end(&mut self, now: u64, next: u64) -> Outcome {
+    fn on_snapshot_end(&mut self, now: u64, next: u64, end: Option<u64>) -> Outcome {
         let Phase::Session(session) = &mut self.phase else {
             return Outcome::Nothing;
         };
@@ -778,6 +825,7 @@ impl Link {
             Err(error) => return self.dropped_image(now, DropReason::BadImage(error)),
         };
         session.expected = next;
+        session.behind = end.unwrap_or(next);
         session.awaits_snapshot = false;
         session.starts_history = false;
         let position = Position {
@@ -941,6 +989,9 @@ impl Link {
     }
 
     fn drop_for(&mut self, now: u64, reason: DropReason, delay: u64) {
+        if self.is_behind() {
+            self.forget_position();
+        }
         let retry_at = now + delay;
         self.phase = Phase::Waiting { until: retry_at };
         self.outgoing = None;

@@ -106,6 +106,8 @@ pub struct Snap {
     place: SnapPlace,
     /// Its number.
     pub seq: u64,
+    /// The history that it is taken from, as files name it.
+    pub generation: u64,
     file: FileId,
     at: u64,
     flights: usize,
@@ -178,6 +180,7 @@ impl Snap {
         Ok(Self {
             place,
             seq,
+            generation: position.generation,
             file,
             at: 0,
             flights: 0,
