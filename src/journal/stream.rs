@@ -734,6 +734,95 @@ mod tests {
         assert!(stream.take_block().is_none());
     }
 
+    fn copy(stream: &mut Stream, offset: u64, db: u32, args: &[&str]) -> bool {
+        stream.copy(offset, db, args.iter().map(|arg| arg.as_bytes()))
+    }
+
+    fn at(generation: u64, offset: u64) -> Position {
+        Position { generation, offset }
+    }
+
+    #[test]
+    fn copied_frames_have_the_offsets_that_they_had() {
+        let mut stream = stream(8);
+        stream.adopt(7, 9, Some(0));
+        assert!(copy(&mut stream, 8, 0, &["DEL", "a"]));
+        // Before it came a SELECT, and something that is for nobody here.
+        assert!(copy(&mut stream, 11, 3, &["DEL", "b"]));
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(
+            text(&block),
+            "*2 :8 *2 $3 DEL $1 a *2 :9 *1 $13 RINGKEEP.SKIP *2 :10 *2 $6 SELECT $1 3 \
+             *2 :11 *2 $3 DEL $1 b "
+        );
+        assert_eq!(from_files(block.generation()), (7, true));
+        assert!(stream.skip_to(14));
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!((block.first(), block.end(), block.database()), (12, 14, 3));
+        assert_eq!(stream.position(), at(7, 14));
+    }
+
+    #[test]
+    fn the_first_frame_of_our_own_begins_a_history_of_our_own() {
+        let mut stream = stream(8);
+        stream.adopt(7, 9, Some(0));
+        assert!(copy(&mut stream, 8, 0, &["DEL", "a"]));
+        stream.end_unit();
+        frame(&mut stream, 0, &["DEL", "b"]);
+        stream.end_unit();
+        assert!(!stream.is_adopted() && !copy(&mut stream, 11, 0, &["DEL", "c"]));
+        assert_eq!(stream.pending_at(), at(in_files(7, true), 8));
+        assert_eq!(text(&stream.take_block().unwrap()), "*2 :8 *2 $3 DEL $1 a ");
+        assert_eq!(stream.pending_at(), at(9, 9));
+        assert_eq!(
+            text(&stream.take_block().unwrap()),
+            "*2 :9 *2 $6 SELECT $1 0 *2 :10 *2 $3 DEL $1 b "
+        );
+        assert_eq!(stream.position(), at(9, 11));
+        let has = |generation, offset| stream.ancestry().has(at(generation, offset));
+        assert!(has(7, 3) && has(7, 9) && !has(7, 10) && !has(9, 3));
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_ends_the_adoption() {
+        for (offset, db) in [(7, 0), (8, 3)] {
+            let mut stream = stream(8);
+            stream.adopt(7, 9, Some(0));
+            assert!(
+                !copy(&mut stream, offset, db, &["DEL", "a"]),
+                "{offset} {db}"
+            );
+            assert_eq!(stream.position(), at(9, 8));
+        }
+        // A note of ours is one, too.
+        let mut stream = stream(8);
+        stream.adopt(7, 9, None);
+        stream.note([&b"NOTE"[..]].into_iter());
+        assert_eq!(stream.position(), at(9, 9));
+    }
+
+    #[test]
+    fn a_history_that_goes_on_elsewhere_has_no_ancestors() {
+        let mut stream = stream(8);
+        for generation in 10..30 {
+            frame(&mut stream, 0, &["DEL", "a"]);
+            stream.turn(at(generation, 0));
+        }
+        let ancestors: Vec<_> = (0..ANCESTORS_MAX as u64)
+            .map(|back| at(28 - back, 48 - 2 * back))
+            .collect();
+        let found = stream.ancestry().histories();
+        let generations = |all: &[Position]| all.iter().map(|at| at.generation).collect::<Vec<_>>();
+        assert_eq!(generations(found), generations(&ancestors));
+        stream.turn(at(40, 1000));
+        assert_eq!(
+            (stream.ancestry().histories(), stream.next()),
+            (&[][..], 1000)
+        );
+    }
+
     #[test]
     fn a_stream_that_goes_on_elsewhere_names_its_database_first() {
         for db in [0, 3] {

@@ -233,6 +233,7 @@ mod tests {
         let wanted = Wanted {
             shard: 1,
             generation: 7,
+            ancestry: Ancestry::default(),
             from,
             comes_back: true,
             len: 1 << 20,

@@ -1224,6 +1224,49 @@ mod tests {
     }
 
     #[test]
+    fn frames_behind_a_snapshot_belong_to_it() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        let snapshot =
+            b"+ACK 7 0 0 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5 7\r\n";
+        bench.feed(snapshot);
+        bench.link.applied_through(5);
+        bench.frame(5);
+        assert!(bench.link.is_behind());
+        bench.closed();
+        assert_eq!(bench.position(), (0, 0), "it was nowhere");
+        bench.pass(5000);
+        bench.connect();
+        bench.feed(snapshot);
+        bench.frame(5);
+        bench.frame(6);
+        assert!(!bench.link.is_behind());
+        bench.closed();
+        assert_eq!(bench.position(), (7, 7));
+    }
+
+    #[test]
+    fn a_history_that_goes_on_under_another_name_is_followed() {
+        let at = Position {
+            generation: 7,
+            offset: 40,
+        };
+        for (ends, fits) in [
+            ("7 40", true),
+            ("8 50 7 41", true),
+            ("7 39", false),
+            ("8 40", false),
+        ] {
+            let mut bench = Bench::new(at, Some(Wire::W3));
+            bench.connect();
+            bench.feed(format!("+ACK 9 40 0 0 {ends}\r\n").as_bytes());
+            let is_streaming = bench.link.status(bench.now).state == LinkState::Streaming;
+            assert_eq!(is_streaming, fits, "{ends}");
+            assert_eq!(bench.position(), (if fits { 9 } else { 7 }, 40), "{ends}");
+        }
+    }
+
+    #[test]
     fn units_move_nothing_and_only_a_ringkeep_has_them() {
         let mut bench = Bench::fresh();
         bench.connect();

@@ -643,6 +643,7 @@ mod tests {
                     generation: Some(7),
                     offset: 0,
                     database: None,
+                    has_slots: false,
                 }),
                 Seen::Item(Item::SnapshotBegin),
                 Seen::Item(Item::Ping {
@@ -733,10 +734,7 @@ mod tests {
             sum: u32::MAX,
             is_joined: true,
         };
-        assert_eq!(
-            (step.item, parser.participants()),
-            (units, &[(0, 7), (12, 8)][..])
-        );
+        assert_eq!((step.item, parser.pairs()), (units, &[(0, 7), (12, 8)][..]));
         let live = |tail: &str| error_of(format!("+ACK 1 2\r\n{tail}").as_bytes());
         assert_eq!(live("+UNITS 9 100 1\r\n"), WireError::BadLine);
         assert_eq!(live("+UNITS 9 100 4294967296 1\r\n"), WireError::BadNumber);
@@ -749,18 +747,33 @@ mod tests {
 
     #[test]
     fn a_line_may_have_256_bytes_and_no_more() {
-        let padded = |zeros: usize| format!("+ACK {}1\r\n", "0".repeat(zeros)).into_bytes();
-        assert_eq!(
-            whole(&padded(250)).0,
-            [Seen::Item(Item::Ack {
-                generation: None,
-                offset: 1,
-                database: None,
-            })]
-        );
-        assert_eq!(error_of(&padded(251)), WireError::LineTooLong);
-        assert_eq!(whole(&padded(251)[..257]).2, None);
-        assert_eq!(error_of(&padded(500)[..258]), WireError::LineTooLong);
+        let padded = |zeros: usize| format!("+PING {}1\r\n", "0".repeat(zeros)).into_bytes();
+        let live = |line: &[u8]| whole(&[b"+ACK 1\r\n", line].concat());
+        let ping = Item::Ping {
+            generation: 0,
+            next: 1,
+        };
+        assert_eq!(live(&padded(249)).0[1..], [Seen::Item(ping)]);
+        assert_eq!(live(&padded(250)).2, Some(WireError::LineTooLong));
+        assert_eq!(live(&padded(250)[..257]).2, None);
+        let cut = live(&padded(500)[..258]);
+        assert_eq!(cut.2, Some(WireError::LineTooLong));
+    }
+
+    #[test]
+    fn a_ringkeep_answers_with_the_histories_that_its_own_goes_on_from() {
+        let mut parser = Parser::new(WireLimits::default());
+        let step = parser.next(b"+ACK 9 50 3 1 8 40 7 30\r\n").unwrap();
+        let ack = Item::Ack {
+            generation: Some(9),
+            offset: 50,
+            database: Some(3),
+            has_slots: true,
+        };
+        assert_eq!(step.map(|step| step.item), Some(ack));
+        assert_eq!(parser.pairs(), [(8, 40), (7, 30)]);
+        assert_eq!(error_of(b"+ACK 9 50 3 1 8\r\n"), WireError::BadLine);
+        assert_eq!(error_of(b"+ACK 9 x\r\n"), WireError::BadNumber);
     }
 
     #[test]
