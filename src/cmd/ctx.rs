@@ -39,6 +39,8 @@ pub struct Shard {
     pub(super) upstreams: Vec<Upstream>,
     /// Without a stream: where it is in the history of a primary.
     pub(super) place: Option<Box<Adoption>>,
+    /// How often frames were lost to those who follow, in a history that goes on.
+    pub(super) gaps: u64,
     /// What becomes of keys that are due.
     due_keys: DueKeys,
     /// Sources of libraries of functions that were read and not taken yet.
@@ -67,6 +69,7 @@ impl Shard {
             walking: Vec::new(),
             upstreams: Vec::new(),
             place: None,
+            gaps: 0,
             due_keys: DueKeys::Go,
             libraries: Vec::new(),
         }

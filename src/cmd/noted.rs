@@ -124,19 +124,23 @@ impl Shard {
         at
     }
 
-    /// Has the walk for the disk note frames that are in no stream: `words` for each of them.
+    /// Has the walk for the disk note a frame of these words that is in no stream. What the stream has next
+    /// comes behind it.
     pub(super) fn note_for_disk(&mut self, words: &[&[u8]]) {
         let at = self.position();
         let mut walks = self.walking.iter_mut();
         if let Some(walking) = walks.find(|walking| walking.walker == Walker::Disk) {
-            note(&mut walking.noted, 0, at.offset, words.iter().copied());
+            let before = at.offset.saturating_sub(1);
+            note(&mut walking.noted, 0, before, words.iter().copied());
         }
     }
 
     /// Forgets what was recorded and not taken from the stream yet.
     pub fn drop_recorded(&mut self) {
         if let Some(stream) = &mut self.stream {
-            while stream.take_block().is_some() {}
+            while stream.take_block().is_some() {
+                self.gaps += 1;
+            }
         }
     }
 

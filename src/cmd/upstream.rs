@@ -108,6 +108,7 @@ impl Shard {
         match &mut self.stream {
             Some(stream) => {
                 self.upstreams.clear();
+                self.gaps += 1;
                 **stream = adoption.stream(shard);
             }
             None => self.adopt(adoption),
@@ -121,6 +122,12 @@ impl Shard {
             let at = stream.position().renewed(now);
             **stream = Stream::new(shard as u32, at);
         }
+    }
+
+    /// Changes whenever what the stream has next is not what those who follow are to get next, though the
+    /// history may be the same.
+    pub fn gaps(&self) -> u64 {
+        self.gaps
     }
 
     /// Where it is in which history, as far as that is known: also where nothing is recorded, if the history

@@ -660,10 +660,13 @@ mod tests {
         }
         keep(&mut history, &mut stream);
         history.doubt(3, 6);
-        let may: Vec<u64> = (0..12)
-            .filter(|at| history.has(*at, 9, Peer::All))
-            .collect();
-        assert_eq!(may, [0, 1, 2, 6, 7, 8, 9]);
+        let mut may = |peer| -> Vec<u64> {
+            let offsets = (0..12).filter(|at| history.has(*at, 9, peer));
+            offsets.collect()
+        };
+        assert_eq!(may(Peer::Kevy), [0, 1, 2, 6, 7, 8, 9]);
+        // A ringkeep does not ask from there.
+        assert_eq!(may(Peer::All), (0..10).collect::<Vec<_>>());
     }
 
     #[test]

@@ -685,7 +685,7 @@ mod tests {
         assert_eq!(error_of(b"-ERR no\r\n"), WireError::AckMissing);
         assert_eq!(error_of(b"+PING 1 2\r\n"), WireError::AckMissing);
         assert_eq!(error_of(b"+ACK -1\r\n"), WireError::BadNumber);
-        assert_eq!(error_of(b"+ACK 1 2 3 4\r\n"), WireError::BadLine);
+        assert_eq!(error_of(b"+ACK 1 2 3 4 5\r\n"), WireError::BadLine);
         assert_eq!(
             error_of(b"+ACK 18446744073709551616\r\n"),
             WireError::BadNumber

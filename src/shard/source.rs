@@ -102,6 +102,8 @@ struct Feed {
     has_kevys: bool,
     /// What was written and belongs to another history than what is kept.
     ahead: Vec<Part>,
+    /// As the shard counts them.
+    gaps: u64,
     /// The histories that the shard's goes on from.
     ancestry: Ancestry,
     /// Keys are placed by slots.
@@ -191,6 +193,7 @@ impl Source {
                     shard,
                     has_kevys: false,
                     ahead: Vec::new(),
+                    gaps: 0,
                     ancestry: Ancestry::default(),
                     has_slots: false,
                     replaced: 0,
@@ -426,14 +429,15 @@ impl Source {
         }
         let at = home.position();
         let is_other = feed.history.generation() != at.generation;
-        if is_other || feed.history.end() > Some(at.offset) {
+        let has_gap = std::mem::replace(&mut feed.gaps, home.gaps()) != home.gaps();
+        if is_other || has_gap {
             let ancestry = home.stream.as_ref().map(|stream| stream.ancestry().clone());
             let old = Position {
                 generation: feed.history.generation(),
                 offset: feed.history.end().unwrap_or(0),
             };
             // Who follows the old one may find itself in the new one.
-            let goes_on = is_other && ancestry.is_some_and(|ancestry| ancestry.has(old));
+            let goes_on = !has_gap && ancestry.is_some_and(|ancestry| ancestry.has(old));
             let why = match goes_on {
                 true => {
                     feed.history.turn(at.generation);
@@ -509,6 +513,13 @@ impl Source {
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
                 let stream = home.stream.as_ref();
+                let is_further = request.at.generation == at.generation
+                    && request.at.offset > at.offset
+                    && stream.is_some_and(|stream| stream.is_adopted());
+                if is_further && state.now.saturating_sub(link.alive) < ANSWER_MS {
+                    // It has what is still to come here: from the primary, where a crash took it from us.
+                    continue;
+                }
                 let database = stream.map_or(0, |stream| stream.database());
                 let ancestry = stream.map(|stream| stream.ancestry().clone());
                 feed.ancestry = ancestry.unwrap_or_default();

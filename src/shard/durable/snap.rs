@@ -170,7 +170,8 @@ impl Snap {
             shard_count: place.shards as u32,
             routing: place.routing,
             generation: position.generation,
-            start: position.offset,
+            // Libraries of functions that no frame has told stand one before.
+            start: position.offset.saturating_sub(1),
         };
         let mut chunks = Vec::new();
         let composer = Composer::new(&header, &mut chunks);
