@@ -12,6 +12,8 @@
 //! from which one on. With `RINGKEEP_SIM_FAULTS=0` no disk fails, with `RINGKEEP_SIM_FAULTS=1` all of
 //! them do.
 
+mod world;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -50,10 +52,11 @@ use uring::{
     fake::{FakeReactor, FakeWaker, FakeWorld, Faults, Machine},
 };
 
+use world::{DIR, Disk, Reply, parse, request};
+
 const NODE: Machine = Machine(1);
 const CLIENTS: Machine = Machine(2);
 const PORT: u16 = 7000;
-const DIR: &str = "/data";
 const CORES: usize = 2;
 
 /// Seeds of the unit stage.
@@ -236,6 +239,14 @@ impl Reactor for Spy {
         self.inner.wall_clock_ms()
     }
 
+    fn boot_clock_ms(&self) -> u64 {
+        self.inner.boot_clock_ms()
+    }
+
+    fn limit_silence(&mut self, socket: SocketId, ms: u32) {
+        self.inner.limit_silence(socket, ms);
+    }
+
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId> {
         self.inner.listen(at, backlog)
     }
@@ -369,87 +380,7 @@ impl Reactor for Spy {
     }
 }
 
-/// The node's directory, as it would be read at a start.
-struct Disk<'a>(&'a FakeWorld);
-
-impl Disk<'_> {
-    fn file(&self, name: &str) -> io::Result<Vec<u8>> {
-        let found = self.0.read_file(NODE, &Path::new(DIR).join(name));
-        found.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Files for Disk<'_> {
-    fn names(&self) -> io::Result<Vec<String>> {
-        let files = self.0.files(NODE).into_iter();
-        let names = files.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
-        Ok(names.collect())
-    }
-
-    fn len(&self, name: &str) -> io::Result<u64> {
-        Ok(self.file(name)?.len() as u64)
-    }
-
-    fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.file(name)?;
-        let rest = bytes.get(at as usize..).unwrap_or_default();
-        let len = rest.len().min(into.len());
-        into[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
-    }
-}
-
 // ---- what clients know ----
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Reply {
-    Nil,
-    Int(i64),
-    Text(String),
-    Error(String),
-    Many(Vec<Reply>),
-}
-
-/// The first reply, if all of it is there, and its length.
-fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
-    let line_len = bytes.windows(2).position(|pair| pair == b"\r\n")?;
-    let line = std::str::from_utf8(&bytes[1..line_len]).expect("lines are text");
-    let mut len = line_len + 2;
-    let number = || line.parse::<i64>().expect("a number");
-    let reply = match bytes[0] {
-        b'+' => Reply::Text(line.into()),
-        b'-' => Reply::Error(line.into()),
-        b':' => Reply::Int(number()),
-        b'$' if number() < 0 => Reply::Nil,
-        b'$' => {
-            let end = len + number() as usize;
-            let text = bytes.get(len..end)?;
-            bytes.get(end..end + 2)?;
-            len = end + 2;
-            Reply::Text(String::from_utf8_lossy(text).into_owned())
-        }
-        b'*' if number() < 0 => Reply::Nil,
-        b'*' => {
-            let mut items = Vec::new();
-            for _ in 0..number() {
-                let (item, item_len) = parse(&bytes[len..])?;
-                items.push(item);
-                len += item_len;
-            }
-            Reply::Many(items)
-        }
-        other => panic!("{:?} begins no reply", other as char),
-    };
-    Some((reply, len))
-}
-
-fn request(words: &[&str]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
-    }
-    bytes
-}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Value {
@@ -956,7 +887,7 @@ impl Sim {
             routing: 0,
         };
         let world = self.world.clone();
-        let disk = Disk(&world);
+        let disk = Disk(&world, NODE);
         let names = disk.names().map_err(|error| error.to_string())?;
         let unfinished = names
             .into_iter()

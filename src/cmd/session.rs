@@ -19,6 +19,7 @@ pub enum Verb {
     Debug,
     Discard,
     Echo,
+    Elect,
     Exec,
     Hello,
     Info,
@@ -190,6 +191,13 @@ pub const COMMANDS: &[Spec] = &[
         Verb::Discard,
     ),
     Spec::session("ECHO", 2, ALWAYS, "Answers the given text", Verb::Echo),
+    Spec::session(
+        "ELECT",
+        -2,
+        ADMIN | LOADING | STALE,
+        "Tells who elects a primary, and whom",
+        Verb::Elect,
+    ),
     Spec::session(
         "EXEC",
         1,

@@ -210,6 +210,21 @@ pub struct View<'a> {
     pub tally: &'a Tally,
 }
 
+/// What is known of another member; for `INFO`.
+#[derive(Clone, Copy, Debug)]
+pub struct OtherView {
+    /// Its name.
+    pub id: NodeId,
+    /// For how many milliseconds it has not been heard, if it ever was.
+    pub silent: Option<Ms>,
+    /// It is a ringkeep.
+    pub is_ringkeep: bool,
+    /// Its epoch, as it said last.
+    pub epoch: Epoch,
+    /// The sum of its positions, as it said last.
+    pub number: u64,
+}
+
 /// What happened, beside changes of the role.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
@@ -445,6 +460,17 @@ impl Elector {
             role_counters: self.machine.counters(),
             tally: &self.tally,
         }
+    }
+
+    /// What is known of the other members.
+    pub fn others(&self) -> impl Iterator<Item = OtherView> {
+        self.others.iter().map(|other| OtherView {
+            id: other.id,
+            silent: other.heard.map(|heard| self.since(heard)),
+            is_ringkeep: other.is_ringkeep,
+            epoch: other.epoch,
+            number: other.number,
+        })
     }
 
     /// The last ballot that is known to be on the disk.

@@ -2,7 +2,7 @@
 //!
 //! - [`role`] is the table of roles and signals.
 //! - [`wire`] reads and writes what members say to each other, and the list of peers.
-//! - [`ballot`] is what a node must not forget.
+//! - [`ballot`] is what a node must not forget, and [`places`] how much it has.
 //! - [`elector`] decides.
 //!
 //! # How a shell drives it
@@ -30,12 +30,14 @@
 pub mod ballot;
 pub mod elector;
 pub mod peers;
+pub mod places;
 pub mod role;
 pub mod wire;
 
 pub use ballot::{Ballot, BallotFault};
 pub use elector::{Effect, Elector, Event, Settings, SettingsFault, Timings, View};
 pub use peers::{Peer, PeerFault, parse_peers};
+pub use places::Places;
 pub use wire::{Decoder, Message, Standing, WireError};
 
 /// Raft's term: numbers elections.

@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use uring::{Level, affinity};
 
 use crate::{
+    elect::{NodeId, Peer, PeerFault, Timings, parse_peers},
     route::Routing,
     tools::{Export, Import, Repair, Reshard, Source},
 };
@@ -84,6 +85,14 @@ pub struct Options {
     pub slots: Option<u16>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
+    /// This node's name among the members of elections.
+    pub node_id: Option<NodeId>,
+    /// All members, this node included; without them there are no elections.
+    pub peers: Vec<Peer>,
+    /// Port on which members speak to each other; the client port and 200 more if absent.
+    pub elect_port: Option<u16>,
+    /// Milliseconds after which a primary that is not heard is gone.
+    pub down_after_ms: u64,
 }
 
 impl Default for Options {
@@ -112,6 +121,10 @@ impl Default for Options {
             announce: None,
             slots: None,
             level: None,
+            node_id: None,
+            peers: Vec::new(),
+            elect_port: None,
+            down_after_ms: Timings::KEVY.down_after,
         }
     }
 }
@@ -148,6 +161,13 @@ usage: ringkeep [options]          serve
                        on a replica, refuse reads of data that may be older; 0: never (0)
   --masterauth TEXT    password that a Redis primary is shown (none)
   --masteruser NAME    user that goes with it (the default one)
+  --node-id NAME       this node's name among the members that elect a primary (none)
+  --peers LIST         all members as kevy lists them, this one included: ID@HOST:ELECT:CLIENT[:REPL],..
+                       (none: no elections)
+  --elect-port N       port on which members speak to each other (the client port + 200)
+  --elect-down-after-ms N
+                       a primary that is not heard for so long is gone; another value than kevy's is for
+                       fleets without kevys, and the same for all (5000)
   --databases N        databases of SELECT (16)
   --dir PATH           data directory; what is written is kept there (none: memory only)
   --appendonly yes|no  keep a journal in the data directory (yes where there is one)
@@ -176,6 +196,8 @@ pub enum UsageError {
     BadValue(String, String),
     /// The subcommand needs an option that is not there, or has two that exclude each other.
     Incomplete(&'static str),
+    /// The list of members is none.
+    Peers(PeerFault),
 }
 
 impl std::fmt::Display for UsageError {
@@ -184,6 +206,7 @@ impl std::fmt::Display for UsageError {
             UsageError::Unknown(name) => write!(out, "unknown option '{name}', see --help"),
             UsageError::NoValue(name) => write!(out, "option '{name}' needs a value"),
             UsageError::BadValue(name, value) => write!(out, "option '{name}' cannot be '{value}'"),
+            UsageError::Peers(fault) => write!(out, "option '--peers': {fault}"),
             UsageError::Incomplete(what) => write!(out, "{what}, see --help"),
         }
     }
@@ -279,6 +302,21 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "--replication-port" => {
                 options.replication_port = Some(number(&name, value()?, 0, 65_535)? as u16);
             }
+            "--node-id" => {
+                let text = value()?;
+                let id = NodeId::new(&text);
+                options.node_id = Some(id.ok_or(UsageError::BadValue(name, text))?);
+            }
+            "--peers" => {
+                let peers = parse_peers(&value()?);
+                options.peers = peers.map_err(UsageError::Peers)?;
+            }
+            "--elect-port" => {
+                options.elect_port = Some(number(&name, value()?, 1, 65_535)? as u16);
+            }
+            "--elect-down-after-ms" => {
+                options.down_after_ms = number(&name, value()?, 100, 600_000)?;
+            }
             "--requirepass" => options.password = value()?,
             "--masterauth" => options.primary_password = value()?,
             "--masteruser" => options.primary_user = value()?,
@@ -305,6 +343,28 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
     }
     if !bind.is_empty() {
         options.bind = bind;
+    }
+    if options.node_id.is_some() != !options.peers.is_empty() {
+        return Err(UsageError::Incomplete(
+            "elections need both --node-id and --peers",
+        ));
+    }
+    if !options.peers.is_empty() {
+        if options.dir.is_none() {
+            return Err(UsageError::Incomplete(
+                "elections need --dir: a member must not forget its vote",
+            ));
+        }
+        if options.replica_of.is_some() {
+            return Err(UsageError::Incomplete(
+                "with --peers the primary is elected: leave out --replicaof",
+            ));
+        }
+        if options.replication_port == Some(0) {
+            return Err(UsageError::Incomplete(
+                "a member that is elected serves replicas: leave out --replication-port 0",
+            ));
+        }
     }
     if cluster {
         // kevy's ports: a client port of 6004 has its shards on 6005, 6006 and so on.

@@ -2,6 +2,7 @@
 
 mod args;
 mod boot;
+mod member;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -26,14 +27,14 @@ use crate::{
     base::seed_histories,
     mesh,
     recover::RecoverError,
-    shard::{Core, Settings, Shared, lock, log},
+    shard::{Core, Election, Settings, Shared, lock, log},
     store::seed_collections,
     tools::DataError,
 };
 
-/// Bytes of a segment of a journal.
 /// As in kevy.
 const REPLICATION_ABOVE: usize = 10_000;
+/// Bytes of a segment of a journal.
 const SEGMENT_LEN: u64 = 64 << 20;
 
 /// Why the node did not start.
@@ -53,6 +54,8 @@ pub enum StartError {
     Data(DataError),
     /// What is in it cannot be read.
     Recover(PathBuf, RecoverError),
+    /// The node cannot be a member of elections.
+    Member(String),
 }
 
 impl std::fmt::Display for StartError {
@@ -67,6 +70,7 @@ impl std::fmt::Display for StartError {
                  port below 65536 for each shard (--cluster-port)"
             ),
             StartError::Data(error) => write!(out, "{error}"),
+            StartError::Member(text) => write!(out, "elections: {text}"),
             StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
             StartError::Bind(text) => write!(
                 out,
@@ -150,6 +154,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let mut settings = settings;
     settings.replication_port = replication_port(options, &addresses, shards)?;
     let replication_port = settings.replication_port;
+    let elect_port = member::check(options, &addresses, replication_port)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -164,7 +169,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         chance.hash_one(2),
         std::process::id()
     );
-    let shared = Shared::new(settings, started.as_millis() as u64, run_id);
+    let mut shared = Shared::new(settings, started.as_millis() as u64, run_id);
+    shared.election = elect_port.map(|_| Election::default());
     if let Ok(mut tunables) = shared.tunables.write() {
         tunables.password = options.password.clone();
         tunables.primary_user = options.primary_user.clone();
@@ -182,6 +188,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         None => None,
         Some(dir) => Some(Boot::survey(dir.as_ref(), &shared, seed)?),
     };
+    let mut membership = match (&options.dir, elect_port) {
+        (Some(dir), Some(_)) => Some(member::read(options, dir.as_ref(), chance.hash_one(4))?),
+        _ => None,
+    };
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
     // hands its waker over; the mailboxes are built from all wakers and handed back.
@@ -194,6 +204,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let to_main = to_main.clone();
         let shared = shared.clone();
         let (options, addresses) = (options.clone(), addresses.clone());
+        let membership = membership.take();
         let cpu = (!cpus.is_empty() && options.pin).then(|| cpus[core % cpus.len()]);
         let thread = std::thread::Builder::new().name(format!("core-{core}"));
         let spawned = thread.spawn(move || {
@@ -260,6 +271,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             }
             if let Some(dir) = &options.dir {
                 core_loop.keep(dir.into());
+            }
+            if let (Some(membership), Some(port)) = (membership, elect_port) {
+                let addresses = addresses_of_links.iter();
+                let at: Vec<_> = addresses
+                    .map(|address| Endpoint::Tcp(SocketAddr::new(*address, port)))
+                    .collect();
+                if let Err(error) = core_loop.take_part(membership, &at) {
+                    let at = format!("port {port} for elections");
+                    return drop(to_main.send(Err(StartError::Listen(at, error))));
+                }
             }
             if let (0, Some((host, port))) = (core, options.replica_of.clone()) {
                 core_loop.follow(host, port);

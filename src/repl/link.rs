@@ -281,7 +281,9 @@ pub struct Link {
     applied: Option<u64>,
     /// What of that is durable, if anybody keeps it.
     durable: Option<u64>,
-    acked: (u64, Option<u64>),
+    acked: (u64, Option<u64>, Option<u64>),
+    /// Acknowledgements are of the epoch of this primary.
+    epoch: Option<u64>,
     /// The primary asked when its next offset was this one; it hears at once when all of that is durable.
     asked: Option<u64>,
     acked_at: u64,
@@ -386,7 +388,8 @@ impl Link {
             has_slots: false,
             applied: learned.map(|_| position.offset),
             durable: None,
-            acked: (0, None),
+            acked: (0, None, None),
+            epoch: None,
             asked: None,
             acked_at: 0,
             ack_due: false,
@@ -716,7 +719,7 @@ impl Link {
         }
         let fits = generation != 0 && (is_known || generation == asked.position.generation);
         let awaits_snapshot = wire == Wire::W3 && !fits;
-        self.acked = (0, None);
+        self.acked = (0, None, None);
         self.acked_at = now;
         (self.asked, self.behind) = (None, None);
         self.upstream_next = None;
@@ -890,17 +893,26 @@ impl Link {
         // While the image is on its way or being loaded, nothing of this history is applied.
         let is_ours = !session.awaits_snapshot && session.snapshot.is_none();
         self.acked = match is_ours {
-            true => (self.applied.unwrap_or(0), self.tells_durable(session)),
-            false => (0, None),
+            true => (
+                self.applied.unwrap_or(0),
+                self.tells_durable(session),
+                self.tells_epoch(session),
+            ),
+            false => (0, None, None),
         };
         self.acked_at = now;
         self.ack_due = false;
         let mut line = Vec::with_capacity(64);
         // Writing to a Vec cannot fail.
-        let _ = match self.acked {
-            (applied, None) => write!(line, "REPLCONF ACK {applied}\r\n"),
-            (applied, Some(durable)) => write!(line, "REPLCONF ACK {applied} FACK {durable}\r\n"),
-        };
+        let (applied, durable, epoch) = self.acked;
+        let _ = write!(line, "REPLCONF ACK {applied}");
+        if let Some(durable) = durable {
+            let _ = write!(line, " FACK {durable}");
+        }
+        if let Some(epoch) = epoch {
+            let _ = write!(line, " EPOCH {epoch}");
+        }
+        line.extend(b"\r\n");
         Some(line)
     }
 
@@ -910,14 +922,25 @@ impl Link {
         session.wire != Wire::W1
             && !session.awaits_snapshot
             && session.snapshot.is_none()
-            && self
-                .applied
-                .is_some_and(|applied| (applied, self.tells_durable(session)) != self.acked)
+            && self.applied.is_some_and(|applied| {
+                let (durable, epoch) = (self.tells_durable(session), self.tells_epoch(session));
+                (applied, durable, epoch) != self.acked
+            })
     }
 
     /// What it is told of durability: nobody but a ringkeep can read that.
     fn tells_durable(&self, session: &Session) -> Option<u64> {
         self.durable.filter(|_| session.is_ringkeep)
+    }
+
+    /// And of elections.
+    fn tells_epoch(&self, session: &Session) -> Option<u64> {
+        self.epoch.filter(|_| session.is_ringkeep)
+    }
+
+    /// Acknowledgements are to a primary of this epoch; of none if that is not known yet.
+    pub fn acknowledge_for(&mut self, epoch: Option<u64>) {
+        self.epoch = epoch;
     }
 
     fn check_timers(&mut self, now: u64) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! REPLICATE FROM [generation] offset ID id      once, as an array or as a line
-//! REPLCONF ACK offset [FACK durable]            lines, any number
+//! REPLCONF ACK offset [FACK durable] [EPOCH n]  lines, any number
 //! ```
 //! A replica before kevy 4 names no generation. One whose name ends as that of a ringkeep gets the frames of
 //! all databases; others know one. Nothing is ever answered to what cannot be understood: the
@@ -39,6 +39,8 @@ pub struct Ack {
     pub applied: u64,
     /// It finds everything below this offset again after a crash. Only ringkeeps with a journal tell.
     pub durable: Option<u64>,
+    /// It is of the epoch of this primary, and its disk says so. Only ringkeeps that are elected tell.
+    pub epoch: Option<u64>,
 }
 
 /// Why a link is closed.
@@ -223,13 +225,22 @@ fn ack(line: &[u8]) -> Option<Ack> {
         return None;
     }
     let applied = parse_decimal(words.next()?)?;
-    let durable = match words.next() {
-        None => None,
-        name if is(name, "FACK") => Some(parse_decimal(words.next()?)?),
-        Some(_) => return None,
-    };
-    let ack = Ack { applied, durable };
-    words.next().is_none().then_some(ack)
+    let (mut durable, mut epoch) = (None, None);
+    while let Some(name) = words.next() {
+        let told = match name {
+            name if is(Some(name), "FACK") => &mut durable,
+            name if is(Some(name), "EPOCH") => &mut epoch,
+            _ => return None,
+        };
+        if told.replace(parse_decimal(words.next()?)?).is_some() {
+            return None;
+        }
+    }
+    Some(Ack {
+        applied,
+        durable,
+        epoch,
+    })
 }
 
 /// A number of digits alone; leading zeros are allowed.
@@ -301,12 +312,24 @@ mod tests {
             W1,
             b"REPLCONF ACK 8\r\nwhat is this\r\nreplconf ack 9\r\n*3\r\n$8\r\nREPL",
             b"CONF\r\n$3\r\nACK\r\n$2\r\n10\r\nREPLCONF ACK",
-            b" 11\r\nREPLCONF ACK 12 FACK 9\r\nREPLCONF ACK 13 FACK\r\nREPLCONF ACK 13 FACK 9 9\r\n",
+            b" 11\r\nREPLCONF ACK 12 FACK 9\r\nREPLCONF ACK 13 FACK\r\nREPLCONF ACK 13 FACK 9 9\r\n\
+              REPLCONF ACK 13 FACK 9 EPOCH 3\r\nREPLCONF ACK 14 EPOCH 3\r\nREPLCONF ACK 15 FACK 1 FACK 2\r\n",
         ]);
         let acks = said.unwrap()[1..].to_vec();
-        let ack = |applied, durable| Said::Ack(Ack { applied, durable });
-        let applied = [8, 9, 11].map(|offset| ack(offset, None));
-        assert_eq!(acks, [&applied[..], &[ack(12, Some(9))]].concat());
+        let ack = |applied, durable, epoch| {
+            Said::Ack(Ack {
+                applied,
+                durable,
+                epoch,
+            })
+        };
+        let applied = [8, 9, 11].map(|offset| ack(offset, None, None));
+        let more = [
+            ack(12, Some(9), None),
+            ack(13, Some(9), Some(3)),
+            ack(14, None, Some(3)),
+        ];
+        assert_eq!(acks, [&applied[..], &more].concat());
     }
 
     #[test]

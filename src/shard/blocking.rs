@@ -17,6 +17,9 @@ use crate::{
     resp::{Args, Error, Out, OwnedArgs},
 };
 
+const DEMOTED: Error = Error::fixed(
+    "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+);
 const UNBLOCKED: Error = Error::fixed("UNBLOCKED client unblocked via CLIENT UNBLOCK");
 
 /// Who is to hear of a change.
@@ -229,6 +232,33 @@ impl State {
             self.give_up(conn);
         }
         true
+    }
+
+    /// This node is a replica from now on: what clients wait for happens elsewhere. Who waits for replicas is
+    /// told how many there were.
+    pub(super) fn end_blocks(&mut self) {
+        let blocked = self.conns().filter_map(|conn| match &conn.hold {
+            Hold::Blocked(blocked) => Some((conn.socket, &blocked.on_timeout)),
+            _ => None,
+        });
+        let blocked: Vec<_> = blocked
+            .filter(|(_, on_timeout)| !matches!(on_timeout, GiveUp::Misdirected))
+            .map(|(socket, on_timeout)| (socket, matches!(on_timeout, GiveUp::Null(_))))
+            .collect();
+        for (socket, wants_keys) in blocked {
+            let Some(mut conn) = self.take_conn(socket) else {
+                continue;
+            };
+            if wants_keys {
+                let mut out = Out::new(conn.out.proto);
+                out.error(&DEMOTED);
+                self.unblock(&mut conn, out);
+                conn.closing = true;
+            } else {
+                self.give_up(&mut conn);
+            }
+            self.put_conn(conn);
+        }
     }
 
     pub(super) fn give_up(&mut self, conn: &mut Conn) {

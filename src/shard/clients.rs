@@ -116,9 +116,15 @@ impl State {
         self.list(conn);
     }
 
-    /// Wakes a connection that was held because too much was owed, if that is over.
+    /// Wakes a connection that was held because too much was owed, or because replies were missing, if that
+    /// is over.
     pub(super) fn relieve(&mut self, conn: &mut Conn) {
-        if matches!(conn.hold, Hold::SlowReader) && conn.has_room() {
+        let is_over = match conn.hold {
+            Hold::SlowReader => conn.has_room(),
+            Hold::Behind => !conn.is_waiting(),
+            _ => false,
+        };
+        if is_over {
             self.wake(conn);
         }
     }

@@ -52,6 +52,8 @@ pub enum Hold {
     Mail,
     /// CLIENT PAUSE: the next request has not begun.
     Paused,
+    /// The next request is about what was asked before it, and has not begun: replies are still missing.
+    Behind,
     /// The client does not read its replies, or too many of them are missing.
     SlowReader,
 }
@@ -294,9 +296,9 @@ impl Conn {
         matches!(self.hold, Hold::Free)
     }
 
-    /// Does CLIENT PAUSE hold the next request?
+    /// Has the next request not begun, although it was read?
     pub fn is_paused(&self) -> bool {
-        matches!(self.hold, Hold::Paused)
+        matches!(self.hold, Hold::Paused | Hold::Behind)
     }
 
     /// Is each reply to be sent, and are no commands queued or forbidden?

@@ -13,16 +13,22 @@ use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 use super::{
     conn::Conn,
     durable::{Durable, Start},
+    elect::{self, Election, Membership},
     follow::Follower,
     log::log,
-    message::Message,
+    message::{Message, Order},
     requests::GROUP_LEN,
-    shared::{Shared, lock},
+    shared::{FollowView, Shared, lock},
     source::Source,
     state::State,
 };
 use crate::{
-    base::Ms, cmd::Upstream, journal::Stream, mesh::Mesh, script::EngineError, store::DueKeys,
+    base::{Ms, Position},
+    cmd::Upstream,
+    journal::Stream,
+    mesh::Mesh,
+    script::EngineError,
+    store::DueKeys,
 };
 
 /// Distance of the beats at which timeouts, expiry and counters are looked after.
@@ -53,6 +59,9 @@ pub struct Core<R: Reactor> {
     state: State,
     /// The links to the primary that this node follows; on core 0 only.
     follower: Option<Follower>,
+    /// This node's part in elections, and what it is to begin with; on core 0 only.
+    election: Option<Box<Election>>,
+    member: Option<(Membership, Vec<SocketId>)>,
     /// The replicas that follow this core's shards.
     source: Source,
     /// Journals and snapshots, where there are any.
@@ -88,6 +97,8 @@ impl<R: Reactor> Core<R> {
             events: Vec::with_capacity(1024),
             follower: (me == 0).then(|| Follower::new(shared)),
             durable: None,
+            election: None,
+            member: None,
             state,
             awaited: None,
             follow_later: None,
@@ -114,6 +125,45 @@ impl<R: Reactor> Core<R> {
     pub fn serve_replicas(&mut self, at: &Endpoint, own: usize) -> std::io::Result<()> {
         let listener = self.reactor.listen(at, 64)?;
         self.source.listens(listener, own);
+        Ok(())
+    }
+
+    /// Takes part in elections as soon as everything is loaded (core 0 only). Until then, and until it is
+    /// elected, the node follows.
+    ///
+    /// # Errors
+    /// A port could not be opened.
+    pub fn take_part(&mut self, membership: Membership, at: &[Endpoint]) -> std::io::Result<()> {
+        let listeners = at.iter().map(|at| self.reactor.listen(at, 64));
+        self.member = Some((membership, listeners.collect::<std::io::Result<_>>()?));
+        self.state.shared.following.store(true, Relaxed);
+        self.state.shared.primary_expires.store(true, Relaxed);
+        *lock(&self.state.shared.follow) = Some(FollowView::default());
+        Ok(())
+    }
+
+    /// Begins to take part.
+    fn join(&mut self) -> std::io::Result<()> {
+        let Some((membership, listeners)) = self.member.take() else {
+            return Ok(());
+        };
+        let shared = self.state.shared.clone();
+        let mut own = lock(&shared.found).clone();
+        own.sort_unstable_by_key(|(shard, _)| *shard);
+        let copies = lock(&shared.upstreams).clone().into_iter();
+        let copies = copies.map(|(_, of)| {
+            let (generation, offset) = (of.generation, of.offset);
+            let at = Position { generation, offset };
+            (of.stream as usize, at)
+        });
+        let found: Vec<_> = own.iter().copied().chain(copies).collect();
+        let own = own.into_iter().map(|(_, at)| at).collect();
+        let election = Election::new(&membership, &found, own, shared, &mut self.reactor)?;
+        let mut election = election.map_err(std::io::Error::other)?;
+        for listener in listeners {
+            election.listens(listener);
+        }
+        self.election = Some(Box::new(election));
         Ok(())
     }
 
@@ -173,6 +223,7 @@ impl<R: Reactor> Core<R> {
             if !sources.is_empty() {
                 self.state.replace_libraries(&sources);
             }
+            lock(&shared.found).push((shard, loaded.start.parent));
             let upstreams = loaded.shard.upstreams().iter();
             lock(&shared.upstreams).extend(upstreams.map(|upstream| (shard, *upstream)));
             self.state.homes.replace(shard, loaded.shard);
@@ -238,6 +289,10 @@ impl<R: Reactor> Core<R> {
         self.stopping
             || self.state.has_work()
             || self.follower.as_ref().is_some_and(Follower::has_work)
+            || self
+                .election
+                .as_ref()
+                .is_some_and(|election| election.has_work())
             || self.durable.as_ref().is_some_and(Durable::has_work)
             || self.source.has_work()
     }
@@ -298,6 +353,9 @@ impl<R: Reactor> Core<R> {
         self.state.stats.turns += 1;
         self.state.begin_memory();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
+        if self.state.shared.election.is_some() {
+            self.state.boot_clock = self.reactor.boot_clock_ms();
+        }
         self.state.note_broken();
         self.state.note_stale();
         let (mut worked, mut is_further) = (false, false);
@@ -313,6 +371,15 @@ impl<R: Reactor> Core<R> {
                         follower.follow(&mut self.state, target);
                     }
                 }
+                Message::Order(order, round) => {
+                    self.heed(order);
+                    self.state.mesh.send(from, Message::Settled(round));
+                }
+                Message::Settled(round) => {
+                    if let Some(election) = &mut self.election {
+                        election.on_settled(round);
+                    }
+                }
                 Message::Frontier => is_further = true,
                 message => self.state.on_message(from, message),
             }
@@ -321,6 +388,16 @@ impl<R: Reactor> Core<R> {
             durable.advance(&mut self.state);
         }
         worked
+    }
+
+    /// Does what every core has to do before an election goes on.
+    fn heed(&mut self, order: Order) {
+        // The gate may have been shut after this turn began.
+        self.state.note_broken();
+        match order {
+            Order::Settle => {}
+            Order::Resign | Order::Lead => self.source.leave_all(),
+        }
     }
 
     /// Has the processor fetch what the requests in the next events will need.
@@ -341,11 +418,15 @@ impl<R: Reactor> Core<R> {
             Event::Received { lease, .. } if self.stopping => self.reactor.give_back(lease),
             Event::Received { socket, lease } => {
                 self.state.stats.bytes_in += lease.len() as u64;
+                let clock = self.state.boot_clock;
                 let bytes = self.reactor.received(&lease);
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     self.state.on_data(&mut conn, bytes);
                     self.state.put_conn(conn);
                 } else if self.source.on_data(&mut self.state, socket, bytes) {
+                } else if let Some(election) = &mut self.election
+                    && election.on_data(socket, bytes, clock)
+                {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_data(&mut self.state, socket, bytes);
                 }
@@ -369,6 +450,9 @@ impl<R: Reactor> Core<R> {
                     }
                     self.state.put_conn(conn);
                 } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
+                } else if let Some(election) = &mut self.election
+                    && election.on_sent(socket, result.is_ok(), self.state.boot_clock)
+                {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_sent(socket);
                 }
@@ -381,6 +465,17 @@ impl<R: Reactor> Core<R> {
                 socket,
                 peer,
             } => {
+                if let Some(election) = &mut self.election
+                    && election.accept((listener, socket), peer, &mut self.reactor)
+                {
+                    return true;
+                }
+                if let Some((_, early)) = &self.member
+                    && early.contains(&listener)
+                {
+                    self.reactor.close(socket);
+                    return true;
+                }
                 let now = self.state.now;
                 let source = &mut self.source;
                 if source.accept(listener, socket, peer, now, &mut self.reactor) {
@@ -405,17 +500,32 @@ impl<R: Reactor> Core<R> {
                     self.state.on_end(&mut conn, end == End::Eof);
                     self.state.put_conn(conn);
                 } else if self.source.on_end(socket) {
+                } else if let Some(election) = &mut self.election
+                    && election.on_end(socket, self.state.boot_clock)
+                {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_closed(&mut self.state, socket);
                 }
             }
             Event::Connected { socket, result } => {
-                if let Some(follower) = &mut self.follower {
+                if let Some(election) = &mut self.election
+                    && election.on_connected(socket, result.is_ok(), self.state.boot_clock)
+                {
+                    if result.is_ok() {
+                        self.reactor.start_receiving(socket);
+                    }
+                } else if let Some(follower) = &mut self.follower {
                     follower.on_connected(&mut self.state, socket, result.is_ok());
                     if result.is_ok() {
                         self.reactor.start_receiving(socket);
                     }
                 }
+            }
+            Event::Timer { mark, .. } if mark == elect::MARK => {
+                if let Some(election) = &mut self.election {
+                    election.on_timer();
+                }
+                return false;
             }
             Event::Timer { .. } => {
                 self.reactor.set_timer(self.reactor.now() + TICK, TICK_MARK);
@@ -428,12 +538,20 @@ impl<R: Reactor> Core<R> {
                 result,
                 ..
             } => {
-                if let Some(durable) = &mut self.durable {
+                if let Some(election) = &mut self.election
+                    && mark & elect::MARK != 0
+                {
+                    election.on_done(mark, result.is_ok(), &mut self.reactor);
+                } else if let Some(durable) = &mut self.durable {
                     durable.on_written(&mut self.state, (mark, block), result, &mut self.reactor);
                 }
             }
             Event::Synced { mark, result, .. } | Event::Done { mark, result } => {
-                if let Some(durable) = &mut self.durable {
+                if let Some(election) = &mut self.election
+                    && mark & elect::MARK != 0
+                {
+                    election.on_done(mark, result.is_ok(), &mut self.reactor);
+                } else if let Some(durable) = &mut self.durable {
                     durable.on_done(&mut self.state, mark, result, &mut self.reactor);
                 }
             }
@@ -444,7 +562,7 @@ impl<R: Reactor> Core<R> {
 
     /// Hands everything that the turn produced to the ring; true if there was anything.
     fn end_turn(&mut self) -> bool {
-        let mut worked = false;
+        let mut worked = self.elect();
         if let Some(follower) = &mut self.follower {
             worked |= follower.step(&mut self.state, &mut self.reactor);
             follower.tell_waiters(&mut self.state);
@@ -493,6 +611,22 @@ impl<R: Reactor> Core<R> {
         worked
     }
 
+    /// Goes on with elections as far as that is possible now.
+    fn elect(&mut self) -> bool {
+        let mut worked = false;
+        while let (Some(election), Some(follower)) = (&mut self.election, &mut self.follower) {
+            worked |= election.step(&mut self.state, follower, &mut self.reactor);
+            let Some((order, round)) = self.state.ordered.take() else {
+                break;
+            };
+            self.heed(order);
+            if let Some(election) = &mut self.election {
+                election.on_settled(round);
+            }
+        }
+        worked
+    }
+
     /// Sends what a connection is owed, and adjusts what is received from it.
     fn push_out(&mut self, conn: &mut Conn) {
         if !conn.sending {
@@ -531,6 +665,13 @@ impl<R: Reactor> Core<R> {
             && let Some((host, port)) = self.follow_later.take()
         {
             self.follow(host, port);
+        }
+        if !self.state.shared.loading.load(Relaxed)
+            && self.awaited.is_none()
+            && let Err(error) = self.join()
+        {
+            log(&format!("cannot take part in elections: {error}"));
+            std::process::exit(1);
         }
         if let Some(durable) = &mut self.durable {
             durable.tick(&mut self.state, &mut self.reactor);

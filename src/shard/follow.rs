@@ -228,7 +228,15 @@ impl Follower {
     /// Follows another primary, or nobody, because a client says so. What was a copy when the node started
     /// may have been changed since.
     pub(super) fn follow(&mut self, state: &mut State, target: Option<(String, u16)>) {
-        // But where histories have the same frames, also in another node, what is here is a part of one.
+        self.note_histories(state);
+        if target.is_none() {
+            self.shared.epoch.fetch_add(1, SeqCst);
+        }
+        self.go_on_following(state, target);
+    }
+
+    /// Notes where the shards are in which histories: the next primary may have these, too.
+    fn note_histories(&self, state: &State) {
         let shards = self.shared.durable.shards.len();
         let links = self.target.iter().flat_map(|target| &target.links);
         let mut places: Vec<_> = (0..shards)
@@ -239,13 +247,15 @@ impl Follower {
         }
         let known = (0..).zip(places).filter(|(_, at)| at.generation > 0);
         let known = known.map(|(shard, at)| (shard, Upstream::own(shard, shards, at)));
-        *lock(&self.shared.upstreams) = known.filter(|_| target.is_some()).collect();
-        self.go_on_following(state, target);
+        *lock(&self.shared.upstreams) = known.collect();
     }
 
     /// The same from the start of the node on.
     pub(super) fn go_on_following(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        let mut is_loading = false;
         if let Some(old) = self.target.take() {
+            // What was begun comes to its end.
+            is_loading = old.links.iter().any(|run| run.loading.is_some());
             self.closing
                 .extend(old.redis.and_then(|redis| redis.end(state)));
             self.closing
@@ -253,7 +263,11 @@ impl Follower {
             self.closing
                 .extend(old.search.and_then(|search| search.socket));
         }
-        self.shared.following.store(target.is_some(), Relaxed);
+        // Where primaries are elected, it is told elsewhere when nobody is followed.
+        let is_led = self.shared.election.is_some();
+        self.shared
+            .following
+            .store(target.is_some() || is_led, Relaxed);
         // It may be of somebody else.
         self.shared.fresh_at.store(0, Relaxed);
         self.shared.is_linked.store(false, Relaxed);
@@ -266,8 +280,7 @@ impl Follower {
             links: Vec::new(),
             redis: None,
         });
-        if target.is_none() {
-            self.shared.epoch.fetch_add(1, SeqCst);
+        if target.is_none() && !is_loading {
             self.shared.loading.store(false, Relaxed);
         }
         self.target = target.map(|(host, port)| Target {
@@ -284,6 +297,47 @@ impl Follower {
             base: port,
             was_in_step: false,
         });
+    }
+
+    /// Follows the elected primary, or none: also then nobody else writes here.
+    pub(super) fn follow_elected(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        let has_links = self.target.iter().any(|target| !target.links.is_empty());
+        if has_links || lock(&self.shared.upstreams).is_empty() {
+            self.note_histories(state);
+        }
+        self.go_on_following(state, target);
+        self.shared.following.store(true, SeqCst);
+        self.shared.primary_expires.store(true, Relaxed);
+        lock(&self.shared.follow).get_or_insert_default();
+    }
+
+    /// This node was elected. Clients' writes are taken once the gate opens.
+    pub(super) fn lead(&mut self, state: &mut State) {
+        self.follow(state, None);
+        self.shared.following.store(true, SeqCst);
+    }
+
+    /// Acknowledgements are to a primary of this epoch.
+    pub(super) fn acknowledge_for(&mut self, epoch: Option<u64>) {
+        let links = self.target.iter_mut().flat_map(|target| &mut target.links);
+        links.for_each(|run| run.link.acknowledge_for(epoch));
+    }
+
+    /// Where the data stands in every stream of the primary, once all of it is that primary's.
+    pub(super) fn joined(&self) -> Option<Vec<Position>> {
+        let links = &self.target.as_ref()?.links;
+        let is_there = |run: &Run| run.settled && run.loading.is_none() && run.connected;
+        if links.is_empty() || !links.iter().all(is_there) {
+            return None;
+        }
+        self.positions()
+    }
+
+    /// The same, as far as it is.
+    pub(super) fn positions(&self) -> Option<Vec<Position>> {
+        let links = &self.target.as_ref()?.links;
+        let applied = links.iter().map(|run| run.link.applied_position());
+        applied.map(|applied| Some(applied?.0)).collect()
     }
 
     /// Must the core not sleep?
@@ -583,6 +637,10 @@ impl Target {
         }
         let mut worked = self.join_held(state);
         let is_kept = state.shared.settings.journals && state.shared.durable.is_kept();
+        if is_kept {
+            // What was applied in this turn is not durable because what came before it is.
+            state.publish_ends();
+        }
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];

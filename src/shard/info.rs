@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks, SavePoints},
-    shared::{CoreStats, FollowView, RedisView, ReplicaView, Replicas, Shared, lock},
+    shared::{CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, lock},
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
     cmd::{Table, events},
+    elect::role::Signal,
     resp::{Args, Error},
     store::Policy,
 };
@@ -441,7 +442,40 @@ fn backlog(shared: &Shared, lines: &mut Lines<'_>) {
     lines.put("repl_backlog_histlen", bytes);
 }
 
+/// This node's part in elections.
+fn election(shared: &Shared, lines: &mut Lines<'_>) {
+    let Some(election) = &shared.election else {
+        return;
+    };
+    let Some(view) = lock(&election.view).clone() else {
+        return lines.put("node_role", "loading");
+    };
+    lines.put("node_role", view.role.name());
+    lines.put("node_role_signal", view.signal.map_or("none", Signal::name));
+    lines.put("node_role_since_ms", view.since);
+    lines.put("role_epoch", view.epoch.0);
+    lines.put("role_history", view.history.0);
+    let primary = view.primary.as_ref().map_or("", |id| id.as_str());
+    lines.put("elect_primary", primary);
+    lines.put("elect_lease_ms", view.lease);
+    lines.put("elect_muted", u8::from(view.is_muted));
+    lines.put("elect_members", view.members.len());
+    let heard = |member: &&MemberView| member.other.is_none_or(|other| other.silent.is_some());
+    lines.put(
+        "elect_members_heard",
+        view.members.iter().filter(heard).count(),
+    );
+    for (name, count) in view.counts() {
+        lines.put(name, count);
+    }
+}
+
 fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    links(facts, lines);
+    election(facts.shared, lines);
+}
+
+fn links(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     let (shared, now) = (facts.shared, facts.now);
     match &*lock(&shared.follow) {
         None => {

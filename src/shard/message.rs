@@ -198,6 +198,17 @@ pub enum Topics {
     Shards,
 }
 
+/// What all cores have to do before an election goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// See that the gate of writes is shut, and be done with what came before this.
+    Settle,
+    /// Feed no replica any more.
+    Resign,
+    /// Begin new histories: this node is the primary.
+    Lead,
+}
+
 /// What cores say to each other.
 #[derive(Debug)]
 pub enum Message {
@@ -263,6 +274,10 @@ pub enum Message {
     },
     /// Core 0 is to follow this primary, or nobody.
     Follow(Option<(String, u16)>),
+    /// Core 0 has all cores do this, and say with this number when it is done.
+    Order(Order, u64),
+    /// It is.
+    Settled(u64),
     /// More of our shards' streams is durable.
     Frontier,
     /// Replicas of our shards have said how far they are, or more of our shards is durable.

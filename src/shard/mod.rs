@@ -12,6 +12,7 @@ mod core;
 mod debug;
 mod digest;
 mod durable;
+mod elect;
 mod evict;
 mod follow;
 mod frames;
@@ -43,6 +44,7 @@ mod wait;
 
 pub use self::core::Core;
 pub use durable::{Fsync, Loaded, OldSegment, SavePoints, Start};
+pub use elect::{BALLOT, Membership, PLACES};
 pub use log::log;
 pub use message::Message;
-pub use shared::{Settings, Shared, Tunables, lock};
+pub use shared::{Election, Settings, Shared, Tunables, lock};

@@ -494,6 +494,10 @@ impl State {
         if conn.multi.is_some() && !self.runs_in_multi(spec) {
             return self.queue(conn, spec, *args);
         }
+        if conn.is_waiting() && is_about_earlier(spec) {
+            conn.hold = Hold::Behind;
+            return;
+        }
         self.census.called(place);
         match spec.run {
             Run::Session(verb) => {
@@ -713,8 +717,7 @@ impl State {
                 let why_not = if self.shared.following.load(Relaxed) && !call.from_primary {
                     Some(READ_ONLY)
                 } else {
-                    let lacks_replicas = self.lacks_replicas;
-                    (self.odd & odd::BROKEN != 0).then(|| self.shared.refusal(lacks_replicas))
+                    self.refuses.map(|why| self.shared.refusal(why))
                 };
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, why_not, is_full, remembers);
@@ -911,4 +914,14 @@ fn short_name(name: &[u8]) -> u64 {
         _ => return 0,
     };
     low | (len as u64) << 56
+}
+
+/// Is it about what the client wrote before, so that this must have happened?
+fn is_about_earlier(spec: &Spec) -> bool {
+    matches!(
+        spec.run,
+        Run::Session(
+            cmd::Verb::Wait | cmd::Verb::WaitAof | cmd::Verb::ReplToken | cmd::Verb::ReplDigest
+        )
+    )
 }

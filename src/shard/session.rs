@@ -7,12 +7,14 @@ use super::{
     conn::{Conn, ReplyMode},
     info,
     message::{Message, Topics},
+    requests::LOADING,
     shared::{FollowView, lock},
     state::State,
 };
 use crate::{
     base::{glob_match, parse_i64, parse_u64},
     cmd::{self, Spec, Verb},
+    elect::role::Signal,
     resp::{Args, Error, Proto},
 };
 
@@ -136,6 +138,7 @@ impl State {
             }
             Verb::Role => self.role(conn),
             Verb::ReplicaOf => self.replica_of(conn, args),
+            Verb::Elect => self.elect_status(conn, spec, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
             Verb::WaitAof => self.wait_for_disks(conn, spec, args, true),
             Verb::ReplDigest => self.digest(conn),
@@ -306,7 +309,89 @@ impl State {
             .int(view.links.iter().map(|link| link.applied as i64).sum());
     }
 
+    /// ELECT.
+    fn elect_status(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
+        if let Err(error) = cmd::subcommand(spec, args) {
+            return conn.out.error(&error);
+        }
+        let Some(election) = &self.shared.election else {
+            return conn
+                .out
+                .error(&Error::fixed("ERR This instance has elections disabled"));
+        };
+        let Some(view) = lock(&election.view).clone() else {
+            return conn.out.error(&LOADING);
+        };
+        let out = &mut conn.out;
+        let counts = view.counts();
+        out.map(9 + counts.len());
+        out.bulk_str("role");
+        out.bulk_str(view.role.name());
+        out.bulk_str("signal");
+        out.bulk_str(view.signal.map_or("none", Signal::name));
+        let numbers = [
+            ("since-ms", view.since),
+            ("epoch", view.epoch.0),
+            ("history", view.history.0),
+            ("offset", view.offset),
+            ("lease-ms", view.lease),
+        ];
+        for (name, number) in numbers {
+            out.bulk_str(name);
+            out.int(number as i64);
+        }
+        out.bulk_str("primary");
+        match &view.primary {
+            Some(id) => out.bulk_str(id.as_str()),
+            None => out.null(),
+        }
+        for (name, count) in counts {
+            out.bulk_str(name);
+            out.int(count as i64);
+        }
+        out.bulk_str("members");
+        out.array(view.members.len());
+        for member in &view.members {
+            let other = member.other.as_ref();
+            out.map(8);
+            out.bulk_str("id");
+            out.bulk_str(member.id.as_str());
+            out.bulk_str("host");
+            out.bulk_str(&member.host);
+            out.bulk_str("kind");
+            out.bulk_str(match other {
+                None => "myself",
+                Some(other) if other.silent.is_none() => "unknown",
+                Some(other) if other.is_ringkeep => "ringkeep",
+                Some(_) => "kevy",
+            });
+            let silent = other.and_then(|other| other.silent);
+            let numbers = [
+                ("election-port", i64::from(member.elect_port)),
+                ("client-port", i64::from(member.client_port.unwrap_or(0))),
+                ("connected", i64::from(member.is_reached)),
+                (
+                    "silent-ms",
+                    silent.map_or(if other.is_none() { 0 } else { -1 }, |ms| ms as i64),
+                ),
+                (
+                    "epoch",
+                    other.map_or(view.epoch.0, |other| other.epoch.0) as i64,
+                ),
+            ];
+            for (name, number) in numbers {
+                out.bulk_str(name);
+                out.int(number);
+            }
+        }
+    }
+
     fn replica_of(&mut self, conn: &mut Conn, args: Args<'_>) {
+        if self.shared.election.is_some() {
+            return conn.out.error(&Error::fixed(
+                "ERR REPLICAOF not allowed while primaries are elected, see ELECT STATUS.",
+            ));
+        }
         let (host, port) = (args.at(1), args.at(2));
         let target = if host.eq_ignore_ascii_case(b"no") && port.eq_ignore_ascii_case(b"one") {
             None

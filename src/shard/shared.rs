@@ -2,14 +2,28 @@
 
 use std::sync::{
     Arc, Mutex, OnceLock, RwLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
 };
-use crate::{base::Ms, cmd::Upstream, resp::Error, script::Scripts, store::Policy};
+use crate::{
+    base::{Ms, Position},
+    cmd::Upstream,
+    elect::{
+        Epoch, NodeId,
+        elector::{OtherView, Tally},
+        role::{Counters, Role, Signal},
+    },
+    resp::Error,
+    script::Scripts,
+    store::Policy,
+};
 
 /// What the node was started with.
 #[derive(Clone, Debug)]
@@ -231,6 +245,10 @@ pub struct ReplicaView {
     pub acked: u64,
     /// What of that it would have again after a crash, if it tells.
     pub durable: Option<u64>,
+    /// Of which epoch's primary it says that its acknowledgements are.
+    pub epoch: Option<u64>,
+    /// It is a kevy, which knows nothing of that.
+    pub is_kevy: bool,
     /// When it said so.
     pub acked_at: Ms,
 }
@@ -292,6 +310,100 @@ pub struct RedisView {
     pub down_since: Option<Ms>,
     /// Why it went down last.
     pub last_drop: String,
+}
+
+/// What all cores of a member of elections know.
+#[derive(Debug, Default)]
+pub struct Election {
+    /// On the clock that goes on while the machine sleeps: from this time on no write is accepted.
+    pub writes_until: AtomicU64,
+    /// The epoch that this node leads; 0: none. Acknowledgements count that are of it.
+    pub epoch_led: AtomicU64,
+    /// How things stand, once the node takes part.
+    pub view: Mutex<Option<ElectionView>>,
+}
+
+/// How elections stand, for INFO and ELECT.
+#[derive(Clone, Debug)]
+pub struct ElectionView {
+    /// The role, what led to it, and for how many milliseconds it has been that.
+    pub role: Role,
+    /// See there.
+    pub signal: Option<Signal>,
+    /// See there.
+    pub since: Ms,
+    /// The epoch, and that of the primary whose data is here.
+    pub epoch: Epoch,
+    /// See there.
+    pub history: Epoch,
+    /// The primary, if one is heard.
+    pub primary: Option<NodeId>,
+    /// For how many milliseconds writes are accepted if nobody is heard any more.
+    pub lease: Ms,
+    /// The disk refused a ballot: the node neither votes nor stands.
+    pub is_muted: bool,
+    /// What happened to the role, and what else.
+    pub role_counters: Counters,
+    /// See there.
+    pub tally: Tally,
+    /// The sum of the positions of the data.
+    pub offset: u64,
+    /// All members, in the order of the list.
+    pub members: Vec<MemberView>,
+}
+
+impl ElectionView {
+    /// What happened, by name.
+    pub fn counts(&self) -> [(&'static str, u64); 14] {
+        let (role, tally) = (&self.role_counters, &self.tally);
+        [
+            ("role_transitions_total", role.transitions.iter().sum()),
+            ("leader_changes_total", role.leader_changes),
+            ("election_missed_total", role.missed),
+            ("election_thrash_total", role.thrash),
+            (
+                "role_rejected_total",
+                role.invalid_pairs + role.signal_mismatches,
+            ),
+            ("dual_primary_observed_total", tally.dual_primaries),
+            ("role_persist_failures_total", tally.persist_failures),
+            ("elect_votes_total", tally.votes),
+            ("elect_votes_refused_loyal_total", tally.loyal),
+            ("elect_votes_refused_ahead_total", tally.ahead),
+            ("elect_lease_lapses_total", tally.lapses),
+            ("elect_catch_ups_total", tally.catch_ups),
+            ("elect_outdated_total", tally.outdated),
+            ("elect_messages_refused_total", tally.refused),
+        ]
+    }
+}
+
+/// A member.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    /// Its name.
+    pub id: NodeId,
+    /// Its machine.
+    pub host: String,
+    /// Its ports.
+    pub elect_port: u16,
+    /// See there.
+    pub client_port: Option<u16>,
+    /// There is a connection to it.
+    pub is_reached: bool,
+    /// What is known of it; nothing of this node itself.
+    pub other: Option<OtherView>,
+}
+
+/// What keeps writes from being accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refuses {
+    /// This primary may not be the only one any more.
+    Fence,
+    /// The journal cannot be written.
+    Journal,
+    /// Too few replicas have acknowledged anything of late.
+    Replicas,
 }
 
 /// One entry of SLOWLOG.
@@ -373,6 +485,10 @@ pub struct Shared {
     pub durable: Durability,
     /// What the shards that were loaded are copies of, by shard.
     pub upstreams: Mutex<Vec<(usize, Upstream)>>,
+    /// Where the histories of the shards that were loaded ended, by shard.
+    pub found: Mutex<Vec<(usize, Position)>>,
+    /// This node is a member of elections.
+    pub election: Option<Election>,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
     /// Clients that wait for replicas.
@@ -412,6 +528,8 @@ impl Shared {
             started,
             ring: Mutex::default(),
             upstreams: Mutex::default(),
+            found: Mutex::default(),
+            election: None,
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
             waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),
@@ -439,12 +557,19 @@ impl Shared {
         self.stats.iter().map(counter).sum()
     }
 
-    /// Why writes are refused: too few replicas are there, or the journal fails.
-    pub fn refusal(&self, lacks_replicas: bool) -> Error {
-        match lacks_replicas {
-            true => Error::fixed("NOREPLICAS Not enough good replicas to write."),
-            false => self.durable.refusal(),
+    /// Why writes are refused.
+    pub fn refusal(&self, why: Refuses) -> Error {
+        match why {
+            Refuses::Fence => Error::fixed("NOREPLICAS primary lost quorum; writes fenced"),
+            Refuses::Journal => self.durable.refusal(),
+            Refuses::Replicas => Error::fixed("NOREPLICAS Not enough good replicas to write."),
         }
+    }
+
+    /// Does what this replica acknowledges count? While primaries are elected, a ringkeep says for which one.
+    pub fn counts(&self, replica: &ReplicaView) -> bool {
+        let led = |election: &Election| Some(election.epoch_led.load(SeqCst)) == replica.epoch;
+        replica.is_kevy || self.election.as_ref().is_none_or(led)
     }
 
     /// Replicas that have said within so many seconds how far they are: of each shard at least so many.

@@ -174,6 +174,8 @@ struct Link {
     in_place: InPlace,
     acked: u64,
     durable: Option<u64>,
+    /// Of which epoch's primary it says that its acknowledgements are.
+    epoch: Option<u64>,
     /// When it last took or said something.
     alive: Ms,
     acked_at: Ms,
@@ -254,6 +256,7 @@ impl Source {
             in_place: InPlace::new(reactor.may_send_in_place(socket)),
             acked: 0,
             durable: None,
+            epoch: None,
             alive: now,
             acked_at: now,
             decided: None,
@@ -261,6 +264,13 @@ impl Source {
             gone: None,
         });
         true
+    }
+
+    /// This node is no primary any more, or another one: no replica goes on here.
+    pub fn leave_all(&mut self) {
+        for link in &mut self.links {
+            link.gone.get_or_insert("this node's part has changed");
+        }
     }
 
     fn link(&mut self, socket: SocketId) -> Option<&mut Link> {
@@ -285,14 +295,25 @@ impl Source {
             link.stage = Stage::Asked(request);
             link.alive = now;
         }
-        if let (Some(Ack { applied, durable }), Stage::Streaming(cursor)) = (ack, &link.stage) {
+        let streams = matches!(link.stage, Stage::Streaming(_));
+        let is_elected = streams && ack.is_some_and(|ack| ack.epoch != link.epoch);
+        if let (Some(ack), true) = (&ack, is_elected) {
+            link.epoch = ack.epoch;
+        }
+        if let (
+            Some(Ack {
+                applied, durable, ..
+            }),
+            Stage::Streaming(cursor),
+        ) = (ack, &link.stage)
+        {
             // Who understands a ping or has frames answers; a replica before that never does.
             (link.takes_pings, link.alive, link.acked_at) = (true, now, now);
             // Nobody has what was not sent.
             let sent = cursor.offset();
             let is_further = applied > link.acked && applied <= sent;
             let is_safer = durable > link.durable && durable.is_some_and(|durable| durable <= sent);
-            if is_further || is_safer {
+            if is_further || is_safer || is_elected {
                 link.acked = if is_further { applied } else { link.acked };
                 link.durable = if is_safer { durable } else { link.durable };
                 let own = link.own;
@@ -1042,6 +1063,8 @@ impl Link {
             is_online: matches!(self.stage, Stage::Streaming(_)) && self.out.is_empty(),
             acked: self.acked,
             durable: self.durable,
+            epoch: self.epoch,
+            is_kevy: self.kind == Peer::Kevy,
             acked_at: self.acked_at,
         }
     }

@@ -22,12 +22,12 @@ use super::{
     evict::Memory,
     homes::Homes,
     loans::Loans,
-    message::{Asker, CoreId, Message},
+    message::{Asker, CoreId, Message, Order},
     monitor::Monitors,
     oddities::{Acting, Pause, odd},
     pubsub::Subscriptions,
     requests::Stale,
-    shared::{Shared, Tunables},
+    shared::{Election, Refuses, Shared, Tunables},
     tracking::Tracked,
     wait::Waiter,
 };
@@ -127,8 +127,14 @@ pub(super) struct State {
     pub digests: Digests,
     /// Clients that wait for replicas.
     pub waiters: Vec<Waiter>,
-    /// Writes are refused in this turn because too few replicas are there.
-    pub lacks_replicas: bool,
+    /// At the last beat this node was a replica.
+    pub followed: bool,
+    /// Why writes are refused in this turn.
+    pub refuses: Option<Refuses>,
+    /// The time when the turn began, of the clock that elections go by; 0 where there are none.
+    pub boot_clock: Ms,
+    /// An order that this core has to carry out, too, and its number.
+    pub ordered: Option<(Order, u64)>,
     /// Why what is here of a primary is not read in this turn.
     pub stale: Option<Stale>,
     /// A replica has said how far it is.
@@ -212,7 +218,10 @@ impl State {
             feeding: Vec::new(),
             digests: Digests::default(),
             waiters: Vec::new(),
-            lacks_replicas: false,
+            followed: false,
+            refuses: None,
+            boot_clock: 0,
+            ordered: None,
             stale: None,
             acked: false,
             asks_acks: false,
@@ -275,12 +284,23 @@ impl State {
 
     /// Sees whether writes are to be refused because they cannot be written down, or not to enough places.
     pub(super) fn note_broken(&mut self) {
-        let is_broken = self.shared.durable.broken.load(Relaxed);
-        self.lacks_replicas = !is_broken && self.shared.lacks_replicas.load(Relaxed);
-        if is_broken || self.lacks_replicas {
-            self.odd |= odd::BROKEN;
+        let shared = &self.shared;
+        // Who follows takes no writes of clients in any case.
+        let is_open = |election: &Election| {
+            shared.following.load(SeqCst) || self.boot_clock < election.writes_until.load(SeqCst)
+        };
+        self.refuses = if !shared.election.as_ref().is_none_or(is_open) {
+            Some(Refuses::Fence)
+        } else if shared.durable.broken.load(Relaxed) {
+            Some(Refuses::Journal)
+        } else if shared.lacks_replicas.load(Relaxed) {
+            Some(Refuses::Replicas)
         } else {
-            self.odd &= !odd::BROKEN;
+            None
+        };
+        match self.refuses {
+            Some(_) => self.odd |= odd::BROKEN,
+            None => self.odd &= !odd::BROKEN,
         }
     }
 
@@ -305,7 +325,8 @@ impl State {
 
     /// Why writes are refused in this turn.
     pub(super) fn refusal(&self) -> Error {
-        self.shared.refusal(self.lacks_replicas)
+        let why = self.refuses.unwrap_or(Refuses::Journal);
+        self.shared.refusal(why)
     }
 
     /// Lets go the replies that waited for the disk and need not any more.

@@ -107,6 +107,11 @@ impl State {
                 self.put_conn(conn);
             }
         }
+        let follows = self.shared.following.load(Relaxed);
+        if follows && !std::mem::replace(&mut self.followed, follows) {
+            self.end_blocks();
+        }
+        self.followed = follows;
         self.end_pause(now);
         self.watched("expire-cycle", |state| state.expire(now));
         self.look_after_clients(stall_ms);

@@ -140,7 +140,9 @@ impl State {
         let shards = self.shared.replicas.iter().zip(ends);
         let counts = shards.map(|(replicas, end)| {
             let links = lock(&replicas.links);
-            let has = |link: &&ReplicaView| link.durable.is_some_and(|durable| durable >= *end);
+            let has = |link: &&ReplicaView| {
+                link.durable.is_some_and(|durable| durable >= *end) && self.shared.counts(link)
+            };
             links.iter().filter(has).count()
         });
         (is_here, counts.min().unwrap_or(0) as i64)
@@ -151,7 +153,8 @@ impl State {
         let shards = self.shared.replicas.iter().zip(ends);
         let counts = shards.map(|(replicas, end)| {
             let links = lock(&replicas.links);
-            links.iter().filter(|link| link.acked >= *end).count()
+            let has = |link: &&ReplicaView| link.acked >= *end && self.shared.counts(link);
+            links.iter().filter(has).count()
         });
         counts.min().unwrap_or(0) as i64
     }

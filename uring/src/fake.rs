@@ -1589,6 +1589,13 @@ impl Reactor for FakeReactor {
         self.now() / 1_000_000
     }
 
+    fn boot_clock_ms(&self) -> u64 {
+        self.now() / 1_000_000
+    }
+
+    /// This network loses nothing.
+    fn limit_silence(&mut self, _socket: SocketId, _ms: u32) {}
+
     fn listen(&mut self, at: &Endpoint, _backlog: u32) -> io::Result<SocketId> {
         let mut world = self.world.borrow_mut();
         let machine = self.machine;

@@ -1322,6 +1322,10 @@ impl Reactor for KernelReactor {
             .map_or(0, |since| since.as_millis() as u64)
     }
 
+    fn boot_clock_ms(&self) -> u64 {
+        crate::sys::boottime_ms()
+    }
+
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId> {
         let fd = net::listen(at, backlog)?;
         let is_tcp = matches!(at, Endpoint::Tcp(_));
@@ -1348,6 +1352,12 @@ impl Reactor for KernelReactor {
         // SAFETY: the address is boxed and stays in the socket's place until this completion.
         unsafe { self.ring.push(entry.user_data(token.mark(Op::Connect))) };
         Ok(token.into())
+    }
+
+    fn limit_silence(&mut self, socket: SocketId, ms: u32) {
+        if let Some(socket) = self.sockets.get_mut(socket.into()) {
+            net::limit_silence(&socket.fd, ms);
+        }
     }
 
     fn start_receiving(&mut self, socket: SocketId) {

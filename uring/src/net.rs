@@ -202,6 +202,13 @@ fn is_stale(path: &Path, address: &Address) -> io::Result<bool> {
     Ok(matches!(connected, Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED)))
 }
 
+/// Has the kernel give a connection up whose other end acknowledges nothing for so long.
+pub(crate) fn limit_silence(fd: &OwnedFd, ms: u32) {
+    let ms = c_int::try_from(ms).unwrap_or(c_int::MAX);
+    // What knows no such option, as a Unix socket, needs none.
+    let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, ms);
+}
+
 fn set_option(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let len = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the kernel reads one int on this stack frame during the call.

@@ -254,6 +254,9 @@ pub trait Reactor {
     /// What the machine's own clock says: milliseconds since 1970. Somebody may set it.
     fn wall_clock_ms(&self) -> u64;
 
+    /// Milliseconds of a clock that nobody sets and that goes on while the machine sleeps, read anew.
+    fn boot_clock_ms(&self) -> u64;
+
     /// Opens a listener and keeps an accept armed on it. TCP listeners get SO_REUSEADDR,
     /// SO_REUSEPORT and TCP_NODELAY (inherited by their connections); a stale Unix socket file that
     /// nobody listens on is replaced.
@@ -270,6 +273,10 @@ pub trait Reactor {
     /// # Errors
     /// What socket said; everything later is in the event.
     fn connect(&mut self, to: &Endpoint) -> io::Result<SocketId>;
+
+    /// Ends a TCP connection once the other machine has not acknowledged what was sent for so long. Without
+    /// it the kernel tries for a quarter of an hour, at ever longer distances.
+    fn limit_silence(&mut self, socket: SocketId, ms: u32);
 
     /// Keeps a receive armed on the socket until it ends, is stopped or closed.
     fn start_receiving(&mut self, socket: SocketId);

@@ -80,6 +80,11 @@ pub fn monotonic_ns() -> Nanos {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
+/// The clock that goes on while the machine sleeps, milliseconds.
+pub fn boottime_ms() -> u64 {
+    clock_ns(libc::CLOCK_BOOTTIME) / 1_000_000
+}
+
 /// The real-time clock, milliseconds since 1970. May jump.
 pub fn realtime_ms() -> u64 {
     clock_ns(libc::CLOCK_REALTIME) / 1_000_000

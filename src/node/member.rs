@@ -1,0 +1,112 @@
+//! What a member of elections needs before it starts.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use super::{Options, StartError, bind_alone};
+use crate::{
+    elect::{self, Ballot, BallotFault, Places, Timings},
+    shard::{BALLOT, Membership, PLACES},
+};
+
+/// As in kevy.
+const ELECT_ABOVE: u16 = 200;
+
+/// The port of elections, if there are any. What the list says of this node must be so: others find it by
+/// that.
+pub(super) fn check(
+    options: &Options,
+    addresses: &[IpAddr],
+    replication_port: Option<u16>,
+) -> Result<Option<u16>, StartError> {
+    let Some(id) = options.node_id else {
+        return Ok(None);
+    };
+    let fault = |text: String| StartError::Member(text);
+    let own = options.peers.iter().find(|peer| peer.id == id);
+    let own =
+        own.ok_or_else(|| fault(format!("the list of peers does not name {id}, this node")))?;
+    let port = options.elect_port.or(options.port.checked_add(ELECT_ABOVE));
+    let port = port.ok_or_else(|| fault("no port for them, see --elect-port".into()))?;
+    let listed = |what: &str, listed: u16, is: u16| match listed == is {
+        true => Ok(()),
+        false => Err(fault(format!(
+            "the list of peers has {listed} as the {what} port of {id}, this node, and it is {is}"
+        ))),
+    };
+    listed("election", own.elect_port, port)?;
+    listed(
+        "client",
+        own.client_port.unwrap_or(options.port),
+        options.port,
+    )?;
+    let Some(replication_port) = replication_port else {
+        return Err(fault(
+            "a member serves replicas when it is elected: give it a --replication-port".into(),
+        ));
+    };
+    listed(
+        "replication",
+        own.stream_base().unwrap_or(0),
+        replication_port,
+    )?;
+    for address in addresses {
+        let at = SocketAddr::new(*address, port);
+        bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+    }
+    Ok(Some(port))
+}
+
+/// What the data directory says, and what the node was told.
+pub(super) fn read(options: &Options, dir: &Path, seed: u64) -> Result<Membership, StartError> {
+    let ballot = read_file(dir, BALLOT, Ballot::read)?.unwrap_or_default();
+    let places = read_file(dir, PLACES, Places::read)?;
+    let down_after = options.down_after_ms;
+    let timings = match down_after == Timings::KEVY.down_after {
+        true => Timings::KEVY,
+        false => Timings::within(down_after),
+    };
+    let Some(id) = options.node_id else {
+        return Err(StartError::Member("the node has no name".into()));
+    };
+    Ok(Membership {
+        settings: elect::Settings {
+            id,
+            peers: options.peers.clone(),
+            address: format!("{}:{}", options.bind.join(" "), options.port),
+            timings,
+            check_source: true,
+            seed,
+        },
+        dir: dir.into(),
+        ballot,
+        places,
+    })
+}
+
+/// A file of the directory; none if there is none. Damage is no fresh start: who forgets a vote may vote
+/// twice.
+fn read_file<T>(
+    dir: &Path,
+    name: &str,
+    read: impl FnOnce(&[u8]) -> Result<T, BallotFault>,
+) -> Result<Option<T>, StartError> {
+    let at = dir.join(name);
+    let bytes = match fs::read(&at) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StartError::Member(format!("{}: {error}", at.display()))),
+    };
+    let content = read(&bytes).map_err(|fault| {
+        StartError::Member(format!(
+            "{}: {fault}. Without it the node may vote twice in one election. Put back a copy of it, or remove \
+             it once no election of before can be going on any more",
+            at.display()
+        ))
+    })?;
+    Ok(Some(content))
+}

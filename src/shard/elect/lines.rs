@@ -1,0 +1,322 @@
+//! The connections of elections: one out to each other member, which only we write to, and any number in,
+//! which we only read.
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::mpsc,
+};
+
+use uring::{Endpoint, Outgoing, Reactor, SocketId};
+
+use super::super::log;
+use crate::{
+    base::Ms,
+    elect::{Decoder, Message, NodeId, Peer},
+};
+
+/// Between two tries to reach a member, and how long one lasts.
+const REDIAL_MS: Ms = 100;
+const DIAL_MS: Ms = 500;
+/// A member that is cut off is dialed anew after this, instead of when the kernel tries the old connection
+/// again.
+const SILENCE_MS: u32 = 1000;
+/// Bytes that wait for a member that takes nothing. Everything is said again as long as it matters.
+const BACKLOG_MAX: usize = 16 << 10;
+/// Connections from others at one time. Who has said nothing for longest makes room.
+const INBOUND_MAX: usize = 64;
+/// Names of machines are looked up anew after this.
+const LOOK_UP_MS: Ms = 60_000;
+/// Between two lines in the log of connections that come from elsewhere.
+const REFUSALS_MS: Ms = 10_000;
+
+pub(super) struct Lines {
+    listeners: Vec<SocketId>,
+    outbound: Vec<Outbound>,
+    inbound: Vec<Inbound>,
+    /// Connections of others are only taken from these addresses; from all if a member is listed by name.
+    sources: Option<Vec<IpAddr>>,
+    closing: Vec<SocketId>,
+    refused_at: Ms,
+    /// Messages that came in, with where they come from.
+    pub heard: Vec<(Message, Option<IpAddr>)>,
+}
+
+struct Outbound {
+    id: NodeId,
+    host: String,
+    port: u16,
+    ip: Option<IpAddr>,
+    looking: Option<mpsc::Receiver<Option<IpAddr>>>,
+    looked_up: Ms,
+    line: Line,
+    out: Vec<u8>,
+    sending: bool,
+}
+
+/// A connection to a member.
+enum Line {
+    /// Until then none.
+    Down(Ms),
+    /// Begun at this time.
+    Dialing(SocketId, Ms),
+    Up(SocketId),
+}
+
+struct Inbound {
+    socket: SocketId,
+    from: Option<IpAddr>,
+    decoder: Decoder,
+    heard: Ms,
+}
+
+impl Lines {
+    pub fn new(peers: &[Peer], own: NodeId) -> Self {
+        let others = peers.iter().filter(|peer| peer.id != own);
+        let outbound = others.map(|peer| Outbound {
+            id: peer.id,
+            host: peer.host.clone(),
+            port: peer.elect_port,
+            ip: peer.host.parse().ok(),
+            looking: None,
+            looked_up: 0,
+            line: Line::Down(0),
+            out: Vec::new(),
+            sending: false,
+        });
+        let addresses = peers.iter().map(|peer| peer.host.parse::<IpAddr>().ok());
+        Self {
+            listeners: Vec::new(),
+            outbound: outbound.collect(),
+            inbound: Vec::new(),
+            sources: addresses.collect(),
+            closing: Vec::new(),
+            refused_at: 0,
+            heard: Vec::new(),
+        }
+    }
+
+    pub fn listens(&mut self, listener: SocketId) {
+        self.listeners.push(listener);
+    }
+
+    /// Is there a connection to this member?
+    pub fn is_up(&self, id: NodeId) -> bool {
+        let mut lines = self.outbound.iter();
+        lines.any(|other| other.id == id && matches!(other.line, Line::Up(_)))
+    }
+
+    /// Says something to a member, if it can be reached.
+    pub fn send(&mut self, to: NodeId, message: &Message) {
+        let mut lines = self.outbound.iter_mut();
+        if let Some(line) = lines.find(|line| line.id == to)
+            && matches!(line.line, Line::Up(_))
+            && line.out.len() < BACKLOG_MAX
+        {
+            message.encode(&mut line.out);
+        }
+    }
+
+    /// Takes in a connection, if it came to the port of elections.
+    pub fn accept<R: Reactor>(
+        &mut self,
+        (listener, socket): (SocketId, SocketId),
+        peer: Option<SocketAddr>,
+        now: Ms,
+        reactor: &mut R,
+    ) -> bool {
+        if !self.listeners.contains(&listener) {
+            return false;
+        }
+        let from = peer.map(|peer| peer.ip().to_canonical());
+        let is_listed = |sources: &Vec<IpAddr>| {
+            let mut sources = sources.iter();
+            from.is_none_or(|from| sources.any(|source| source.to_canonical() == from))
+        };
+        if !self.sources.as_ref().is_none_or(is_listed) {
+            self.closing.push(socket);
+            if now >= self.refused_at + REFUSALS_MS {
+                self.refused_at = now;
+                let from = from.map(|from| from.to_string()).unwrap_or_default();
+                log(&format!("elections: {from} is no address of a member"));
+            }
+            return true;
+        }
+        if self.inbound.len() >= INBOUND_MAX
+            && let Some(at) = (0..self.inbound.len()).min_by_key(|at| self.inbound[*at].heard)
+        {
+            let silent = self.inbound.swap_remove(at);
+            self.closing.push(silent.socket);
+        }
+        reactor.start_receiving(socket);
+        self.inbound.push(Inbound {
+            socket,
+            from,
+            decoder: Decoder::default(),
+            heard: now,
+        });
+        true
+    }
+
+    /// Takes in what came from a socket; false if it is none of ours.
+    pub fn on_data(&mut self, socket: SocketId, bytes: &[u8], now: Ms) -> bool {
+        if self.outbound_on(socket).is_some() {
+            // Nobody has anything to say there.
+            return true;
+        }
+        let Some(at) = self.inbound.iter().position(|from| from.socket == socket) else {
+            return false;
+        };
+        let from = &mut self.inbound[at];
+        from.decoder.push(bytes);
+        loop {
+            match from.decoder.take() {
+                Ok(Some(message)) => {
+                    from.heard = now;
+                    self.heard.push((message, from.from));
+                }
+                Ok(None) => return true,
+                Err(error) => {
+                    let from = from.from.map(|from| from.to_string());
+                    let from = from.unwrap_or_default();
+                    log(&format!(
+                        "elections: {from} says what no member says: {error}"
+                    ));
+                    self.closing.push(self.inbound.swap_remove(at).socket);
+                    return true;
+                }
+            }
+        }
+    }
+
+    pub fn on_connected(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
+        let Some(line) = self.outbound_on(socket) else {
+            return false;
+        };
+        match is_good {
+            true => line.line = Line::Up(socket),
+            false => self.hang_up(socket, now),
+        }
+        true
+    }
+
+    pub fn on_sent(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
+        let Some(line) = self.outbound_on(socket) else {
+            return false;
+        };
+        line.sending = false;
+        if !is_good {
+            self.hang_up(socket, now);
+        }
+        true
+    }
+
+    pub fn on_end(&mut self, socket: SocketId, now: Ms) -> bool {
+        if self.outbound_on(socket).is_some() {
+            self.hang_up(socket, now);
+            return true;
+        }
+        let before = self.inbound.len();
+        self.inbound.retain(|from| from.socket != socket);
+        let was_ours = self.inbound.len() < before;
+        if was_ours {
+            self.closing.push(socket);
+        }
+        was_ours
+    }
+
+    fn outbound_on(&mut self, socket: SocketId) -> Option<&mut Outbound> {
+        let is_on = |line: &Line| match line {
+            Line::Down(_) => false,
+            Line::Dialing(on, _) | Line::Up(on) => *on == socket,
+        };
+        self.outbound.iter_mut().find(|other| is_on(&other.line))
+    }
+
+    fn hang_up(&mut self, socket: SocketId, now: Ms) {
+        if let Some(line) = self.outbound_on(socket) {
+            line.line = Line::Down(now + REDIAL_MS);
+            line.sending = false;
+            line.out.clear();
+            self.closing.push(socket);
+        }
+    }
+
+    /// Dials, sends and closes; when it wants to be called again.
+    pub fn step<R: Reactor>(&mut self, now: Ms, reactor: &mut R) -> Ms {
+        let mut again = Ms::MAX;
+        for line in &mut self.outbound {
+            match line.line {
+                Line::Down(at) if now >= at => {
+                    let dialed = line.look_up(now).and_then(|ip| {
+                        let at = SocketAddr::new(ip, line.port);
+                        reactor.connect(&Endpoint::Tcp(at)).ok()
+                    });
+                    line.line = match dialed {
+                        Some(socket) => {
+                            reactor.limit_silence(socket, SILENCE_MS);
+                            Line::Dialing(socket, now)
+                        }
+                        None => Line::Down(now + REDIAL_MS),
+                    };
+                }
+                Line::Dialing(socket, since) if now >= since + DIAL_MS => {
+                    self.closing.push(socket);
+                    line.line = Line::Down(now);
+                }
+                Line::Up(socket) if !line.sending && !line.out.is_empty() => {
+                    let outgoing = Outgoing::Block(std::mem::take(&mut line.out));
+                    line.sending = reactor.send(socket, outgoing).is_ok();
+                    if !line.sending {
+                        self.closing.push(socket);
+                        line.line = Line::Down(now + REDIAL_MS);
+                    }
+                }
+                Line::Down(_) | Line::Dialing(..) | Line::Up(_) => {}
+            }
+            again = again.min(match line.line {
+                Line::Down(at) => at.max(now + 1),
+                Line::Dialing(_, since) => since + DIAL_MS,
+                Line::Up(_) => Ms::MAX,
+            });
+        }
+        for socket in self.closing.drain(..) {
+            reactor.close(socket);
+        }
+        again
+    }
+
+    pub fn has_work(&self) -> bool {
+        !self.closing.is_empty() || !self.heard.is_empty()
+    }
+}
+
+impl Outbound {
+    /// Its address. Names are looked up on a thread of their own, and again now and then.
+    fn look_up(&mut self, now: Ms) -> Option<IpAddr> {
+        if self.host.parse::<IpAddr>().is_ok() {
+            return self.ip;
+        }
+        if let Some(looking) = &self.looking {
+            match looking.try_recv() {
+                Ok(found) => {
+                    self.ip = found.or(self.ip);
+                    self.looking = None;
+                }
+                Err(mpsc::TryRecvError::Disconnected) => self.looking = None,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+        } else if self.looked_up == 0 || now >= self.looked_up + LOOK_UP_MS {
+            self.looked_up = now;
+            let (sender, receiver) = mpsc::channel();
+            let host = self.host.clone();
+            std::thread::spawn(move || {
+                let found = (host.as_str(), 0).to_socket_addrs().ok();
+                let found = found.and_then(|mut found| found.next());
+                // The node may have ended.
+                let _ = sender.send(found.map(|found| found.ip()));
+            });
+            self.looking = Some(receiver);
+        }
+        self.ip
+    }
+}

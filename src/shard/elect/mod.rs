@@ -1,0 +1,622 @@
+//! This node's part in elections: the elector of `elect` meets sockets, files, the links to the primary and
+//! the other cores. Lives on core 0 and costs it no system call of its own.
+//!
+//! Effects are carried out in their order, each finished before the next begins; what takes several turns
+//! (other cores, the disk) holds up those behind it, and the elector goes on meanwhile. Only the writing of a
+//! ballot goes on beside what follows.
+
+mod files;
+mod lines;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use uring::{FileId, Nanos, Reactor, SocketId, TimerId};
+
+pub(super) use self::files::MARK;
+use self::{files::SafeFile, lines::Lines};
+use super::{
+    follow::Follower,
+    log,
+    message::{Message, Order},
+    shared::{ElectionView, MemberView, Shared, lock},
+    state::State,
+};
+use crate::{
+    base::{Ms, Position},
+    elect::{
+        Ballot, Effect, Elector, Epoch, Event, NodeId, Places, Settings, SettingsFault,
+        elector::Following, role::Role,
+    },
+};
+
+/// Files of the data directory.
+pub const BALLOT: &str = "elect.meta";
+/// See there.
+pub const PLACES: &str = "elect.places";
+
+/// How often positions are told to the elector while nothing else happens.
+const POSITIONS_MS: Ms = 50;
+/// A disk that was full or broken must have been well for so long before the node takes part again.
+const WELL_MS: Ms = 10_000;
+/// After the disk refused the places.
+const NOTE_AGAIN_MS: Ms = 1000;
+
+const NANOS_PER_MS: Nanos = 1_000_000;
+
+/// What a member is started with.
+#[derive(Debug)]
+pub struct Membership {
+    /// Names, timings and the list.
+    pub settings: Settings,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What was found there.
+    pub ballot: Ballot,
+    /// See there.
+    pub places: Option<Places>,
+}
+
+/// See the module page.
+pub(super) struct Election {
+    shared: Arc<Shared>,
+    settings: Settings,
+    elector: Elector,
+    lines: Lines,
+    ballot: SafeFile,
+    noted: SafeFile,
+    /// Where the data stands, and what of that is on the disk.
+    places: Places,
+    places_on_disk: Option<Places>,
+    /// What is on its way there, and what is to be.
+    noting: Option<Places>,
+    wanted: Option<Places>,
+    note_again_at: Ms,
+    /// Effects that wait for their turn.
+    due: VecDeque<Effect>,
+    busy: Busy,
+    /// Something was ordered that other cores may not have done yet.
+    unsettled: bool,
+    /// Counts orders to all cores, and those that have carried out the newest.
+    round: u64,
+    settled: usize,
+    following: Option<Following>,
+    joined: Joined,
+    catching_up: bool,
+    leads: bool,
+    /// The ballot on its way to the disk was refused at once.
+    ballot_failed: bool,
+    told: Ms,
+    well_since: Option<Ms>,
+    is_ending: bool,
+    timer: Option<(Ms, TimerId)>,
+    effects: Vec<Effect>,
+}
+
+/// What holds up the effects.
+#[derive(Clone, Debug)]
+enum Busy {
+    No,
+    /// All cores must have done what was ordered, and what they had asked each other for before that: so many
+    /// more rounds. Then this.
+    Settling(Box<Effect>, u8),
+    /// A load of the data must end before this begins.
+    Loading(Epoch),
+    /// All cores must have begun their new histories.
+    Beginning(Epoch),
+    /// The places must be on the disk; then this.
+    Noting(Then, Places),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    /// Follow this primary.
+    Follow(Following),
+    /// Go on as the primary.
+    Lead,
+}
+
+/// How far the data is that of the primary that is followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Joined {
+    No,
+    /// It is, and that is being noted.
+    Noting(Places),
+    /// And the elector was told.
+    Yes,
+}
+
+impl Election {
+    /// Takes part from now on. `found` are the positions that were found on the disk, by stream; `own` those
+    /// of this node's own streams.
+    pub fn new<R: Reactor>(
+        membership: &Membership,
+        found: &[(usize, Position)],
+        own: Vec<Position>,
+        shared: Arc<Shared>,
+        reactor: &mut R,
+    ) -> std::io::Result<Result<Self, SettingsFault>> {
+        let Membership {
+            settings,
+            dir,
+            ballot,
+            places,
+        } = membership;
+        let folder: FileId = reactor.open_dir(dir)?;
+        let places_here = match places {
+            Some(places) => places.found(found),
+            // Data from before this node was a member.
+            None => Places {
+                history: ballot.history,
+                streams: own,
+            },
+        };
+        let now = reactor.boot_clock_ms();
+        let elector = Elector::new(now, settings.clone(), *ballot, places_here.offsets());
+        Ok(elector.map(|elector| Self {
+            shared,
+            elector,
+            lines: Lines::new(&settings.peers, settings.id),
+            settings: settings.clone(),
+            ballot: SafeFile::new(0, dir, BALLOT, folder),
+            noted: SafeFile::new(1, dir, PLACES, folder),
+            places: places_here,
+            places_on_disk: places.clone(),
+            noting: None,
+            wanted: None,
+            note_again_at: 0,
+            due: VecDeque::new(),
+            busy: Busy::No,
+            unsettled: false,
+            round: 0,
+            settled: 0,
+            following: None,
+            joined: Joined::No,
+            catching_up: false,
+            leads: false,
+            ballot_failed: false,
+            told: 0,
+            well_since: None,
+            is_ending: false,
+            timer: None,
+            effects: Vec::new(),
+        }))
+    }
+
+    /// A listener is the port of elections.
+    pub fn listens(&mut self, listener: SocketId) {
+        self.lines.listens(listener);
+    }
+
+    /// Takes in a connection, if it is for elections.
+    pub fn accept<R: Reactor>(
+        &mut self,
+        sockets: (SocketId, SocketId),
+        peer: Option<SocketAddr>,
+        reactor: &mut R,
+    ) -> bool {
+        let now = reactor.boot_clock_ms();
+        self.lines.accept(sockets, peer, now, reactor)
+    }
+
+    /// Takes in what came from a socket, if it is one of these.
+    pub fn on_data(&mut self, socket: SocketId, bytes: &[u8], now: Ms) -> bool {
+        self.lines.on_data(socket, bytes, now)
+    }
+
+    /// A connection stands, or does not.
+    pub fn on_connected(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
+        self.lines.on_connected(socket, is_good, now)
+    }
+
+    /// A send is over.
+    pub fn on_sent(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
+        self.lines.on_sent(socket, is_good, now)
+    }
+
+    /// Nothing more comes from a socket.
+    pub fn on_end(&mut self, socket: SocketId, now: Ms) -> bool {
+        self.lines.on_end(socket, now)
+    }
+
+    /// Another core has carried out an order.
+    pub fn on_settled(&mut self, round: u64) {
+        if round == self.round {
+            self.settled += 1;
+        }
+    }
+
+    /// A request to the ring for one of the files is over.
+    pub fn on_done<R: Reactor>(&mut self, mark: u64, is_good: bool, reactor: &mut R) {
+        if let Some(is_there) = self.ballot.on_done(mark, is_good, reactor) {
+            let event = match is_there {
+                true => Event::BallotDurable,
+                false => Event::BallotFailed,
+            };
+            self.tell(event, reactor.boot_clock_ms());
+        }
+        if let Some(is_there) = self.noted.on_done(mark, is_good, reactor) {
+            self.places_on_disk = self.noting.take().filter(|_| is_there);
+            if !is_there {
+                self.note_again_at = reactor.boot_clock_ms() + NOTE_AGAIN_MS;
+            }
+        }
+    }
+
+    /// Must the core not sleep?
+    pub fn has_work(&self) -> bool {
+        self.lines.has_work()
+    }
+
+    /// Lets the elector know of what happened, and does what it wants.
+    pub fn step<R: Reactor>(
+        &mut self,
+        state: &mut State,
+        follower: &mut Follower,
+        reactor: &mut R,
+    ) -> bool {
+        let now = reactor.boot_clock_ms();
+        let mut worked = false;
+        for (message, source) in std::mem::take(&mut self.lines.heard) {
+            worked = true;
+            self.tell(Event::Received { message, source }, now);
+        }
+        self.see(follower, state, now);
+        if now >= self.elector.wakes_at() {
+            worked = true;
+            self.tell(Event::Wake, now);
+        }
+        worked |= self.go_on(state, follower, reactor);
+        self.note_wanted(now, reactor);
+        let lines = self.lines.step(now, reactor);
+        self.wake_at(self.elector.wakes_at().min(lines), now, reactor);
+        worked
+    }
+
+    fn tell(&mut self, event: Event, now: Ms) {
+        self.elector.step(now, event, &mut self.effects);
+        self.due.extend(self.effects.drain(..));
+    }
+
+    fn wake_at<R: Reactor>(&mut self, at: Ms, now: Ms, reactor: &mut R) {
+        if self.timer.is_some_and(|(set, _)| set == at) {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            reactor.cancel_timer(timer);
+        }
+        if at < Ms::MAX {
+            let nanos = at.saturating_sub(now).saturating_mul(NANOS_PER_MS);
+            let timer = reactor.set_timer(reactor.now().saturating_add(nanos), MARK);
+            self.timer = Some((at, timer));
+        }
+    }
+
+    /// The timer is due.
+    pub fn on_timer(&mut self) {
+        self.timer = None;
+    }
+
+    // ---- what the elector cannot see by itself ----
+
+    fn see(&mut self, follower: &Follower, state: &mut State, now: Ms) {
+        if self.joined == Joined::No
+            && let Some(following) = self.following
+            && let Some(streams) = follower.joined()
+        {
+            let places = Places {
+                history: following.epoch,
+                streams,
+            };
+            self.joined = Joined::Noting(places.clone());
+            self.places = places.clone();
+            self.wanted = Some(places);
+        }
+        if let Joined::Noting(places) = &self.joined
+            && self.places_on_disk.as_ref() == Some(places)
+            && let Some(following) = self.following
+        {
+            self.joined = Joined::Yes;
+            self.tell_positions(follower, state, now);
+            self.tell(Event::Joined(following.epoch), now);
+        }
+        if now >= self.told + POSITIONS_MS {
+            self.told = now;
+            self.tell_positions(follower, state, now);
+            self.look_at_disk(now);
+            self.publish(now);
+            if state.shared.is_stopping() && !self.is_ending {
+                self.is_ending = true;
+                self.tell(Event::Close, now);
+            }
+        }
+    }
+
+    /// Sees how far the data of this node reaches.
+    fn look_at_positions(&mut self, follower: &Follower, state: &mut State) {
+        if self.leads {
+            state.publish_ends();
+            let marks = self.shared.durable.shards.iter();
+            let streams = marks.map(|marks| Position {
+                generation: marks.generation.load(SeqCst),
+                offset: marks.next.load(SeqCst),
+            });
+            self.places.streams = streams.collect();
+        } else if (self.joined == Joined::Yes || self.catching_up)
+            && let Some(streams) = follower.positions()
+        {
+            for (place, at) in self.places.streams.iter_mut().zip(streams) {
+                // Of another history than the one that was joined nothing counts before it is joined.
+                if place.generation == at.generation {
+                    place.offset = place.offset.max(at.offset);
+                }
+            }
+        }
+    }
+
+    fn tell_positions(&mut self, follower: &Follower, state: &mut State, now: Ms) {
+        self.look_at_positions(follower, state);
+        self.tell(Event::Position(self.places.offsets()), now);
+    }
+
+    /// A node whose journal cannot be written gives way, and takes part again once it can.
+    fn look_at_disk(&mut self, now: Ms) {
+        let is_idle = self.elector.view().role == Role::Idle;
+        if self.is_ending {
+        } else if self.shared.durable.broken.load(Relaxed) {
+            self.well_since = None;
+            if !is_idle {
+                self.tell(Event::DiskPressure, now);
+            }
+        } else if is_idle {
+            let since = *self.well_since.get_or_insert(now);
+            if now >= since + WELL_MS {
+                self.tell(Event::Select, now);
+            }
+        }
+    }
+
+    // ---- effects ----
+
+    /// Carries out effects as far as they go; true if there was one.
+    fn go_on<R: Reactor>(
+        &mut self,
+        state: &mut State,
+        follower: &mut Follower,
+        reactor: &mut R,
+    ) -> bool {
+        let mut worked = false;
+        loop {
+            match std::mem::replace(&mut self.busy, Busy::No) {
+                Busy::No => {}
+                Busy::Settling(effect, 0) if self.has_settled(state) => {
+                    self.unsettled = false;
+                    self.due.push_front(*effect);
+                }
+                Busy::Settling(effect, rounds) if self.has_settled(state) => {
+                    self.order(Order::Settle, state);
+                    self.busy = Busy::Settling(effect, rounds - 1);
+                }
+                Busy::Loading(epoch) if !self.shared.loading.load(SeqCst) => {
+                    self.order(Order::Lead, state);
+                    self.busy = Busy::Beginning(epoch);
+                }
+                Busy::Beginning(epoch) if self.has_settled(state) => {
+                    self.begin_to_lead(epoch, state, follower);
+                    self.note_first(Then::Lead);
+                }
+                Busy::Noting(then, places) if self.places_on_disk.as_ref() == Some(&places) => {
+                    self.on_noted(then, state, follower);
+                }
+                busy => {
+                    self.busy = busy;
+                    return worked;
+                }
+            }
+            if !matches!(self.busy, Busy::No) {
+                continue;
+            }
+            let Some(effect) = self.due.pop_front() else {
+                if self.ballot_failed {
+                    self.ballot_failed = false;
+                    self.tell(Event::BallotFailed, reactor.boot_clock_ms());
+                    continue;
+                }
+                return worked;
+            };
+            worked = true;
+            self.carry_out(effect, state, follower, reactor);
+        }
+    }
+
+    fn carry_out<R: Reactor>(
+        &mut self,
+        effect: Effect,
+        state: &mut State,
+        follower: &mut Follower,
+        reactor: &mut R,
+    ) {
+        match effect {
+            Effect::Writes { until } => {
+                if let Some(election) = &self.shared.election {
+                    election.writes_until.store(until, SeqCst);
+                }
+                if until > 0 && self.leads {
+                    // Not before: a core that has seen this node follow does not look at the gate in that turn.
+                    self.shared.following.store(false, SeqCst);
+                }
+                self.unsettled |= until == 0;
+            }
+            Effect::Lead { epoch } => {
+                self.follow_nobody(state, follower);
+                self.busy = Busy::Loading(epoch);
+            }
+            Effect::Resign => {
+                self.look_at_positions(follower, state);
+                self.leads = false;
+                self.lead_epoch(0);
+                self.shared.following.store(true, SeqCst);
+                follower.follow_elected(state, None);
+                self.order(Order::Resign, state);
+            }
+            Effect::Follow(None) => {
+                self.look_at_positions(follower, state);
+                self.follow_nobody(state, follower);
+            }
+            Effect::Follow(Some(following)) => {
+                self.look_at_positions(follower, state);
+                self.follow_nobody(state, follower);
+                // See `elect::places`.
+                self.note_first(Then::Follow(following));
+            }
+            Effect::Acknowledge { epoch } => follower.acknowledge_for(Some(epoch.0)),
+            Effect::CatchUp { from } => {
+                if let Some(target) = self.target(from) {
+                    log(&format!("elections: catching up from {from}"));
+                    self.catching_up = true;
+                    drop(target);
+                }
+            }
+            Effect::PersistBallot(_) if self.unsettled => {
+                self.order(Order::Settle, state);
+                self.busy = Busy::Settling(Box::new(effect), 1);
+            }
+            Effect::PersistBallot(ballot) => {
+                let now = reactor.boot_clock_ms();
+                self.tell_positions(follower, state, now);
+                if !self.ballot.write(ballot.compose(), reactor) {
+                    self.ballot_failed = true;
+                }
+            }
+            Effect::Send { to, message } => self.lines.send(to, &message),
+            Effect::Role(transition) => {
+                let (from, to) = (transition.from.name(), transition.to.name());
+                let (signal, epoch) = (transition.signal.name(), self.elector.view().epoch.0);
+                log(&format!(
+                    "elections: {from} to {to} in epoch {epoch}: {signal}"
+                ));
+            }
+        }
+    }
+
+    fn follow_nobody(&mut self, state: &mut State, follower: &mut Follower) {
+        (self.following, self.joined, self.catching_up) = (None, Joined::No, false);
+        follower.follow_elected(state, None);
+        self.unsettled = true;
+    }
+
+    /// Every core has begun its new histories: this node is the primary, and takes writes when the gate opens.
+    fn begin_to_lead(&mut self, epoch: Epoch, state: &mut State, follower: &mut Follower) {
+        follower.lead(state);
+        self.leads = true;
+        self.lead_epoch(epoch.0);
+        self.look_at_positions(follower, state);
+        self.places.history = epoch;
+    }
+
+    fn lead_epoch(&self, epoch: u64) {
+        if let Some(election) = &self.shared.election {
+            election.epoch_led.store(epoch, SeqCst);
+        }
+    }
+
+    /// Gives an order to all cores, this one included.
+    fn order(&mut self, order: Order, state: &mut State) {
+        self.round += 1;
+        self.settled = 0;
+        self.unsettled = true;
+        for core in 0..state.mesh.cores() {
+            if core != state.me {
+                state.mesh.send(core, Message::Order(order, self.round));
+            }
+        }
+        state.ordered = Some((order, self.round));
+    }
+
+    fn has_settled(&self, state: &State) -> bool {
+        self.settled == state.mesh.cores()
+    }
+
+    /// Where replicas find this member.
+    fn target(&self, id: NodeId) -> Option<(String, u16)> {
+        let peer = self.settings.peers.iter().find(|peer| peer.id == id)?;
+        Some((peer.host.clone(), peer.stream_base()?))
+    }
+
+    // ---- places ----
+
+    /// Has the places noted on the disk before anything else happens.
+    fn note_first(&mut self, then: Then) {
+        self.wanted = Some(self.places.clone());
+        self.busy = Busy::Noting(then, self.places.clone());
+    }
+
+    /// Writes what is to be on the disk, unless something is on its way there.
+    fn note_wanted<R: Reactor>(&mut self, now: Ms, reactor: &mut R) {
+        if self.noting.is_some() || now < self.note_again_at || self.wanted == self.places_on_disk {
+            return;
+        }
+        if let Some(places) = self.wanted.clone() {
+            match self.noted.write(places.compose(), reactor) {
+                true => self.noting = Some(places),
+                false => self.note_again_at = now + NOTE_AGAIN_MS,
+            }
+        }
+    }
+
+    fn on_noted(&mut self, then: Then, state: &mut State, follower: &mut Follower) {
+        match then {
+            Then::Lead => {}
+            Then::Follow(following) => {
+                let Some(target) = self.target(following.primary) else {
+                    return;
+                };
+                self.following = Some(following);
+                follower.follow_elected(state, Some(target));
+            }
+        }
+    }
+
+    // ---- what others may know ----
+
+    /// Publishes what INFO and ELECT tell.
+    fn publish(&self, now: Ms) {
+        let Some(election) = &self.shared.election else {
+            return;
+        };
+        let view = self.elector.view();
+        let members = self.settings.peers.iter().map(|peer| {
+            let other = self.elector.others().find(|other| other.id == peer.id);
+            MemberView {
+                id: peer.id,
+                host: peer.host.clone(),
+                elect_port: peer.elect_port,
+                client_port: peer.client_port,
+                is_reached: self.lines.is_up(peer.id),
+                other,
+            }
+        });
+        let role_counters = view.role_counters.clone();
+        *lock(&election.view) = Some(ElectionView {
+            role: view.role,
+            signal: view.signal,
+            since: now.saturating_sub(view.since),
+            epoch: view.epoch,
+            history: self.places.history,
+            primary: view.primary,
+            lease: view.writes_until.saturating_sub(now),
+            is_muted: view.is_muted,
+            role_counters,
+            tally: view.tally.clone(),
+            offset: self.places.offsets().iter().sum(),
+            members: members.collect(),
+        });
+    }
+}
