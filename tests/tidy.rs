@@ -252,6 +252,29 @@ fn pages_name_files_and_tests_that_exist() {
 }
 
 #[test]
+fn mutants_fit_the_code() {
+    let list = read(&root().join("tests/mutants/elect.txt"));
+    let mutants: Vec<&str> = list.split("\n==== ").skip(1).collect();
+    assert!(!mutants.is_empty(), "tests/mutants/elect.txt has mutants");
+    let mut found = Vec::new();
+    for mutant in mutants {
+        let (head, change) = mutant.split_once("\n---- find\n").unwrap_or_default();
+        let text = change.split("\n---- replace").next().unwrap_or_default();
+        let mut lines = head.lines();
+        let (name, place) = (
+            lines.next().unwrap_or_default(),
+            lines.next().unwrap_or_default(),
+        );
+        let code = fs::read_to_string(root().join(place)).unwrap_or_default();
+        let count = code.matches(text).count();
+        if count != 1 || text.is_empty() {
+            found.push(format!("{name}: its text stands {count} times in {place}"));
+        }
+    }
+    report(found);
+}
+
+#[test]
 fn invariants_are_numbered_without_gaps() {
     let text = read(&root().join("src/docs/architecture.md"));
     let mut numbers: Vec<usize> = text

@@ -18,7 +18,7 @@
 use super::{Epoch, NodeId};
 
 /// Epoch and vote, and whose data this is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ballot {
     /// The highest epoch that this node has taken part in.
     pub epoch: Epoch,

@@ -5,7 +5,11 @@
 //! accepts writes only until a time at which nobody can have been elected yet; and who is elected has all
 //! that a majority acknowledged.
 
-use std::{cmp::Reverse, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+};
 
 use super::{
     Ballot, Epoch, Message, NodeId, Peer, Standing,
@@ -179,7 +183,7 @@ pub enum Effect {
 }
 
 /// Whom to follow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Following {
     /// The primary.
     pub primary: NodeId,
@@ -249,6 +253,7 @@ pub struct Tally {
 }
 
 /// One member's part in elections.
+#[derive(Clone)]
 pub struct Elector {
     settings: Settings,
     others: Vec<Other>,
@@ -297,6 +302,7 @@ pub struct Elector {
 }
 
 /// What is known of another member.
+#[derive(Clone)]
 struct Other {
     id: NodeId,
     address: Option<IpAddr>,
@@ -316,7 +322,7 @@ struct Other {
 }
 
 /// What waits for the disk.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum After {
     Nothing,
     /// A vote for somebody who showed this much.
@@ -329,7 +335,7 @@ enum After {
 }
 
 /// How a candidate says what it has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Shown {
     Sum(u64),
     Standing(Standing),
@@ -476,6 +482,58 @@ impl Elector {
     /// The last ballot that is known to be on the disk.
     pub fn durable(&self) -> Ballot {
         self.durable
+    }
+
+    /// Hashes what decides the next steps, for who walks through all states: times as seen from the last
+    /// step, long ago and over being one, and neither chance nor what only counts. Stamps of others are taken
+    /// for times of the same clock.
+    pub fn hash_state(&self, into: &mut impl Hasher) {
+        let timings = self.settings.timings;
+        let left = |until: Ms| until.saturating_sub(self.now);
+        let ago = |at: Ms| self.since(at).min(timings.down_after);
+        let role = self.machine.role();
+        (
+            role,
+            self.ballot,
+            self.durable,
+            self.is_writing,
+            &self.after,
+        )
+            .hash(into);
+        (self.is_muted, left(self.retry_at)).hash(into);
+        (!self.is_awake).then(|| ago(self.started)).hash(into);
+        (self.primary, ago(self.primary_heard)).hash(into);
+        (left(self.defer_until), left(self.back_off_until)).hash(into);
+        (self.seen.max(self.ballot.epoch), self.newest).hash(into);
+        (self.following, self.catching_up, &self.offsets).hash(into);
+        match role {
+            Role::Candidate => (ago(self.stood_at), self.has_offered).hash(into),
+            Role::Leader => {
+                let lapsed = self.lease_until.max(self.led_since);
+                (
+                    left(self.lease_until),
+                    left(lapsed.saturating_add(timings.candidacy)),
+                )
+                    .hash(into);
+                (self.gate != 0, left(self.gate)).hash(into);
+            }
+            Role::Replica | Role::Idle => {}
+        }
+        (self.nonce, left(self.next_beat), self.said).hash(into);
+        for other in &self.others {
+            (
+                other.heard.map(ago),
+                other.granted.map_or(timings.down_after, ago),
+            )
+                .hash(into);
+            (other.is_ringkeep, other.epoch, other.number, other.is_free).hash(into);
+            (&other.standing, other.is_settled, other.has_voted).hash(into);
+            let age = |stamp: Stamp| self.since(stamp.sent).min(4 * timings.down_after);
+            other
+                .stamp
+                .map(|stamp| (stamp.nonce, age(stamp)))
+                .hash(into);
+        }
     }
 
     // ---- time ----
@@ -1493,6 +1551,106 @@ mod tests {
         );
         assert!(!step(&mut elector, 9100, Event::Select).is_empty());
         assert_eq!(elector.view().role, Role::Replica);
+    }
+
+    fn pulse(from: &str, epoch: u64, follows: Option<&str>, echo: Option<Stamp>) -> Event {
+        let role = WireRole::Replica;
+        let stamp = Stamp { nonce: 7, sent: 1 };
+        let (epoch, standing) = (Epoch(epoch), Standing::default());
+        says(Message::Pulse(Box::new(Pulse {
+            epoch,
+            from: id(from),
+            role,
+            standing,
+            follows: follows.map(id),
+            is_free: follows.is_none(),
+            stamp,
+            echo,
+        })))
+    }
+
+    /// What heartbeats of this one are stamped with.
+    fn stamp_of(elector: &Elector, sent: Ms) -> Option<Stamp> {
+        let nonce = elector.nonce;
+        Some(Stamp { nonce, sent })
+    }
+
+    #[test]
+    fn only_answers_to_this_run_settle_a_start() {
+        let mut elector = member();
+        let ours = stamp_of(&elector, 5);
+        let theirs = ours.map(|stamp| Stamp { nonce: 0, ..stamp });
+        let later = stamp_of(&elector, 11);
+        step(&mut elector, 10, pulse("c", 1, None, ours));
+        for echo in [None, theirs, later] {
+            step(&mut elector, 10, pulse("a", 1, None, echo));
+            assert!(!elector.is_awake, "{echo:?}");
+        }
+        step(&mut elector, 10, pulse("a", 1, None, ours));
+        assert!(elector.is_awake);
+    }
+
+    #[test]
+    fn only_answers_of_followers_open_the_gate() {
+        let mut elector = leader();
+        let shut = 5100 + T.lease();
+        step(&mut elector, shut, Event::Wake);
+        let role = elector.view().role;
+        assert_eq!((role, elector.view().writes_until), (Role::Leader, 0));
+        let ours = stamp_of(&elector, 9000);
+        let theirs = ours.map(|stamp| Stamp { nonce: 0, ..stamp });
+        for (epoch, follows, echo) in [
+            (2, Some("b"), None),
+            (2, Some("b"), theirs),
+            (2, Some("a"), ours),
+            (2, None, ours),
+            (1, Some("b"), ours),
+        ] {
+            step(&mut elector, shut, pulse("c", epoch, follows, echo));
+            assert_eq!(
+                elector.view().writes_until,
+                0,
+                "{epoch} {follows:?} {echo:?}"
+            );
+        }
+        // From when the heartbeat left, whenever the answer comes.
+        step(&mut elector, shut + 500, pulse("c", 2, Some("b"), ours));
+        assert_eq!(elector.view().writes_until, 9000 + T.lease());
+    }
+
+    #[test]
+    fn what_was_overtaken_counts_no_more() {
+        let mut elector = leader();
+        let Event::Received { message, .. } = pulse("c", 2, Some("b"), None) else {
+            return;
+        };
+        step(&mut elector, 5200, says(message.clone()));
+        let Message::Pulse(mut older) = message else {
+            return;
+        };
+        older.epoch = Epoch(9);
+        older.stamp.sent = 0;
+        step(&mut elector, 5200, says(Message::Pulse(older.clone())));
+        assert_eq!(elector.view().role, Role::Leader);
+        older.stamp.sent = 2;
+        step(&mut elector, 5200, says(Message::Pulse(older)));
+        assert_ne!(elector.view().role, Role::Leader);
+    }
+
+    #[test]
+    fn the_next_epoch_is_above_all_that_were_heard_of() {
+        let mut elector = member();
+        step(&mut elector, 4900, beat("a", 1, WireRole::Replica, 0));
+        step(&mut elector, 4900, beat("c", 41, WireRole::Candidate, 0));
+        let ballot = Ballot {
+            epoch: Epoch(42),
+            voted: Some(id("b")),
+            history: Epoch(0),
+        };
+        assert_eq!(
+            decisions(&mut elector, 5000, Event::Wake),
+            [Effect::PersistBallot(ballot)]
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@
 use super::{Epoch, NodeId};
 
 /// A role, as members are told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum WireRole {
     /// Accepts writes, or would if its lease held.
     Primary,
@@ -30,7 +30,7 @@ pub enum WireRole {
 }
 
 /// What data a node has: enough to say whether it has all that another one has.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Standing {
     /// The epoch whose primary the data is a copy of.
     pub history: Epoch,
@@ -57,7 +57,7 @@ impl Standing {
 }
 
 /// A moment of one run of a node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Stamp {
     /// Drawn anew at each start.
     pub nonce: u64,
@@ -66,7 +66,7 @@ pub struct Stamp {
 }
 
 /// What is said.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message {
     /// I am here.
     Heartbeat {
@@ -120,7 +120,7 @@ pub enum Message {
 }
 
 /// A heartbeat among ringkeeps.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pulse {
     /// The sender's epoch.
     pub epoch: Epoch,

@@ -94,6 +94,9 @@ pub(super) struct Election {
     /// The ballot on its way to the disk was refused at once.
     ballot_failed: bool,
     told: Ms,
+    /// The last step, and until when nothing is listened to behind a stall.
+    stepped: Ms,
+    deaf_until: Ms,
     well_since: Option<Ms>,
     is_ending: bool,
     timer: Option<(Ms, TimerId)>,
@@ -183,6 +186,8 @@ impl Election {
             leads: false,
             ballot_failed: false,
             told: 0,
+            stepped: now,
+            deaf_until: 0,
             well_since: None,
             is_ending: false,
             timer: None,
@@ -264,9 +269,18 @@ impl Election {
     ) -> bool {
         let now = reactor.boot_clock_ms();
         let mut worked = false;
+        let timings = self.settings.timings;
+        if now.saturating_sub(self.stepped) > timings.down_after / 2 {
+            // The process stood still. What waits for it was said long ago: who stood on votes that were free
+            // then would depose a primary that has been elected since.
+            self.deaf_until = now + timings.heartbeat;
+        }
+        self.stepped = now;
         for (message, source) in std::mem::take(&mut self.lines.heard) {
             worked = true;
-            self.tell(Event::Received { message, source }, now);
+            if now >= self.deaf_until {
+                self.tell(Event::Received { message, source }, now);
+            }
         }
         self.see(follower, state, now);
         if now >= self.elector.wakes_at() {
@@ -445,6 +459,8 @@ impl Election {
     ) {
         match effect {
             Effect::Writes { until } => {
+                // Before a write is accepted, so that nobody sees a primary of an epoch that it does not lead.
+                self.publish(reactor.boot_clock_ms());
                 if let Some(election) = &self.shared.election {
                     election.writes_until.store(until, SeqCst);
                 }
