@@ -873,9 +873,9 @@ class Run:
             try:
                 return self.in_step(primary), primary
             except (TimeoutError, RuntimeError, *GONE) as e:
-                if last or self.fleet.primary() is primary:
+                if last:
                     raise
-                print("        once more, as %s is no longer the primary: %s" % (primary.id, e), flush=True)
+                print("        once more: %s" % e, flush=True)
                 primary = self.fleet.settled()
 
     def in_step(self, primary):
