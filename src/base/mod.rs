@@ -46,8 +46,10 @@ impl Position {
     /// millisecond are two histories.
     pub fn renewed(self, now: Ms) -> Position {
         let own = SALT.get().copied().unwrap_or_default();
+        // Who drew this one may have had another clock: ours still ends with our own bits.
+        let at = now.max((self.generation >> SALT_BITS) + 1);
         Position {
-            generation: ((now << SALT_BITS) | own).max(self.generation + 1),
+            generation: (at << SALT_BITS) | own,
             // 2^20 for each second, and their parts: nodes are started anew within one.
             offset: (self.offset + (1 << 20))
                 .max(((now / 1000) << 20) + (((now % 1000) << 20) / 1000)),

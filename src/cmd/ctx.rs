@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     effects::{self, Writer},
     noted::Walking,
-    upstream::Upstream,
+    upstream::{Adoption, Upstream},
 };
 use crate::{
     base::{Ms, Rng},
@@ -37,6 +37,10 @@ pub struct Shard {
     pub(super) walking: Vec<Walking>,
     /// Streams of a primary that it is a copy of.
     pub(super) upstreams: Vec<Upstream>,
+    /// Without a stream: where it is in the history of a primary.
+    pub(super) place: Option<Box<Adoption>>,
+    /// How often frames were lost to those who follow, in a history that goes on.
+    pub(super) gaps: u64,
     /// What becomes of keys that are due.
     due_keys: DueKeys,
     /// Sources of libraries of functions that were read and not taken yet.
@@ -64,6 +68,8 @@ impl Shard {
             notes_gone: false,
             walking: Vec::new(),
             upstreams: Vec::new(),
+            place: None,
+            gaps: 0,
             due_keys: DueKeys::Go,
             libraries: Vec::new(),
         }
@@ -194,8 +200,10 @@ pub struct Shards {
     pub(super) slots: Vec<Option<Box<Shard>>>,
     routing: Routing,
     narrowed: Option<usize>,
-    /// A shard that was here had a stream.
+    /// A shard that was here had a stream, and effects are not left out.
     records: bool,
+    /// Effects are left out.
+    pub(super) is_muted: bool,
     /// Shards whose streams the open unit may have written to.
     pub(super) touched: Vec<usize>,
     /// The open unit came from a primary.
@@ -212,6 +220,7 @@ impl Shards {
             routing: Routing::KevyHash,
             narrowed: None,
             records: false,
+            is_muted: false,
             touched: Vec::new(),
             is_copied: false,
             parts: Vec::new(),
@@ -316,6 +325,20 @@ impl Shards {
         Some(shard)
     }
 
+    /// Has effects left out: of what is [copied](Shards::copy) as the primary said it. Whether there are any
+    /// to [go on](Shards::unmute) with.
+    #[inline]
+    pub fn mute(&mut self) -> bool {
+        self.is_muted = true;
+        std::mem::take(&mut self.records)
+    }
+
+    /// Effects are recorded again.
+    #[inline]
+    pub fn unmute(&mut self, records: bool) {
+        (self.is_muted, self.records) = (false, records);
+    }
+
     /// Are effects recorded? False while no shard has a stream.
     #[inline(always)]
     pub fn records(&self) -> bool {
@@ -343,12 +366,19 @@ impl Shards {
             return None;
         }
         let at = self.routing.shard_of(key, self.slots.len());
-        self.writer_at(at, db)
+        self.open_writer(at, db)
     }
 
     /// The same for a shard that is here.
-    #[inline]
     pub fn writer_at(&mut self, at: usize, db: usize) -> Option<(&mut Keyspace, Writer<'_>)> {
+        match self.is_muted {
+            true => None,
+            false => self.open_writer(at, db),
+        }
+    }
+
+    #[inline]
+    fn open_writer(&mut self, at: usize, db: usize) -> Option<(&mut Keyspace, Writer<'_>)> {
         let shard = self.slots[at].as_mut()?;
         if !shard.stream.as_ref()?.unit_is_open() {
             self.touched.push(at);

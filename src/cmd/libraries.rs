@@ -39,6 +39,18 @@ impl Shard {
         }
     }
 
+    /// Notes for a snapshot on the disk which there are: in the stream, if that is our own.
+    pub fn keep_libraries(&mut self, sources: &[Vec<u8>]) {
+        match self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.is_adopted())
+        {
+            true => self.note_for_disk(&words(sources)),
+            false => self.tell_libraries(sources),
+        }
+    }
+
     fn note_libraries(&mut self, sources: &[Vec<u8>]) -> bool {
         let Some(stream) = &mut self.stream else {
             return false;
@@ -51,7 +63,7 @@ impl Shard {
 impl Shards {
     /// The open unit changed the libraries: these are all there are now. The first shard is here.
     pub fn note_libraries(&mut self, sources: &[Vec<u8>]) {
-        if self.shard(HOME).note_libraries(sources) {
+        if !self.is_muted && self.shard(HOME).note_libraries(sources) {
             self.touched.push(HOME);
         }
     }

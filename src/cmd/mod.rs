@@ -40,7 +40,7 @@ pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use noted::Walker;
 pub use session::Verb;
 pub use spec::{Keys, Run, Spec, flag, unknown_subcommand};
-pub use upstream::Upstream;
+pub use upstream::{Adoption, Upstream};
 pub use walk::{ShardSlice, ShardWalk};
 
 use crate::resp::{Args, Error};

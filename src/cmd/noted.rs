@@ -5,7 +5,7 @@ use crate::{
     base::parse_u64,
     journal::{
         Position,
-        frame::{self, NOTE, SHIPPED},
+        frame::{self, NOTE, SHIPPED, SKIP},
     },
     resp::{Args, Parser},
     store::Budget,
@@ -82,7 +82,7 @@ impl Shard {
 
     /// What was noted up to now for the disk is all that is noted.
     pub fn cut_walk(&mut self) {
-        let at = self.position();
+        let at = self.position_in_files();
         let mut walks = self.walking.iter_mut();
         if let Some(walking) = walks.find(|walking| walking.walker == Walker::Disk) {
             walking.cut = Some(at);
@@ -115,10 +115,32 @@ impl Shard {
             })
     }
 
+    /// The same, with the history as files name it.
+    pub fn position_in_files(&self) -> Position {
+        let mut at = self.position();
+        if let Some(stream) = &self.stream {
+            at.generation = stream.generation_in_files();
+        }
+        at
+    }
+
+    /// Has the walk for the disk note a frame of these words that is in no stream. What the stream has next
+    /// comes behind it.
+    pub(super) fn note_for_disk(&mut self, words: &[&[u8]]) {
+        let at = self.position();
+        let mut walks = self.walking.iter_mut();
+        if let Some(walking) = walks.find(|walking| walking.walker == Walker::Disk) {
+            let before = at.offset.saturating_sub(1);
+            note(&mut walking.noted, 0, before, words.iter().copied());
+        }
+    }
+
     /// Forgets what was recorded and not taken from the stream yet.
     pub fn drop_recorded(&mut self) {
         if let Some(stream) = &mut self.stream {
-            while stream.take_block().is_some() {}
+            while stream.take_block().is_some() {
+                self.gaps += 1;
+            }
         }
     }
 
@@ -135,7 +157,7 @@ impl Shard {
                 // What was composed here can be read here.
                 while let Ok(Some(frame)) = frames.next() {
                     if is_noted(walk, self, frame.database, frame.args) {
-                        note(noted, frame.database, frame.offset, frame.args);
+                        note(noted, frame.database, frame.offset, frame.args.iter());
                     }
                 }
             }
@@ -154,7 +176,9 @@ fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) 
     };
     match name {
         b"FLUSHALL" | b"FLUSHDB" => {}
-        _ if name.starts_with(NOTE) => return name != SHIPPED.as_bytes(),
+        _ if name.starts_with(NOTE) => {
+            return name != SHIPPED.as_bytes() && name != SKIP.as_bytes();
+        }
         b"SWAPDB" => {
             if let (Some(first), Some(second)) = (number(1), number(2)) {
                 walk.swapped(first, second);
@@ -168,7 +192,12 @@ fn is_noted(walk: &mut ShardWalk, shard: &Shard, database: u32, args: Args<'_>) 
     true
 }
 
-fn note(noted: &mut Vec<Noted>, database: u32, offset: u64, args: Args<'_>) {
+fn note<'a>(
+    noted: &mut Vec<Noted>,
+    database: u32,
+    offset: u64,
+    words: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+) {
     if noted.last().is_none_or(|last| last.database != database) {
         noted.push(Noted {
             database,
@@ -178,6 +207,6 @@ fn note(noted: &mut Vec<Noted>, database: u32, offset: u64, args: Args<'_>) {
     }
     if let Some(last) = noted.last_mut() {
         last.count += 1;
-        frame::compose(&mut last.frames, offset, args.iter());
+        frame::compose(&mut last.frames, offset, words);
     }
 }

@@ -28,6 +28,10 @@ pub const LIBRARIES: &str = "RINGKEEP.LIBRARIES";
 /// that it names, until it had all that comes before this frame: in between it was nowhere.
 pub const SHIPPED: &str = "RINGKEEP.SHIPPED";
 
+/// The name of a frame that changes nothing: it has the offset of one of the primary's that changes nothing
+/// here.
+pub const SKIP: &str = "RINGKEEP.SKIP";
+
 use crate::resp::{Args, ParseLimits, Parser, ProtocolError, Step};
 
 /// Memory that frames are composed in.

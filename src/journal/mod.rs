@@ -22,4 +22,4 @@ pub mod stream;
 
 pub use crate::base::Position;
 pub use names::FileName;
-pub use stream::{Block, Stream};
+pub use stream::{Ancestry, Block, Stream, from_files, in_files};

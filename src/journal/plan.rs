@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::{
-    FileName, Position,
+    FileName, Position, from_files,
     meta::Meta,
     scan::{BlockFault, ScanEnd, Tail},
     segment::{HeaderFault, Segment},
@@ -340,7 +340,11 @@ impl<'a> Chain<'a> {
         // What the part still to be found ends with, and the file that says so.
         let mut wanted: Option<(Position, FileName)> = None;
         for &(seq, scanned) in segments.iter().rev() {
-            let is_older = scanned.segment.start.generation < start.generation;
+            let (before, after) = (scanned.segment.start.generation, start.generation);
+            // A snapshot that begins another history has a higher number than what it makes useless.
+            let has_lower = self.snapshot.is_some_and(|(number, _)| seq < number);
+            let is_older =
+                before != after && (has_lower || from_files(before).0 < from_files(after).0);
             // What is older than the snapshot and nothing newer goes on from: the snapshot was the beginning
             // of a new history.
             if wanted.map_or(is_older, |(end, _)| end == start) {
@@ -624,6 +628,7 @@ fn is_complete(unit: &SharedUnit, chains: &[Chain<'_>], ends: &[u64]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::in_files;
 
     const META: Meta = Meta {
         shard_count: 2,
@@ -742,6 +747,30 @@ mod tests {
     fn an_empty_directory_begins_with_nothing() {
         let plan = one(vec![], vec![]).unwrap();
         assert_eq!((plan.end, plan.replays.len()), (Position::UNKNOWN, 0));
+    }
+
+    #[test]
+    fn a_snapshot_may_begin_a_history_of_a_lower_generation() {
+        let copied = |generation| in_files(generation, true);
+        // What was removed after it is still there, or not.
+        for (generation, end) in [(4, 90), (copied(9), 90), (8, 90)] {
+            let old = segment(3, (generation, 10), (0, 0), end);
+            let plan = one(vec![snapshot(5, copied(7), 50)], vec![old]).unwrap();
+            assert_eq!(
+                (plan.end, replays(&plan)),
+                (position(copied(7), 50), vec![])
+            );
+            let old = segment(3, (generation, 10), (0, 0), end);
+            let new = segment(6, (copied(7), 50), (copied(7), 50), 60);
+            let plan = one(vec![snapshot(5, copied(7), 50)], vec![old, new]).unwrap();
+            assert_eq!(replays(&plan), [(6, 50, 60)]);
+        }
+        // A history of our own that goes on from it.
+        let kept = segment(4, (copied(7), 10), (0, 0), 60);
+        let own = segment(6, (8, 60), (copied(7), 60), 70);
+        let plan = one(vec![snapshot(5, copied(7), 50)], vec![kept, own]).unwrap();
+        assert_eq!(plan.end, position(8, 70));
+        assert_eq!(replays(&plan), [(4, 50, 60), (6, 60, 70)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     Position,
-    frame::{self, Frames, Head, Order},
+    frame::{self, Frames, Head, Order, SKIP},
     segment::{
         BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, CLEAN_END, PARTICIPANT_LEN, Participant,
     },
@@ -28,8 +28,13 @@ pub struct Stream {
     generation: u64,
     /// Beginning of the next frame.
     head: Head,
-    /// Database of the frame before it; the next one says it anew while it is unknown.
+    /// Database of the frame before it; the next one says it anew while it is unknown. In an adopted history
+    /// no frame of ours finds itself in it: see [`select`](Stream::select).
     db: u32,
+    /// The history is a primary's: what changes it.
+    adopted: Option<Adopted>,
+    /// The histories that this one goes on from.
+    ancestry: Ancestry,
     /// Among the frames of the block in `bytes` are some that not every peer takes as they are.
     is_special: bool,
     /// Among the units of the block in `bytes` are some of several frames.
@@ -49,6 +54,15 @@ pub struct Stream {
     spare: Vec<BytesMut>,
 }
 
+/// Of a history that is a primary's.
+#[derive(Clone, Copy, Debug)]
+struct Adopted {
+    /// The database of the frame before, as far as it is known.
+    db: u32,
+    /// The history that begins with the first frame of our own.
+    own: u64,
+}
+
 /// A place between two frames.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -65,6 +79,58 @@ impl Mark {
 
 /// No database has this number.
 const UNKNOWN: u32 = u32::MAX;
+/// Nor this one: frames come from a primary only.
+const ADOPTED: u32 = u32::MAX - 1;
+
+/// Histories that have the same frames as another one, each up to an offset; the newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ancestry(Vec<Position>);
+
+impl Ancestry {
+    /// Of these generations, each with the offset up to which it is the same.
+    pub fn of(mut histories: Vec<Position>) -> Self {
+        histories.truncate(ANCESTORS_MAX);
+        Self(histories)
+    }
+
+    /// The histories and their ends.
+    pub fn histories(&self) -> &[Position] {
+        &self.0
+    }
+
+    /// Does whoever is there have nothing that this history lacks?
+    pub fn has(&self, at: Position) -> bool {
+        let mut ends = self.0.iter();
+        ends.any(|end| end.generation == at.generation && at.offset <= end.offset)
+    }
+
+    /// The history turned into another one at its end.
+    fn push(&mut self, end: Position) {
+        // What goes on from a place before that place is no part of this history.
+        self.0.retain(|old| old.generation != end.generation);
+        self.0.insert(0, end);
+        self.0.truncate(ANCESTORS_MAX);
+    }
+}
+
+/// How many histories back replicas are known.
+pub const ANCESTORS_MAX: usize = 8;
+
+/// Set in the generations that files name while what is written belongs to a primary's history.
+const COPIED: u64 = 1 << 63;
+
+/// A generation as files name it: whether it is a primary's can be told.
+pub fn in_files(generation: u64, is_adopted: bool) -> u64 {
+    match is_adopted {
+        true => generation | COPIED,
+        false => generation,
+    }
+}
+
+/// The generation that a file names, and whether it is a primary's.
+pub fn from_files(generation: u64) -> (u64, bool) {
+    (generation & !COPIED, generation & COPIED != 0)
+}
 
 impl Stream {
     /// A stream whose first frame gets the offset of `at` and finds itself in the first database.
@@ -90,6 +156,8 @@ impl Stream {
             generation: at.generation,
             head: Head::new(at.offset),
             db,
+            adopted: None,
+            ancestry: Ancestry::default(),
             is_special: false,
             is_joined: false,
             is_plain: false,
@@ -121,6 +189,139 @@ impl Stream {
         self.here().database()
     }
 
+    /// The history goes on from these, and no others.
+    pub fn descend_from(&mut self, ancestry: Ancestry) {
+        self.ancestry = ancestry;
+    }
+
+    /// Is the history a primary's?
+    pub fn is_adopted(&self) -> bool {
+        self.adopted.is_some()
+    }
+
+    /// What [`adopt`](Stream::adopt) was told, if the history is a primary's: the history of our own, and
+    /// the database of the next frame.
+    pub fn adoption(&self) -> Option<(u64, u32)> {
+        let adopted = self.adopted?;
+        Some((adopted.own, self.database()))
+    }
+
+    /// The histories that this one goes on from.
+    pub fn ancestry(&self) -> &Ancestry {
+        &self.ancestry
+    }
+
+    /// The history as files name it.
+    pub fn generation_in_files(&self) -> u64 {
+        in_files(self.generation, self.is_adopted())
+    }
+
+    /// Where the next block begins, and its history as files name it.
+    pub fn pending_at(&self) -> Position {
+        let (generation, offset) = match self.closed.front() {
+            Some(block) => (block.generation, block.first),
+            None => (self.generation_in_files(), self.start.offset),
+        };
+        Position { generation, offset }
+    }
+
+    /// From here on the frames are a primary's, [copied](Stream::copy) one by one: the history is the one of
+    /// this name. `own` is the one that begins with the first other frame. The next frame finds itself in
+    /// database `db`, if that is known: it is before the first one is copied.
+    pub fn adopt(&mut self, generation: u64, own: u64, db: Option<u32>) {
+        self.turn(Position {
+            generation,
+            offset: self.next(),
+        });
+        let db = db.unwrap_or(UNKNOWN);
+        self.adopted = Some(Adopted { db, own });
+        self.db = ADOPTED;
+        (self.start, self.complete_at) = (self.here(), self.here());
+    }
+
+    /// Goes on in another history, at the same offset or a higher one. What was said before stays in the old
+    /// one.
+    pub fn turn(&mut self, at: Position) {
+        self.end_unit();
+        self.close();
+        if at.offset > self.next() {
+            self.ancestry = Ancestry::default();
+        } else if at.generation != self.generation {
+            let end = self.position();
+            self.ancestry.push(end);
+        }
+        self.generation = at.generation;
+        self.head = Head::new(at.offset.max(self.next()));
+        (self.adopted, self.db) = (None, UNKNOWN);
+        (self.start, self.complete_at) = (self.here(), self.here());
+    }
+
+    /// Frames of our own may follow, in a history of our own.
+    pub fn leave(&mut self) {
+        if let Some(adopted) = self.adopted {
+            self.turn(Position {
+                generation: adopted.own,
+                offset: self.next(),
+            });
+        }
+    }
+
+    /// Is the next frame that is to be copied, at this offset and in this database, one that can be? If not,
+    /// the history is the primary's no more.
+    pub fn awaits(&mut self, offset: u64, db: u32) -> bool {
+        // Where the database changed, the primary said so itself in a frame before.
+        let is_here = self.adopted.is_some_and(|adopted| {
+            let before = offset.checked_sub(u64::from(adopted.db != db));
+            before.is_some_and(|before| self.next() <= before)
+        });
+        if !is_here {
+            self.leave();
+        }
+        is_here
+    }
+
+    /// Goes to the offset of a frame of the primary. Those before it that are for nobody here are made up
+    /// for. False if that is not possible.
+    pub fn skip_to(&mut self, offset: u64) -> bool {
+        if !self.is_adopted() || self.next() > offset {
+            return false;
+        }
+        while self.next() < offset {
+            frame::put(
+                &mut self.bytes,
+                &self.head,
+                std::iter::once(SKIP.as_bytes()),
+            );
+            self.head.count_up();
+        }
+        true
+    }
+
+    /// Appends a frame of the primary to the open unit, at its offset there. False, and nothing is appended,
+    /// if the stream does not [await](Stream::awaits) it.
+    pub fn copy<'a>(
+        &mut self,
+        offset: u64,
+        db: u32,
+        args: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+    ) -> bool {
+        if !self.awaits(offset, db) {
+            return false;
+        }
+        if let Some(adopted) = &mut self.adopted
+            && std::mem::replace(&mut adopted.db, db) != db
+        {
+            self.skip_to(offset - 1);
+            self.put_select(db);
+        }
+        self.skip_to(offset);
+        // Peers that know few commands get none of this.
+        self.is_special = true;
+        frame::put(&mut self.bytes, &self.head, args);
+        self.head.count_up();
+        true
+    }
+
     /// The history that the frames belong to.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -139,7 +340,11 @@ impl Stream {
 
     /// Appends a frame in whatever database the stream is.
     pub fn note<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]> + Clone) {
-        self.frame(self.db as usize, args);
+        if self.is_adopted() {
+            self.leave();
+        }
+        frame::put(&mut self.bytes, &self.head, args);
+        self.head.count_up();
     }
 
     /// Appends a frame of a command that not every peer knows.
@@ -281,9 +486,19 @@ impl Stream {
         }
     }
 
+    /// The next frame is in another database; or it is the first one of our own.
     #[cold]
     fn select(&mut self, db: u32) {
-        (self.db, self.is_special) = (db, true);
+        self.leave();
+        // A note needs none.
+        if db < ADOPTED {
+            self.db = db;
+            self.put_select(db);
+        }
+    }
+
+    fn put_select(&mut self, db: u32) {
+        self.is_special = true;
         let mut digits = itoa::Buffer::new();
         let args = [b"SELECT", digits.format(db).as_bytes()];
         frame::put(&mut self.bytes, &self.head, args.into_iter());
@@ -294,7 +509,7 @@ impl Stream {
     fn here(&self) -> Mark {
         Mark {
             offset: self.next(),
-            db: self.db,
+            db: self.adopted.map_or(self.db, |adopted| adopted.db),
         }
     }
 
@@ -327,7 +542,7 @@ impl Stream {
         Block {
             bytes,
             shard: self.shard,
-            generation: self.generation,
+            generation: self.generation_in_files(),
             database: start.database(),
             first: start.offset,
             end,
@@ -366,6 +581,11 @@ impl Block {
     /// Offset of its first frame.
     pub fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The history of its frames, as files name it.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Offset behind its last frame.
@@ -512,6 +732,95 @@ mod tests {
         );
         assert_eq!((block.first(), block.end(), stream.next()), (8, 11, 11));
         assert!(stream.take_block().is_none());
+    }
+
+    fn copy(stream: &mut Stream, offset: u64, db: u32, args: &[&str]) -> bool {
+        stream.copy(offset, db, args.iter().map(|arg| arg.as_bytes()))
+    }
+
+    fn at(generation: u64, offset: u64) -> Position {
+        Position { generation, offset }
+    }
+
+    #[test]
+    fn copied_frames_have_the_offsets_that_they_had() {
+        let mut stream = stream(8);
+        stream.adopt(7, 9, Some(0));
+        assert!(copy(&mut stream, 8, 0, &["DEL", "a"]));
+        // Before it came a SELECT, and something that is for nobody here.
+        assert!(copy(&mut stream, 11, 3, &["DEL", "b"]));
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!(
+            text(&block),
+            "*2 :8 *2 $3 DEL $1 a *2 :9 *1 $13 RINGKEEP.SKIP *2 :10 *2 $6 SELECT $1 3 \
+             *2 :11 *2 $3 DEL $1 b "
+        );
+        assert_eq!(from_files(block.generation()), (7, true));
+        assert!(stream.skip_to(14));
+        stream.end_unit();
+        let block = stream.take_block().unwrap();
+        assert_eq!((block.first(), block.end(), block.database()), (12, 14, 3));
+        assert_eq!(stream.position(), at(7, 14));
+    }
+
+    #[test]
+    fn the_first_frame_of_our_own_begins_a_history_of_our_own() {
+        let mut stream = stream(8);
+        stream.adopt(7, 9, Some(0));
+        assert!(copy(&mut stream, 8, 0, &["DEL", "a"]));
+        stream.end_unit();
+        frame(&mut stream, 0, &["DEL", "b"]);
+        stream.end_unit();
+        assert!(!stream.is_adopted() && !copy(&mut stream, 11, 0, &["DEL", "c"]));
+        assert_eq!(stream.pending_at(), at(in_files(7, true), 8));
+        assert_eq!(text(&stream.take_block().unwrap()), "*2 :8 *2 $3 DEL $1 a ");
+        assert_eq!(stream.pending_at(), at(9, 9));
+        assert_eq!(
+            text(&stream.take_block().unwrap()),
+            "*2 :9 *2 $6 SELECT $1 0 *2 :10 *2 $3 DEL $1 b "
+        );
+        assert_eq!(stream.position(), at(9, 11));
+        let has = |generation, offset| stream.ancestry().has(at(generation, offset));
+        assert!(has(7, 3) && has(7, 9) && !has(7, 10) && !has(9, 3));
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_ends_the_adoption() {
+        for (offset, db) in [(7, 0), (8, 3)] {
+            let mut stream = stream(8);
+            stream.adopt(7, 9, Some(0));
+            assert!(
+                !copy(&mut stream, offset, db, &["DEL", "a"]),
+                "{offset} {db}"
+            );
+            assert_eq!(stream.position(), at(9, 8));
+        }
+        // A note of ours is one, too.
+        let mut stream = stream(8);
+        stream.adopt(7, 9, None);
+        stream.note([&b"NOTE"[..]].into_iter());
+        assert_eq!(stream.position(), at(9, 9));
+    }
+
+    #[test]
+    fn a_history_that_goes_on_elsewhere_has_no_ancestors() {
+        let mut stream = stream(8);
+        for generation in 10..30 {
+            frame(&mut stream, 0, &["DEL", "a"]);
+            stream.turn(at(generation, 0));
+        }
+        let ancestors: Vec<_> = (0..ANCESTORS_MAX as u64)
+            .map(|back| at(28 - back, 48 - 2 * back))
+            .collect();
+        let found = stream.ancestry().histories();
+        let generations = |all: &[Position]| all.iter().map(|at| at.generation).collect::<Vec<_>>();
+        assert_eq!(generations(found), generations(&ancestors));
+        stream.turn(at(40, 1000));
+        assert_eq!(
+            (stream.ancestry().histories(), stream.next()),
+            (&[][..], 1000)
+        );
     }
 
     #[test]

@@ -344,7 +344,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
     if !bind.is_empty() {
         options.bind = bind;
     }
-    if options.node_id.is_some() != !options.peers.is_empty() {
+    if options.node_id.is_some() == options.peers.is_empty() {
         return Err(UsageError::Incomplete(
             "elections need both --node-id and --peers",
         ));

@@ -5,20 +5,22 @@ use bytes::Bytes;
 use super::{Files, RecoverError, read};
 use crate::{
     base::parse_u64,
-    journal::{FileName, frame::SHIPPED, scan::Scan},
+    journal::{Ancestry, FileName, Position, frame::SHIPPED, from_files, scan::Scan},
     repl::{Part, history::is_special},
 };
 
 /// Which frames.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
     /// Of which shard.
     pub shard: u32,
     /// Of which history.
     pub generation: u64,
+    /// The ones that it goes on from.
+    pub ancestry: Ancestry,
     /// From this offset on.
     pub from: u64,
-    /// For a replica that comes back and says that it is there.
+    /// For a kevy that comes back and says that it is there.
     pub comes_back: bool,
     /// About so many bytes.
     pub len: usize,
@@ -44,15 +46,15 @@ pub fn frames(
         })
         .collect();
     segments.sort_unstable();
+    let (shard, from, comes_back) = (wanted.shard, wanted.from, wanted.comes_back);
     let mut reading = Reading {
         wanted,
         parts: Vec::new(),
         len: 0,
-        next: wanted.from,
+        next: from,
         is_nowhere: false,
     };
     for seq in segments {
-        let shard = wanted.shard;
         let name = FileName::Segment { shard, seq };
         if let Err(error) = reading.segment(files, name) {
             // A snapshot may have removed it meanwhile.
@@ -64,8 +66,8 @@ pub fn frames(
             }
         }
     }
-    let is_nowhere = wanted.comes_back && reading.is_nowhere;
-    let is_there = reading.next > wanted.from && !is_nowhere;
+    let is_nowhere = comes_back && reading.is_nowhere;
+    let is_there = reading.next > from && !is_nowhere;
     Ok(is_there.then_some(reading.parts))
 }
 
@@ -97,7 +99,13 @@ impl Reading {
             // What is no segment has no frames.
             while let Ok(Some(mut block)) = scan.next() {
                 is_over = false;
-                if block.generation() != self.wanted.generation || block.first > self.next {
+                let at = Position {
+                    generation: from_files(block.generation()).0,
+                    offset: block.end,
+                };
+                let is_wanted =
+                    at.generation == self.wanted.generation || self.wanted.ancestry.has(at);
+                if !is_wanted || block.first > self.next {
                     return Ok(());
                 }
                 if block.end <= self.next {
@@ -225,6 +233,7 @@ mod tests {
         let wanted = Wanted {
             shard: 1,
             generation: 7,
+            ancestry: Ancestry::default(),
             from,
             comes_back: true,
             len: 1 << 20,

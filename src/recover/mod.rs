@@ -16,6 +16,7 @@ use crate::journal::{
     FileName, Position,
     bundle::Bundle,
     frame::FrameFault,
+    from_files,
     meta::Meta,
     plan::{PlanError, Replay, Scanned, SegmentFile, ShardFiles, SharedUnit, SnapshotFile, plan},
     scan::{Scan, Tail},
@@ -406,16 +407,17 @@ impl Found {
         }
         let mut segments = Vec::new();
         let mut unused = [self.unused, plan.unused].concat();
-        let mut generation = plan.end.generation;
+        let mut generation = from_files(plan.end.generation).0;
         for file in &self.files.segments {
             let Ok(scanned) = &file.found else { continue };
-            generation = generation.max(scanned.segment.start.generation);
+            generation = generation.max(from_files(scanned.segment.start.generation).0);
             let name = FileName::Segment {
                 shard: number,
                 seq: file.seq,
             };
             // What the snapshot holds too may still be of use to replicas.
-            let is_history = scanned.segment.start.generation == plan.end.generation
+            let of = scanned.segment.start.generation;
+            let is_history = from_files(of).0 == from_files(plan.end.generation).0
                 && scanned.end.next <= plan.end.offset
                 && !matches!(scanned.end.tail, Tail::Damaged { .. });
             unused.retain(|unused| *unused != name || !is_history);

@@ -8,6 +8,7 @@ use crate::{
     journal::{
         Block,
         frame::{self, Frames},
+        from_files,
     },
     resp::{Args, Parser},
 };
@@ -15,6 +16,7 @@ use crate::{
 /// Frames that follow each other, in the very memory that they were composed in.
 #[derive(Clone, Debug)]
 pub struct Part {
+    generation: u64,
     first: u64,
     end: u64,
     database: u32,
@@ -46,11 +48,13 @@ impl Part {
     /// What a sealed block has for replicas, and the whole of it, to be written: both share its memory.
     pub fn of(block: Block) -> (Part, Bytes) {
         let (first, end, database) = (block.first(), block.end(), block.database());
+        let (generation, _) = from_files(block.generation());
         let (at, is_plain) = (block.frames_at(), block.is_plain());
         let (is_joined, participants) = (block.is_joined(), block.participants().to_vec());
         let sum = block.sum();
         let bytes = block.into_bytes();
         let part = Part {
+            generation,
             first,
             end,
             database,
@@ -77,6 +81,7 @@ impl Part {
         participants: Vec<(u32, u64)>,
     ) -> Self {
         Self {
+            generation: 0,
             first,
             end,
             database,
@@ -90,6 +95,11 @@ impl Part {
                 Plain::Unknown
             },
         }
+    }
+
+    /// The history that it belongs to; 0 if it was read from a file.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Offset behind its last frame.
@@ -291,6 +301,11 @@ impl History {
         self.generation
     }
 
+    /// What it has belongs to another history, too, which goes on from there.
+    pub fn turn(&mut self, generation: u64) {
+        self.generation = generation;
+    }
+
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -354,7 +369,7 @@ impl History {
 
     /// May a peer that was at this offset of this history go on? `next` is where the stream is.
     pub fn has(&mut self, offset: u64, next: u64, peer: Peer) -> bool {
-        if !self.reaches(offset, next) || self.is_doubtful(offset) {
+        if !self.reaches(offset, next) || self.is_doubtful(offset, peer) {
             return false;
         }
         let index = self.parts.partition_point(|part| part.end <= offset);
@@ -363,10 +378,10 @@ impl History {
         ahead.all(|part| part.bytes(peer, parser, composed).is_some())
     }
 
-    /// Has nobody who was there anything that can be relied on?
-    pub fn is_doubtful(&self, offset: u64) -> bool {
+    /// Has nobody who was there anything that can be relied on? A ringkeep would not say so.
+    pub fn is_doubtful(&self, offset: u64, peer: Peer) -> bool {
         let mut all = self.doubtful.iter();
-        all.any(|(first, end)| (*first..*end).contains(&offset))
+        peer == Peer::Kevy && all.any(|(first, end)| (*first..*end).contains(&offset))
     }
 
     /// The database that the frame at an offset which is kept, or comes next, finds itself in.
@@ -645,10 +660,13 @@ mod tests {
         }
         keep(&mut history, &mut stream);
         history.doubt(3, 6);
-        let may: Vec<u64> = (0..12)
-            .filter(|at| history.has(*at, 9, Peer::All))
-            .collect();
-        assert_eq!(may, [0, 1, 2, 6, 7, 8, 9]);
+        let mut may = |peer| -> Vec<u64> {
+            let offsets = (0..12).filter(|at| history.has(*at, 9, peer));
+            offsets.collect()
+        };
+        assert_eq!(may(Peer::Kevy), [0, 1, 2, 6, 7, 8, 9]);
+        // A ringkeep does not ask from there.
+        assert_eq!(may(Peer::All), (0..10).collect::<Vec<_>>());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::source::RINGKEEP;
 use super::wire::{Item, Parser, WireError, WireLimits};
 use crate::{
     image::{Checker, ImageError, ImageSummary},
+    journal::Ancestry,
     resp::Args,
 };
 
@@ -273,6 +274,10 @@ pub struct Link {
     position: Position,
     /// Which protocol `position` came from. It means nothing to a primary of another.
     learned: Option<Wire>,
+    /// The histories that the primary's goes on from.
+    ancestry: Ancestry,
+    /// The primary places keys by slots.
+    has_slots: bool,
     applied: Option<u64>,
     /// What of that is durable, if anybody keeps it.
     durable: Option<u64>,
@@ -332,6 +337,8 @@ struct Session {
     starts_history: bool,
     /// The primary is a ringkeep.
     is_ringkeep: bool,
+    /// Frames below this offset belong to the snapshot before them.
+    behind: u64,
     began: u64,
     snapshot: Option<Incoming>,
 }
@@ -377,6 +384,8 @@ impl Link {
                 Position::UNKNOWN
             },
             learned,
+            ancestry: Ancestry::default(),
+            has_slots: false,
             applied: learned.map(|_| position.offset),
             durable: None,
             acked: (0, None, None),
@@ -570,6 +579,25 @@ impl Link {
         self.position
     }
 
+    /// Are frames still to come without which the last snapshot is no state that ever was?
+    pub fn is_behind(&self) -> bool {
+        let behind = match &self.phase {
+            Phase::Session(session) => session.behind,
+            _ => 0,
+        };
+        self.position.offset < behind
+    }
+
+    /// The histories that the primary's goes on from.
+    pub fn ancestry(&self) -> &Ancestry {
+        &self.ancestry
+    }
+
+    /// Does the primary place keys by slots?
+    pub fn has_slots(&self) -> bool {
+        self.has_slots
+    }
+
     /// What to store with the data that has been applied, for [`Link::new`] after a restart.
     pub fn applied_position(&self) -> Option<(Position, Wire)> {
         let position = Position {
@@ -626,12 +654,16 @@ impl Link {
             Item::Ack {
                 generation,
                 database,
+                has_slots,
                 ..
-            } => self.on_ack(now, generation, database),
+            } => {
+                self.has_slots = has_slots;
+                self.on_ack(now, generation, database)
+            }
             Item::Ping { generation, next } => self.on_ping(now, generation, next),
             Item::SnapshotBegin => self.on_snapshot_begin(),
             Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
-            Item::SnapshotEnd { next } => self.on_snapshot_end(now, next),
+            Item::SnapshotEnd { next, end } => self.on_snapshot_end(now, next, end),
             Item::Units {
                 end,
                 len,
@@ -654,7 +686,7 @@ impl Link {
                 len,
                 sum,
                 is_joined,
-                participants: self.parser.participants().to_vec(),
+                participants: self.parser.pairs().to_vec(),
             })),
             _ => self.dropped(now, DropReason::Wire(WireError::BadLine)),
         }
@@ -671,7 +703,21 @@ impl Link {
             (Form::Five, None) => (Wire::W1, asked.position.generation),
             _ => return self.dropped(now, DropReason::AckForm),
         };
-        let fits = generation != 0 && generation == asked.position.generation;
+        let histories = self.parser.pairs().iter();
+        let histories = histories.map(|(generation, offset)| Position {
+            generation: *generation,
+            offset: *offset,
+        });
+        self.ancestry = match database {
+            Some(_) => Ancestry::of(histories.collect()),
+            None => Ancestry::default(),
+        };
+        let is_known = asked.is_ours && self.ancestry.has(asked.position);
+        if is_known {
+            // The primary's history goes on from ours.
+            self.position.generation = generation;
+        }
+        let fits = generation != 0 && (is_known || generation == asked.position.generation);
         let awaits_snapshot = wire == Wire::W3 && !fits;
         self.acked = (0, None, None);
         self.acked_at = now;
@@ -684,6 +730,7 @@ impl Link {
             awaits_snapshot,
             starts_history: wire == Wire::W1 && !asked.is_ours,
             is_ringkeep: database.is_some(),
+            behind: 0,
             began: now,
             snapshot: None,
         });
@@ -769,7 +816,7 @@ impl Link {
         }
     }
 
-    fn on_snapshot_end(&mut self, now: u64, next: u64) -> Outcome {
+    fn on_snapshot_end(&mut self, now: u64, next: u64, end: Option<u64>) -> Outcome {
         let Phase::Session(session) = &mut self.phase else {
             return Outcome::Nothing;
         };
@@ -781,6 +828,7 @@ impl Link {
             Err(error) => return self.dropped_image(now, DropReason::BadImage(error)),
         };
         session.expected = next;
+        session.behind = end.unwrap_or(next);
         session.awaits_snapshot = false;
         session.starts_history = false;
         let position = Position {
@@ -964,6 +1012,9 @@ impl Link {
     }
 
     fn drop_for(&mut self, now: u64, reason: DropReason, delay: u64) {
+        if self.is_behind() {
+            self.forget_position();
+        }
         let retry_at = now + delay;
         self.phase = Phase::Waiting { until: retry_at };
         self.outgoing = None;
@@ -1193,6 +1244,49 @@ mod tests {
         bench.closed();
         bench.pass(5000);
         assert_eq!(fresh(&bench), Some(1200));
+    }
+
+    #[test]
+    fn frames_behind_a_snapshot_belong_to_it() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        let snapshot =
+            b"+ACK 7 0 0 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5 7\r\n";
+        bench.feed(snapshot);
+        bench.link.applied_through(5);
+        bench.frame(5);
+        assert!(bench.link.is_behind());
+        bench.closed();
+        assert_eq!(bench.position(), (0, 0), "it was nowhere");
+        bench.pass(5000);
+        bench.connect();
+        bench.feed(snapshot);
+        bench.frame(5);
+        bench.frame(6);
+        assert!(!bench.link.is_behind());
+        bench.closed();
+        assert_eq!(bench.position(), (7, 7));
+    }
+
+    #[test]
+    fn a_history_that_goes_on_under_another_name_is_followed() {
+        let at = Position {
+            generation: 7,
+            offset: 40,
+        };
+        for (ends, fits) in [
+            ("7 40", true),
+            ("8 50 7 41", true),
+            ("7 39", false),
+            ("8 40", false),
+        ] {
+            let mut bench = Bench::new(at, Some(Wire::W3));
+            bench.connect();
+            bench.feed(format!("+ACK 9 40 0 0 {ends}\r\n").as_bytes());
+            let is_streaming = bench.link.status(bench.now).state == LinkState::Streaming;
+            assert_eq!(is_streaming, fits, "{ends}");
+            assert_eq!(bench.position(), (if fits { 9 } else { 7 }, 40), "{ends}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Cuts what a kevy primary sends into acknowledgements, pings, snapshot chunks and frames.
 //!
 //! ```text
-//! +ACK [generation] offset         first, once
+//! +ACK [generation] offset         first, once; a ringkeep adds the database of the next frame,
+//!                                  whether slots place keys, and the histories that its own goes on from:
+//!                                  generation and end of each
 //! +PING [generation] next          anywhere after
-//! +SNAPSHOT, then $len chunk ..., then +SNAPSHOT_END next
+//! +SNAPSHOT, then $len chunk ..., then +SNAPSHOT_END next [end]
 //! *2 :offset *argc $len arg ...    a frame; not inside a snapshot
 //! +UNITS end len sum joined [shard first ...]    the next so many bytes are frames that come together;
 //!                                                only ringkeeps say so
@@ -39,8 +41,11 @@ pub enum Item {
         generation: Option<u64>,
         /// The offset we asked for, echoed.
         offset: u64,
-        /// The database that the next frame is in; ringkeep alone tells.
+        /// The database that the next frame is in; ringkeep alone tells, and where it has been before:
+        /// [`Parser::pairs`] has generations and offsets.
         database: Option<u64>,
+        /// Keys are placed by slots.
+        has_slots: bool,
     },
     /// A heartbeat.
     Ping {
@@ -63,8 +68,10 @@ pub enum Item {
     SnapshotEnd {
         /// The offset of the frame that follows the image.
         next: u64,
+        /// Frames below this one belong to the image; ringkeep alone tells.
+        end: Option<u64>,
     },
-    /// The frames that follow, up to an offset, belong together; [`Parser::participants`] tells where else.
+    /// The frames that follow, up to an offset, belong together; [`Parser::pairs`] tells where else.
     Units {
         /// The offset behind the last of them.
         end: u64,
@@ -155,7 +162,7 @@ pub struct Parser {
     phase: Phase,
     frame: Option<OpenFrame>,
     spans: Vec<Span>,
-    participants: Vec<(u64, u64)>,
+    pairs: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,7 +209,7 @@ impl Parser {
             phase: Phase::Handshake,
             frame: None,
             spans: Vec::new(),
-            participants: Vec::new(),
+            pairs: Vec::new(),
         }
     }
 
@@ -234,9 +241,9 @@ impl Parser {
     }
 
     /// Of [`Item::Units`] that [`next`](Self::next) just returned: streams and their offsets at which parts
-    /// of the same unit begin.
-    pub fn participants(&self) -> &[(u64, u64)] {
-        &self.participants
+    /// of the same unit begin. Of [`Item::Ack`]: the histories that the primary's goes on from, and their ends.
+    pub fn pairs(&self) -> &[(u64, u64)] {
+        &self.pairs
     }
 
     /// Inside a snapshot, from its begin to its end.
@@ -291,9 +298,10 @@ impl Parser {
     }
 
     fn line(&mut self, bytes: &[u8]) -> Result<Step, Stop> {
-        let len_max = match bytes.starts_with(b"+UNITS ") {
-            true => UNITS_LINE_MAX,
-            false => LINE_LEN_MAX,
+        let len_max = match bytes {
+            [b'+', b'U', b'N', ..] => UNITS_LINE_MAX,
+            [b'+', b'A', ..] => ACK_LINE_MAX,
+            _ => LINE_LEN_MAX,
         };
         let seen = &bytes[..bytes.len().min(len_max + 2)];
         let Some(len) = seen.windows(2).position(|pair| pair == b"\r\n") else {
@@ -304,9 +312,13 @@ impl Parser {
                 Stop::Short
             });
         };
-        let item = match bytes[..len].strip_prefix(b"+UNITS ") {
-            Some(words) => parse_units(words, &mut self.participants)?,
-            None => parse_line(&bytes[..len])?,
+        let line = &bytes[..len];
+        let item = if let Some(words) = line.strip_prefix(b"+UNITS ") {
+            parse_units(words, &mut self.pairs)?
+        } else if let Some(words) = line.strip_prefix(b"+ACK ") {
+            parse_ack(words, &mut self.pairs)?
+        } else {
+            parse_line(line)?
         };
         self.phase = match (self.phase, item) {
             (Phase::Handshake, Item::Ack { .. }) => Phase::Live,
@@ -398,25 +410,15 @@ fn frame_head(bytes: &[u8], limits: WireLimits) -> Result<OpenFrame, Stop> {
 fn parse_line(line: &[u8]) -> Result<Item, WireError> {
     let mut words = line[1..].split(|&byte| byte == b' ');
     let name = words.next().unwrap_or_default();
-    let mut numbers = [0; 3];
+    let mut numbers = [0; 2];
     let mut count = 0;
     for word in words {
         *numbers.get_mut(count).ok_or(WireError::BadLine)? =
             decimal(word).ok_or(WireError::BadNumber)?;
         count += 1;
     }
-    let [first, second, third] = numbers;
+    let [first, second] = numbers;
     match (name, count) {
-        (b"ACK", 1) => Ok(Item::Ack {
-            generation: None,
-            offset: first,
-            database: None,
-        }),
-        (b"ACK", 2 | 3) => Ok(Item::Ack {
-            generation: Some(first),
-            offset: second,
-            database: (count == 3).then_some(third),
-        }),
         (b"PING", 1) => Ok(Item::Ping {
             generation: 0,
             next: first,
@@ -426,27 +428,66 @@ fn parse_line(line: &[u8]) -> Result<Item, WireError> {
             next: second,
         }),
         (b"SNAPSHOT", 0) => Ok(Item::SnapshotBegin),
-        (b"SNAPSHOT_END", 1) => Ok(Item::SnapshotEnd { next: first }),
+        (b"SNAPSHOT_END", 1 | 2) => Ok(Item::SnapshotEnd {
+            next: first,
+            end: (count == 2).then_some(second),
+        }),
         _ => Err(WireError::BadLine),
     }
 }
 
-/// The words of a `+UNITS`.
-fn parse_units(words: &[u8], participants: &mut Vec<(u64, u64)>) -> Result<Item, WireError> {
+/// Numbers between spaces, one by one.
+fn numbers(words: &[u8]) -> impl FnMut() -> Result<Option<u64>, WireError> {
     let mut words = words.split(|&byte| byte == b' ');
-    let mut number = || match words.next() {
+    move || match words.next() {
         Some(word) => decimal(word).map(Some).ok_or(WireError::BadNumber),
         None => Ok(None),
+    }
+}
+
+/// The rest of the numbers, two by two.
+fn pairs(
+    mut number: impl FnMut() -> Result<Option<u64>, WireError>,
+    out: &mut Vec<(u64, u64)>,
+) -> Result<(), WireError> {
+    out.clear();
+    while let Some(first) = number()? {
+        out.push((first, number()?.ok_or(WireError::BadLine)?));
+    }
+    Ok(())
+}
+
+/// The words of a `+ACK`.
+fn parse_ack(words: &[u8], histories: &mut Vec<(u64, u64)>) -> Result<Item, WireError> {
+    let mut number = numbers(words);
+    let first = number()?.ok_or(WireError::BadLine)?;
+    let Some(offset) = number()? else {
+        return Ok(Item::Ack {
+            generation: None,
+            offset: first,
+            database: None,
+            has_slots: false,
+        });
     };
+    let database = number()?;
+    let has_slots = number()?.is_some_and(|slots| slots != 0);
+    pairs(number, histories)?;
+    Ok(Item::Ack {
+        generation: Some(first),
+        offset,
+        database,
+        has_slots,
+    })
+}
+
+/// The words of a `+UNITS`.
+fn parse_units(words: &[u8], participants: &mut Vec<(u64, u64)>) -> Result<Item, WireError> {
+    let mut number = numbers(words);
     let mut numbers = [0; 4];
     for place in &mut numbers {
         *place = number()?.ok_or(WireError::BadLine)?;
     }
-    participants.clear();
-    while let Some(stream) = number()? {
-        let first = number()?.ok_or(WireError::BadLine)?;
-        participants.push((stream, first));
-    }
+    pairs(number, participants)?;
     let [end, len, sum, joined] = numbers;
     Ok(Item::Units {
         end,
@@ -514,6 +555,8 @@ fn expect(bytes: &[u8], at: usize, wanted: u8) -> Result<(), Stop> {
 }
 
 const LINE_LEN_MAX: usize = 256;
+/// Longest answer to a handshake: it names a few histories.
+const ACK_LINE_MAX: usize = 1024;
 /// It may name all shards.
 const UNITS_LINE_MAX: usize = 64 << 10;
 const CHUNK_LEN_MAX: u64 = 65536;
@@ -600,6 +643,7 @@ mod tests {
                     generation: Some(7),
                     offset: 0,
                     database: None,
+                    has_slots: false,
                 }),
                 Seen::Item(Item::SnapshotBegin),
                 Seen::Item(Item::Ping {
@@ -607,7 +651,10 @@ mod tests {
                     next: 99
                 }),
                 Seen::Image(b"a\r\nz".to_vec()),
-                Seen::Item(Item::SnapshotEnd { next: 99 }),
+                Seen::Item(Item::SnapshotEnd {
+                    next: 99,
+                    end: None,
+                }),
                 Seen::Frame(99, arguments),
                 Seen::Item(Item::Ping {
                     generation: 0,
@@ -638,7 +685,7 @@ mod tests {
         assert_eq!(error_of(b"-ERR no\r\n"), WireError::AckMissing);
         assert_eq!(error_of(b"+PING 1 2\r\n"), WireError::AckMissing);
         assert_eq!(error_of(b"+ACK -1\r\n"), WireError::BadNumber);
-        assert_eq!(error_of(b"+ACK 1 2 3 4\r\n"), WireError::BadLine);
+        assert_eq!(error_of(b"+ACK 1 2 3 4 5\r\n"), WireError::BadLine);
         assert_eq!(
             error_of(b"+ACK 18446744073709551616\r\n"),
             WireError::BadNumber
@@ -687,10 +734,7 @@ mod tests {
             sum: u32::MAX,
             is_joined: true,
         };
-        assert_eq!(
-            (step.item, parser.participants()),
-            (units, &[(0, 7), (12, 8)][..])
-        );
+        assert_eq!((step.item, parser.pairs()), (units, &[(0, 7), (12, 8)][..]));
         let live = |tail: &str| error_of(format!("+ACK 1 2\r\n{tail}").as_bytes());
         assert_eq!(live("+UNITS 9 100 1\r\n"), WireError::BadLine);
         assert_eq!(live("+UNITS 9 100 4294967296 1\r\n"), WireError::BadNumber);
@@ -703,18 +747,33 @@ mod tests {
 
     #[test]
     fn a_line_may_have_256_bytes_and_no_more() {
-        let padded = |zeros: usize| format!("+ACK {}1\r\n", "0".repeat(zeros)).into_bytes();
-        assert_eq!(
-            whole(&padded(250)).0,
-            [Seen::Item(Item::Ack {
-                generation: None,
-                offset: 1,
-                database: None,
-            })]
-        );
-        assert_eq!(error_of(&padded(251)), WireError::LineTooLong);
-        assert_eq!(whole(&padded(251)[..257]).2, None);
-        assert_eq!(error_of(&padded(500)[..258]), WireError::LineTooLong);
+        let padded = |zeros: usize| format!("+PING {}1\r\n", "0".repeat(zeros)).into_bytes();
+        let live = |line: &[u8]| whole(&[b"+ACK 1\r\n", line].concat());
+        let ping = Item::Ping {
+            generation: 0,
+            next: 1,
+        };
+        assert_eq!(live(&padded(249)).0[1..], [Seen::Item(ping)]);
+        assert_eq!(live(&padded(250)).2, Some(WireError::LineTooLong));
+        assert_eq!(live(&padded(250)[..257]).2, None);
+        let cut = live(&padded(500)[..258]);
+        assert_eq!(cut.2, Some(WireError::LineTooLong));
+    }
+
+    #[test]
+    fn a_ringkeep_answers_with_the_histories_that_its_own_goes_on_from() {
+        let mut parser = Parser::new(WireLimits::default());
+        let step = parser.next(b"+ACK 9 50 3 1 8 40 7 30\r\n").unwrap();
+        let ack = Item::Ack {
+            generation: Some(9),
+            offset: 50,
+            database: Some(3),
+            has_slots: true,
+        };
+        assert_eq!(step.map(|step| step.item), Some(ack));
+        assert_eq!(parser.pairs(), [(8, 40), (7, 30)]);
+        assert_eq!(error_of(b"+ACK 9 50 3 1 8\r\n"), WireError::BadLine);
+        assert_eq!(error_of(b"+ACK 9 x\r\n"), WireError::BadNumber);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     base::{Ms, Position},
+    cmd::Upstream,
     journal::Stream,
     mesh::Mesh,
     script::EngineError,
@@ -191,16 +192,28 @@ impl<R: Reactor> Core<R> {
             return;
         };
         let shared = self.state.shared.clone();
+        let shards = self.state.homes.shards.count();
         for shard in self.state.homes.own() {
             let Some(mut loaded) = shared.durable.loading.take(shard) else {
                 continue;
             };
             if shared.settings.journals {
                 let (at, parent) = (loaded.start.at, loaded.start.parent);
-                let stream = match at.generation == parent.generation {
+                let is_adopted = loaded.start.is_adopted;
+                let mut stream = match is_adopted || at.generation == parent.generation {
                     true => Stream::resume(shard as u32, at),
                     false => Stream::new(shard as u32, at),
                 };
+                if is_adopted {
+                    let own = at.renewed(self.state.now).generation;
+                    stream.adopt(at.generation, own, None);
+                }
+                stream.descend_from(loaded.start.ancestry.clone());
+                let is_old = is_adopted || (at.generation == parent.generation && at.offset > 0);
+                if is_old && loaded.shard.upstreams().is_empty() {
+                    // The primary may have this history, too.
+                    lock(&shared.upstreams).push((shard, Upstream::own(shard, shards, at)));
+                }
                 loaded.shard.stream = Some(Box::new(stream));
             }
             if shared.primary_expires.load(Relaxed) {

@@ -22,8 +22,9 @@ use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
 use self::{redis::Redis, synced::Synced};
 use super::{
-    frames::{Applied, Copied, Part},
+    frames::{Adopt, Applied, Copied, Part},
     load::{Load, Placement},
+    loans::Job,
     log,
     message::Asker,
     shared::{FollowView, LinkView, Shared, lock},
@@ -181,6 +182,10 @@ struct Run {
     synced: Synced,
     /// Frames that are applied together, while not all of them are here, or not all are fed.
     units: Option<Open>,
+    /// The shard is to take over the history; after a snapshot or not.
+    adopts: Option<bool>,
+    /// It has.
+    is_adopted: bool,
     /// What is fed of them where they are not simply run one after the other.
     parts: Vec<Part>,
     /// They are whole, and other parts of the same unit are not here yet.
@@ -190,6 +195,8 @@ struct Run {
 /// Frames that are applied together.
 struct Open {
     units: Units,
+    /// The offset of the first of them.
+    first: u64,
     step: Step,
 }
 
@@ -221,8 +228,26 @@ impl Follower {
     /// Follows another primary, or nobody, because a client says so. What was a copy when the node started
     /// may have been changed since.
     pub(super) fn follow(&mut self, state: &mut State, target: Option<(String, u16)>) {
-        lock(&self.shared.upstreams).clear();
+        self.note_histories(state);
+        if target.is_none() {
+            self.shared.epoch.fetch_add(1, SeqCst);
+        }
         self.go_on_following(state, target);
+    }
+
+    /// Notes where the shards are in which histories: the next primary may have these, too.
+    fn note_histories(&self, state: &State) {
+        let shards = self.shared.durable.shards.len();
+        let links = self.target.iter().flat_map(|target| &target.links);
+        let mut places: Vec<_> = (0..shards)
+            .map(|shard| state.told_position(shard))
+            .collect();
+        for run in links.filter(|run| run.is_adopted) {
+            places[run.stream] = run.link.position();
+        }
+        let known = (0..).zip(places).filter(|(_, at)| at.generation > 0);
+        let known = known.map(|(shard, at)| (shard, Upstream::own(shard, shards, at)));
+        *lock(&self.shared.upstreams) = known.collect();
     }
 
     /// The same from the start of the node on.
@@ -238,7 +263,11 @@ impl Follower {
             self.closing
                 .extend(old.search.and_then(|search| search.socket));
         }
-        self.shared.following.store(target.is_some(), Relaxed);
+        // Where primaries are elected, it is told elsewhere when nobody is followed.
+        let is_led = self.shared.election.is_some();
+        self.shared
+            .following
+            .store(target.is_some() || is_led, Relaxed);
         // It may be of somebody else.
         self.shared.fresh_at.store(0, Relaxed);
         self.shared.is_linked.store(false, Relaxed);
@@ -272,6 +301,10 @@ impl Follower {
 
     /// Follows the elected primary, or none: also then nobody else writes here.
     pub(super) fn follow_elected(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        let has_links = self.target.iter().any(|target| !target.links.is_empty());
+        if has_links || lock(&self.shared.upstreams).is_empty() {
+            self.note_histories(state);
+        }
         self.go_on_following(state, target);
         self.shared.following.store(true, SeqCst);
         self.shared.primary_expires.store(true, Relaxed);
@@ -548,6 +581,7 @@ impl Target {
             run.settled = true;
             run.link.applied_through(offset);
         } else {
+            run.is_adopted = false;
             run.link.resync(now);
         }
     }
@@ -610,6 +644,7 @@ impl Target {
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];
+            worked |= run.adopt(state);
             run.note_synced(is_kept, &state.shared, now);
             if run.is_held && !run.receiving {
                 // It is not read, so it cannot be silent.
@@ -900,6 +935,8 @@ impl Target {
                 last_drop: String::new(),
                 synced: Synced::default(),
                 units: None,
+                adopts: None,
+                is_adopted: false,
                 parts: Vec::new(),
                 is_held: false,
             })
@@ -916,7 +953,7 @@ impl Run {
     fn forget_socket(&mut self) {
         self.socket = None;
         self.connected = false;
-        (self.units, self.is_held) = (None, false);
+        (self.units, self.is_held, self.adopts) = (None, false, None);
         self.parts.clear();
         self.receiving = false;
         self.sending = false;
@@ -966,11 +1003,16 @@ impl Run {
                     }
                     Step::Loose(0) => self.units = None,
                     Step::Joined(0) => {
-                        let end = open.units.end;
+                        let (first, end) = (open.first, open.units.end);
                         self.units = None;
                         let asker = self.asker(streams, end - 1);
                         let parts = std::mem::take(&mut self.parts);
-                        let applied = state.apply_copied(vec![Copied { asker, parts }], false);
+                        let copied = Copied {
+                            asker,
+                            first,
+                            parts,
+                        };
+                        let applied = state.apply_copied(vec![copied], false);
                         if let Some(reached) = self.note_asked(applied, end - 1) {
                             through = Some(reached);
                         }
@@ -984,7 +1026,7 @@ impl Run {
             if at >= bytes.len() {
                 break;
             }
-            let generation = self.link.position().generation;
+            let generation = self.generation();
             let (used, event) = self.link.feed(now, &bytes[at..]);
             at += used;
             let is_together = match self.units.as_mut().map(|open| &mut open.step) {
@@ -1012,6 +1054,9 @@ impl Run {
                     expires.store(self.is_ringkeep, Relaxed);
                     self.last_drop.clear();
                     self.settled |= !awaits_snapshot;
+                    self.is_adopted = false;
+                    let may_adopt = self.may_adopt(state, streams, placement);
+                    self.adopts = (may_adopt && !awaits_snapshot).then_some(false);
                 }
                 Some(link::Event::SnapshotBegin) => {}
                 Some(link::Event::HistoryStart) => {
@@ -1023,7 +1068,8 @@ impl Run {
                     let offset = image.position.offset;
                     self.database = 0;
                     self.ahead.clear();
-                    let generation = image.position.generation;
+                    let generation = self.generation();
+                    (self.is_adopted, self.adopts) = (false, None);
                     // A ringkeep says itself when a key goes.
                     let now = if self.is_ringkeep { 0 } else { now };
                     let mut load = Load::of_image(
@@ -1040,11 +1086,13 @@ impl Run {
                         generation,
                         offset,
                     });
+                    self.adopts = self.may_adopt(state, streams, placement).then_some(true);
                     self.start_load(state, load, offset);
                 }
                 Some(link::Event::Units(units)) => {
                     self.units = Some(Open {
                         units,
+                        first: self.link.position().offset,
                         step: Step::Short,
                     });
                 }
@@ -1075,7 +1123,12 @@ impl Run {
                         }
                         if !self.parts.is_empty() {
                             let parts = std::mem::take(&mut self.parts);
-                            state.apply_copied(vec![Copied { asker, parts }], false);
+                            let copied = Copied {
+                                asker,
+                                first: offset,
+                                parts,
+                            };
+                            state.apply_copied(vec![copied], false);
                         }
                         let load = Load::clearing(self.stream, self.session, streams, *placement);
                         let mut load = match args.at(0) {
@@ -1093,7 +1146,8 @@ impl Run {
                     }
                     let only = (is_on_all_keys(args) && streams > 1).then_some(self.stream);
                     if is_together && args.at(0) != b"SELECT" {
-                        self.parts.extend(state.part_of(self.database, args, only));
+                        let at = (offset, self.database);
+                        self.parts.extend(state.part_of(at, args, only));
                         continue;
                     }
                     let applied = match self.is_ringkeep {
@@ -1125,7 +1179,7 @@ impl Run {
             state.refresh_upstreams(Upstream {
                 stream: self.stream as u64,
                 streams: streams as u64,
-                generation: self.link.position().generation,
+                generation: self.generation(),
                 offset,
             });
         }
@@ -1133,7 +1187,45 @@ impl Run {
 
     /// Is nothing more to be parsed for now?
     fn is_stopped(&self) -> bool {
-        self.paused || self.is_held
+        self.paused || self.is_held || (self.adopts.is_some() && !self.link.is_behind())
+    }
+
+    /// The history, as far as somebody who has what was received is in it.
+    fn generation(&self) -> u64 {
+        match self.link.is_behind() {
+            true => Position::UNKNOWN.generation,
+            false => self.link.position().generation,
+        }
+    }
+
+    /// Can the shard be in the primary's history?
+    fn may_adopt(&self, state: &State, streams: usize, placement: &Placement) -> bool {
+        self.is_ringkeep && !self.link.has_slots() && is_same(state, streams, placement)
+    }
+
+    /// Has the shard take over the history of the primary, once it has everything that was received.
+    fn adopt(&mut self, state: &mut State) -> bool {
+        let is_open = self.loading.is_some() || !self.pending.is_empty() || !self.parts.is_empty();
+        if is_open || self.link.is_behind() {
+            return false;
+        }
+        let Some(is_loaded) = self.adopts.take() else {
+            return false;
+        };
+        let received = self.link.position();
+        self.loading = Some((self.session, received.offset));
+        self.is_adopted = true;
+        self.paused = true;
+        let adopt = Adopt {
+            stream: self.stream,
+            session: self.session,
+            at: received,
+            ancestry: self.link.ancestry().clone(),
+            database: self.database as u32,
+            is_loaded,
+        };
+        state.collect(vec![self.stream], Job::Adopt(Box::new(adopt)));
+        true
     }
 
     /// A ringkeep's frame at this offset.
@@ -1142,7 +1234,7 @@ impl Run {
             stream: self.stream,
             session: self.session,
             offset,
-            ringkeep: Some((streams as u16, self.link.position().generation)),
+            ringkeep: Some((streams as u16, self.generation())),
         }
     }
 
@@ -1153,7 +1245,11 @@ impl Run {
             .take_if(|open| matches!(open.step, Step::Shared(0)))?;
         let asker = self.asker(streams, open.units.end - 1);
         let parts = std::mem::take(&mut self.parts);
-        Some(Copied { asker, parts })
+        Some(Copied {
+            asker,
+            first: open.first,
+            parts,
+        })
     }
 
     /// Frames were asked for up to this offset. How far the link is, if that is known at once.

@@ -13,8 +13,11 @@ use super::{
     state::State,
 };
 use crate::{
-    cmd::{Keys, Run, Shards, Spec, Upstream, Verb},
-    journal::frame::{LIBRARIES, NOTE},
+    cmd::{Adoption, Keys, Run, Shards, Spec, Upstream, Verb, libraries},
+    journal::{
+        Ancestry, Position,
+        frame::{LIBRARIES, NOTE},
+    },
     repl::kevy_does_besides,
     resp::{Args, Out, OwnedArgs},
     script,
@@ -43,6 +46,8 @@ pub struct Part {
     args: OwnedArgs,
     /// One on all keys is on those of this shard.
     only: Option<usize>,
+    /// Of a ringkeep's frame: its offset.
+    offset: u64,
 }
 
 /// Frames of one stream of a ringkeep that are applied together.
@@ -50,11 +55,69 @@ pub struct Part {
 pub struct Copied {
     /// The last of them.
     pub asker: Asker,
+    /// The offset of the first one.
+    pub first: u64,
     /// What they say.
     pub parts: Vec<Part>,
 }
 
+/// What a shard is to take for its own of a ringkeep with the same shards.
+#[derive(Clone, Debug)]
+pub struct Adopt {
+    /// Of which stream, and so for which shard.
+    pub stream: usize,
+    /// In which session.
+    pub session: u64,
+    /// What has been applied.
+    pub at: Position,
+    /// The histories that this one goes on from.
+    pub ancestry: Ancestry,
+    /// The database that the next frame finds itself in.
+    pub database: u32,
+    /// A snapshot has just replaced what the shard had.
+    pub is_loaded: bool,
+}
+
 impl State {
+    /// The shard of a stream, which is here, takes its history for its own, if it is where the link is.
+    pub(super) fn adopt(&mut self, adopt: &Adopt) {
+        let shards = self.homes.shards.count();
+        let epoch = self.shared.epoch.load(SeqCst);
+        let shard = self.homes.shards.shard(adopt.stream);
+        let at = adopt.at;
+        let adoption = Adoption {
+            at,
+            ancestry: adopt.ancestry.clone(),
+            database: adopt.database,
+            own: at.renewed(self.now).generation,
+            epoch,
+        };
+        let is_plain = shard
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.is_plain());
+        let here = shard.known_position(epoch);
+        let is_there = here == at || (here.offset == at.offset && adopt.ancestry.has(here));
+        let mut is_good = true;
+        if is_plain {
+            // What kevys can take of it is a history of its own.
+            is_good = adopt.is_loaded || !shard.upstreams().is_empty();
+            shard.set_upstream(Upstream::own(adopt.stream, shards, at));
+        } else if is_there {
+            shard.adopt(&adoption);
+        } else if adopt.is_loaded {
+            shard.adopt_anew(adopt.stream, &adoption);
+            if shard.stream.is_some() {
+                self.shared.durable.replaced.fetch_add(1, SeqCst);
+            }
+        } else {
+            // It is what the link says if it is a copy in a history of its own; otherwise it has something
+            // that the primary has not said.
+            is_good = !shard.upstreams().is_empty();
+        }
+        self.loaded.push((adopt.stream, adopt.session, is_good));
+    }
+
     /// Applies a frame of the kevy primary that this node follows, or has it applied: the asker then appears
     /// in `applied` later. What is unknown here, or is no write, is left out.
     pub(super) fn apply(&mut self, asker: Asker, args: Args<'_>) -> Applied {
@@ -102,7 +165,7 @@ impl State {
             if matches!(self.homes.place(spec, args), Place::Here) && is_effect(spec) {
                 // The unit stays open: see `end_frames`.
                 let mut out = std::mem::take(&mut self.scratch);
-                self.run_frame(spec, run, &args, Call::of_redis(db), &mut out, None);
+                self.run_asked(asker, spec, run, &args, Call::of_redis(db), &mut out, None);
                 out.clear();
                 self.scratch = out;
                 self.open_frames = asker.upstream();
@@ -116,7 +179,7 @@ impl State {
         if owner == self.me && self.homes.shards.has(shard) {
             let mut out = std::mem::take(&mut self.scratch);
             self.homes.shards.narrow(Some(shard));
-            self.run_frame(spec, run, &args, Call::of_redis(db), &mut out, None);
+            self.run_asked(asker, spec, run, &args, Call::of_redis(db), &mut out, None);
             self.homes.shards.narrow(None);
             self.open_frames = asker.upstream();
             self.end_frames();
@@ -206,6 +269,7 @@ impl State {
                     db,
                     args,
                     only: None,
+                    offset: 0,
                 });
             }
         }
@@ -217,7 +281,7 @@ impl State {
                 Applied::Alone
             }
             _ => {
-                self.run_unit(parts, None);
+                self.run_unit(parts, asker, None);
                 self.homes.shards.end_unit();
                 self.hear_all();
                 Applied::Now
@@ -229,6 +293,7 @@ impl State {
     pub(super) fn run_unit(
         &mut self,
         parts: Vec<Part>,
+        mut asker: Asker,
         mut away: Option<&mut Vec<(usize, After)>>,
     ) {
         for part in parts {
@@ -237,7 +302,11 @@ impl State {
                 db,
                 args,
                 only,
+                offset: at,
             } = part;
+            if let Asker::Link { offset, .. } = &mut asker {
+                *offset = at;
+            }
             let args = args.as_args();
             self.homes.shards.narrow(only);
             match Work::of(spec) {
@@ -245,7 +314,8 @@ impl State {
                     if is_effect(spec) {
                         let call = Call::of_redis(db);
                         let mut out = std::mem::take(&mut self.scratch);
-                        self.run_frame(spec, run, &args, call, &mut out, away.as_deref_mut());
+                        let away = away.as_deref_mut();
+                        self.run_asked(asker, spec, run, &args, call, &mut out, away);
                         out.clear();
                         self.scratch = out;
                     }
@@ -258,7 +328,12 @@ impl State {
 
     /// A frame of a ringkeep that is applied with others; `None` if it changes nothing here. One on all keys
     /// is on those of the given shard.
-    pub(super) fn part_of(&mut self, db: u64, args: Args<'_>, only: Option<usize>) -> Option<Part> {
+    pub(super) fn part_of(
+        &mut self,
+        (offset, db): (u64, u64),
+        args: Args<'_>,
+        only: Option<usize>,
+    ) -> Option<Part> {
         let args = match args.at(0) == LIBRARIES.as_bytes() {
             true => {
                 let payload = script::payload(args.rest(1).iter());
@@ -275,6 +350,7 @@ impl State {
             db,
             args,
             only,
+            offset,
         })
     }
 
@@ -346,8 +422,14 @@ impl State {
     ) {
         let journals = self.shared.settings.journals;
         let mut upstreams = Vec::new();
-        for Copied { asker, parts } in units {
-            self.run_unit(parts, away.as_deref_mut());
+        // What was for nobody here is no part of the unit.
+        for copied in &units {
+            if let Some(upstream) = copied.asker.upstream() {
+                self.homes.shards.skip_to(&upstream, copied.first);
+            }
+        }
+        for Copied { asker, parts, .. } in units {
+            self.run_unit(parts, asker, away.as_deref_mut());
             upstreams.extend(asker.upstream());
         }
         // All of them are there now, whichever shards they were for.
@@ -418,7 +500,7 @@ impl State {
         match self.homes.place(spec, args) {
             Place::Here => {
                 let mut out = std::mem::take(&mut self.scratch);
-                self.run_frame(spec, run, &args, call, &mut out, None);
+                self.run_asked(asker, spec, run, &args, call, &mut out, None);
                 self.homes.shards.end_unit();
                 out.clear();
                 self.scratch = out;
@@ -451,8 +533,39 @@ impl State {
         }
     }
 
+    /// Runs a frame; its shards are here. Where the shard is in the history of the primary it records the
+    /// frame as it is.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn run_asked(
+        &mut self,
+        asker: Asker,
+        spec: &'static Spec,
+        run: Work,
+        args: &Args<'_>,
+        call: Call,
+        out: &mut Out,
+        away: Option<&mut Vec<(usize, After)>>,
+    ) {
+        let upstream = asker.upstream();
+        let Some(upstream) = upstream.filter(|at| self.homes.shards.takes(at, call.db)) else {
+            return self.run_frame(spec, run, args, call, out, away);
+        };
+        let records = self.homes.shards.mute();
+        self.run_frame(spec, run, args, call, out, away);
+        self.homes.shards.unmute(records);
+        if matches!(spec.keys, Keys::Libraries) {
+            let sources = self.shared.scripts.library_sources();
+            let words = libraries::words(&sources);
+            self.homes
+                .shards
+                .copy(&upstream, call.db, words.into_iter());
+        } else {
+            self.homes.shards.copy(&upstream, call.db, args.iter());
+        }
+    }
+
     /// Runs a frame; its shards are here.
-    pub(super) fn run_frame(
+    fn run_frame(
         &mut self,
         spec: &'static Spec,
         run: Work,
@@ -531,10 +644,13 @@ impl State {
 
     pub(super) fn end_load(&mut self, need: &[usize], load: Load) {
         self.loaded.push(load.outcome());
-        let shards = self.homes.shards.count();
+        let (shards, now) = (self.homes.shards.count(), self.now);
         for (at, shard) in self.homes.shards.iter_mut() {
             if load.upstream.is_some() {
                 shard.set_due_keys(DueKeys::Hidden);
+            }
+            if load.is_about(at, shards) {
+                shard.forget_history(at, now);
             }
             match load.upstream {
                 Some(upstream) if load.is_about(at, shards) => shard.set_upstream(upstream),
@@ -580,6 +696,7 @@ impl State {
         for at in 0..self.homes.shards.count() {
             let home = self.homes.shards.shard(at);
             home.set_due_keys(DueKeys::Hidden);
+            home.forget_history(at, self.now);
             home.exchange(received.shards.shard(at));
             self.homes.shards.forget_gone(at);
         }

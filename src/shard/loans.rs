@@ -13,7 +13,7 @@ use super::{
     blocking::Hear,
     conn::{Conn, Hold},
     evict::OUT_OF_MEMORY,
-    frames::{Copied, Part},
+    frames::{Adopt, Copied, Part},
     homes::{Listener, Want},
     load::Load,
     message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Question, Topics, Waiting},
@@ -75,6 +75,8 @@ pub(super) enum Job {
         session: u64,
         received: Box<Received>,
     },
+    /// A shard takes the history of the primary for its own.
+    Adopt(Box<Adopt>),
     /// The data set is being replaced by a snapshot, over many turns.
     Load(Box<Load>),
     /// Snapshots that are to count together end with what there is now.
@@ -441,14 +443,14 @@ impl State {
             } => {
                 let mut out = Out::default();
                 let args = args.as_args();
-                self.run_frame(spec, run, &args, call, &mut out, Some(&mut *away));
+                self.run_asked(asker, spec, run, &args, call, &mut out, Some(&mut *away));
                 if let Some(upstream) = asker.upstream() {
                     self.homes.shards.note_upstream(upstream, None);
                 }
                 self.applied.push(asker);
             }
             Job::Unit { asker, parts } => {
-                self.run_unit(parts, Some(&mut *away));
+                self.run_unit(parts, asker, Some(&mut *away));
                 self.applied.push(asker);
             }
             Job::Copied { units, is_same } => {
@@ -457,6 +459,7 @@ impl State {
                 self.applied.extend(askers);
             }
             Job::Exchange { session, received } => self.exchange(session, *received, away),
+            Job::Adopt(adopt) => self.adopt(&adopt),
             // It never shares a loan, and runs in slices.
             Job::Load(_) => {}
             Job::Cut => self.cut_snapshots(),
@@ -585,10 +588,10 @@ impl State {
                     Asker::Link { ringkeep: None, .. } => Call::FRAME,
                     _ => Call::of_redis(errand.db),
                 };
-                let args = errand.args.as_args();
+                let (asker, args) = (errand.asker, errand.args.as_args());
                 // One on all keys is on those of the shard.
                 self.homes.shards.narrow(Some(errand.shard));
-                self.run_frame(errand.spec, run, &args, call, &mut out, None);
+                self.run_asked(asker, errand.spec, run, &args, call, &mut out, None);
                 self.homes.shards.narrow(None);
             }
         }

@@ -1,6 +1,6 @@
 //! Commands that need the connection, the core or the node.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::{
     census::Totals,
@@ -412,6 +412,9 @@ impl State {
             None => format!("client {}: following nobody", conn.peer_text()),
         });
         // Writes are refused, or taken, from this reply on; the links follow in their own time.
+        if target.is_none() {
+            self.shared.epoch.fetch_add(1, SeqCst);
+        }
         self.shared.following.store(target.is_some(), Relaxed);
         *lock(&self.shared.follow) = target.clone().map(|(host, port)| FollowView {
             host,

@@ -435,6 +435,8 @@ pub struct Shared {
     pub loading: AtomicBool,
     /// This node follows a primary: clients' writes are refused.
     pub following: AtomicBool,
+    /// How often the node has stopped to follow anybody: what it holds may have been changed since.
+    pub epoch: AtomicU64,
     /// The data of the primary that this node follows is not older than this.
     pub fresh_at: AtomicU64,
     /// There is a link to it, and a data set of it.
@@ -502,6 +504,7 @@ impl Shared {
             tunables_version: AtomicU64::new(0),
             loading: AtomicBool::new(false),
             following: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
             fresh_at: AtomicU64::new(0),
             is_linked: AtomicBool::new(false),
             primary_expires: AtomicBool::new(false),

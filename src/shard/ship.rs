@@ -243,7 +243,10 @@ impl Ship {
         self.image.finish();
         self.image.take_ready(out);
         let first = at.offset.saturating_sub(self.lens.len() as u64);
-        out.push(format!("+SNAPSHOT_END {first}\r\n").into());
+        out.push(match self.peer {
+            Peer::Kevy => format!("+SNAPSHOT_END {first}\r\n").into(),
+            Peer::All => format!("+SNAPSHOT_END {first} {}\r\n", at.offset).into(),
+        });
         let mut frames = Vec::with_capacity(self.behind.len() + self.lens.len() * 32);
         let mut from = 0;
         for (number, len) in self.lens.iter().enumerate() {
@@ -255,7 +258,10 @@ impl Ship {
         if !frames.is_empty() {
             out.push(frames.into());
         }
-        if let Some(stream) = &mut shard.stream {
+        // Only kevys forget where they were told to be, and have no part in a primary's history.
+        if let Some(stream) = &mut shard.stream
+            && !stream.is_adopted()
+        {
             let first = first.to_string();
             stream.frame(0, [SHIPPED.as_bytes(), first.as_bytes()].into_iter());
             stream.end_unit();

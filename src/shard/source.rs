@@ -30,7 +30,7 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{Shard, Walker, libraries},
-    journal::{Position, Stream, frame::NUDGE},
+    journal::{Ancestry, Position, Stream, frame::NUDGE},
     recover,
     repl::{
         History, Part,
@@ -100,6 +100,14 @@ struct Feed {
     shard: usize,
     /// A replica came that is a kevy.
     has_kevys: bool,
+    /// What was written and belongs to another history than what is kept.
+    ahead: Vec<Part>,
+    /// As the shard counts them.
+    gaps: u64,
+    /// The histories that the shard's goes on from.
+    ancestry: Ancestry,
+    /// Keys are placed by slots.
+    has_slots: bool,
     /// Replacements of the data set that were seen while the shard was here.
     replaced: u64,
     /// Held by each thread that reads the journal.
@@ -186,6 +194,10 @@ impl Source {
                 .map(|shard| Feed {
                     shard,
                     has_kevys: false,
+                    ahead: Vec::new(),
+                    gaps: 0,
+                    ancestry: Ancestry::default(),
+                    has_slots: false,
                     replaced: 0,
                     readers: Arc::default(),
                     history: History::new(0),
@@ -366,7 +378,12 @@ impl Source {
     /// What the turn produced goes to the replicas; true if there was anything.
     pub fn step<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
         for (own, part) in std::mem::take(&mut state.written) {
-            self.feeds[own].history.push(part);
+            let feed = &mut self.feeds[own];
+            match part.generation() == feed.history.generation() && feed.ahead.is_empty() {
+                true => feed.history.push(part),
+                // Until the shard is here, and tells what that means for those who follow.
+                false => feed.ahead.push(part),
+            }
         }
         self.holds = false;
         if self.links.is_empty() && !state.feeding.iter().any(|feeding| *feeding) {
@@ -395,6 +412,7 @@ impl Source {
         reactor: &mut R,
     ) -> bool {
         let feed = &mut self.feeds[own];
+        feed.has_slots = state.has_slots();
         if !state.homes.shards.has(feed.shard) || state.shared.loading.load(Relaxed) {
             return false;
         }
@@ -414,6 +432,7 @@ impl Source {
         if is_replaced
             && !journals
             && let Some(stream) = &mut home.stream
+            && !stream.is_adopted()
         {
             let at = Position {
                 generation: stream.generation(),
@@ -421,21 +440,54 @@ impl Source {
             };
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
+        let brings_kevy = links.iter().any(|link| is_ours(link) && link.is_new_kevy());
+        if brings_kevy {
+            // It knows few of the primary's commands, and other histories than its own by offsets alone.
+            home.part_from_primary(feed.shard, state.shared.settings.shards, state.now);
+        }
         if let Some(stream) = &mut home.stream {
             stream.set_plain(feed.has_kevys);
         }
         let at = home.position();
-        if feed.history.generation() != at.generation {
-            // Another history: who follows the old one starts over.
-            feed.history = History::new(at.generation);
+        let is_other = feed.history.generation() != at.generation;
+        let has_gap = std::mem::replace(&mut feed.gaps, home.gaps()) != home.gaps();
+        if is_other || has_gap {
+            let ancestry = home.stream.as_ref().map(|stream| stream.ancestry().clone());
+            let old = Position {
+                generation: feed.history.generation(),
+                offset: feed.history.end().unwrap_or(0),
+            };
+            // Who follows the old one may find itself in the new one.
+            let goes_on = !has_gap && ancestry.is_some_and(|ancestry| ancestry.has(old));
+            let why = match goes_on {
+                true => {
+                    feed.history.turn(at.generation);
+                    "the history goes on as another one"
+                }
+                false => {
+                    feed.history = History::new(at.generation);
+                    "the data set was replaced"
+                }
+            };
             home.end_walk(Walker::Replicas);
             (feed.ship, feed.landing) = (None, None);
             for link in links.iter_mut().filter(|link| is_ours(link)) {
                 if !matches!(link.stage, Stage::Asked(_) | Stage::Greeting) {
-                    link.gone = Some("the data set was replaced");
+                    link.gone = Some(why);
                 }
             }
             return true;
+        }
+        for part in std::mem::take(&mut feed.ahead) {
+            let end = Position {
+                generation: part.generation(),
+                offset: part.end(),
+            };
+            let stream = home.stream.as_ref();
+            let is_before = stream.is_some_and(|stream| stream.ancestry().has(end));
+            if end.generation == at.generation || is_before {
+                feed.history.push(part);
+            }
         }
         if journals
             && state.shared.durable.shards[feed.shard]
@@ -490,8 +542,18 @@ impl Source {
             }
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
-                let database = home.stream.as_ref().map_or(0, |stream| stream.database());
-                link.answer(request, (at, database), &mut feed.history, journals);
+                let stream = home.stream.as_ref();
+                let is_further = request.at.generation == at.generation
+                    && request.at.offset > at.offset
+                    && stream.is_some_and(|stream| stream.is_adopted());
+                if is_further && state.now.saturating_sub(link.alive) < ANSWER_MS {
+                    // It has what is still to come here: from the primary, where a crash took it from us.
+                    continue;
+                }
+                let database = stream.map_or(0, |stream| stream.database());
+                let ancestry = stream.map(|stream| stream.ancestry().clone());
+                feed.ancestry = ancestry.unwrap_or_default();
+                link.answer(request, (at, database), feed, journals);
                 if link.kind == Peer::Kevy
                     && let Some(stream) = &mut home.stream
                 {
@@ -688,6 +750,7 @@ impl Source {
             self.feeds[link.own].used = now;
         }
         for own in 0..self.feeds.len() {
+            state.leave_primary(self.feeds[own].shard);
             if !state.feeding[own] {
                 continue;
             }
@@ -708,7 +771,9 @@ impl Source {
                 self.publish(own, state);
                 let feed = &self.feeds[own];
                 if !state.shared.settings.journals {
-                    state.homes.shards.shard(feed.shard).stream = None;
+                    let epoch = state.shared.epoch.load(SeqCst);
+                    let home = state.homes.shards.shard(feed.shard);
+                    home.drop_stream(epoch);
                     state.homes.refresh(feed.shard);
                 } else if let Some(stream) = &mut state.homes.shards.shard(feed.shard).stream {
                     stream.set_plain(false);
@@ -754,8 +819,13 @@ impl Feed {
         }
         if let Some(landing) = &mut self.landing {
             // Who has a part of what follows the image must find it said, also after a crash.
+            // What a primary has said, it has.
+            let is_ours = home
+                .stream
+                .as_ref()
+                .is_none_or(|stream| !stream.is_adopted());
             let is_written = self.history.end().is_some_and(|end| end > landing.mark);
-            if journals && !is_written {
+            if journals && is_ours && !is_written {
                 return false;
             }
             self.history.doubt(landing.first, landing.end);
@@ -814,6 +884,11 @@ impl Link {
         matches!(self.stage, Stage::Shipping) && self.out_bytes > SHIP_AHEAD
     }
 
+    /// Is it a kevy that has just said what it wants?
+    fn is_new_kevy(&self) -> bool {
+        matches!(&self.stage, Stage::Asked(request) if !request.is_ringkeep)
+    }
+
     /// Does it get what comes next, and has been for a while?
     fn only_streams(&self) -> bool {
         matches!(self.stage, Stage::Streaming(_)) && !self.is_new && self.decided.is_none()
@@ -836,9 +911,10 @@ impl Link {
         &mut self,
         request: Request,
         (at, database): (Position, u32),
-        history: &mut History,
+        feed: &mut Feed,
         journals: bool,
     ) {
+        let history = &mut feed.history;
         self.kind = match request.is_ringkeep {
             true => Peer::All,
             false => Peer::Kevy,
@@ -846,31 +922,40 @@ impl Link {
         (self.id, self.has_generation) = (request.id, request.has_generation);
         self.asked = request.at.offset;
         // Who names no generation is told from others by offsets alone: no two histories share any.
-        let is_ours = !self.has_generation || request.at.generation == at.generation;
+        let is_ours = !self.has_generation
+            || request.at.generation == at.generation
+            || (self.kind == Peer::All && feed.ancestry.has(request.at));
         let goes_on = is_ours && history.has(self.asked, at.offset, self.kind);
         self.takes_pings = self.has_generation;
         let may_be_written = journals
             && is_ours
             && self.asked < at.offset
-            && !history.is_doubtful(self.asked)
+            && !history.is_doubtful(self.asked, self.kind)
             && history.first().is_none_or(|first| self.asked < first);
         (self.stage, self.decided) = if goes_on {
-            let database = history.database_at(self.asked, database);
-            self.say_ack(at.generation, database);
+            let database = feed.history.database_at(self.asked, database);
+            self.say_ack(at.generation, database, feed);
             (Stage::Streaming(Cursor::new(self.asked)), Some(true))
         } else if may_be_written {
             (Stage::Reading(self.asked, None), None)
         } else {
-            self.say_ack(at.generation, 0);
+            self.say_ack(at.generation, 0, feed);
             (Stage::Waiting, Some(false))
         };
     }
 
     /// Answers the handshake; `database` is the one that the next frame finds itself in.
-    fn say_ack(&mut self, generation: u64, database: u32) {
+    fn say_ack(&mut self, generation: u64, database: u32, feed: &Feed) {
         let asked = self.asked;
         self.say(match (self.kind, self.has_generation) {
-            (Peer::All, _) => format!("+ACK {generation} {asked} {database}\r\n"),
+            (Peer::All, _) => {
+                let slots = u8::from(feed.has_slots);
+                let mut line = format!("+ACK {generation} {asked} {database} {slots}");
+                for Position { generation, offset } in feed.ancestry.histories() {
+                    line += &format!(" {generation} {offset}");
+                }
+                line + "\r\n"
+            }
             (Peer::Kevy, true) => format!("+ACK {generation} {asked}\r\n"),
             (Peer::Kevy, false) => format!("+ACK {asked}\r\n"),
         });
@@ -908,7 +993,7 @@ impl Link {
                     };
                     if self.decided.is_none() && is_first {
                         let database = part.database_at(from, &mut feed.parser);
-                        self.say_ack(at.generation, database);
+                        self.say_ack(at.generation, database, feed);
                         self.decided = Some(true);
                     }
                     from = part.end();
@@ -919,7 +1004,7 @@ impl Link {
                 }
             }
             _ if is_first => {
-                self.say_ack(at.generation, 0);
+                self.say_ack(at.generation, 0, feed);
                 (self.stage, self.decided) = (Stage::Waiting, Some(false));
                 return;
             }
@@ -939,8 +1024,9 @@ impl Link {
             let wanted = recover::Wanted {
                 shard: feed.shard as u32,
                 generation: at.generation,
+                ancestry: feed.ancestry.clone(),
                 from,
-                comes_back: from == self.asked,
+                comes_back: from == self.asked && self.kind == Peer::Kevy,
                 len: READ_LEN,
             };
             let files = shared.durable.files.get().cloned();
@@ -997,11 +1083,31 @@ impl State {
     /// What happens to a shard of this core, which is here, is recorded from now on.
     pub(super) fn start_stream(&mut self, own: usize, shard: usize) {
         self.feeding[own] = true;
+        if self.homes.shards.shard(shard).stream.is_none() {
+            self.make_stream(shard, Position::UNKNOWN.renewed(self.now));
+        }
+    }
+
+    /// Makes a stream for a shard of this core, which is here: where the shard is in the history of the
+    /// primary, or else from here on.
+    pub(super) fn make_stream(&mut self, shard: usize, at: Position) {
+        let epoch = self.shared.epoch.load(SeqCst);
         let home = self.homes.shards.shard(shard);
-        if home.stream.is_none() {
-            let at = Position::UNKNOWN.renewed(self.now);
-            home.stream = Some(Box::new(Stream::new(shard as u32, at)));
-            self.homes.refresh(shard);
+        let stream = match home.take_place(epoch) {
+            Some(place) => place.stream(shard),
+            None => Stream::new(shard as u32, at),
+        };
+        home.stream = Some(Box::new(stream));
+        self.homes.refresh(shard);
+    }
+
+    /// Where the node follows nobody any more, what comes next of a shard is a history of its own.
+    fn leave_primary(&mut self, shard: usize) {
+        if !self.shared.following.load(SeqCst)
+            && self.homes.shards.has(shard)
+            && let Some(stream) = &mut self.homes.shards.shard(shard).stream
+        {
+            stream.leave();
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     base::{Ms, parse_i64, parse_u64},
     cmd::Spec,
+    journal::Position,
     resp::{Args, Error, Out, OwnedArgs},
 };
 
@@ -327,9 +328,21 @@ impl State {
         for shard in self.homes.own() {
             let end = self.homes.stream_position(shard);
             let marks = &self.shared.durable.shards[shard];
-            marks.generation.store(end.generation, SeqCst);
-            // Who has it on loan may have told more.
-            marks.next.fetch_max(end.offset, SeqCst);
+            if marks.generation.swap(end.generation, SeqCst) == end.generation {
+                // Who has it on loan may have told more.
+                marks.next.fetch_max(end.offset, SeqCst);
+            } else {
+                marks.next.store(end.offset, SeqCst);
+            }
+        }
+    }
+
+    /// Where a shard's stream was at the end of its core's last turn, if it has one.
+    pub(super) fn told_position(&self, shard: usize) -> Position {
+        let marks = &self.shared.durable.shards[shard];
+        Position {
+            generation: marks.generation.load(SeqCst),
+            offset: marks.next.load(SeqCst),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{
     journal::{
         FileName,
         bundle::Bundle,
+        from_files,
         meta::Meta,
         plan::PlanError,
         scan::{Scan, Tail},
@@ -75,7 +76,7 @@ pub fn verdict(dir: &DataDir) -> bool {
             ", {frames} frames of {} segments, up to frame {} of generation {}{}",
             plan.replays.len(),
             plan.end.offset,
-            plan.end.generation,
+            from_files(plan.end.generation).0,
             if plan.is_clean {
                 ""
             } else {

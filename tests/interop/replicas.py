@@ -356,18 +356,145 @@ def disks(count, scratch, opts):
         server.stop()
 
 
+def family(count, scratch, opts, journal):
+    """A with replicas B and C, and D behind B: one history, whoever is asked, and whoever is the primary."""
+    said = "with journals" if journal else "without journals"
+    rng = random.Random(opts.seed)
+    kept = [] if journal else ["--appendonly", "no"]
+
+    def start(name, above=None):
+        args = ["--shards", "2"] + kept
+        if above:
+            args += ["--replicaof", "127.0.0.1:%d" % (above + 10000)]
+        name += "-kept" if journal else "-plain"
+        return node_server(scratch, opts.node, args=args, name=name, port=free_base(8), threads=2)
+
+    def load(server, rounds):
+        with server.conn(timeout=30) as conn:
+            for n in range(rounds):
+                conn.ask("SELECT", str(rng.choice(DATABASES)))
+                key = lambda: "k%d" % rng.randrange(300)
+                conn.ask("SET", key(), "v%d" % n)
+                conn.ask("MSET", key(), "a%d" % n, key(), "b%d" % n, key(), "c%d" % n)
+                conn.ask("MULTI")
+                conn.call("HSET", "h" + key(), "f", str(n))
+                conn.call("DEL", key(), key())
+                conn.call("SPOP", "s" + key())
+                conn.call("SADD", "s" + key(), "m%d" % n, "n%d" % n)
+                conn.ask("EXEC")
+                conn.ask("PEXPIRE", key(), str(rng.randrange(1, 2000)))
+                if n % 100 == 50:
+                    conn.ask("FUNCTION", "LOAD", "REPLACE", library(rng))
+                if n % 150 == 149:
+                    conn.ask("FLUSHDB")
+
+    def syncs(server):
+        return (info(server, "sync_full"), info(server, "sync_partial_ok"))
+
+    def generations(server):
+        with server.conn(timeout=30) as conn:
+            return [row[1] for row in conn.ask("REPL.DIGEST")[2]]
+
+    def same(what, servers):
+        for above, below in zip(servers, servers[1:]):
+            wait_until("%s: %s in step" % (what, below.name), 30, lambda: in_step_of(below))
+        time.sleep(2.2)
+        lines = all_equal(servers)
+        count.check("%s: %s: all hold the same" % (said, what), not lines, "\n".join(lines[:10]))
+
+    def in_step_of(replica):
+        found = ends(replica)
+        return found.get("master_link_status") == "up" and found.get("slave_lag_frames") == "0"
+
+    def goes_on(what, primary, act):
+        full, part = syncs(primary)
+        act()
+        wait_until(what, 30, lambda: syncs(primary)[1] >= part + 2 or syncs(primary)[0] > full)
+        count.check("%s: %s: no full sync" % (said, what), syncs(primary)[0] == full, repr(syncs(primary)))
+
+    def follow(server, primary):
+        with server.conn() as conn:
+            port = str(primary.port + 10000) if primary else "ONE"
+            conn.ask("REPLICAOF", "127.0.0.1" if primary else "NO", port)
+
+    a = start("A")
+    load(a, 200)
+    proxy = Proxy(a.port, 2)
+    b, c = start("B", proxy.base), start("C", a.port)
+    for server in (b, c):
+        wait_until("%s follows" % server.name, 30, lambda: in_step(a, server))
+    load(a, 200)
+    d = start("D", b.port)
+    wait_until("D follows", 30, lambda: in_step_of(d))
+    load(a, 200)
+    same("a chain", (a, b, c, d))
+    found = [generations(server) for server in (a, b, c, d)]
+    count.check("%s: one history" % said, all(names == found[0] for names in found), repr(found))
+    # D goes on from B's sister, from A, and again from B.
+    for primary, name in ((c, "C"), (a, "A"), (b, "B")):
+        if not journal and primary is c:
+            # Nobody followed it, so it has kept nothing.
+            continue
+        goes_on("D goes on from " + name, primary, lambda: follow(d, primary))
+        load(a, 50)
+        same("D behind " + name, (a, b, c, d))
+    if journal:
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            b.stop(sig)
+            load(a, 100)
+            goes_on("B is back", a, b.start)
+            same("B is back", (a, b, c, d))
+    # C gets what B does not, and B becomes the primary.
+    proxy.open = False
+    proxy.cut()
+    load(a, 5)
+    wait_until("C has it", 10, lambda: in_step(a, c))
+    a.kill()
+    follow(b, None)
+    full = syncs(b)[0]
+    load(b, 20)
+    follow(c, b)
+    same("a new primary", (b, c, d))
+    count.check("%s: only C gets a full sync" % said, 1 <= syncs(b)[0] - full <= 2, repr((full, syncs(b))))
+    # B is lost, too, and C is the primary: D lacks nothing that it has.
+    follow(d, c)
+    load(b, 20)
+    same("D behind C", (b, c, d))
+    b.kill()
+    follow(c, None)
+    goes_on("D goes on behind a new primary", c, lambda: load(c, 50))
+    same("C alone", (c, d))
+    count.check("%s: a history of its own" % said, generations(c) != found[0], repr(found))
+    if journal:
+        # B comes back as it was, and A with what nobody has seen but C.
+        for server in (a, b):
+            server.argv = server.argv[:-2] if "--replicaof" in server.argv else server.argv
+            server.argv += ["--replicaof", "127.0.0.1:%d" % (c.port + 10000)]
+        goes_on("B comes back as a replica", c, b.start)
+        a.start()
+        same("all are back", (c, a, b, d))
+        a.stop()
+    for server in (b, c, d):
+        if server.alive():
+            server.stop()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--node", required=True)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--family", action="store_true", help="only the first stage")
     parser.add_argument("--keep", action="store_true", help="keep the logs and data")
     opts = parser.parse_args()
     opts.node = os.path.abspath(opts.node)
     count = Count()
     with Scratch(opts.keep) as scratch:
-        disks(count, scratch, opts)
-        chain(count, scratch, opts)
+        family(count, scratch, opts, True)
+        family(count, scratch, opts, False)
+        if not opts.family:
+            disks(count, scratch, opts)
+            chain(count, scratch, opts)
     count.close()
 
 

@@ -72,7 +72,7 @@ pub struct Place {
     pub folder: FileId,
     /// Bytes of a segment, unless one write is longer.
     pub segment_len: u64,
-    /// Number of the next segment.
+    /// Number of the next segment: above those of all files of the shard.
     pub next_seq: u64,
 }
 
@@ -169,6 +169,8 @@ pub struct Journal {
     written: u64,
     /// The history that a fresh segment goes on from.
     parent: Position,
+    /// The history of the segment in use. Files tell those of a primary from our own.
+    generation: u64,
     /// Nothing is written until a snapshot makes a new beginning.
     is_suspended: bool,
     /// The beginning of the present history, and so the end of the one before, is durable.
@@ -200,6 +202,7 @@ impl Journal {
             frontier: Frontier::new(at.offset),
             written: at.offset,
             parent,
+            generation: at.generation,
             place,
             active: None,
             next: Next::None,
@@ -221,13 +224,21 @@ impl Journal {
         }
     }
 
-    /// Has everything below `end` been written and synced, with nothing in flight?
-    pub fn is_settled(&self, end: u64) -> bool {
+    /// Has everything of the stream been written and synced, with nothing in flight?
+    pub fn is_settled(&self, stream: &Stream) -> bool {
+        let turns = self.active.is_some() && self.generation != stream.generation_in_files();
         self.is_suspended()
             || (self.flight.is_none()
                 && self.syncing.is_none()
                 && !self.is_heading
-                && self.frontier.synced_end() >= end)
+                && !turns
+                && self.frontier.synced_end() >= stream.next())
+    }
+
+    /// A number for a file that is above those of all others.
+    pub fn take_seq(&mut self) -> u64 {
+        self.place.next_seq += 1;
+        self.place.next_seq - 1
     }
 
     /// Hands to the ring what can be handed over now.
@@ -239,7 +250,17 @@ impl Journal {
             .active
             .as_ref()
             .is_none_or(|active| active.at > self.place.segment_len / 2);
-        if half_full && matches!(self.next, Next::None) {
+        let at = stream.pending_at();
+        let turns = self.active.is_some() && at.generation != self.generation;
+        if turns
+            && let Next::Made(file, seq) = self.next
+            && seq + 1 < self.place.next_seq
+        {
+            // A segment of another history has a higher number than the snapshots before it.
+            reactor.close_file(file);
+            self.next = Next::None;
+        }
+        if (half_full || turns) && matches!(self.next, Next::None) {
             self.make_next(reactor);
         }
         // Before the next write: under load there is always one.
@@ -253,14 +274,16 @@ impl Journal {
         if self.active.is_none() {
             // Also with nothing to write: that this history is over, and where it ended, has to stay so
             // whatever the other shards write now.
-            self.begin_segment(stream.generation(), reactor);
+            self.begin_segment(at, reactor);
+        } else if turns {
+            self.roll(at, reactor);
         } else if pending > 0 {
             match &self.active {
                 Some(active)
                     // One that is not half full takes whatever comes: the next one is not made yet.
                     if half_full && active.at + pending > self.place.segment_len =>
                 {
-                    self.roll(stream.generation(), reactor);
+                    self.roll(at, reactor);
                 }
                 _ => self.write(stream, fsync, reactor),
             }
@@ -353,7 +376,7 @@ impl Journal {
         };
         match reactor.open(&path, how) {
             Ok(file) => {
-                self.place.next_seq += 1;
+                self.take_seq();
                 self.is_name_lost = false;
                 reactor.reserve(file, self.place.segment_len, self.mark(Step::Reserve));
                 self.next = Next::Making(file, seq);
@@ -362,8 +385,8 @@ impl Journal {
         }
     }
 
-    /// Leaves the full segment, once all of it is synced.
-    fn roll<R: Reactor>(&mut self, generation: u64, reactor: &mut R) {
+    /// Leaves the segment, which is full or of another history, once all of it is synced.
+    fn roll<R: Reactor>(&mut self, at: Position, reactor: &mut R) {
         if self.frontier.synced_end() < self.written {
             return self.sync(reactor);
         }
@@ -379,24 +402,31 @@ impl Journal {
             reactor.close_file(full.file);
         }
         self.parent = Position {
-            generation,
+            generation: self.generation,
             offset: self.written,
         };
-        self.begin_segment(generation, reactor);
+        self.begin_segment(at, reactor);
     }
 
-    fn begin_segment<R: Reactor>(&mut self, generation: u64, reactor: &mut R) {
+    /// Begins a segment at the place of the stream where the next block begins.
+    fn begin_segment<R: Reactor>(&mut self, at: Position, reactor: &mut R) {
         let Next::Made(file, seq) = self.next else {
             return;
         };
         self.next = Next::None;
+        self.generation = at.generation;
+        if at.offset > self.written {
+            // The history went on from another offset.
+            self.written = at.offset;
+            self.frontier.synced(at.offset);
+        }
         let header = Header {
             seq,
             shard: self.place.shard as u32,
             shard_count: self.place.shards as u32,
             routing: self.place.routing,
             start: Position {
-                generation,
+                generation: at.generation,
                 offset: self.written,
             },
             parent: self.parent,
@@ -426,6 +456,7 @@ impl Journal {
         // Units over several shards have blocks of their own; they still share a write.
         while bytes.len() < WRITE_LEN
             && stream.pending_bytes() > 0
+            && stream.pending_at().generation == self.generation
             && let Some(block) = stream.take_block()
         {
             end = block.end();
@@ -571,6 +602,7 @@ impl Journal {
     }
 
     /// A snapshot has made everything below `at` durable: the journal goes on from there in a fresh segment.
+    /// Older ones are of no more use.
     pub fn heal<R: Reactor>(&mut self, at: Position, reactor: &mut R) {
         let unused = match std::mem::replace(&mut self.next, Next::None) {
             Next::Making(file, _) | Next::Made(file, _) => Some(file),
@@ -584,6 +616,9 @@ impl Journal {
                 bytes: used.at,
             });
         }
+        for old in &mut self.old_segments {
+            old.end = old.end.min(at.offset);
+        }
         for file in unused.into_iter().chain(used.map(|used| used.file)) {
             reactor.close_file(file);
         }
@@ -592,7 +627,7 @@ impl Journal {
         self.is_rooted = true;
         self.era = self.era.wrapping_add(1);
         self.written = at.offset;
-        self.parent = at;
+        (self.parent, self.generation) = (at, at.generation);
         self.frontier = Frontier::new(at.offset);
     }
 

@@ -41,7 +41,7 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{Shard, libraries},
-    journal::{FileName, Position, Stream},
+    journal::{Ancestry, FileName, Position, Stream, from_files, in_files, plan::Replay},
     recover::{Files, Plan},
     resp::Error,
 };
@@ -92,8 +92,12 @@ pub struct Start {
     pub shard: usize,
     /// Where the stream goes on.
     pub at: Position,
-    /// Where the history that was recovered ended.
+    /// Where the history that was recovered ended, as files name it.
     pub parent: Position,
+    /// It is a primary's history, and all that the shard has is in it.
+    pub is_adopted: bool,
+    /// The histories that it goes on from.
+    pub ancestry: Ancestry,
     /// How keys are placed on shards, as a number.
     pub routing: u32,
     /// Number of the next segment, and of the next snapshot.
@@ -109,9 +113,20 @@ pub struct Start {
 impl Start {
     /// After a recovery.
     pub fn after(plan: Plan, routing: u32, now: Ms, is_same_boot: bool) -> Self {
+        let (generation, is_adopted) = from_files(plan.end.generation);
+        let at = match is_adopted {
+            // What others have seen of it and we have not is no loss: the primary has it.
+            true => Position {
+                generation,
+                offset: plan.end.offset,
+            },
+            false => next_position(&plan, now, is_same_boot),
+        };
         Self {
             shard: plan.shard,
-            at: next_position(&plan, now, is_same_boot),
+            at,
+            is_adopted,
+            ancestry: ancestry_of(&plan.replays, at),
             parent: plan.end,
             routing,
             next_seq: plan.next_seq,
@@ -128,6 +143,26 @@ impl Start {
             snapshot_bytes: plan.snapshot_bytes,
         }
     }
+}
+
+/// The histories that end where the next one begins, back from where a stream goes on.
+fn ancestry_of(replays: &[Replay], at: Position) -> Ancestry {
+    let (mut generation, mut next) = (at.generation, at.offset);
+    let mut histories = Vec::new();
+    for replay in replays.iter().rev() {
+        if replay.to != next {
+            break;
+        }
+        let (before, _) = from_files(replay.generation);
+        if before != generation {
+            histories.push(Position {
+                generation: before,
+                offset: next,
+            });
+        }
+        (generation, next) = (before, replay.from);
+    }
+    Ancestry::of(histories)
 }
 
 /// Where a stream goes on: after a stop in order, where it was. So, too, if only the process ended: replicas
@@ -151,8 +186,6 @@ struct Kept {
     journal: Journal,
     place: SnapPlace,
     snap: Option<Snap>,
-    /// Number of the next snapshot.
-    next_snap: u64,
     /// Snapshots that are there.
     snapshots: Vec<u64>,
     /// Bytes of the journal when the newest of them was published.
@@ -218,7 +251,11 @@ impl Durable {
             let marks = &state.shared.durable.shards[start.shard];
             marks.ready.store(start.at.offset, SeqCst);
             marks.passed.store(start.at.offset, SeqCst);
-            let mut journal = Journal::new(place, start.at, start.parent);
+            let at = Position {
+                generation: in_files(start.at.generation, start.is_adopted),
+                ..start.at
+            };
+            let mut journal = Journal::new(place, at, start.parent);
             journal.old_segments = start.segments;
             kept.push(Kept {
                 journal,
@@ -232,7 +269,6 @@ impl Durable {
                     write_len: (settings.segment_len / WRITES_PER_SEGMENT) as usize,
                 },
                 snap: None,
-                next_snap: start.next_seq,
                 snapshots: start.snapshots,
                 since: 0,
                 snapshot_bytes: start.snapshot_bytes,
@@ -489,7 +525,7 @@ impl Durable {
             }
             if let Some(stream) = &state.homes.shards.shard(shard).stream {
                 kept.journal.want_sync();
-                is_settled &= kept.journal.is_settled(stream.next());
+                is_settled &= kept.journal.is_settled(stream);
             }
         }
         if is_settled {
@@ -591,11 +627,17 @@ impl Kept {
         };
         let has_work = snap.has_work();
         let home = state.homes.shards.shard(self.place.shard);
-        let at = home.position();
+        let at = home.position_in_files();
+        if snap.end().is_none() && snap.generation != at.generation {
+            let what = "the history went on as another one during a snapshot";
+            self.give_up(what, 0, state, reactor);
+            self.is_due = true;
+            return true;
+        }
         let is_walked = snap.step(home, at, reactor);
         if !state.shared.settings.journals {
             if is_walked && !state.feeding[self.place.own] {
-                home.stream = None;
+                home.drop_stream(state.shared.epoch.load(SeqCst));
                 state.homes.refresh(self.place.shard);
             }
             if snap.is_waiting() {
@@ -769,20 +811,17 @@ impl Kept {
         reactor: &mut R,
     ) {
         let shard = self.place.shard;
-        let seq = self.next_snap;
-        self.next_snap += 1;
+        let seq = self.journal.take_seq();
         let has_stream = state.homes.shards.shard(shard).stream.is_some();
         if !state.shared.settings.journals && !has_stream {
             // The walk needs to hear of changes.
-            let at = self.last.renewed(state.now);
-            self.last = at;
-            let home = state.homes.shards.shard(shard);
-            home.stream = Some(Box::new(Stream::new(shard as u32, at)));
-            state.homes.refresh(shard);
+            self.last = self.last.renewed(state.now);
+            state.make_stream(shard, self.last);
         }
         let home = state.homes.shards.shard(shard);
         if mends.is_some()
             && let Some(stream) = &mut home.stream
+            && !stream.is_adopted()
         {
             // Some of what was recorded is in no file, so this is another history.
             let at = Position {
@@ -792,13 +831,13 @@ impl Kept {
             let at = at.renewed(state.now);
             **stream = Stream::new(shard as u32, at);
         }
-        let at = home.position();
+        let at = home.position_in_files();
         match Snap::begin(self.place.clone(), seq, home, at, reactor) {
             Ok(mut snap) => {
                 let sources = state.shared.scripts.library_sources();
                 if shard == libraries::HOME && !sources.is_empty() {
                     // As what it is a copy of: what is older than the walk may be gone.
-                    state.homes.shards.shard(shard).tell_libraries(&sources);
+                    state.homes.shards.shard(shard).keep_libraries(&sources);
                 }
                 (snap.is_asked, snap.mends) = (is_asked, mends);
                 self.snap = Some(snap);

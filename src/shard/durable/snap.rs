@@ -106,6 +106,8 @@ pub struct Snap {
     place: SnapPlace,
     /// Its number.
     pub seq: u64,
+    /// The history that it is taken from, as files name it.
+    pub generation: u64,
     file: FileId,
     at: u64,
     flights: usize,
@@ -168,7 +170,8 @@ impl Snap {
             shard_count: place.shards as u32,
             routing: place.routing,
             generation: position.generation,
-            start: position.offset,
+            // Libraries of functions that no frame has told stand one before.
+            start: position.offset.saturating_sub(1),
         };
         let mut chunks = Vec::new();
         let composer = Composer::new(&header, &mut chunks);
@@ -178,6 +181,7 @@ impl Snap {
         Ok(Self {
             place,
             seq,
+            generation: position.generation,
             file,
             at: 0,
             flights: 0,
