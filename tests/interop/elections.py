@@ -51,6 +51,7 @@ import random
 import signal
 import statistics
 import subprocess
+import sys
 import threading
 import time
 
@@ -1019,6 +1020,8 @@ def main():
     ap.add_argument("--loopback", action="store_true", help="no namespaces, and so no cuts")
     ap.add_argument("--keep", action="store_true", help="keep the members' folders")
     opts = ap.parse_args()
+    # Who ends this from outside leaves no process and no namespace behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     seed = opts.seed if opts.seed is not None else random.SystemRandom().randrange(1 << 31)
     print("seed %d" % seed, flush=True)
     count = Count()
