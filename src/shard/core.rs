@@ -16,7 +16,7 @@ use super::{
     elect::{self, Election, Membership},
     follow::Follower,
     log::log,
-    message::{Message, Order},
+    message::{CoreId, Message, Order},
     requests::GROUP_LEN,
     shared::{FollowView, Shared, lock},
     source::Source,
@@ -62,6 +62,8 @@ pub struct Core<R: Reactor> {
     /// This node's part in elections, and what it is to begin with; on core 0 only.
     election: Option<Box<Election>>,
     member: Option<(Membership, Vec<SocketId>)>,
+    /// What all cores do for an election, who asked for it, and its number.
+    ordered: Option<(Order, CoreId, u64)>,
     /// The replicas that follow this core's shards.
     source: Source,
     /// Journals and snapshots, where there are any.
@@ -99,6 +101,7 @@ impl<R: Reactor> Core<R> {
             durable: None,
             election: None,
             member: None,
+            ordered: None,
             state,
             awaited: None,
             follow_later: None,
@@ -289,6 +292,7 @@ impl<R: Reactor> Core<R> {
         self.stopping
             || self.state.has_work()
             || self.follower.as_ref().is_some_and(Follower::has_work)
+            || self.ordered.is_some()
             || self
                 .election
                 .as_ref()
@@ -373,7 +377,7 @@ impl<R: Reactor> Core<R> {
                 }
                 Message::Order(order, round) => {
                     self.heed(order);
-                    self.state.mesh.send(from, Message::Settled(round));
+                    self.ordered = Some((order, from, round));
                 }
                 Message::Settled(round) => {
                     if let Some(election) = &mut self.election {
@@ -390,13 +394,27 @@ impl<R: Reactor> Core<R> {
         worked
     }
 
-    /// Does what every core has to do before an election goes on.
+    /// Begins what every core has to do before an election goes on.
     fn heed(&mut self, order: Order) {
         // The gate may have been shut after this turn began.
         self.state.note_broken();
-        match order {
-            Order::Settle => {}
-            Order::Resign | Order::Lead => self.source.leave_all(),
+        if order == Order::Resign {
+            self.source.leave_all();
+        }
+    }
+
+    /// Ends it, and says so; not before all shards are here that it is about.
+    fn end_order(&mut self) {
+        let Some((order, from, round)) = self.ordered else {
+            return;
+        };
+        if order == Order::Lead && !self.state.begin_histories() {
+            return;
+        }
+        self.ordered = None;
+        match &mut self.election {
+            Some(election) if from == self.state.me => election.on_settled(round),
+            _ => self.state.mesh.send(from, Message::Settled(round)),
         }
     }
 
@@ -562,6 +580,7 @@ impl<R: Reactor> Core<R> {
 
     /// Hands everything that the turn produced to the ring; true if there was anything.
     fn end_turn(&mut self) -> bool {
+        self.end_order();
         let mut worked = self.elect();
         if let Some(follower) = &mut self.follower {
             worked |= follower.step(&mut self.state, &mut self.reactor);
@@ -620,9 +639,8 @@ impl<R: Reactor> Core<R> {
                 break;
             };
             self.heed(order);
-            if let Some(election) = &mut self.election {
-                election.on_settled(round);
-            }
+            self.ordered = Some((order, self.state.me, round));
+            self.end_order();
         }
         worked
     }

@@ -64,6 +64,8 @@ pub(super) struct Follower {
     fading: Vec<(SocketId, Ms)>,
     /// What was told last to those who wait for the links.
     told: u64,
+    /// There was a link to an elected primary.
+    has_followed: bool,
 }
 
 struct Target {
@@ -80,6 +82,8 @@ struct Target {
     placement: Placement,
     base: u16,
     was_in_step: bool,
+    /// No snapshot is taken from there.
+    only_goes_on: bool,
 }
 
 struct Search {
@@ -186,6 +190,9 @@ struct Run {
     adopts: Option<bool>,
     /// It has.
     is_adopted: bool,
+    /// No snapshot is taken, and one was offered: nothing more is read.
+    only_goes_on: bool,
+    is_refused: bool,
     /// What is fed of them where they are not simply run one after the other.
     parts: Vec<Part>,
     /// They are whole, and other parts of the same unit are not here yet.
@@ -222,6 +229,7 @@ impl Follower {
             closing: Vec::new(),
             fading: Vec::new(),
             told: 0,
+            has_followed: false,
         }
     }
 
@@ -296,13 +304,16 @@ impl Follower {
             placement: Placement::default(),
             base: port,
             was_in_step: false,
+            only_goes_on: false,
         });
     }
 
     /// Follows the elected primary, or none: also then nobody else writes here.
     pub(super) fn follow_elected(&mut self, state: &mut State, target: Option<(String, u16)>) {
         let has_links = self.target.iter().any(|target| !target.links.is_empty());
-        if has_links || lock(&self.shared.upstreams).is_empty() {
+        // What was loaded at the start is known better than here, until it has changed.
+        self.has_followed |= has_links;
+        if self.has_followed || lock(&self.shared.upstreams).is_empty() {
             self.note_histories(state);
         }
         self.go_on_following(state, target);
@@ -326,18 +337,29 @@ impl Follower {
     /// Where the data stands in every stream of the primary, once all of it is that primary's.
     pub(super) fn joined(&self) -> Option<Vec<Position>> {
         let links = &self.target.as_ref()?.links;
-        let is_there = |run: &Run| run.settled && run.loading.is_none() && run.connected;
+        let is_there = |run: &Run| {
+            let is_whole = run.adopts.is_none() && !run.link.is_behind();
+            run.settled && run.loading.is_none() && run.connected && is_whole
+        };
         if links.is_empty() || !links.iter().all(is_there) {
             return None;
         }
-        self.positions()
+        self.positions().into_iter().collect()
     }
 
-    /// The same, as far as it is.
-    pub(super) fn positions(&self) -> Option<Vec<Position>> {
-        let links = &self.target.as_ref()?.links;
-        let applied = links.iter().map(|run| run.link.applied_position());
+    /// The same of each stream, as far as it is known.
+    pub(super) fn positions(&self) -> Vec<Option<Position>> {
+        let links = self.target.iter().flat_map(|target| &target.links);
+        let applied = links.map(|run| run.link.applied_position());
         applied.map(|applied| Some(applied?.0)).collect()
+    }
+
+    /// Pulls from a replica of the same history what it has more, and takes no snapshot from it.
+    pub(super) fn catch_up(&mut self, state: &mut State, from: (String, u16)) {
+        self.follow_elected(state, Some(from));
+        if let Some(target) = &mut self.target {
+            target.only_goes_on = true;
+        }
     }
 
     /// Must the core not sleep?
@@ -644,6 +666,10 @@ impl Target {
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
             let run = &mut self.links[at];
+            if run.is_refused {
+                closing.extend(run.socket.take());
+                continue;
+            }
             worked |= run.adopt(state);
             run.note_synced(is_kept, &state.shared, now);
             if run.is_held && !run.receiving {
@@ -937,6 +963,8 @@ impl Target {
                 units: None,
                 adopts: None,
                 is_adopted: false,
+                only_goes_on: self.only_goes_on,
+                is_refused: false,
                 parts: Vec::new(),
                 is_held: false,
             })
@@ -1047,6 +1075,10 @@ impl Run {
                     database,
                     ..
                 }) => {
+                    if self.only_goes_on && awaits_snapshot {
+                        self.is_refused = true;
+                        break;
+                    }
                     self.is_ringkeep = database.is_some();
                     self.database = database.unwrap_or(0);
                     // It tells of keys that are due; no kevy does.
@@ -1059,6 +1091,10 @@ impl Run {
                     self.adopts = (may_adopt && !awaits_snapshot).then_some(false);
                 }
                 Some(link::Event::SnapshotBegin) => {}
+                Some(link::Event::HistoryStart) if self.only_goes_on => {
+                    self.is_refused = true;
+                    break;
+                }
                 Some(link::Event::HistoryStart) => {
                     self.ahead.clear();
                     let load = Load::clearing(self.stream, self.session, streams, *placement);
@@ -1187,7 +1223,10 @@ impl Run {
 
     /// Is nothing more to be parsed for now?
     fn is_stopped(&self) -> bool {
-        self.paused || self.is_held || (self.adopts.is_some() && !self.link.is_behind())
+        self.paused
+            || self.is_held
+            || self.is_refused
+            || (self.adopts.is_some() && !self.link.is_behind())
     }
 
     /// The history, as far as somebody who has what was received is in it.

@@ -1101,6 +1101,23 @@ impl State {
         self.homes.refresh(shard);
     }
 
+    /// This node is an elected primary: what comes next of each of this core's shards is a history of its own.
+    /// Those who follow may go on in it from where they are in the old one. False if a shard is not here.
+    pub(super) fn begin_histories(&mut self) -> bool {
+        let own: Vec<_> = self.homes.own().collect();
+        if !own.iter().all(|shard| self.homes.shards.has(*shard)) {
+            return false;
+        }
+        for (at, shard) in own.into_iter().enumerate() {
+            self.start_stream(at, shard);
+            if let Some(stream) = &mut self.homes.shards.shard(shard).stream {
+                stream.leave();
+            }
+        }
+        self.publish_ends();
+        true
+    }
+
     /// Where the node follows nobody any more, what comes next of a shard is a history of its own.
     fn leave_primary(&mut self, shard: usize) {
         if !self.shared.following.load(SeqCst)

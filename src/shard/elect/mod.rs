@@ -111,7 +111,7 @@ enum Busy {
     /// more rounds. Then this.
     Settling(Box<Effect>, u8),
     /// A load of the data must end before this begins.
-    Loading(Epoch),
+    Loading(Box<Effect>),
     /// All cores must have begun their new histories.
     Beginning(Epoch),
     /// The places must be on the disk; then this.
@@ -363,12 +363,10 @@ impl Election {
                 offset: marks.next.load(SeqCst),
             });
             self.places.streams = streams.collect();
-        } else if (self.joined == Joined::Yes || self.catching_up)
-            && let Some(streams) = follower.positions()
-        {
-            for (place, at) in self.places.streams.iter_mut().zip(streams) {
+        } else if self.joined == Joined::Yes || self.catching_up {
+            for (place, at) in self.places.streams.iter_mut().zip(follower.positions()) {
                 // Of another history than the one that was joined nothing counts before it is joined.
-                if place.generation == at.generation {
+                if let Some(at) = at.filter(|at| at.generation == place.generation) {
                     place.offset = place.offset.max(at.offset);
                 }
             }
@@ -418,9 +416,8 @@ impl Election {
                     self.order(Order::Settle, state);
                     self.busy = Busy::Settling(effect, rounds - 1);
                 }
-                Busy::Loading(epoch) if !self.shared.loading.load(SeqCst) => {
-                    self.order(Order::Lead, state);
-                    self.busy = Busy::Beginning(epoch);
+                Busy::Loading(effect) if !self.shared.loading.load(SeqCst) => {
+                    self.due.push_front(*effect);
                 }
                 Busy::Beginning(epoch) if self.has_settled(state) => {
                     self.begin_to_lead(epoch, state, follower);
@@ -470,9 +467,10 @@ impl Election {
                 }
                 self.unsettled |= until == 0;
             }
+            Effect::Lead { .. } if self.must_wait(&effect, state) => {}
             Effect::Lead { epoch } => {
-                self.follow_nobody(state, follower);
-                self.busy = Busy::Loading(epoch);
+                self.order(Order::Lead, state);
+                self.busy = Busy::Beginning(epoch);
             }
             Effect::Resign => {
                 self.look_at_positions(follower, state);
@@ -486,24 +484,26 @@ impl Election {
                 self.look_at_positions(follower, state);
                 self.follow_nobody(state, follower);
             }
-            Effect::Follow(Some(following)) => {
+            Effect::Follow(Some(_)) if self.following.is_some() || self.catching_up => {
                 self.look_at_positions(follower, state);
                 self.follow_nobody(state, follower);
+                self.due.push_front(effect);
+            }
+            Effect::Follow(Some(_)) if self.must_wait(&effect, state) => {}
+            Effect::Follow(Some(following)) => {
                 // See `elect::places`.
                 self.note_first(Then::Follow(following));
             }
             Effect::Acknowledge { epoch } => follower.acknowledge_for(Some(epoch.0)),
+            Effect::CatchUp { .. } if self.must_wait(&effect, state) => {}
             Effect::CatchUp { from } => {
                 if let Some(target) = self.target(from) {
                     log(&format!("elections: catching up from {from}"));
                     self.catching_up = true;
-                    drop(target);
+                    follower.catch_up(state, target);
                 }
             }
-            Effect::PersistBallot(_) if self.unsettled => {
-                self.order(Order::Settle, state);
-                self.busy = Busy::Settling(Box::new(effect), 1);
-            }
+            Effect::PersistBallot(_) if self.must_settle(&effect, state) => {}
             Effect::PersistBallot(ballot) => {
                 let now = reactor.boot_clock_ms();
                 self.tell_positions(follower, state, now);
@@ -520,6 +520,24 @@ impl Election {
                 ));
             }
         }
+    }
+
+    /// Must other cores be done with something before this?
+    fn must_settle(&mut self, effect: &Effect, state: &mut State) -> bool {
+        if self.unsettled {
+            self.order(Order::Settle, state);
+            self.busy = Busy::Settling(Box::new(effect.clone()), 1);
+        }
+        self.unsettled
+    }
+
+    /// The same, and with what is being loaded? Nobody can tell before where the shards are.
+    fn must_wait(&mut self, effect: &Effect, state: &mut State) -> bool {
+        if self.shared.loading.load(SeqCst) {
+            self.busy = Busy::Loading(Box::new(effect.clone()));
+            return true;
+        }
+        self.must_settle(effect, state)
     }
 
     fn follow_nobody(&mut self, state: &mut State, follower: &mut Follower) {
