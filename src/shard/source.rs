@@ -524,6 +524,10 @@ impl Source {
                 }
             }
         }
+        // A member that was elected serves replicas, and no other: one that was started anew may lack what its
+        // old replicas have, and would take it from them before they hear that it leads no more.
+        let election = state.shared.election.as_ref();
+        let serves = election.is_none_or(|election| election.epoch_led.load(SeqCst) != 0);
         let mut worked = false;
         let mut links: Vec<&mut Link> = match is_steady {
             // Mostly nobody wants more than what comes next.
@@ -531,6 +535,11 @@ impl Source {
             false => links.iter_mut().filter(|link| is_ours(link)).collect(),
         };
         for link in &mut links {
+            if !serves && matches!(link.stage, Stage::Asked(_)) {
+                link.gone.get_or_insert("this node is not the primary");
+                worked = true;
+                continue;
+            }
             if let Stage::Asked(request) = &link.stage {
                 let request = request.clone();
                 let stream = home.stream.as_ref();

@@ -51,6 +51,7 @@ import random
 import signal
 import statistics
 import subprocess
+import sys
 import threading
 import time
 
@@ -873,9 +874,9 @@ class Run:
             try:
                 return self.in_step(primary), primary
             except (TimeoutError, RuntimeError, *GONE) as e:
-                if last or self.fleet.primary() is primary:
+                if last:
                     raise
-                print("        once more, as %s is no longer the primary: %s" % (primary.id, e), flush=True)
+                print("        once more: %s" % e, flush=True)
                 primary = self.fleet.settled()
 
     def in_step(self, primary):
@@ -1019,6 +1020,8 @@ def main():
     ap.add_argument("--loopback", action="store_true", help="no namespaces, and so no cuts")
     ap.add_argument("--keep", action="store_true", help="keep the members' folders")
     opts = ap.parse_args()
+    # Who ends this from outside leaves no process and no namespace behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     seed = opts.seed if opts.seed is not None else random.SystemRandom().randrange(1 << 31)
     print("seed %d" % seed, flush=True)
     count = Count()
