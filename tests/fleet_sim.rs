@@ -152,7 +152,7 @@ impl Fleet {
 
     /// Notes what has changed on the nodes.
     fn note_changes(&mut self) {
-        for at in 0..3 {
+        for (at, name) in NAMES.iter().enumerate() {
             let told = self.nodes[at].as_ref().map(|node| {
                 let election = node.shared.election.as_ref().expect("it is a member");
                 let view = election.view.lock().expect("nobody panicked");
@@ -165,7 +165,7 @@ impl Fleet {
             });
             let (told, offset) = told.unwrap_or(("down".into(), 0));
             if told != self.told[at] {
-                self.note(&format!("{}: {told} up to {offset}", NAMES[at]));
+                self.note(&format!("{name}: {told} up to {offset}"));
                 self.told[at] = told;
             }
         }

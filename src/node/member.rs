@@ -103,8 +103,8 @@ fn read_file<T>(
     };
     let content = read(&bytes).map_err(|fault| {
         StartError::Member(format!(
-            "{}: {fault}. Without it the node may vote twice in one election. Put back a copy of it, or remove \
-             it once no election of before can be going on any more",
+            "{}: {fault}. Without it the node may vote twice in one election. Put back a copy of it, or \
+             remove it once no election of before can be going on any more",
             at.display()
         ))
     })?;

@@ -241,7 +241,8 @@ impl Parser {
     }
 
     /// Of [`Item::Units`] that [`next`](Self::next) just returned: streams and their offsets at which parts
-    /// of the same unit begin. Of [`Item::Ack`]: the histories that the primary's goes on from, and their ends.
+    /// of the same unit begin. Of [`Item::Ack`]: the histories that the primary's goes on from, and their
+    /// ends.
     pub fn pairs(&self) -> &[(u64, u64)] {
         &self.pairs
     }

@@ -456,13 +456,14 @@ impl Election {
     ) {
         match effect {
             Effect::Writes { until } => {
-                // Before a write is accepted, so that nobody sees a primary of an epoch that it does not lead.
+                // Before a write is accepted: nobody is to see a primary of an epoch that it does not lead.
                 self.publish(reactor.boot_clock_ms());
                 if let Some(election) = &self.shared.election {
                     election.writes_until.store(until, SeqCst);
                 }
                 if until > 0 && self.leads {
-                    // Not before: a core that has seen this node follow does not look at the gate in that turn.
+                    // Not before: a core that has seen this node follow does not look at the gate in that
+                    // turn.
                     self.shared.following.store(false, SeqCst);
                 }
                 self.unsettled |= until == 0;
@@ -546,7 +547,8 @@ impl Election {
         self.unsettled = true;
     }
 
-    /// Every core has begun its new histories: this node is the primary, and takes writes when the gate opens.
+    /// Every core has begun its new histories: this node is the primary, and takes writes when the gate
+    /// opens.
     fn begin_to_lead(&mut self, epoch: Epoch, state: &mut State, follower: &mut Follower) {
         follower.lead(state);
         self.leads = true;
