@@ -424,7 +424,14 @@ impl Elector {
             Event::DiskPressure => self.on_disk_pressure(out),
             Event::Select => self.on_select(out),
             Event::Relinquish => self.turn(Signal::GracefulRelinquish, Role::Idle, out),
-            Event::Close => self.turn(Signal::ChannelClose, Role::Idle, out),
+            Event::Close => {
+                if self.machine.role() == Role::Leader {
+                    // Others hear that it leads no more, and need not wait until it is silent for long.
+                    self.resign(out);
+                    self.speak(out);
+                }
+                self.turn(Signal::ChannelClose, Role::Idle, out);
+            }
         }
         self.tick(out);
         self.speak(out);
@@ -675,6 +682,12 @@ impl Elector {
                 (other.epoch, other.number) = (epoch, offset);
                 if role == WireRole::Primary {
                     self.on_primary(at, epoch, out);
+                } else if role == WireRole::Replica
+                    && self.primary == Some(from)
+                    && epoch >= self.ballot.epoch
+                {
+                    // It was started anew.
+                    self.lose_primary();
                 }
             }
             Message::Pulse(pulse) => self.on_pulse(at, *pulse, out),

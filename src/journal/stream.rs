@@ -322,6 +322,12 @@ impl Stream {
         true
     }
 
+    /// Is it known what [`database`](Stream::database) tells? Of a primary's history only the primary can say
+    /// it, after a start; in one of our own the next frame does.
+    pub fn knows_database(&self) -> bool {
+        self.adopted.is_none_or(|adopted| adopted.db != UNKNOWN)
+    }
+
     /// The history that the frames belong to.
     pub fn generation(&self) -> u64 {
         self.generation

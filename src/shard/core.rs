@@ -339,6 +339,11 @@ impl<R: Reactor> Core<R> {
             .durable
             .as_mut()
             .is_none_or(|durable| durable.is_finished(&mut self.state, &mut self.reactor));
+        let mine = mine
+            && self
+                .election
+                .as_ref()
+                .is_none_or(|election| election.is_ended());
         // Other cores that do not stop yet may still send us something to do.
         if mine != self.is_finished {
             self.is_finished = mine;

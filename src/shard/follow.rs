@@ -82,8 +82,19 @@ struct Target {
     placement: Placement,
     base: u16,
     was_in_step: bool,
-    /// No snapshot is taken from there.
-    only_goes_on: bool,
+    takes: Takes,
+}
+
+/// What is taken from a primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Takes {
+    /// Whatever it has.
+    All,
+    /// Only what is of the history that this node is in: an elected ringkeep that was started anew may have
+    /// lost what its replicas have.
+    SameHistory,
+    /// Only what comes next, and no snapshot.
+    Next,
 }
 
 struct Search {
@@ -190,8 +201,8 @@ struct Run {
     adopts: Option<bool>,
     /// It has.
     is_adopted: bool,
-    /// No snapshot is taken, and one was offered: nothing more is read.
-    only_goes_on: bool,
+    takes: Takes,
+    /// Something else was offered: nothing more is read.
     is_refused: bool,
     /// What is fed of them where they are not simply run one after the other.
     parts: Vec<Part>,
@@ -304,7 +315,7 @@ impl Follower {
             placement: Placement::default(),
             base: port,
             was_in_step: false,
-            only_goes_on: false,
+            takes: Takes::All,
         });
     }
 
@@ -354,11 +365,19 @@ impl Follower {
         applied.map(|applied| Some(applied?.0)).collect()
     }
 
+    /// The data is that of the primary, which is a ringkeep or not: from now on it stays of that history.
+    pub(super) fn stay_in_history(&mut self) {
+        let links = self.target.iter_mut().flat_map(|target| &mut target.links);
+        for run in links.filter(|run| run.is_ringkeep) {
+            run.takes = Takes::SameHistory;
+        }
+    }
+
     /// Pulls from a replica of the same history what it has more, and takes no snapshot from it.
     pub(super) fn catch_up(&mut self, state: &mut State, from: (String, u16)) {
         self.follow_elected(state, Some(from));
         if let Some(target) = &mut self.target {
-            target.only_goes_on = true;
+            target.takes = Takes::Next;
         }
     }
 
@@ -668,6 +687,7 @@ impl Target {
             let run = &mut self.links[at];
             if run.is_refused {
                 closing.extend(run.socket.take());
+                run.connected = false;
                 continue;
             }
             worked |= run.adopt(state);
@@ -963,7 +983,7 @@ impl Target {
                 units: None,
                 adopts: None,
                 is_adopted: false,
-                only_goes_on: self.only_goes_on,
+                takes: self.takes,
                 is_refused: false,
                 parts: Vec::new(),
                 is_held: false,
@@ -1075,7 +1095,7 @@ impl Run {
                     database,
                     ..
                 }) => {
-                    if self.only_goes_on && awaits_snapshot {
+                    if self.takes != Takes::All && awaits_snapshot {
                         self.is_refused = true;
                         break;
                     }
@@ -1090,8 +1110,12 @@ impl Run {
                     let may_adopt = self.may_adopt(state, streams, placement);
                     self.adopts = (may_adopt && !awaits_snapshot).then_some(false);
                 }
-                Some(link::Event::SnapshotBegin) => {}
-                Some(link::Event::HistoryStart) if self.only_goes_on => {
+                Some(link::Event::SnapshotBegin) if self.takes != Takes::Next => {}
+                Some(link::Event::SnapshotBegin) => {
+                    self.is_refused = true;
+                    break;
+                }
+                Some(link::Event::HistoryStart) if self.takes != Takes::All => {
                     self.is_refused = true;
                     break;
                 }

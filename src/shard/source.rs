@@ -159,6 +159,8 @@ struct Link {
     id: String,
     /// Where it asked to go on.
     asked: u64,
+    /// In which history.
+    asked_in: u64,
     has_generation: bool,
     kind: Peer,
     /// It has not come to the end of what is kept since its snapshot.
@@ -244,6 +246,7 @@ impl Source {
             stage: Stage::Greeting,
             id: String::new(),
             asked: 0,
+            asked_in: 0,
             has_generation: false,
             kind: Peer::Kevy,
             is_new: false,
@@ -524,8 +527,9 @@ impl Source {
                 }
             }
         }
-        // A member that was elected serves replicas, and no other: one that was started anew may lack what its
-        // old replicas have, and would take it from them before they hear that it leads no more.
+        // Of members only the one that was elected serves kevys: one that was started anew may lack what its
+        // old replicas have, and would take it from them before they hear that it leads no more. Ringkeeps
+        // see to that themselves.
         let election = state.shared.election.as_ref();
         let serves = election.is_none_or(|election| election.epoch_led.load(SeqCst) != 0);
         let mut worked = false;
@@ -535,7 +539,8 @@ impl Source {
             false => links.iter_mut().filter(|link| is_ours(link)).collect(),
         };
         for link in &mut links {
-            if !serves && matches!(link.stage, Stage::Asked(_)) {
+            let is_kevy = |request: &Request| !request.is_ringkeep;
+            if !serves && matches!(&link.stage, Stage::Asked(request) if is_kevy(request)) {
                 link.gone.get_or_insert("this node is not the primary");
                 worked = true;
                 continue;
@@ -548,6 +553,12 @@ impl Source {
                     && stream.is_some_and(|stream| stream.is_adopted());
                 if is_further && state.now.saturating_sub(link.alive) < ANSWER_MS {
                     // It has what is still to come here: from the primary, where a crash took it from us.
+                    continue;
+                }
+                let is_before =
+                    request.at.generation == at.generation && request.at.offset < at.offset;
+                if !is_before && !stream.is_none_or(|stream| stream.knows_database()) {
+                    // Nobody can be told in which database the next frame is before the primary says it.
                     continue;
                 }
                 let database = stream.map_or(0, |stream| stream.database());
@@ -570,16 +581,17 @@ impl Source {
                 worked = true;
             }
             if let Some(goes_on) = link.decided.take() {
-                log(&format!(
-                    "replica {} {} at {}",
-                    link.name(),
-                    if goes_on {
-                        "goes on"
-                    } else {
-                        "gets a snapshot"
-                    },
-                    link.asked
-                ));
+                let (asked, generation) = (link.asked, link.asked_in);
+                log(&match goes_on {
+                    true => format!("replica {} goes on at {asked}", link.name()),
+                    false => format!(
+                        "replica {} at {asked} of {generation} gets a snapshot: here are {:?} to {} of {}",
+                        link.name(),
+                        feed.history.first(),
+                        at.offset,
+                        at.generation,
+                    ),
+                });
                 let replicas = &state.shared.replicas[feed.shard];
                 let count = match goes_on {
                     true => &replicas.resumed,
@@ -589,7 +601,11 @@ impl Source {
             }
         }
         let waits = |link: &&&mut Link| matches!(link.stage, Stage::Waiting);
+        let knows_database = |stream: &Option<Box<Stream>>| {
+            stream.as_ref().is_none_or(|stream| stream.knows_database())
+        };
         if feed.ship.is_none()
+            && knows_database(&home.stream)
             && let Some(peer) = links.iter().find(waits).map(|link| link.kind)
         {
             let mut ship = Ship::begin(home, peer);
@@ -920,7 +936,7 @@ impl Link {
             false => Peer::Kevy,
         };
         (self.id, self.has_generation) = (request.id, request.has_generation);
-        self.asked = request.at.offset;
+        (self.asked, self.asked_in) = (request.at.offset, request.at.generation);
         // Who names no generation is told from others by offsets alone: no two histories share any.
         let is_ours = !self.has_generation
             || request.at.generation == at.generation
@@ -1101,7 +1117,8 @@ impl State {
         self.homes.refresh(shard);
     }
 
-    /// This node is an elected primary: what comes next of each of this core's shards is a history of its own.
+    /// This node is an elected primary: what comes next of each of this core's shards is a history of its
+    /// own.
     /// Those who follow may go on in it from where they are in the old one. False if a shard is not here.
     pub(super) fn begin_histories(&mut self) -> bool {
         let own: Vec<_> = self.homes.own().collect();

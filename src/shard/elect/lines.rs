@@ -285,6 +285,14 @@ impl Lines {
         again
     }
 
+    /// Has everything been sent that can be?
+    pub fn is_flushed(&self) -> bool {
+        let waits = |line: &Outbound| {
+            matches!(line.line, Line::Up(_)) && (line.sending || !line.out.is_empty())
+        };
+        !self.outbound.iter().any(waits)
+    }
+
     pub fn has_work(&self) -> bool {
         !self.closing.is_empty() || !self.heard.is_empty()
     }

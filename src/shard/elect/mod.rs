@@ -46,6 +46,8 @@ pub const PLACES: &str = "elect.places";
 const POSITIONS_MS: Ms = 50;
 /// A disk that was full or broken must have been well for so long before the node takes part again.
 const WELL_MS: Ms = 10_000;
+/// A node that stops does not wait longer for others to be told.
+const ENDING_MS: Ms = 1000;
 /// After the disk refused the places.
 const NOTE_AGAIN_MS: Ms = 1000;
 
@@ -98,7 +100,8 @@ pub(super) struct Election {
     stepped: Ms,
     deaf_until: Ms,
     well_since: Option<Ms>,
-    is_ending: bool,
+    /// Since when the node stops.
+    is_ending: Option<Ms>,
     timer: Option<(Ms, TimerId)>,
     effects: Vec<Effect>,
 }
@@ -189,7 +192,7 @@ impl Election {
             stepped: now,
             deaf_until: 0,
             well_since: None,
-            is_ending: false,
+            is_ending: None,
             timer: None,
             effects: Vec::new(),
         }))
@@ -253,6 +256,15 @@ impl Election {
                 self.note_again_at = reactor.boot_clock_ms() + NOTE_AGAIN_MS;
             }
         }
+    }
+
+    /// The node stops: has everybody been told?
+    pub fn is_ended(&self) -> bool {
+        let is_told = self.is_ending.is_some() && self.due.is_empty() && self.lines.is_flushed();
+        is_told
+            || self
+                .is_ending
+                .is_some_and(|since| self.stepped >= since + ENDING_MS)
     }
 
     /// Must the core not sleep?
@@ -320,7 +332,7 @@ impl Election {
 
     // ---- what the elector cannot see by itself ----
 
-    fn see(&mut self, follower: &Follower, state: &mut State, now: Ms) {
+    fn see(&mut self, follower: &mut Follower, state: &mut State, now: Ms) {
         if self.joined == Joined::No
             && let Some(following) = self.following
             && let Some(streams) = follower.joined()
@@ -338,6 +350,7 @@ impl Election {
             && let Some(following) = self.following
         {
             self.joined = Joined::Yes;
+            follower.stay_in_history();
             self.tell_positions(follower, state, now);
             self.tell(Event::Joined(following.epoch), now);
         }
@@ -346,8 +359,8 @@ impl Election {
             self.tell_positions(follower, state, now);
             self.look_at_disk(now);
             self.publish(now);
-            if state.shared.is_stopping() && !self.is_ending {
-                self.is_ending = true;
+            if state.shared.is_stopping() && self.is_ending.is_none() {
+                self.is_ending = Some(now);
                 self.tell(Event::Close, now);
             }
         }
@@ -381,7 +394,7 @@ impl Election {
     /// A node whose journal cannot be written gives way, and takes part again once it can.
     fn look_at_disk(&mut self, now: Ms) {
         let is_idle = self.elector.view().role == Role::Idle;
-        if self.is_ending {
+        if self.is_ending.is_some() {
         } else if self.shared.durable.broken.load(Relaxed) {
             self.well_since = None;
             if !is_idle {
@@ -513,6 +526,9 @@ impl Election {
                 }
             }
             Effect::Send { to, message } => self.lines.send(to, &message),
+            // Others may be elected as soon as they hear of it.
+            Effect::Role(transition)
+                if transition.from == Role::Leader && self.must_settle(&effect, state) => {}
             Effect::Role(transition) => {
                 let (from, to) = (transition.from.name(), transition.to.name());
                 let (signal, epoch) = (transition.signal.name(), self.elector.view().epoch.0);
