@@ -245,14 +245,15 @@ impl Shards {
         }
     }
 
-    /// Makes up for frames of the primary before `first` that are for nobody here.
-    pub fn skip_to(&mut self, upstream: &Upstream, first: u64) {
+    /// Makes up for frames of the primary before `first`, which finds itself in database `db`, that are for
+    /// nobody here.
+    pub fn skip_to(&mut self, upstream: &Upstream, (first, db): (u64, u32)) {
         let shard = self.slots.get_mut(upstream.stream as usize);
         if let Some(Some(shard)) = shard
             && let Some(stream) = &mut shard.stream
             && stream.generation() == upstream.generation
             && !stream.unit_is_open()
-            && stream.skip_to(first)
+            && stream.skip_to(first, db)
         {
             stream.end_unit();
         }

@@ -280,12 +280,23 @@ impl Stream {
         is_here
     }
 
-    /// Goes to the offset of a frame of the primary. Those before it that are for nobody here are made up
-    /// for. False if that is not possible.
-    pub fn skip_to(&mut self, offset: u64) -> bool {
-        if !self.is_adopted() || self.next() > offset {
+    /// Goes to the offset of a frame of the primary, which finds itself in database `db`. Those before it that
+    /// are for nobody here are made up for; where the database changed, the last of them said so. False if
+    /// that is not possible.
+    pub fn skip_to(&mut self, offset: u64, db: u32) -> bool {
+        let next = self.next();
+        let Some(adopted) = self.adopted.as_mut().filter(|_| next <= offset) else {
             return false;
+        };
+        if next < offset && std::mem::replace(&mut adopted.db, db) != db {
+            self.fill_to(offset - 1);
+            self.put_select(db);
         }
+        self.fill_to(offset);
+        true
+    }
+
+    fn fill_to(&mut self, offset: u64) {
         while self.next() < offset {
             frame::put(
                 &mut self.bytes,
@@ -294,7 +305,6 @@ impl Stream {
             );
             self.head.count_up();
         }
-        true
     }
 
     /// Appends a frame of the primary to the open unit, at its offset there. False, and nothing is appended,
@@ -308,13 +318,7 @@ impl Stream {
         if !self.awaits(offset, db) {
             return false;
         }
-        if let Some(adopted) = &mut self.adopted
-            && std::mem::replace(&mut adopted.db, db) != db
-        {
-            self.skip_to(offset - 1);
-            self.put_select(db);
-        }
-        self.skip_to(offset);
+        self.skip_to(offset, db);
         // Peers that know few commands get none of this.
         self.is_special = true;
         frame::put(&mut self.bytes, &self.head, args);
@@ -763,11 +767,18 @@ mod tests {
              *2 :11 *2 $3 DEL $1 b "
         );
         assert_eq!(from_files(block.generation()), (7, true));
-        assert!(stream.skip_to(14));
+        assert!(stream.skip_to(14, 3));
         stream.end_unit();
         let block = stream.take_block().unwrap();
         assert_eq!((block.first(), block.end(), block.database()), (12, 14, 3));
         assert_eq!(stream.position(), at(7, 14));
+        // The primary went to another database and then had nothing to say there.
+        assert!(stream.skip_to(16, 0) && copy(&mut stream, 16, 0, &["DEL", "c"]));
+        stream.end_unit();
+        assert_eq!(
+            text(&stream.take_block().unwrap()),
+            "*2 :14 *1 $13 RINGKEEP.SKIP *2 :15 *2 $6 SELECT $1 0 *2 :16 *2 $3 DEL $1 c "
+        );
     }
 
     #[test]

@@ -213,8 +213,8 @@ struct Run {
 /// Frames that are applied together.
 struct Open {
     units: Units,
-    /// The offset of the first of them.
-    first: u64,
+    /// The offset of the first of them, and the database that it finds itself in.
+    first: (u64, u32),
     step: Step,
 }
 
@@ -1152,7 +1152,7 @@ impl Run {
                 Some(link::Event::Units(units)) => {
                     self.units = Some(Open {
                         units,
-                        first: self.link.position().offset,
+                        first: (self.link.position().offset, self.database as u32),
                         step: Step::Short,
                     });
                 }
@@ -1185,7 +1185,7 @@ impl Run {
                             let parts = std::mem::take(&mut self.parts);
                             let copied = Copied {
                                 asker,
-                                first: offset,
+                                first: (offset, self.database as u32),
                                 parts,
                             };
                             state.apply_copied(vec![copied], false);

@@ -55,8 +55,8 @@ pub struct Part {
 pub struct Copied {
     /// The last of them.
     pub asker: Asker,
-    /// The offset of the first one.
-    pub first: u64,
+    /// The offset of the first one, and the database that it finds itself in.
+    pub first: (u64, u32),
     /// What they say.
     pub parts: Vec<Part>,
 }
