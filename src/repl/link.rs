@@ -588,6 +588,14 @@ impl Link {
         self.position.offset < behind
     }
 
+    /// The history that the primary of this session is in; 0 if that is not known.
+    pub fn offered(&self) -> u64 {
+        match &self.phase {
+            Phase::Session(session) => session.generation,
+            _ => 0,
+        }
+    }
+
     /// The histories that the primary's goes on from.
     pub fn ancestry(&self) -> &Ancestry {
         &self.ancestry

@@ -151,16 +151,18 @@ impl<R: Reactor> Core<R> {
             return Ok(());
         };
         let shared = self.state.shared.clone();
-        let mut own = lock(&shared.found).clone();
-        own.sort_unstable_by_key(|(shard, _)| *shard);
+        let ends = lock(&shared.found).clone();
+        // The newest history of each shard is the last.
+        let newest = |shard: usize| ends.iter().rev().find(|(of, _)| *of == shard);
+        let own = (0..shared.settings.shards).filter_map(|shard| Some(newest(shard)?.1));
+        let own = own.collect();
         let copies = lock(&shared.upstreams).clone().into_iter();
         let copies = copies.map(|(_, of)| {
             let (generation, offset) = (of.generation, of.offset);
             let at = Position { generation, offset };
             (of.stream as usize, at)
         });
-        let found: Vec<_> = own.iter().copied().chain(copies).collect();
-        let own = own.into_iter().map(|(_, at)| at).collect();
+        let found: Vec<_> = ends.iter().copied().chain(copies).collect();
         let election = Election::new(&membership, &found, own, shared, &mut self.reactor)?;
         let mut election = election.map_err(std::io::Error::other)?;
         for listener in listeners {
@@ -226,7 +228,8 @@ impl<R: Reactor> Core<R> {
             if !sources.is_empty() {
                 self.state.replace_libraries(&sources);
             }
-            lock(&shared.found).push((shard, loaded.start.parent));
+            let histories = loaded.start.histories.iter().map(|end| (shard, *end));
+            lock(&shared.found).extend(histories);
             let upstreams = loaded.shard.upstreams().iter();
             lock(&shared.upstreams).extend(upstreams.map(|upstream| (shard, *upstream)));
             self.state.homes.replace(shard, loaded.shard);

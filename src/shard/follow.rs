@@ -90,9 +90,9 @@ struct Target {
 enum Takes {
     /// Whatever it has.
     All,
-    /// Only what is of the history that this node is in: an elected ringkeep that was started anew may have
-    /// lost what its replicas have.
-    SameHistory,
+    /// Only what is of this history: an elected ringkeep that was started anew may have lost what its
+    /// replicas have.
+    SameHistory(u64),
     /// Only what comes next, and no snapshot.
     Next,
 }
@@ -369,7 +369,7 @@ impl Follower {
     pub(super) fn stay_in_history(&mut self) {
         let links = self.target.iter_mut().flat_map(|target| &mut target.links);
         for run in links.filter(|run| run.is_ringkeep) {
-            run.takes = Takes::SameHistory;
+            run.takes = Takes::SameHistory(run.link.position().generation);
         }
     }
 
@@ -1095,7 +1095,12 @@ impl Run {
                     database,
                     ..
                 }) => {
-                    if self.takes != Takes::All && awaits_snapshot {
+                    let is_other = match self.takes {
+                        Takes::All => false,
+                        Takes::SameHistory(generation) => self.link.offered() != generation,
+                        Takes::Next => awaits_snapshot,
+                    };
+                    if is_other {
                         self.is_refused = true;
                         break;
                     }

@@ -485,7 +485,7 @@ pub struct Shared {
     pub durable: Durability,
     /// What the shards that were loaded are copies of, by shard.
     pub upstreams: Mutex<Vec<(usize, Upstream)>>,
-    /// Where the histories of the shards that were loaded ended, by shard.
+    /// Where the histories of the shards that were loaded ended, with the shard, the newest last.
     pub found: Mutex<Vec<(usize, Position)>>,
     /// This node is a member of elections.
     pub election: Option<Election>,

@@ -98,6 +98,8 @@ pub struct Start {
     pub is_adopted: bool,
     /// The histories that it goes on from.
     pub ancestry: Ancestry,
+    /// Every history of which something was recovered, and where it ended; the newest last.
+    pub histories: Vec<Position>,
     /// How keys are placed on shards, as a number.
     pub routing: u32,
     /// Number of the next segment, and of the next snapshot.
@@ -128,6 +130,7 @@ impl Start {
             is_adopted,
             ancestry: ancestry_of(&plan.replays, at),
             parent: plan.end,
+            histories: histories_of(&plan),
             routing,
             next_seq: plan.next_seq,
             segments: plan
@@ -143,6 +146,19 @@ impl Start {
             snapshot_bytes: plan.snapshot_bytes,
         }
     }
+}
+
+/// Every history of which something was recovered, and where it ended.
+fn histories_of(plan: &Plan) -> Vec<Position> {
+    let replays = plan.replays.iter();
+    let replays = replays.map(|replay| (replay.generation, replay.to));
+    let mut histories: Vec<Position> = Vec::new();
+    for (generation, offset) in replays.chain([(plan.end.generation, plan.end.offset)]) {
+        let (generation, _) = from_files(generation);
+        histories.retain(|history| history.generation != generation);
+        histories.push(Position { generation, offset });
+    }
+    histories
 }
 
 /// The histories that end where the next one begins, back from where a stream goes on.

@@ -125,8 +125,8 @@ enum Busy {
 enum Then {
     /// Follow this primary.
     Follow(Following),
-    /// Go on as the primary.
-    Lead,
+    /// Nothing more.
+    GoOn,
 }
 
 /// How far the data is that of the primary that is followed.
@@ -173,13 +173,14 @@ impl Election {
             settings: settings.clone(),
             ballot: SafeFile::new(0, dir, BALLOT, folder),
             noted: SafeFile::new(1, dir, PLACES, folder),
-            places: places_here,
+            places: places_here.clone(),
             places_on_disk: places.clone(),
             noting: None,
-            wanted: None,
+            wanted: Some(places_here.clone()),
             note_again_at: 0,
             due: VecDeque::new(),
-            busy: Busy::No,
+            // What was found is of a history that the journal may have left by now.
+            busy: Busy::Noting(Then::GoOn, places_here.clone()),
             unsettled: false,
             round: 0,
             settled: 0,
@@ -434,7 +435,7 @@ impl Election {
                 }
                 Busy::Beginning(epoch) if self.has_settled(state) => {
                     self.begin_to_lead(epoch, state, follower);
-                    self.note_first(Then::Lead);
+                    self.note_first(Then::GoOn);
                 }
                 Busy::Noting(then, places) if self.places_on_disk.as_ref() == Some(&places) => {
                     self.on_noted(then, state, follower);
@@ -625,7 +626,7 @@ impl Election {
 
     fn on_noted(&mut self, then: Then, state: &mut State, follower: &mut Follower) {
         match then {
-            Then::Lead => {}
+            Then::GoOn => {}
             Then::Follow(following) => {
                 let Some(target) = self.target(following.primary) else {
                     return;
