@@ -245,6 +245,12 @@ impl Shards {
         }
     }
 
+    /// Where the next frame of a shard that is here goes, if it has a stream.
+    pub fn stream_next(&self, shard: usize) -> Option<u64> {
+        let shard = self.slots.get(shard)?.as_ref()?;
+        shard.stream.as_ref().map(|stream| stream.next())
+    }
+
     /// Makes up for frames of the primary before `first`, which finds itself in database `db`, that are for
     /// nobody here.
     pub fn skip_to(&mut self, upstream: &Upstream, (first, db): (u64, u32)) {

@@ -334,10 +334,18 @@ impl State {
         if self.gate.is_idle() {
             return;
         }
-        let shared = &self.shared;
-        let released = self
-            .gate
-            .release(|shard| shared.durable.shards[shard].passed.load(SeqCst));
+        let (shared, homes) = (&self.shared, &self.homes);
+        let is_replaced = shared.durable.replaced.load(SeqCst);
+        let released = self.gate.release(|shard, next, replaced| {
+            let marks = &shared.durable.shards[shard];
+            // A shard that took over the history of a primary may have lower numbers than before. What was
+            // waited for is gone then, with the data that it was about.
+            let is_lower = || match homes.shards.stream_next(shard) {
+                Some(end) if homes.owner(shard) == self.me => end < next,
+                _ => is_replaced > replaced && marks.next.load(SeqCst) < next,
+            };
+            marks.passed.load(SeqCst) >= next || is_lower()
+        });
         for socket in released.conns {
             if let Some(mut conn) = self.take_conn(socket) {
                 conn.let_go(released.number);
@@ -358,9 +366,9 @@ impl State {
         }
         let (shared, homes) = (&self.shared, &mut self.homes);
         let own = homes.own().map(|shard| (shard, homes.stream_end(shard)));
-        let free = self.gate.end_turn(own, |shard| {
-            shared.durable.shards[shard].passed.load(SeqCst)
-        });
+        let frontier = |shard: usize| shared.durable.shards[shard].passed.load(SeqCst);
+        let replaced = shared.durable.replaced.load(SeqCst);
+        let free = self.gate.end_turn(own, frontier, replaced);
         for (to, message) in free {
             self.mesh.send(to, message);
         }

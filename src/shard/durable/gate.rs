@@ -16,6 +16,8 @@ struct Ticket {
     number: u64,
     /// Shards and the offsets that their frontiers have to reach.
     needs: Vec<(usize, u64)>,
+    /// How often data had been replaced.
+    replaced: u64,
     conns: Vec<SocketId>,
     messages: Vec<(CoreId, Message)>,
 }
@@ -75,6 +77,7 @@ impl Gate {
         &mut self,
         own: impl Iterator<Item = (usize, u64)>,
         frontier: impl Fn(usize) -> u64,
+        replaced: u64,
     ) -> Vec<(CoreId, Message)> {
         let borrowed = std::mem::take(&mut self.borrowed);
         let messages = std::mem::take(&mut self.messages);
@@ -88,12 +91,15 @@ impl Gate {
             return messages;
         }
         match self.tickets.back_mut() {
-            Some(ticket) if ticket.needs == needs => ticket.messages.extend(messages),
+            Some(ticket) if (&ticket.needs, ticket.replaced) == (&needs, replaced) => {
+                ticket.messages.extend(messages)
+            }
             _ => {
                 self.last += 1;
                 self.tickets.push_back(Ticket {
                     number: self.last,
                     needs,
+                    replaced,
                     conns: Vec::new(),
                     messages,
                 });
@@ -115,12 +121,13 @@ impl Gate {
         Some(ticket.number)
     }
 
-    /// What no longer has to wait.
-    pub fn release(&mut self, frontier: impl Fn(usize) -> u64) -> Released {
+    /// What no longer has to wait: `is_there` tells whether a shard is durable up to an offset, or has got
+    /// other numbers since data had been replaced so often.
+    pub fn release(&mut self, is_there: impl Fn(usize, u64, u64) -> bool) -> Released {
         let mut released = Released::default();
         while let Some(ticket) = self.tickets.front() {
             let mut needs = ticket.needs.iter();
-            if !needs.all(|(shard, next)| frontier(*shard) >= *next) {
+            if !needs.all(|(shard, next)| is_there(*shard, *next, ticket.replaced)) {
                 break;
             }
             if let Some(ticket) = self.tickets.pop_front() {
@@ -151,26 +158,26 @@ mod tests {
             on: true,
             ..Gate::default()
         };
-        assert!(gate.end_turn([(0, 5)].into_iter(), |_| 5).is_empty());
+        assert!(gate.end_turn([(0, 5)].into_iter(), |_| 5, 0).is_empty());
         assert_eq!(gate.hold(conn(1), false), None, "nothing is missing");
-        gate.end_turn([(0, 6)].into_iter(), |_| 5);
+        gate.end_turn([(0, 6)].into_iter(), |_| 5, 0);
         assert_eq!(gate.hold(conn(1), false), Some(1));
-        gate.end_turn([(0, 6)].into_iter(), |_| 5);
+        gate.end_turn([(0, 6)].into_iter(), |_| 5, 0);
         assert_eq!(
             gate.hold(conn(2), false),
             Some(1),
             "it sees what is missing"
         );
         gate.borrowed(1, 9);
-        gate.end_turn([(0, 6)].into_iter(), |_| 5);
+        gate.end_turn([(0, 6)].into_iter(), |_| 5, 0);
         assert_eq!(gate.hold(conn(2), true), Some(2));
-        let released = gate.release(|shard| if shard == 0 { 6 } else { 8 });
+        let released = gate.release(|shard, next, _| next <= if shard == 0 { 6 } else { 8 });
         assert_eq!(
             (released.number, released.conns),
             (1, vec![conn(1), conn(2)])
         );
-        assert_eq!(gate.release(|_| 8).number, 0);
-        assert_eq!(gate.release(|_| 9).conns, [conn(2)]);
+        assert_eq!(gate.release(|_, next, _| next <= 8).number, 0);
+        assert_eq!(gate.release(|_, next, _| next <= 9).conns, [conn(2)]);
     }
 
     #[test]
@@ -179,14 +186,26 @@ mod tests {
             on: true,
             ..Gate::default()
         };
-        gate.end_turn([(0, 1)].into_iter(), |_| 0);
+        gate.end_turn([(0, 1)].into_iter(), |_| 0, 0);
         assert_eq!(gate.hold(conn(1), false), Some(1));
         gate.on = false;
-        gate.end_turn([(0, 1)].into_iter(), |_| 0);
+        gate.end_turn([(0, 1)].into_iter(), |_| 0, 0);
         assert_eq!(gate.hold(conn(1), true), Some(1));
         assert_eq!(gate.hold(conn(2), false), None, "the policy has changed");
         assert!(!gate.is_idle());
-        gate.release(|_| 1);
+        gate.release(|_, next, _| next <= 1);
         assert!(gate.is_idle());
+    }
+
+    #[test]
+    fn what_is_replaced_is_waited_for_no_more() {
+        let mut gate = Gate {
+            on: true,
+            ..Gate::default()
+        };
+        gate.end_turn([(0, 9)].into_iter(), |_| 5, 3);
+        assert_eq!(gate.hold(conn(1), false), Some(1));
+        assert!(gate.release(|_, _, replaced| replaced < 3).conns.is_empty());
+        assert_eq!(gate.release(|_, _, replaced| replaced < 4).conns, [conn(1)]);
     }
 }
