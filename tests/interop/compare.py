@@ -278,8 +278,8 @@ OWN = set("HEXPIRE HEXPIREAT HEXPIRETIME HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETI
 OWN |= {"HGETDEL", "HGETEX", "HSETEX", "WAITAOF"}
 # Of kevy; see kevy_primary.py.
 OWN |= {"REPL.TOKEN", "REPL.WAIT"}
-# Ours; see replicas.py.
-OWN |= {"REPL.DIGEST"}
+# Ours; see replicas.py and elections.py.
+OWN |= {"ELECT", "REPL.DIGEST"}
 # Sent by kevy primaries and refused from clients.
 OWN |= {"XINTERNAL.CATALOG", "XINTERNAL.CONSUMERSEEN", "XINTERNAL.PENDING"}
 
