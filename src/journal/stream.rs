@@ -280,9 +280,9 @@ impl Stream {
         is_here
     }
 
-    /// Goes to the offset of a frame of the primary, which finds itself in database `db`. Those before it that
-    /// are for nobody here are made up for; where the database changed, the last of them said so. False if
-    /// that is not possible.
+    /// Goes to the offset of a frame of the primary, which finds itself in database `db`. Those before it
+    /// that are for nobody here are made up for; where the database changed, the last of them said so. False
+    /// if that is not possible.
     pub fn skip_to(&mut self, offset: u64, db: u32) -> bool {
         let next = self.next();
         let Some(adopted) = self.adopted.as_mut().filter(|_| next <= offset) else {
