@@ -97,13 +97,20 @@ impl State {
             .as_ref()
             .is_some_and(|stream| stream.is_plain());
         let here = shard.known_position(epoch);
-        let is_there = here == at || (here.offset == at.offset && adopt.ancestry.has(here));
+        // What the link received behind that was for nobody here: everything of it has been applied.
+        let is_same = here.generation == at.generation && here.offset <= at.offset;
+        let is_there = is_same || (here.offset == at.offset && adopt.ancestry.has(here));
         let mut is_good = true;
         if is_plain {
             // What kevys can take of it is a history of its own.
             is_good = adopt.is_loaded || !shard.upstreams().is_empty();
             shard.set_upstream(Upstream::own(adopt.stream, shards, at));
         } else if is_there {
+            if let Some(stream) = &mut shard.stream
+                && stream.skip_to(at.offset, adopt.database)
+            {
+                stream.end_unit();
+            }
             shard.adopt(&adoption);
         } else if adopt.is_loaded {
             shard.adopt_anew(adopt.stream, &adoption);
