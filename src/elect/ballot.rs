@@ -91,12 +91,10 @@ impl Ballot {
         let (history, rest) = line(rest, "history ")?;
         let summed = text.len() - rest.len();
         let (crc, rest) = line(rest, "crc ")?;
-        if !rest.is_empty() || crc.len() != 8 {
+        if !rest.is_empty() {
             return Err(BallotFault::Form);
         }
-        if crc != format!("{:08x}", crc32fast::hash(&bytes[..summed])) {
-            return Err(BallotFault::Checksum);
-        }
+        check_sum(&bytes[..summed], crc)?;
         Ok(Self {
             history: number(history)?,
             ..ballot
@@ -107,9 +105,19 @@ impl Ballot {
 /// Stands where a vote would.
 const NOBODY: &str = "-";
 
-fn line<'a>(text: &'a str, name: &str) -> Result<(&'a str, &'a str), BallotFault> {
+/// The rest of the first line, which begins like this, and what follows it.
+pub(super) fn line<'a>(text: &'a str, name: &str) -> Result<(&'a str, &'a str), BallotFault> {
     let (line, rest) = text.split_once('\n').ok_or(BallotFault::Form)?;
     Ok((line.strip_prefix(name).ok_or(BallotFault::Form)?, rest))
+}
+
+/// Is this the checksum of these bytes, as it is written?
+pub(super) fn check_sum(bytes: &[u8], crc: &str) -> Result<(), BallotFault> {
+    match crc.len() {
+        8 if crc == format!("{:08x}", crc32fast::hash(bytes)) => Ok(()),
+        8 => Err(BallotFault::Checksum),
+        _ => Err(BallotFault::Form),
+    }
 }
 
 fn number(text: &str) -> Result<Epoch, BallotFault> {

@@ -14,7 +14,10 @@
 //! One word for each stream: its generation, and the number of its next frame. The last line is the CRC-32 of
 //! everything before it.
 
-use super::{BallotFault, Epoch};
+use super::{
+    BallotFault, Epoch,
+    ballot::{check_sum, line},
+};
 use crate::base::{Position, parse_u64};
 
 /// Positions in every stream of a history.
@@ -64,21 +67,15 @@ impl Places {
     /// As of the ballot: keep the node out of elections.
     pub fn read(bytes: &[u8]) -> Result<Self, BallotFault> {
         let text = std::str::from_utf8(bytes).map_err(|_| BallotFault::Form)?;
-        let mut lines = text.split_inclusive('\n');
-        let mut line = |name: &str| {
-            let line = lines.next().and_then(|line| line.strip_suffix('\n'));
-            line.and_then(|line| line.strip_prefix(name))
-                .ok_or(BallotFault::Form)
-        };
-        let number = |text: &str| parse_u64(text.as_bytes()).ok_or(BallotFault::Form);
-        let (history, streams, crc) = (line("history ")?, line("streams")?, line("crc ")?);
-        let summed = text.len() - "crc \n".len() - crc.len();
-        if lines.next().is_some() || crc.len() != 8 {
+        let (history, rest) = line(text, "history ")?;
+        let (streams, rest) = line(rest, "streams")?;
+        let summed = text.len() - rest.len();
+        let (crc, rest) = line(rest, "crc ")?;
+        if !rest.is_empty() {
             return Err(BallotFault::Form);
         }
-        if crc != format!("{:08x}", crc32fast::hash(&bytes[..summed])) {
-            return Err(BallotFault::Checksum);
-        }
+        check_sum(&bytes[..summed], crc)?;
+        let number = |text: &str| parse_u64(text.as_bytes()).ok_or(BallotFault::Form);
         let streams = streams.split_ascii_whitespace().map(|word| {
             let (generation, offset) = word.split_once('@').ok_or(BallotFault::Form)?;
             Ok(Position {
