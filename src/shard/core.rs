@@ -643,11 +643,15 @@ impl<R: Reactor> Core<R> {
         let mut worked = false;
         while let (Some(election), Some(follower)) = (&mut self.election, &mut self.follower) {
             worked |= election.step(&mut self.state, follower, &mut self.reactor);
-            let Some((order, round)) = self.state.ordered.take() else {
+            let orders = std::mem::take(&mut self.state.ordered);
+            if orders.is_empty() {
                 break;
-            };
-            self.heed(order);
-            self.ordered = Some((order, self.state.me, round));
+            }
+            // Only the last one is waited for.
+            for (order, round) in orders {
+                self.heed(order);
+                self.ordered = Some((order, self.state.me, round));
+            }
             self.end_order();
         }
         worked

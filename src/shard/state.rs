@@ -133,8 +133,8 @@ pub(super) struct State {
     pub refuses: Option<Refuses>,
     /// The time when the turn began, of the clock that elections go by; 0 where there are none.
     pub boot_clock: Ms,
-    /// An order that this core has to carry out, too, and its number.
-    pub ordered: Option<(Order, u64)>,
+    /// Orders that this core has to carry out, too, and their numbers.
+    pub ordered: Vec<(Order, u64)>,
     /// Why what is here of a primary is not read in this turn.
     pub stale: Option<Stale>,
     /// A replica has said how far it is.
@@ -221,7 +221,7 @@ impl State {
             followed: false,
             refuses: None,
             boot_clock: 0,
-            ordered: None,
+            ordered: Vec::new(),
             stale: None,
             acked: false,
             asks_acks: false,

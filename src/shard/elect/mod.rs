@@ -590,7 +590,7 @@ impl Election {
                 state.mesh.send(core, Message::Order(order, self.round));
             }
         }
-        state.ordered = Some((order, self.round));
+        state.ordered.push((order, self.round));
     }
 
     fn has_settled(&self, state: &State) -> bool {
