@@ -238,6 +238,13 @@ impl State {
         })
     }
 
+    /// Sends a message to all other cores.
+    pub(super) fn tell_all(&mut self, message: impl Fn() -> Message) {
+        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+            self.mesh.send(core, message());
+        }
+    }
+
     /// Must the core not sleep?
     pub(super) fn has_work(&self) -> bool {
         self.freeing
