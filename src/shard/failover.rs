@@ -656,7 +656,8 @@ impl State {
         if desk.target.is_busy() {
             return Err(Error::fixed("ERR FAILOVER already in progress."));
         }
-        let id = Id(self.rng.next_u64());
+        // No two are the same, whatever the chance.
+        let id = Id((self.now << 20) | self.rng.below(1 << 20));
         let mut out = Vec::new();
         desk.coordinator.begin(
             self.boot_clock,
