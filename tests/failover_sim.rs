@@ -375,7 +375,7 @@ impl World {
             return;
         }
         let mut out = Vec::new();
-        let ask = (id, request.clone(), false);
+        let ask = (id, request.clone());
         let begun = node
             .coordinator
             .begin(self.now, ask, &candidates, (&node.ledger, &mut out));
@@ -653,7 +653,6 @@ impl World {
                 Effect::Demote => (node.leads, node.follows) = (false, None),
                 Effect::Follow(to) => (node.follows, node.link) = (Some(node_at(&to)), None),
                 Effect::Lead => node.leads = true,
-                Effect::Yield(_) => unreachable!("nobody elects here"),
                 Effect::Ended(outcome) => {
                     self.marks.insert(Mark::Verdict(outcome.verdict));
                     let incarnation = self.nodes[at].incarnation;
@@ -812,9 +811,7 @@ fn no_seed_loses_a_write_or_has_two_primaries() {
             Err(text) => panic!("{text}"),
         }
     }
-    let phases = Phase::ALL
-        .into_iter()
-        .filter(|phase| *phase != Phase::Yielding);
+    let phases = Phase::ALL.into_iter();
     let mut wanted: BTreeSet<Mark> = phases.clone().map(Mark::Phase).collect();
     wanted.extend(
         phases

@@ -442,7 +442,6 @@ impl Failing {
             }
             Effect::Follow(Place { host, port }) => follower.follow(state, Some((host, port))),
             Effect::Lead => follower.follow(state, None),
-            Effect::Yield(_) => {}
             Effect::Ended(outcome) => {
                 let (verdict, id) = (outcome.verdict, outcome.id);
                 let to = outcome
@@ -661,7 +660,7 @@ impl State {
         let mut out = Vec::new();
         desk.coordinator.begin(
             self.boot_clock,
-            (id, request, false),
+            (id, request),
             &candidates(&shared),
             (&desk.ledger, &mut out),
         )?;
