@@ -285,6 +285,17 @@ class Member:
             fields["tokens"] = c.call("REPL.TOKEN").plain()
         return "  ".join("%s=%s" % row for row in fields.items() if row[0].startswith(told + ("tokens",)))
 
+    def status(self):
+        """What ELECT STATUS tells, one line for each member at its end."""
+        if not self.is_ringkeep:
+            return []
+        with self.conn(3.0) as c:
+            flat = c.ask("ELECT", "STATUS")
+        text = lambda v: v.decode() if isinstance(v, bytes) else str(v)
+        row = lambda flat: "  ".join("%s=%s" % (text(k), text(v)) for k, v in zip(flat[::2], flat[1::2]))
+        *own, members = flat
+        return [row(own[:-1])] + [row(member) for member in members]
+
 
 def process_state(pid):
     with open("/proc/%d/stat" % pid, encoding="ascii") as f:
@@ -392,6 +403,7 @@ class Fleet:
             lines.append("%s (%s) says: primary %s, epoch %s, %s" % said)
             try:
                 lines.append("    " + m.details())
+                lines += ["    " + line for line in m.status()]
             except (*GONE, RuntimeError):
                 pass
         return lines
@@ -760,6 +772,8 @@ class Run:
         self.lost = collections.Counter()
         self.dropped = self.confirmed = 0
         self.overlaps = []
+        # How long the logs of the members were before this round.
+        self.logged = {}
 
     def go(self):
         self.fleet.start()
@@ -798,6 +812,7 @@ class Run:
         fleet, journal = self.fleet, self.journal
         loss = Loss(name, self.rng, fleet, before)
         mark, known = len(journal.accepted), len(journal.confirmed)
+        self.logged = {m: len(m.server.log_text()) for m in fleet.members}
         journal.open.set()
         time.sleep(self.rng.uniform(0.2, 0.6))
         began = time.monotonic()
@@ -831,10 +846,10 @@ class Run:
         if not problems:
             self.count.ok(label, note)
         elif self.fleet.has_ringkeeps:
-            self.count.fail(label, "\n        ".join([note] + problems[:20]))
+            self.count.fail(label, "\n        ".join([note] + problems[:40]))
             self.show_logs()
         else:
-            print("seen    %s: %s" % (label, "\n        ".join([note] + problems[:20])), flush=True)
+            print("seen    %s: %s" % (label, "\n        ".join([note] + problems[:40])), flush=True)
         return primary or self.anew()
 
     def anew(self):
@@ -848,9 +863,11 @@ class Run:
         return primary
 
     def show_logs(self):
+        """What the members have logged in this round."""
         for m in self.fleet.members:
             print("        --- log of %s (%s)" % (m.id, m.kind))
-            print("\n".join("        " + line for line in m.server.log_tail(25).splitlines()), flush=True)
+            lines = m.server.log_text()[self.logged.get(m, 0) :].splitlines()[-200:]
+            print("\n".join("        " + line for line in lines), flush=True)
 
     def times(self, loss, began, before, primary, accepted):
         """How long it took until another one accepted a write, and the longest time in which nobody did."""
