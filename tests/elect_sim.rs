@@ -450,6 +450,12 @@ enum Packet {
     },
 }
 
+impl Packet {
+    fn is_of_election(&self) -> bool {
+        matches!(self, Packet::Bytes(_) | Packet::Elect(_))
+    }
+}
+
 #[derive(Clone)]
 enum Happening {
     Wake {
@@ -1074,8 +1080,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, packet: Packet) {
-        let is_of_election = matches!(packet, Packet::Bytes(_) | Packet::Elect(_));
-        let is_silent = is_of_election && self.silent.contains(&(from, to));
+        let is_silent = packet.is_of_election() && self.silent.contains(&(from, to));
         if is_silent || self.cuts.contains(&(from, to)) {
             return;
         }
@@ -1917,6 +1922,80 @@ fn ringkeeps_and_kevys_elect_together() {
             assert_eq!(world.broken, [""; 0], "{kevys:?} {seed}\n{}", world.story());
         }
     }
+}
+
+#[test]
+fn who_stood_in_vain_follows_a_live_kevy() {
+    for (kevys, count) in [
+        (&[1, 2][..], 3),
+        (&[2], 3),
+        (&[0], 3),
+        (&[1, 3], 5),
+        (&[4], 5),
+    ] {
+        for seed in 0..40 {
+            let mut world = World::new(seed, count, Timings::KEVY, kevys);
+            world.is_quiet = true;
+            world.settle();
+            let (leader, others) = (world.leader(), (0..count).filter(|at| !kevys.contains(at)));
+            let away = others.last().expect("a ringkeep");
+            if !kevys.contains(&leader) {
+                continue;
+            }
+            world.crash(away);
+            let mut file = Ballot::read(&world.nodes[away].file).expect("whole");
+            (file.epoch.0, file.voted) = (file.epoch.0 + 3, Some(world.nodes[away].id));
+            world.nodes[away].file = file.compose();
+            world.at(0, Happening::Starts { node: away });
+            world.run_for(6000);
+            let told = |world: &World| format!("{kevys:?} {seed}\n{}", world.story());
+            assert!(
+                world.is_settled() && world.led.len() == 1,
+                "{}",
+                told(&world)
+            );
+            // And everything goes on from there.
+            world.crash(leader);
+            world.run_for(20_000);
+            assert!(world.led.len() > 1, "{}", told(&world));
+            world.at(0, Happening::Starts { node: leader });
+            world.settle();
+            assert_eq!(world.broken, [""; 0], "{}", told(&world));
+        }
+    }
+}
+
+#[test]
+fn who_was_away_waits_for_the_primary_of_an_election() {
+    let mut tried = 0;
+    for seed in 0..200 {
+        let mut world = World::new(seed, 3, Timings::KEVY, &[1, 2]);
+        world.is_quiet = true;
+        world.settle();
+        if world.leader() != 0 {
+            continue;
+        }
+        tried += 1;
+        world.nodes[0].paused = true;
+        world.run_for(12_000);
+        assert!(world.led.len() > 1, "{seed}\n{}", world.story());
+        // What waited in the sockets is not listened to behind such a stop.
+        let is_heard = |waits: &Happening| match waits {
+            Happening::Arrives { packet, .. } => !packet.is_of_election(),
+            _ => true,
+        };
+        world.nodes[0].waiting.retain(is_heard);
+        world.at(0, Happening::Resumes { node: 0 });
+        world.run_for(6000);
+        assert!(world.is_settled(), "{seed}\n{}", world.story());
+        let first = world.led[0].0;
+        let has_stood = world
+            .votes
+            .keys()
+            .any(|(node, epoch)| *node == 0 && *epoch > first);
+        assert!(!has_stood, "{seed}\n{}", world.story());
+    }
+    assert!(tried > 10);
 }
 
 fn number(name: &str, default: u64) -> u64 {

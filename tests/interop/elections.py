@@ -373,7 +373,8 @@ class Fleet:
         if len(said) != 1 or None in said or not all(v[2] is True for v in views.values()):
             return None
         primary = said.pop()
-        epochs = set(v[1] for v in views.values() if v[1] is not None)
+        # Who stood in vain while a kevy leads follows it from the epoch that it has come to.
+        epochs = set(v[1] for v in views.values() if v[1] is not None and primary.is_ringkeep)
         return primary if len(epochs) <= 1 else None
 
     def settle_limit(self):
