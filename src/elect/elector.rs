@@ -273,11 +273,13 @@ pub struct Elector {
     /// something before.
     started: Ms,
     is_awake: bool,
-    /// The primary, while it is heard; this node itself while it leads. It is that of `ballot.epoch`, or a kevy
-    /// of an older one, see [`Elector::on_primary_left_behind`].
+    /// The primary, while it is heard; this node itself while it leads. It is that of `ballot.epoch`, or a
+    /// kevy of an older one, see [`Elector::on_primary_left_behind`].
     primary: Option<NodeId>,
     primary_epoch: Epoch,
     primary_heard: Ms,
+    /// Since when there is none.
+    lost_at: Ms,
     /// Until when others that rank higher are let pass.
     defer_until: Ms,
     back_off_until: Ms,
@@ -392,6 +394,7 @@ impl Elector {
             primary: None,
             primary_epoch: Epoch(0),
             primary_heard: 0,
+            lost_at: now,
             defer_until: now,
             back_off_until: 0,
             seen: ballot.epoch,
@@ -513,6 +516,9 @@ impl Elector {
         (self.is_muted, left(self.retry_at)).hash(into);
         (!self.is_awake).then(|| ago(self.started)).hash(into);
         (self.primary, self.primary_epoch, ago(self.primary_heard)).hash(into);
+        if self.others.iter().any(Other::is_known_kevy) {
+            self.since(self.lost_at.max(self.started)).hash(into);
+        }
         (left(self.defer_until), left(self.back_off_until)).hash(into);
         (self.seen.max(self.ballot.epoch), self.newest).hash(into);
         (self.following, self.catching_up, &self.offsets).hash(into);
@@ -616,7 +622,11 @@ impl Elector {
             nonce: self.nonce,
             sent: self.now,
         };
+        let hides = self.hides_from_kevys();
         for other in &self.others {
+            if hides && other.is_known_kevy() {
+                continue;
+            }
             let message = if other.is_ringkeep {
                 let (standing, follows, echo) = (standing.clone(), self.primary, other.stamp);
                 let pulse = Pulse {
@@ -803,14 +813,14 @@ impl Elector {
         }
     }
 
-    /// A member leads an epoch that this node has left behind, by standing in vain or by a vote for who did. A
-    /// ringkeep gives way to that, so that an election reaches everybody; a kevy never does, so it is followed.
-    /// Not if a later primary was ever heard of, or if one may have been elected: besides this node, a majority
-    /// must be in no later epoch.
+    /// A member leads an epoch that this node has left behind, by standing in vain or by a vote for who did.
+    /// A ringkeep gives way to that, so that an election reaches everybody; a kevy never does, so it is
+    /// followed. Not if a later primary was ever heard of, or if one may have been elected: besides this
+    /// node, a majority must be in no later epoch.
     fn on_primary_left_behind(&mut self, at: usize, epoch: Epoch, out: &mut Vec<Effect>) {
         let other = &self.others[at];
         let id = other.id;
-        let is_kevy = self.hears(other) && !other.is_ringkeep;
+        let is_kevy = self.hears(other) && other.is_known_kevy();
         let is_newest = epoch >= self.newest.max(self.ballot.history);
         let is_free = self.machine.role() == Role::Replica && self.after == After::Nothing;
         if !is_kevy || !is_newest || !is_free {
@@ -1208,6 +1218,7 @@ impl Elector {
 
     fn lose_primary(&mut self) {
         self.primary = None;
+        self.lost_at = self.now;
         self.let_others_pass();
     }
 
@@ -1223,6 +1234,18 @@ impl Elector {
             && self.is_awake
             && !self.is_muted
             && self.primary.is_none()
+    }
+
+    /// A kevy that followed this node waits for it as long as it hears it, whatever it says of its role. So
+    /// who has known no primary for long, and could not become one, is silent for as long as makes a kevy
+    /// think that it is gone; then it speaks for a while, and so on.
+    fn hides_from_kevys(&self) -> bool {
+        let waits = self.machine.role() == Role::Replica && self.may_vote();
+        let down_after = self.down_after();
+        let alone = self.since(self.lost_at.max(self.started));
+        waits
+            && alone >= 2 * down_after
+            && (alone - 2 * down_after) % (3 * down_after) < down_after * 5 / 4
     }
 
     fn hears(&self, other: &Other) -> bool {
@@ -1287,6 +1310,10 @@ impl Other {
             is_settled: false,
             has_voted: false,
         }
+    }
+
+    fn is_known_kevy(&self) -> bool {
+        self.heard.is_some() && !self.is_ringkeep
     }
 
     /// Until when this member has promised a primary of `epoch` to vote for nobody else. A ringkeep has
