@@ -79,6 +79,28 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// Can a member be started with these?
+    ///
+    /// # Errors
+    /// [`SettingsFault`].
+    pub fn check(&self) -> Result<(), SettingsFault> {
+        let names = || self.peers.iter().map(|peer| peer.id);
+        let is_before = |at: usize, id| names().take(at).any(|before| before == id);
+        if let Some((_, id)) = names().enumerate().find(|(at, id)| is_before(*at, *id)) {
+            return Err(SettingsFault::Twice(id));
+        }
+        if !names().any(|id| id == self.id) {
+            return Err(SettingsFault::NotListed(self.id));
+        }
+        let timings = &self.timings;
+        if timings.heartbeat < 10 || timings.heartbeat.saturating_mul(3) > timings.down_after {
+            return Err(SettingsFault::Timings);
+        }
+        Ok(())
+    }
+}
+
 /// Why settings were refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SettingsFault {
@@ -356,25 +378,9 @@ impl Elector {
         ballot: Ballot,
         offsets: Vec<u64>,
     ) -> Result<Self, SettingsFault> {
-        let mut others = Vec::new();
-        for (at, peer) in settings.peers.iter().enumerate() {
-            if settings.peers[..at]
-                .iter()
-                .any(|before| before.id == peer.id)
-            {
-                return Err(SettingsFault::Twice(peer.id));
-            }
-            if peer.id != settings.id {
-                others.push(Other::new(peer));
-            }
-        }
-        if others.len() == settings.peers.len() {
-            return Err(SettingsFault::NotListed(settings.id));
-        }
-        let timings = settings.timings;
-        if timings.heartbeat < 10 || timings.heartbeat.saturating_mul(3) > timings.down_after {
-            return Err(SettingsFault::Timings);
-        }
+        settings.check()?;
+        let others = settings.peers.iter().filter(|peer| peer.id != settings.id);
+        let others = others.map(Other::new).collect();
         let mut rng = Rng::seeded(settings.seed);
         let mut elector = Self {
             nonce: rng.next_u64(),
