@@ -33,6 +33,10 @@ told instead, with who had confirmed the writes that were lost and who was the p
 - A 2.0.20 votes only: it has no data of the others, and nobody writes to it. If it is elected, the primary is
   taken from it by ending it for a while.
 
+- A kevy that voted for who was not elected, or stood in vain, is in an epoch above the primary's. It goes on
+  following, but once started anew it follows nobody until the next election, as no kevy follows into an epoch
+  below its own. When nothing else is amiss for 20 s, the primary is ended for a while, which is told.
+
 In the fleet "kevys", which is there to show what this test sees of members without a ringkeep, nothing is
 asserted. It stands still for good, for one, when its primary is started anew within 5 s: the others wait for
 the old primary, whose heartbeats they hear, and that one waits for somebody who has more than it.
@@ -72,6 +76,8 @@ FLEETS = {
 }
 # kevy's, in milliseconds; they cannot be changed there.
 KEVY_DOWN_AFTER = 5000
+# After so long it is looked whether it is kevys that keep a fleet from being whole.
+KEVY_LEFT_AHEAD_S = 20
 GONE = (OSError, Closed, Broken)
 
 
@@ -285,6 +291,12 @@ class Member:
             fields["tokens"] = c.call("REPL.TOKEN").plain()
         return "  ".join("%s=%s" % row for row in fields.items() if row[0].startswith(told + ("tokens",)))
 
+    def epochs(self):
+        """In which epoch each member is, as far as this ringkeep knows."""
+        with self.conn(3.0) as c:
+            rows = [dict(zip(row[::2], row[1::2])) for row in c.ask("ELECT", "STATUS")[-1]]
+        return {row[b"id"].decode(): row[b"epoch"] for row in rows}
+
     def status(self):
         """What ELECT STATUS tells, one line for each member at its end."""
         if not self.is_ringkeep:
@@ -383,8 +395,13 @@ class Fleet:
     def settled(self):
         """The primary, once there is one for everybody and it accepts writes."""
 
+        began, helped = time.monotonic(), False
+
         def accepts():
+            nonlocal helped
             primary = self.primary()
+            if not primary and not helped and time.monotonic() > began + KEVY_LEFT_AHEAD_S:
+                helped = self.elect_for_kevys()
             if primary and not primary.only_votes:
                 with primary.conn(3.0) as c:
                     return primary if not c.call("SET", "settled", "1").is_error else None
@@ -396,6 +413,27 @@ class Fleet:
             return None
 
         return wait_until("one primary", self.settle_limit(), accepts, every=0.03)
+
+    def elect_for_kevys(self):
+        """Is nothing amiss but that kevys are in an epoch above that of a primary which all others follow? No
+        kevy follows into an epoch below its own, so they wait for the next election, which begins now."""
+        views = self.views()
+        out = [m for m in self.members if not m.is_ringkeep and views[m][0] is None and views[m][2] is False]
+        rest = [m for m in self.members if m not in out]
+        said = set(views[m][0] for m in rest)
+        tellers = [m for m in rest if m.is_ringkeep]
+        if not out or not tellers or len(said) != 1 or not all(views[m][2] is True for m in rest):
+            return False
+        primary, epochs = said.pop(), tellers[0].epochs()
+        if primary is None or any(epochs[m.id] <= epochs[primary.id] for m in out):
+            return False
+        text = ", ".join("%s (kevy %s) in epoch %d" % (m.id, m.kind, epochs[m.id]) for m in out)
+        text += " cannot follow %s in epoch %d, which is ended" % (primary.id, epochs[primary.id])
+        print("        " + text, flush=True)
+        primary.server.kill()
+        time.sleep(3 * self.down_after)
+        primary.server.start()
+        return True
 
     def describe(self):
         lines = []
