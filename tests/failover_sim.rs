@@ -682,12 +682,10 @@ impl World {
     /// A target has begun to take writes.
     fn took_over(&mut self, at: usize) {
         self.note(format!("n{at} is the primary"));
-        let is_forced = self.nodes.iter().any(|node| {
-            node.coordinator.view().is_some_and(|view| {
-                let frontier: u64 = view.frontier.iter().map(|at| at.offset).sum();
-                frontier > view.reached.iter().sum()
-            })
-        });
+        let is_forced = self
+            .nodes
+            .iter()
+            .any(|node| node.coordinator.view().is_some_and(|view| view.forced));
         let node = &self.nodes[at];
         let log: BTreeSet<u64> = node.log.iter().copied().collect();
         let disk: BTreeSet<u64> = node.log[..node.synced].iter().copied().collect();

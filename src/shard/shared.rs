@@ -11,6 +11,7 @@ use std::sync::{
 use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
+    failover::Failovers,
 };
 use crate::{
     base::{Ms, Position},
@@ -489,6 +490,8 @@ pub struct Shared {
     pub found: Mutex<Vec<(usize, Position)>>,
     /// This node is a member of elections.
     pub election: Option<Election>,
+    /// Failovers to and from this node.
+    pub failovers: Failovers,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
     /// Clients that wait for replicas.
@@ -530,6 +533,7 @@ impl Shared {
             upstreams: Mutex::default(),
             found: Mutex::default(),
             election: None,
+            failovers: Failovers::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
             waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),

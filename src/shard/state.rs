@@ -107,6 +107,8 @@ pub(super) struct State {
     /// Why requests take the long way: see [`odd`].
     pub odd: u8,
     pub pause: Option<Pause>,
+    /// A failover holds writes back.
+    pub is_frozen: bool,
     pub tracked: Tracked,
     pub monitors: Monitors,
     /// Lines for clients that monitor.
@@ -131,7 +133,7 @@ pub(super) struct State {
     pub followed: bool,
     /// Why writes are refused in this turn.
     pub refuses: Option<Refuses>,
-    /// The time when the turn began, of the clock that elections go by; 0 where there are none.
+    /// The time when the turn began, of the clock that elections and failovers go by.
     pub boot_clock: Ms,
     /// Orders that this core has to carry out, too, and their numbers.
     pub ordered: Vec<(Order, u64)>,
@@ -206,6 +208,7 @@ impl State {
             gathers: Gathers::default(),
             odd: 0,
             pause: None,
+            is_frozen: false,
             tracked: Tracked::default(),
             monitors: Monitors::default(),
             lines: Vec::new(),
@@ -233,6 +236,13 @@ impl State {
             beats: VecDeque::new(),
             shared,
         })
+    }
+
+    /// Sends a message to all other cores.
+    pub(super) fn tell_all(&mut self, message: impl Fn() -> Message) {
+        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+            self.mesh.send(core, message());
+        }
     }
 
     /// Must the core not sleep?

@@ -204,7 +204,7 @@ impl State {
 
     fn remove_due(&mut self, now: Ms) {
         self.more_due = false;
-        if self.pause.is_some() || !self.shared.expires_by_itself.load(Relaxed) {
+        if self.pause.is_some() || self.is_frozen || !self.shared.expires_by_itself.load(Relaxed) {
             return;
         }
         // Redis says when a key goes. A replica of a primary that does not must do this by its own clock.
