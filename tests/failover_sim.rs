@@ -6,9 +6,9 @@
 //! Failovers go to and fro, are forced, aborted, and meet each other. One seed is one history.
 //!
 //! After every step: one node at most takes writes; none whose disk says that it is a replica; epochs only
-//! grow. When a target takes over and was not forced, it has every write that was acknowledged, on its disk if
-//! that was asked for. A write that was held back runs once or is refused once. When all has healed, every
-//! failover has ended and one node takes writes.
+//! grow. When a target takes over and was not forced, it has every write that was acknowledged, on its disk
+//! if that was asked for. A write that was held back runs once or is refused once. When all has healed,
+//! every failover has ended and one node takes writes.
 //!
 //! `RINGKEEP_FAILOVER_SEEDS=100000 cargo test --release --test failover_sim` runs more seeds, and
 //! `RINGKEEP_FAILOVER_FIRST` says from which one on.

@@ -433,8 +433,8 @@ impl Coordinator {
         (self.since, self.again_at) = (self.now, self.now);
     }
 
-    /// How far replicas are, while somebody is waited for. Of a ringkeep the disk may be behind still: it hurries
-    /// once it is asked.
+    /// How far replicas are, while somebody is waited for. Of a ringkeep the disk may be behind still: it
+    /// hurries once it is asked.
     fn look_at(&mut self, candidates: &[Candidate], ledger: &mut Ledger) {
         let run = &self.run;
         let is_meant = |candidate: &&Candidate| match &run.request.to {

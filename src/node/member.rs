@@ -104,8 +104,8 @@ pub(super) fn read_record(dir: &Path) -> Result<Record, StartError> {
 const TWICE: &str = "Without it the node may vote twice in one election. Put back a copy of it, or remove it \
                      once no election of before can be going on any more";
 /// See there.
-const TWO_PRIMARIES: &str = "Without it there may be two primaries. Put back a copy of it, or remove it once you \
-                             know which node is the primary, and start this one accordingly";
+const TWO_PRIMARIES: &str = "Without it there may be two primaries. Put back a copy of it, or remove it \
+                             once you know which node is the primary, and start this one accordingly";
 
 /// A file of the directory; none if there is none. Damage is no fresh start.
 fn read_file<T, E: std::fmt::Display>(
