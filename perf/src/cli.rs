@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::load::{self, FillReport, Latency, Measurement, Target};
 use crate::progress::{Bar, tell};
 use crate::spec::{LoadSpec, Mix, Sizes, Verb};
-use crate::{cluster, compare, limit, report, sys};
+use crate::{cluster, compare, failover, limit, report, sys};
 
 /// Reads the command line of the process and does what it says.
 ///
@@ -24,7 +24,14 @@ pub fn main() -> Result<(), Error> {
             Some("fill") => run_fill(parser),
             Some("compare") => compare::main(parser, HELP),
             Some("report") => report::main(parser, HELP),
-            Some("cluster") => cluster::main(parser, HELP),
+            Some("cluster") => {
+                let next = |mut rest: lexopt::RawArgs<'_>| rest.next_if(|word| word == "failover");
+                if parser.try_raw_args().and_then(next).is_some() {
+                    failover::main(parser, HELP)
+                } else {
+                    cluster::main(parser, HELP)
+                }
+            }
             _ => Err(lexopt::Error::UnexpectedArgument(command).into()),
         },
         Some(Long("help") | Short('h')) | None => help(),
@@ -372,6 +379,10 @@ ringkeep-perf compare [SCENARIO...]   engines in turns: medians, spread, ratios;
 ringkeep-perf cluster  replicas of one primary in turns: full sync, catching up, lag under load
   --primary kevy  --replicas ringkeep,kevy  --rounds 5  --keys 100000  --frames 300000 (missed writes)
   --rate 20000 (writes per second)  --seconds 2 (of lag)  --primary-cpu 0  --replica-cpu 1
+  --file --peers --out as above
+
+ringkeep-perf cluster failover  pairs of the same engine hand the primary's part to and fro under writes
+  --engines ringkeep,kevy,redis-server  --rounds 10 (failovers)  --primary-cpu 0  --replica-cpu 1
   --file --peers --out as above
 
 ringkeep-perf report [RECORD.json...]   a page with charts; of the newest records by default

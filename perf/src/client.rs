@@ -34,9 +34,17 @@ impl Client {
     /// # Errors
     /// [`Error::Os`].
     pub fn connect(port: u16) -> Result<Client, Error> {
+        Client::connect_for(port, PATIENCE)
+    }
+
+    /// As [`Client::connect`], for who waits for a reply no longer than this.
+    ///
+    /// # Errors
+    /// [`Error::Os`].
+    pub fn connect_for(port: u16, patience: Duration) -> Result<Client, Error> {
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(Error::os("connecting"))?;
         let tuned = stream.set_nodelay(true).and_then(|()| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(patience))?;
             stream.try_clone()
         });
         let reader = tuned.map_err(Error::os("setting up a connection"))?;
@@ -88,6 +96,25 @@ impl Client {
             if sys::is_stopped() {
                 return Err(Error::Stopped);
             }
+        }
+        Ok(())
+    }
+
+    /// Sends `count` commands that `make` appends and hands over each reply as it comes.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn pipeline(
+        &mut self,
+        count: usize,
+        make: impl Fn(usize, &mut Vec<u8>),
+        mut take: impl FnMut(usize, Value),
+    ) -> Result<(), Error> {
+        self.out.clear();
+        (0..count).for_each(|i| make(i, &mut self.out));
+        self.flush()?;
+        for i in 0..count {
+            take(i, self.read()?);
         }
         Ok(())
     }

@@ -44,6 +44,10 @@ pub struct Engine {
     pub primary: Option<Primary>,
     /// How it follows a primary; none when it cannot.
     pub replica: Option<Role>,
+    /// The command by which a primary hands its part over, with `{port}` for the replica's; empty when it
+    /// has none.
+    #[serde(default)]
+    pub failover: Vec<String>,
 }
 
 /// What a server has done before it acknowledges a write.

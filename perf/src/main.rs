@@ -8,6 +8,7 @@ mod compare;
 mod drive;
 mod engines;
 mod error;
+mod failover;
 mod generator;
 mod hist;
 mod keys;

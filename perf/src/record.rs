@@ -20,7 +20,7 @@ use crate::progress::tell;
 pub struct Record {
     /// Version of this layout; [`FORMAT`].
     pub format: u32,
-    /// The command that made it: `compare` or `cluster`.
+    /// The command that made it: `compare`, `cluster` or `failover`.
     pub what: String,
     /// Whether it ran to its end.
     pub complete: bool,
@@ -32,7 +32,7 @@ pub struct Record {
     pub skipped: Vec<Skipped>,
     /// What was measured.
     pub scenarios: Vec<Note>,
-    /// What broke; there are no rows of these.
+    /// What broke; there are no rows of these, but those of failovers until then.
     pub failures: Vec<Failure>,
     /// What came out.
     pub rows: Vec<Row>,

@@ -62,7 +62,7 @@ fn newest(dir: &Path) -> Result<Vec<Record>, Error> {
     let mut records = Vec::new();
     for machine in list(dir)?.iter().filter(|path| path.is_dir()) {
         let files = list(machine)?;
-        for what in ["-compare.json", "-cluster.json"] {
+        for what in ["-compare.json", "-cluster.json", "-failover.json"] {
             let of_kind = |path: &&PathBuf| path.to_string_lossy().ends_with(what);
             records.extend(files.iter().rfind(of_kind).cloned());
         }

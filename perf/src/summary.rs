@@ -45,7 +45,7 @@ const fn wide(name: &'static str, title: &'static str, unit: &'static str) -> Me
     }
 }
 
-const METRICS: [Metric; 30] = [
+const METRICS: [Metric; 41] = [
     speed("ops_per_s", "Throughput", "requests/s"),
     metric("server_cpu_ns", "Server CPU per request", "ns"),
     metric("server_busy", "Server CPU", "cores"),
@@ -79,6 +79,17 @@ const METRICS: [Metric; 30] = [
     wide("lag_p50_us", "Median lag", "µs"),
     wide("lag_p99_us", "Lag, 99 %", "µs"),
     wide("lag_max_us", "Longest lag", "µs"),
+    wide("gap_us", "Without an acknowledged write", "µs"),
+    wide("quiet_gap_us", "The same just before", "µs"),
+    wide("change_us", "Until both have changed parts", "µs"),
+    speed("acknowledged", "Writes acknowledged", "writes"),
+    metric("missing", "Of these missing", "writes"),
+    speed("done", "Failovers done", "failovers"),
+    metric("failed", "Failed", "failovers"),
+    metric("hung", "Hung", "failovers"),
+    wide("gap_p50_us", "Median gap", "µs"),
+    wide("gap_p99_us", "Gap, 99 %", "µs"),
+    wide("gap_max_us", "Longest gap", "µs"),
     metric("unanswered", "Unanswered requests", "requests"),
 ];
 
