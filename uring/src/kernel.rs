@@ -121,7 +121,8 @@ struct Socket {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
-    Listener { is_tcp: bool },
+    /// Other processes may have one that was adopted.
+    Listener { is_tcp: bool, is_adopted: bool },
     Connecting,
     Stream,
 }
@@ -902,7 +903,7 @@ impl KernelReactor {
             self.finish_close(token, events);
             return;
         }
-        let is_tcp = listener.role == Role::Listener { is_tcp: true };
+        let is_tcp = matches!(listener.role, Role::Listener { is_tcp: true, .. });
         if let Some(fd) = accepted {
             let peer = if is_tcp {
                 net::peer_addr(fd.as_raw_fd())
@@ -1247,7 +1248,7 @@ impl KernelReactor {
                 && !socket.is_closing
             {
                 socket.is_closing = true;
-                net::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR);
+                socket.shut_down();
                 self.cancel_all(token);
             }
             let is_idle = |socket: &Socket| socket.in_flight == 0;
@@ -1331,9 +1332,23 @@ impl Reactor for KernelReactor {
         let is_tcp = matches!(at, Endpoint::Tcp(_));
         let token = self
             .sockets
-            .insert(Socket::new(fd, Role::Listener { is_tcp }));
+            .insert(Socket::new(fd, Role::Listener { is_tcp, is_adopted: false }));
         self.arm_accept(token);
         Ok(token.into())
+    }
+
+    fn adopt(&mut self, listener: OwnedFd) -> io::Result<SocketId> {
+        let role = Role::Listener {
+            is_tcp: net::local_addr(listener.as_raw_fd()).is_some(),
+            is_adopted: true,
+        };
+        let token = self.sockets.insert(Socket::new(listener, role));
+        self.arm_accept(token);
+        Ok(token.into())
+    }
+
+    fn peer_user(&self, socket: SocketId) -> Option<u32> {
+        net::peer_user(&self.sockets.get(socket.into())?.fd)
     }
 
     fn local_addr(&self, socket: SocketId) -> Option<SocketAddr> {
@@ -1485,7 +1500,7 @@ impl Reactor for KernelReactor {
             self.ended.push(token);
             return;
         }
-        net::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR);
+        socket.shut_down();
         self.cancel_all(token);
     }
 
