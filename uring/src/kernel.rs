@@ -122,7 +122,10 @@ struct Socket {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// Other processes may have one that was adopted.
-    Listener { is_tcp: bool, is_adopted: bool },
+    Listener {
+        is_tcp: bool,
+        is_adopted: bool,
+    },
     Connecting,
     Stream,
 }
@@ -899,11 +902,16 @@ impl KernelReactor {
         if is_last {
             listener.in_flight -= 1;
         }
-        if listener.is_closing {
+        let (is_tcp, is_adopted) = match listener.role {
+            Role::Listener { is_tcp, is_adopted } => (is_tcp, is_adopted),
+            Role::Connecting | Role::Stream => (false, false),
+        };
+        let is_closing = listener.is_closing;
+        // Who was taken from a listener that others go on with would be lost.
+        if is_closing && (accepted.is_none() || !is_adopted) {
             self.finish_close(token, events);
             return;
         }
-        let is_tcp = matches!(listener.role, Role::Listener { is_tcp: true, .. });
         if let Some(fd) = accepted {
             let peer = if is_tcp {
                 net::peer_addr(fd.as_raw_fd())
@@ -937,7 +945,9 @@ impl KernelReactor {
                 return;
             }
         }
-        if is_last {
+        if is_closing {
+            self.finish_close(token, events);
+        } else if is_last {
             self.arm_accept(token);
         }
     }
@@ -1330,9 +1340,13 @@ impl Reactor for KernelReactor {
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId> {
         let fd = net::listen(at, backlog)?;
         let is_tcp = matches!(at, Endpoint::Tcp(_));
-        let token = self
-            .sockets
-            .insert(Socket::new(fd, Role::Listener { is_tcp, is_adopted: false }));
+        let token = self.sockets.insert(Socket::new(
+            fd,
+            Role::Listener {
+                is_tcp,
+                is_adopted: false,
+            },
+        ));
         self.arm_accept(token);
         Ok(token.into())
     }
@@ -1664,6 +1678,19 @@ impl Socket {
             held: None,
             sending: None,
             address: None,
+        }
+    }
+
+    /// Ends both directions, unless that would end them for other processes, too.
+    fn shut_down(&self) {
+        if !matches!(
+            self.role,
+            Role::Listener {
+                is_adopted: true,
+                ..
+            }
+        ) {
+            net::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR);
         }
     }
 }

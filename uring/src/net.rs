@@ -228,20 +228,25 @@ pub(crate) fn peer_user(fd: &OwnedFd) -> Option<u32> {
     let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
     // SAFETY: the kernel writes at most the given length into a struct of that size, during the call.
     let done = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut peer).cast(), &raw mut len)
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
     };
     (done == 0 && peer.pid != 0).then_some(peer.uid)
 }
 
 /// Is this a stream socket that listens?
-pub(crate) fn is_listener(fd: &OwnedFd) -> bool {
+pub(crate) fn is_listener(fd: RawFd) -> bool {
     let is_one = |name: c_int, wanted: c_int| {
         let (mut value, mut len) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
         let level = libc::SOL_SOCKET;
         // SAFETY: the kernel writes one int on this stack frame during the call.
-        let done = unsafe {
-            libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
-        };
+        let done =
+            unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) };
         done == 0 && value == wanted
     };
     is_one(libc::SO_TYPE, libc::SOCK_STREAM) && is_one(libc::SO_ACCEPTCONN, 1)

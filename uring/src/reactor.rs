@@ -266,7 +266,8 @@ pub trait Reactor {
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId>;
 
     /// Keeps an accept armed on a listener that somebody else has made. Other processes may have it, too, so
-    /// that closing it here ends nothing but the accept: who connects meanwhile waits for the others.
+    /// that closing it here ends nothing but the accept: who connects from then on waits for the others, and
+    /// who was accepted before is still told with [`Event::Accepted`].
     ///
     /// # Errors
     /// This reactor knows no descriptors.

@@ -76,10 +76,11 @@ pub fn inherit(
     if channel.is_some_and(|channel| channel < FIRST_INHERITED || numbers.contains(&channel)) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    let listeners: Vec<OwnedFd> = numbers.map(take).collect::<io::Result<_>>()?;
-    if !listeners.iter().all(net::is_listener) {
+    // Nothing is taken before it is known that all of them are there.
+    if !numbers.clone().all(net::is_listener) {
         return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
     }
+    let listeners = numbers.map(take).collect::<io::Result<_>>()?;
     Ok((listeners, channel.map(take).transpose()?))
 }
 
