@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{Options, StartError, bind_alone};
+use super::{Options, StartError, try_bind};
 use crate::{
     elect::{self, Ballot, BallotFault, Places, Timings},
     shard::{BALLOT, Membership, PLACES},
@@ -22,6 +22,7 @@ pub(super) fn check(
     options: &Options,
     addresses: &[IpAddr],
     replication_port: Option<u16>,
+    is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
     let Some(id) = options.node_id else {
         return Ok(None);
@@ -56,7 +57,7 @@ pub(super) fn check(
     )?;
     for address in addresses {
         let at = SocketAddr::new(*address, port);
-        bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     Ok(Some(port))
 }

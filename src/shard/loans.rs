@@ -130,6 +130,13 @@ pub(super) struct Loans {
     pub load: Option<(Collection, Box<Load>)>,
 }
 
+impl Loans {
+    /// Is nothing on its way?
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.ready.is_empty() && self.load.is_none()
+    }
+}
+
 impl State {
     /// Gathers shards for a job; runs it as soon as all are here. The number of the collection.
     pub(super) fn collect(&mut self, need: Vec<usize>, job: Job) -> u64 {
@@ -724,6 +731,7 @@ impl State {
             }
             // What they are good for is done by the core, behind all messages.
             Message::Follow(_) | Message::Frontier | Message::Order(..) | Message::Settled(_) => {}
+            Message::Hush(_) | Message::Hushed(..) => {}
             Message::Acked => self.acked = true,
             Message::AskAcks => self.asks_acks = true,
         }

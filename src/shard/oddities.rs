@@ -3,6 +3,7 @@
 
 use super::{
     conn::{Conn, Hold},
+    handoff::Stage,
     homes::Listener,
     message::{After, ClientAt, Topics},
     requests::{Call, Work},
@@ -88,9 +89,8 @@ impl State {
             let error = Error::fixed("ERR Replica can't interact with the keyspace");
             return self.refuse(conn, Some(spec), &error);
         }
-        if let Some(pause) = self.pause
-            && (pause.all || may_write(conn, spec))
-        {
+        let holds = |pause: Pause| pause.all || may_write(conn, spec);
+        if self.is_hushed() || self.pause.is_some_and(holds) {
             // It has not begun: it is parsed and judged again when the pause is over.
             self.stats.commands -= 1;
             conn.hold = Hold::Paused;
@@ -316,6 +316,24 @@ impl State {
             return;
         }
         self.pause = None;
+        self.run_paused();
+    }
+
+    /// Does every request wait, because another process is to serve?
+    pub(super) fn is_hushed(&self) -> bool {
+        self.stage != Stage::Serving
+    }
+
+    /// From now on every request waits.
+    pub(super) fn hush(&mut self) {
+        self.odd |= odd::PAUSED;
+    }
+
+    /// Requests that waited run, if nothing holds them any more.
+    pub(super) fn run_paused(&mut self) {
+        if self.pause.is_some() || self.is_hushed() {
+            return;
+        }
         self.odd &= !odd::PAUSED;
         for socket in std::mem::take(&mut self.clients.paused) {
             if let Some(mut conn) = self.take_conn(socket) {

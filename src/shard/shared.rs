@@ -11,6 +11,7 @@ use std::sync::{
 use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
+    handoff::Handover,
 };
 use crate::{
     base::{Ms, Position},
@@ -491,6 +492,8 @@ pub struct Shared {
     pub election: Option<Election>,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
+    /// How far the node is on its way to another process.
+    pub handover: Handover,
     /// Clients that wait for replicas.
     pub waiters: AtomicUsize,
     next_client: AtomicU64,
@@ -531,6 +534,7 @@ impl Shared {
             found: Mutex::default(),
             election: None,
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
+            handover: Handover::default(),
             waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),
             next_client: AtomicU64::new(1),

@@ -1352,6 +1352,7 @@ impl Reactor for KernelReactor {
     }
 
     fn adopt(&mut self, listener: OwnedFd) -> io::Result<SocketId> {
+        net::set_blocking(&listener)?;
         let role = Role::Listener {
             is_tcp: net::local_addr(listener.as_raw_fd()).is_some(),
             is_adopted: true,

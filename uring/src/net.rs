@@ -239,6 +239,19 @@ pub(crate) fn peer_user(fd: &OwnedFd) -> Option<u32> {
     (done == 0 && peer.pid != 0).then_some(peer.uid)
 }
 
+/// Has operations wait: the ring ends those on a socket that does not wait at once. The flag is that of all
+/// processes that have the socket.
+pub(crate) fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain integers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let wanted = flags & !libc::O_NONBLOCK;
+    if flags != wanted {
+        // SAFETY: as above.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) })?;
+    }
+    Ok(())
+}
+
 /// Is this a stream socket that listens?
 pub(crate) fn is_listener(fd: RawFd) -> bool {
     let is_one = |name: c_int, wanted: c_int| {

@@ -267,7 +267,7 @@ pub trait Reactor {
 
     /// Keeps an accept armed on a listener that somebody else has made. Other processes may have it, too, so
     /// that closing it here ends nothing but the accept: who connects from then on waits for the others, and
-    /// who was accepted before is still told with [`Event::Accepted`].
+    /// who was accepted before is still told with [`Event::Accepted`]. It becomes a blocking one, for all.
     ///
     /// # Errors
     /// This reactor knows no descriptors.
