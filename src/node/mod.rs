@@ -285,10 +285,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 .into_iter()
                 .flat_map(|clients| Inherited::clients_of(clients, (core, cores)))
             {
-                let adopted = client.try_clone();
-                if let Err(error) = adopted.and_then(|client| core_loop.adopt(client, None)) {
-                    let at = "an inherited listener".into();
-                    return drop(to_main.send(Err(StartError::Listen(at, error))));
+                match client.try_clone() {
+                    Ok(client) => core_loop.adopt(client, None),
+                    Err(error) => {
+                        let at = "an inherited listener".into();
+                        return drop(to_main.send(Err(StartError::Listen(at, error))));
+                    }
                 }
             }
             for address in addresses {
@@ -303,7 +305,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                         None => core_loop.listen(&endpoint, shard),
                         // One that can be left for a while.
                         Some(_) => sys::listener(&endpoint, 1024)
-                            .and_then(|listener| core_loop.adopt(listener, shard)),
+                            .map(|listener| core_loop.adopt(listener, shard)),
                     };
                     if let Err(error) = listened {
                         let at = at.to_string();

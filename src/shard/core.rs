@@ -74,6 +74,8 @@ pub struct Core<R: Reactor> {
     awaited: Option<(PathBuf, Vec<Start>)>,
     follow_later: Option<(String, u16)>,
     listeners: Vec<Listener>,
+    /// All of them take clients in that may.
+    accepts: bool,
     /// Where another process can take over; on core 0 only.
     control: Option<Box<Control>>,
     /// What came from other nodes while this one could not do anything with it.
@@ -88,7 +90,8 @@ pub struct Core<R: Reactor> {
 
 /// A client port.
 struct Listener {
-    socket: SocketId,
+    /// Nothing while nobody is accepted.
+    socket: Option<SocketId>,
     /// In cluster mode, the shard whose port it is.
     shard: Option<usize>,
     /// Kept where another process may have it, too.
@@ -128,6 +131,7 @@ impl<R: Reactor> Core<R> {
             awaited: None,
             follow_later: None,
             listeners: Vec::new(),
+            accepts: true,
             control: None,
             late: Vec::new(),
             heard: 0,
@@ -143,24 +147,22 @@ impl<R: Reactor> Core<R> {
     /// What the operating system said.
     pub fn listen(&mut self, at: &Endpoint, shard: Option<usize>) -> std::io::Result<()> {
         self.listeners.push(Listener {
-            socket: self.reactor.listen(at, 1024)?,
+            socket: Some(self.reactor.listen(at, 1024)?),
             shard,
             kept: None,
         });
         Ok(())
     }
 
-    /// Serves clients at a listener that another process has, too, or may get.
-    ///
-    /// # Errors
-    /// What the operating system said.
-    pub fn adopt(&mut self, listener: OwnedFd, shard: Option<usize>) -> std::io::Result<()> {
+    /// Serves clients at a listener that another process has, too, or may get. Who connects while the data is
+    /// loaded waits.
+    pub fn adopt(&mut self, listener: OwnedFd, shard: Option<usize>) {
         self.listeners.push(Listener {
-            socket: self.reactor.adopt(listener.try_clone()?)?,
+            socket: None,
             shard,
             kept: Some(listener),
         });
-        Ok(())
+        self.accepts = false;
     }
 
     /// Lets another process take over, through this path, as soon as everything is loaded (core 0 only).
@@ -302,6 +304,8 @@ impl<R: Reactor> Core<R> {
         }
         if shared.durable.loading.shards.fetch_sub(own, SeqCst) == own {
             shared.loading.store(false, SeqCst);
+            // They may have waited for that.
+            handoff::tell_cores(&mut self.state);
         }
     }
 
@@ -472,12 +476,10 @@ impl<R: Reactor> Core<R> {
             (Stage::Serving, Stage::Serving) => {}
             (Stage::Serving, _) => {
                 self.state.hush();
-                for listener in self
-                    .listeners
-                    .iter()
-                    .filter(|listener| listener.kept.is_some())
-                {
-                    self.reactor.close(listener.socket);
+                for listener in &self.listeners {
+                    if let (Some(_), Some(socket)) = (&listener.kept, listener.socket) {
+                        self.reactor.close(socket);
+                    }
                 }
                 if let Some(durable) = &mut self.durable {
                     durable.hush(&mut self.state, &mut self.reactor);
@@ -495,23 +497,26 @@ impl<R: Reactor> Core<R> {
         }
     }
 
-    /// Serves again after a handoff that came to nothing.
-    fn serve_on(&mut self) {
+    /// Takes clients in.
+    fn accept_all(&mut self) {
+        self.accepts = true;
         for listener in &mut self.listeners {
-            let adopted = listener
-                .kept
-                .as_ref()
-                .map(|kept| self.reactor.adopt(kept.try_clone()?));
+            let Some(kept) = &listener.kept else { continue };
+            let adopted = kept.try_clone().and_then(|kept| self.reactor.adopt(kept));
             match adopted {
-                Some(Ok(socket)) => listener.socket = socket,
-                Some(Err(error)) => {
+                Ok(socket) => listener.socket = Some(socket),
+                Err(error) => {
                     // A node that nobody reaches is worse than none.
-                    log(&format!("cannot listen again: {error}"));
+                    log(&format!("cannot accept connections: {error}"));
                     std::process::exit(70);
                 }
-                None => {}
             }
         }
+    }
+
+    /// Serves again after a handoff that came to nothing.
+    fn serve_on(&mut self) {
+        self.accept_all();
         for late in std::mem::take(&mut self.late) {
             match late {
                 Late::Data(socket, bytes) => {
@@ -542,6 +547,7 @@ impl<R: Reactor> Core<R> {
         };
         let is_finished = durable.is_finished(&mut self.state, &mut self.reactor);
         if is_finished {
+            durable.trim();
             let ends = durable.ends(&mut self.state);
             lock(&self.state.shared.handover.ends).extend(ends);
         }
@@ -559,6 +565,9 @@ impl<R: Reactor> Core<R> {
                     .mesh
                     .send(from, Message::Hushed(round, calm, work)),
             }
+        }
+        if !self.accepts && !self.state.shared.loading.load(Relaxed) {
+            self.accept_all();
         }
         let Some(control) = &mut self.control else {
             return false;
@@ -691,7 +700,7 @@ impl<R: Reactor> Core<R> {
                 }
                 let mut listeners = self.listeners.iter();
                 let shard = listeners
-                    .find(|other| other.socket == listener)
+                    .find(|other| other.socket == Some(listener))
                     .and_then(|other| other.shard);
                 let local = self.reactor.local_addr(socket);
                 if self.state.accept(socket, peer, local, shard) {
@@ -938,7 +947,9 @@ impl<R: Reactor> Core<R> {
             }
             self.stopping = true;
             while let Some(listener) = self.listeners.pop() {
-                self.reactor.close(listener.socket);
+                if let Some(socket) = listener.socket {
+                    self.reactor.close(socket);
+                }
             }
         }
     }

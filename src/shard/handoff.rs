@@ -483,7 +483,7 @@ impl State {
 }
 
 /// Rouses the other cores, which then see how far it is.
-fn tell_cores(state: &mut State) {
+pub(super) fn tell_cores(state: &mut State) {
     for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
         state.mesh.send(core, Message::Frontier);
     }

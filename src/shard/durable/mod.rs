@@ -539,6 +539,14 @@ impl Durable {
         }
     }
 
+    /// Makes the journals as short as they can be: the next process begins by reading them.
+    pub fn trim(&self) {
+        for kept in &self.kept {
+            // Where it cannot be done, it takes longer.
+            let _ = kept.journal.trim();
+        }
+    }
+
     /// Where the journals of this core end, as files name it. Nothing if they are not all here.
     pub fn ends(&self, state: &mut State) -> Vec<(usize, Position)> {
         let shards = self.kept.iter().map(|kept| kept.place.shard);
