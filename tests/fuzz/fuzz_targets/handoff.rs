@@ -12,7 +12,10 @@ fuzz_target!(|input: (u8, &[u8])| {
     let whole = read(bytes, bytes.len().max(1));
     assert_eq!(whole, read(bytes, usize::from(cut) + 1));
     let mut again = Vec::new();
-    whole.0.iter().for_each(|message| message.encode(&mut again));
+    whole
+        .0
+        .iter()
+        .for_each(|message| message.encode(&mut again));
     assert_eq!(read(&again, usize::from(cut) + 1), (whole.0, None));
     serve(bytes, cut);
     succeed(bytes);
@@ -58,7 +61,9 @@ fn serve(bytes: &[u8], how: u8) {
                 _ if over => panic!("{effect:?} behind the end"),
                 incumbent::Effect::Drain if how & 1 == 0 => incumbent::Event::Drained(0),
                 incumbent::Effect::Drain => incumbent::Event::CannotDrain,
-                incumbent::Effect::Seal(_) if how & 2 == 0 => incumbent::Event::Sealed(vec![], [0; 32]),
+                incumbent::Effect::Seal(_) if how & 2 == 0 => {
+                    incumbent::Event::Sealed(vec![], [0; 32])
+                }
                 incumbent::Effect::Seal(_) => incumbent::Event::SealFailed(String::new()),
                 incumbent::Effect::TakeBack if how & 4 == 0 => incumbent::Event::Back,
                 incumbent::Effect::TakeBack => incumbent::Event::Replaced,
@@ -79,10 +84,18 @@ fn succeed(bytes: &[u8]) {
     let (mut machine, _) = Successor::new(1, b"", 0);
     let mut effects = Vec::new();
     machine.step(0, 0, successor::Event::Bytes(bytes), &mut effects);
-    machine.step(1, 0, successor::Event::Serving(Vec::new(), Vec::new()), &mut effects);
+    machine.step(
+        1,
+        0,
+        successor::Event::Serving(Vec::new(), Vec::new()),
+        &mut effects,
+    );
     machine.step(2, 0, successor::Event::Eof, &mut effects);
     let is_end = |effect: &&successor::Effect| {
-        matches!(effect, successor::Effect::Exit(_) | successor::Effect::Serve)
+        matches!(
+            effect,
+            successor::Effect::Exit(_) | successor::Effect::Serve
+        )
     };
     assert_eq!(effects.iter().filter(is_end).count(), 1);
 }
