@@ -1,15 +1,16 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `handoff`, `image`, `resp`, `route` (1), `aof`, `elect`,
-//! `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7), `shard` (8),
-//! `tools` (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a socket, a file
-//! or a thread.
+//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7),
+//! `shard` (8), `tools` (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a
+//! socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod aof;
 pub mod base;
 pub mod cmd;
 pub mod elect;
+pub mod failover;
 pub mod handoff;
 pub mod image;
 pub mod journal;

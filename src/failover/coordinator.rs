@@ -1,0 +1,745 @@
+//! The old primary's part in a failover. See [`failover`](super).
+
+use super::{
+    Answer, Id, Place, Request, Say, Stands,
+    record::{Change, Kind, Ledger},
+};
+use crate::{
+    base::{Ms, Position},
+    resp::Error,
+};
+
+/// Every core must have ended what it had begun within this.
+const FREEZE_MS: Ms = 1000;
+/// A target that does not answer within this is not ready.
+const ASK_MS: Ms = 1000;
+/// Between two questions.
+const ASK_AGAIN_MS: Ms = 250;
+/// Replicas are asked how far they are.
+const ACKS_MS: Ms = 100;
+/// Between two grants, and for how long they are said before the target is asked to do without.
+const GRANT_AGAIN_MS: Ms = 100;
+/// See there.
+const GRANT_MS: Ms = 1000;
+/// Members that elect have so long to do it.
+const ELECT_MS: Ms = 10_000;
+
+/// What an operator may change.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a target may take to have everything, if nothing else is asked for.
+    pub timeout: Ms,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { timeout: 10_000 }
+    }
+}
+
+/// A replica that has a link for each stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Where it takes clients.
+    pub place: Place,
+    /// What it is.
+    pub kind: Kind,
+    /// All links of it stream.
+    pub is_online: bool,
+    /// The next frame of each stream that it does not have.
+    pub applied: Vec<u64>,
+    /// The same of its disk, if it tells.
+    pub durable: Option<Vec<u64>>,
+}
+
+/// What happens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Time passed.
+    Wake,
+    /// All cores are frozen, and the streams stand here.
+    Frozen(Vec<Position>),
+    /// How far the replicas are.
+    Replicas(Vec<Candidate>),
+    /// The target answered.
+    Heard(Id, Answer),
+    /// An election has made this node a replica, or another one the primary.
+    Elected,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Hold back writes on every core, end those that were begun, and report [`Event::Frozen`].
+    Freeze,
+    /// Let them go on, or be answered as this node's role says.
+    Thaw,
+    /// Have all replicas say how far they are.
+    AskAcks,
+    /// Say this to the target.
+    Say {
+        /// Where it takes clients.
+        to: Place,
+        /// A kevy hears `REPLICAOF NO ONE` instead of a grant, and nothing else.
+        kind: Kind,
+        /// What.
+        say: Say,
+    },
+    /// Be a replica of nobody: no write is taken from here on, frozen or not.
+    Demote,
+    /// Follow the new primary.
+    Follow(Place),
+    /// Be the primary again: nobody else is.
+    Lead,
+    /// Give up the leadership to this one, whom others are to elect. Report [`Event::Elected`].
+    Yield(Place),
+    /// It is over.
+    Ended(Box<Outcome>),
+}
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    /// The target has everything, and is the primary.
+    Clean,
+    /// It is the primary and lacks something.
+    Forced,
+    /// Nothing changed.
+    Aborted,
+    /// The target will not be the primary: this node is again.
+    Reclaimed,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Verdict; 4] = [
+        Verdict::Clean,
+        Verdict::Forced,
+        Verdict::Aborted,
+        Verdict::Reclaimed,
+    ];
+
+    /// As it is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Clean => "clean",
+            Verdict::Forced => "forced",
+            Verdict::Aborted => "aborted",
+            Verdict::Reclaimed => "reclaimed",
+        }
+    }
+}
+
+/// What became of a failover.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Its name.
+    pub id: Id,
+    /// How it ended, and why if that is not clean.
+    pub verdict: Verdict,
+    /// See there.
+    pub reason: String,
+    /// The target, if one was chosen.
+    pub to: Option<Place>,
+    /// The epochs before and after.
+    pub old_epoch: u64,
+    /// See there.
+    pub new_epoch: u64,
+    /// Where the streams stood when nothing was written any more.
+    pub frontier: Vec<Position>,
+    /// How far the target was in each when it was decided.
+    pub reached: Vec<u64>,
+    /// Frames that the target lacks.
+    pub skipped: u64,
+    /// The target's disk had to have everything.
+    pub durable: bool,
+    /// From the freeze until the target had everything.
+    pub waited_ms: Ms,
+    /// From the first write that was held back until none was any more.
+    pub frozen_ms: Ms,
+}
+
+/// Where it stands, as INFO and STATUS tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Phase {
+    /// Nothing is under way.
+    #[default]
+    Idle,
+    /// Cores end what they have begun.
+    Freezing,
+    /// The target catches up.
+    Waiting,
+    /// It is asked.
+    Asking,
+    /// The decision goes to the disk.
+    Deciding,
+    /// It has the role, and has not said so yet.
+    Granting,
+    /// It has been silent for long.
+    Unknown,
+    /// This node notes that it is the primary again.
+    Reclaiming,
+    /// Others elect the target.
+    Yielding,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Phase; 9] = [
+        Phase::Idle,
+        Phase::Freezing,
+        Phase::Waiting,
+        Phase::Asking,
+        Phase::Deciding,
+        Phase::Granting,
+        Phase::Unknown,
+        Phase::Reclaiming,
+        Phase::Yielding,
+    ];
+
+    /// As it is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Freezing => "freezing",
+            Phase::Waiting => "waiting",
+            Phase::Asking => "asking",
+            Phase::Deciding => "deciding",
+            Phase::Granting => "granting",
+            Phase::Unknown => "unknown",
+            Phase::Reclaiming => "reclaiming",
+            Phase::Yielding => "yielding",
+        }
+    }
+
+    /// As redis-server tells it.
+    pub fn redis_name(self) -> &'static str {
+        match self {
+            Phase::Idle => "no-failover",
+            Phase::Freezing | Phase::Waiting => "waiting-for-sync",
+            _ => "failover-in-progress",
+        }
+    }
+}
+
+/// See the module page.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    phase: Phase,
+    run: Run,
+    /// What is on its way to the disk.
+    change: Option<Change>,
+    now: Ms,
+    /// When the phase began, and when something is to be said again.
+    since: Ms,
+    again_at: Ms,
+    is_frozen: bool,
+}
+
+/// What is known of the failover under way, or of the last one.
+#[derive(Clone, Debug)]
+struct Run {
+    id: Id,
+    request: Request,
+    is_elected: bool,
+    started: Ms,
+    frozen: Ms,
+    caught_up: Option<Ms>,
+    frontier: Vec<Position>,
+    chosen: Option<(Place, Kind)>,
+    reached: Vec<u64>,
+    durable: bool,
+    forced: bool,
+    old_epoch: u64,
+    epoch: u64,
+    /// What the record said before the decision.
+    before: Stands,
+}
+
+impl Coordinator {
+    /// At the start of the node. A failover whose end is not known is gone on with: the node must be a
+    /// replica then, which follows nobody yet.
+    pub fn new(now: Ms, settings: Settings, ledger: &Ledger) -> Self {
+        let record = ledger.record();
+        let open = match (&record.open, &record.stands) {
+            (Some((id, kind)), Stands::Replica(place)) => Some((*id, place.clone(), *kind)),
+            _ => None,
+        };
+        let mut run = Run::new(Id(0), Request::default(), now);
+        let mut phase = Phase::Idle;
+        if let Some((id, place, kind)) = open {
+            run.id = id;
+            run.chosen = Some((place, kind));
+            run.epoch = record.epoch;
+            run.old_epoch = record.epoch.saturating_sub(1);
+            phase = Phase::Unknown;
+        }
+        Self {
+            settings,
+            phase,
+            run,
+            change: None,
+            now,
+            since: now,
+            again_at: now,
+            is_frozen: false,
+        }
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The failover under way: its name, target, when it began, its time-out, where it froze and how far the
+    /// target is.
+    pub fn view(&self) -> Option<View> {
+        let run = &self.run;
+        (self.phase != Phase::Idle).then(|| View {
+            id: run.id,
+            target: run
+                .chosen
+                .clone()
+                .map(|(place, _)| place)
+                .or(run.request.to.clone()),
+            started: run.started,
+            timeout: self.timeout(),
+            frontier: run.frontier.clone(),
+            reached: run.reached.clone(),
+        })
+    }
+
+    fn timeout(&self) -> Ms {
+        self.run.request.timeout.unwrap_or(self.settings.timeout)
+    }
+
+    /// Begins one. The caller has seen to it that this node is a primary. `is_elected`: primaries are elected
+    /// here, and the target will be.
+    ///
+    /// # Errors
+    /// The reply to the operator: nothing has happened.
+    pub fn begin(
+        &mut self,
+        now: Ms,
+        (id, request, is_elected): (Id, Request, bool),
+        candidates: &[Candidate],
+        (ledger, out): (&Ledger, &mut Vec<Effect>),
+    ) -> Result<(), Error> {
+        self.now = self.now.max(now);
+        if self.phase != Phase::Idle {
+            return Err(Error::fixed("ERR FAILOVER already in progress."));
+        }
+        if candidates.is_empty() {
+            return Err(Error::fixed("ERR FAILOVER requires connected replicas."));
+        }
+        if let Some(to) = &request.to {
+            let Some(found) = candidates.iter().find(|other| other.place == *to) else {
+                return Err(Error::fixed(
+                    "ERR FAILOVER target HOST and PORT is not a replica.",
+                ));
+            };
+            if !found.is_online {
+                return Err(Error::fixed("ERR FAILOVER target replica is not online."));
+            }
+            if request.durable == Some(true) && found.durable.is_none() {
+                return Err(Error::fixed(
+                    "ERR FAILOVER target does not tell what it has on its disk",
+                ));
+            }
+        }
+        let old_epoch = ledger.record().epoch;
+        self.run = Run {
+            is_elected,
+            old_epoch,
+            epoch: old_epoch + 1,
+            ..Run::new(id, request, self.now)
+        };
+        self.enter(Phase::Freezing);
+        self.is_frozen = true;
+        out.push(Effect::Freeze);
+        Ok(())
+    }
+
+    /// Undoes it. `force`: also behind the decision.
+    ///
+    /// # Errors
+    /// The reply to the operator: nothing has happened.
+    pub fn abort(
+        &mut self,
+        now: Ms,
+        force: bool,
+        (ledger, out): (&mut Ledger, &mut Vec<Effect>),
+    ) -> Result<(), Error> {
+        self.now = self.now.max(now);
+        match self.phase {
+            Phase::Idle => Err(Error::fixed("ERR No failover in progress.")),
+            Phase::Freezing | Phase::Waiting | Phase::Asking => {
+                self.give_up("operator", out);
+                Ok(())
+            }
+            Phase::Granting | Phase::Unknown if force => {
+                self.reclaim(ledger);
+                Ok(())
+            }
+            Phase::Deciding
+            | Phase::Granting
+            | Phase::Unknown
+            | Phase::Reclaiming
+            | Phase::Yielding => Err(Error::fixed(
+                "ERR FAILOVER past the point of no return, waiting for the target",
+            )),
+        }
+    }
+
+    /// Takes an event in, and looks at what the disk did.
+    pub fn step(&mut self, now: Ms, event: Event, ledger: &mut Ledger, out: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Wake => {}
+            Event::Frozen(frontier) if self.phase == Phase::Freezing => {
+                self.run.frontier = frontier;
+                self.run.frozen = self.now;
+                self.enter(Phase::Waiting);
+            }
+            Event::Frozen(_) => {}
+            Event::Replicas(candidates) if self.phase == Phase::Waiting => {
+                self.look_at(&candidates, ledger, out);
+            }
+            Event::Replicas(_) => {}
+            Event::Heard(id, answer) if id == self.run.id => self.hear(answer, ledger, out),
+            Event::Heard(..) => {}
+            Event::Elected => self.on_elected(out),
+        }
+        self.look_at_disk(ledger, out);
+        self.look_at_clock(out);
+    }
+
+    /// When to step at the latest.
+    pub fn wakes_at(&self) -> Ms {
+        let limit = match self.phase {
+            Phase::Idle | Phase::Deciding | Phase::Reclaiming => return Ms::MAX,
+            Phase::Freezing => self.since + FREEZE_MS,
+            Phase::Waiting => self.run.started.saturating_add(self.timeout()),
+            Phase::Asking => self.since + ASK_MS,
+            Phase::Granting => self.since + GRANT_MS,
+            Phase::Unknown => Ms::MAX,
+            Phase::Yielding => self.since + ELECT_MS,
+        };
+        match self.phase {
+            Phase::Freezing | Phase::Yielding => limit,
+            _ => limit.min(self.again_at),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        (self.since, self.again_at) = (self.now, self.now);
+    }
+
+    /// How far replicas are, while somebody is waited for.
+    fn look_at(&mut self, candidates: &[Candidate], ledger: &mut Ledger, out: &mut Vec<Effect>) {
+        let run = &self.run;
+        let has = |candidate: &Candidate| {
+            let durable = match (run.request.durable, &candidate.durable) {
+                (Some(true), None) => return None,
+                (Some(false), _) | (None, None) => None,
+                (_, Some(durable)) => Some(durable),
+            };
+            Some((
+                durable.unwrap_or(&candidate.applied).clone(),
+                durable.is_some(),
+            ))
+        };
+        let is_there = |reached: &[u64]| {
+            let mut pairs = reached.iter().zip(&run.frontier);
+            reached.len() == run.frontier.len() && pairs.all(|(at, wanted)| *at >= wanted.offset)
+        };
+        let is_meant = |candidate: &&Candidate| match &run.request.to {
+            Some(to) => candidate.place == *to,
+            None => true,
+        };
+        let meant = candidates
+            .iter()
+            .filter(|other| other.is_online)
+            .filter(is_meant);
+        let known: Vec<_> = meant
+            .filter_map(|candidate| Some((candidate, has(candidate)?)))
+            .collect();
+        let complete = known.iter().find(|(_, (reached, _))| is_there(reached));
+        let is_late = self.now >= run.started.saturating_add(self.timeout());
+        let chosen = match complete {
+            None if is_late && run.request.force => known.first(),
+            found => found,
+        };
+        let Some((candidate, (reached, durable))) = chosen else {
+            // For who asks meanwhile.
+            if let Some((_, (reached, _))) = known.first() {
+                self.run.reached = reached.clone();
+            }
+            return;
+        };
+        let (place, kind) = (candidate.place.clone(), candidate.kind);
+        let is_whole = complete.is_some();
+        (self.run.reached, self.run.durable) = (reached.clone(), *durable);
+        self.run.forced = !is_whole;
+        self.run.caught_up = Some(self.now);
+        self.run.chosen = Some((place.clone(), kind));
+        if self.run.is_elected {
+            self.enter(Phase::Yielding);
+            out.push(Effect::Yield(place));
+        } else if kind == Kind::Kevy {
+            self.decide(ledger);
+        } else {
+            self.enter(Phase::Asking);
+        }
+    }
+
+    fn hear(&mut self, answer: Answer, ledger: &mut Ledger, out: &mut Vec<Effect>) {
+        match (self.phase, answer) {
+            (Phase::Asking, Answer::Ready(at)) => {
+                let mut pairs = at.iter().zip(&self.run.frontier);
+                let is_there = at.len() == self.run.frontier.len()
+                    && pairs.all(|(at, wanted)| {
+                        at.generation == wanted.generation && at.offset >= wanted.offset
+                    });
+                if is_there || self.run.forced {
+                    self.run.reached = at.iter().map(|at| at.offset).collect();
+                    self.decide(ledger);
+                }
+            }
+            (Phase::Asking, Answer::Refused(reason)) => {
+                self.give_up(&format!("refused: {reason}"), out);
+            }
+            (Phase::Granting | Phase::Unknown, Answer::Promoted(_)) => {
+                let place = self.run.chosen.clone().map(|(place, _)| place);
+                ledger.change(|record| record.open = None);
+                out.extend(place.map(Effect::Follow));
+                let verdict = match self.run.skipped() {
+                    0 => Verdict::Clean,
+                    _ => Verdict::Forced,
+                };
+                self.end(verdict, String::new(), out);
+            }
+            (Phase::Granting | Phase::Unknown, Answer::Refused(_) | Answer::Revoked) => {
+                self.reclaim(ledger);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_elected(&mut self, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Freezing | Phase::Waiting | Phase::Asking => self.give_up("election", out),
+            Phase::Yielding => self.end(Verdict::Clean, String::new(), out),
+            _ => {}
+        }
+    }
+
+    /// From here on this node is no primary, unless the target says that it is none.
+    fn decide(&mut self, ledger: &mut Ledger) {
+        let Some((place, kind)) = self.run.chosen.clone() else {
+            return;
+        };
+        let (id, epoch) = (self.run.id, self.run.epoch);
+        self.run.before = ledger.record().stands.clone();
+        self.change = Some(ledger.change(|record| {
+            record.epoch = epoch;
+            record.stands = Stands::Replica(place);
+            record.open = Some((id, kind));
+        }));
+        self.enter(Phase::Deciding);
+    }
+
+    fn reclaim(&mut self, ledger: &mut Ledger) {
+        let epoch = ledger.record().epoch + 1;
+        self.run.epoch = epoch;
+        self.change = Some(ledger.change(|record| {
+            record.epoch = epoch;
+            record.stands = Stands::Primary;
+            record.open = None;
+        }));
+        self.enter(Phase::Reclaiming);
+    }
+
+    fn look_at_disk(&mut self, ledger: &mut Ledger, out: &mut Vec<Effect>) {
+        let Some(is_good) = self.change.and_then(|change| ledger.is_durable(change)) else {
+            return;
+        };
+        self.change = None;
+        match (self.phase, is_good) {
+            (Phase::Deciding, true) => {
+                out.push(Effect::Demote);
+                self.enter(Phase::Granting);
+            }
+            (Phase::Deciding, false) => {
+                // It may be on the disk. A node that is started anew from that asks the target, which was
+                // granted nothing.
+                let before = self.run.before.clone();
+                ledger.change(|record| {
+                    record.stands = before;
+                    record.open = None;
+                });
+                self.give_up("disk", out);
+            }
+            (Phase::Reclaiming, true) => {
+                out.push(Effect::Lead);
+                self.end(Verdict::Reclaimed, "target".into(), out);
+            }
+            (Phase::Reclaiming, false) => self.reclaim(ledger),
+            _ => {}
+        }
+    }
+
+    fn look_at_clock(&mut self, out: &mut Vec<Effect>) {
+        let spent = self.now - self.since;
+        match self.phase {
+            Phase::Freezing if spent >= FREEZE_MS => self.give_up("shard", out),
+            Phase::Waiting => {
+                let patience = match self.run.request.force {
+                    // Who is to be forced may be gone just now.
+                    true => ASK_MS,
+                    false => 0,
+                };
+                let limit = self.run.started.saturating_add(self.timeout());
+                if self.now >= limit.saturating_add(patience) {
+                    self.give_up("catch-up", out);
+                } else if self.now >= self.again_at {
+                    self.again_at = match self.now < limit {
+                        true => (self.now + ACKS_MS).min(limit),
+                        false => self.now + ACKS_MS,
+                    };
+                    out.push(Effect::AskAcks);
+                }
+            }
+            Phase::Asking if spent >= ASK_MS => self.give_up("target-lost", out),
+            Phase::Asking if self.now >= self.again_at => {
+                self.again_at = self.now + ASK_AGAIN_MS;
+                let say = Say::Ask {
+                    id: self.run.id,
+                    epoch: self.run.epoch,
+                    forced: self.run.forced,
+                    frontier: self.run.frontier.clone(),
+                };
+                self.say(say, out);
+            }
+            Phase::Granting if spent >= GRANT_MS => {
+                // Clients that were held back do not wait for a target of which nobody knows.
+                self.thaw(out);
+                self.enter(Phase::Unknown);
+                self.look_at_clock(out);
+            }
+            Phase::Granting if self.now >= self.again_at => {
+                self.again_at = self.now + GRANT_AGAIN_MS;
+                let (id, epoch) = (self.run.id, self.run.epoch);
+                self.say(Say::Grant { id, epoch }, out);
+            }
+            Phase::Unknown if self.now >= self.again_at => {
+                self.again_at = self.now + ASK_AGAIN_MS;
+                let (id, epoch) = (self.run.id, self.run.epoch);
+                let is_kevy = matches!(self.run.chosen, Some((_, Kind::Kevy)));
+                self.say(
+                    match is_kevy {
+                        // It may have heard it, and cannot be told otherwise.
+                        true => Say::Grant { id, epoch },
+                        false => Say::Revoke { id },
+                    },
+                    out,
+                );
+            }
+            Phase::Yielding if spent >= ELECT_MS => {
+                self.end(Verdict::Aborted, "election".into(), out);
+            }
+            _ => {}
+        }
+    }
+
+    fn say(&self, say: Say, out: &mut Vec<Effect>) {
+        if let Some((to, kind)) = self.run.chosen.clone() {
+            out.push(Effect::Say { to, kind, say });
+        }
+    }
+
+    /// Undoes everything: nothing was decided.
+    fn give_up(&mut self, reason: &str, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Asking {
+            let id = self.run.id;
+            self.say(Say::Revoke { id }, out);
+        }
+        self.end(Verdict::Aborted, reason.into(), out);
+    }
+
+    fn thaw(&mut self, out: &mut Vec<Effect>) {
+        if std::mem::take(&mut self.is_frozen) {
+            out.push(Effect::Thaw);
+        }
+    }
+
+    fn end(&mut self, verdict: Verdict, reason: String, out: &mut Vec<Effect>) {
+        self.thaw(out);
+        let run = &self.run;
+        let is_over = matches!(verdict, Verdict::Aborted);
+        let outcome = Outcome {
+            id: run.id,
+            verdict,
+            reason,
+            to: run.chosen.clone().map(|(place, _)| place),
+            old_epoch: run.old_epoch,
+            new_epoch: if is_over { run.old_epoch } else { run.epoch },
+            frontier: run.frontier.clone(),
+            reached: run.reached.clone(),
+            skipped: if is_over { 0 } else { run.skipped() },
+            durable: run.durable,
+            waited_ms: run.caught_up.unwrap_or(self.now).saturating_sub(run.frozen),
+            frozen_ms: self.now - run.started,
+        };
+        self.enter(Phase::Idle);
+        self.change = None;
+        out.push(Effect::Ended(Box::new(outcome)));
+    }
+}
+
+/// A failover under way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    /// Its name.
+    pub id: Id,
+    /// The target, asked for or chosen.
+    pub target: Option<Place>,
+    /// When it began, on the clock that steps are called with.
+    pub started: Ms,
+    /// How long the target may take.
+    pub timeout: Ms,
+    /// Where the streams stand.
+    pub frontier: Vec<Position>,
+    /// How far the target is.
+    pub reached: Vec<u64>,
+}
+
+impl Run {
+    fn new(id: Id, request: Request, now: Ms) -> Self {
+        Self {
+            id,
+            request,
+            is_elected: false,
+            started: now,
+            frozen: now,
+            caught_up: None,
+            frontier: Vec::new(),
+            chosen: None,
+            reached: Vec::new(),
+            durable: false,
+            forced: false,
+            old_epoch: 0,
+            epoch: 0,
+            before: Stands::AsStarted,
+        }
+    }
+
+    fn skipped(&self) -> u64 {
+        let pairs = self.frontier.iter().zip(&self.reached);
+        pairs
+            .map(|(wanted, at)| wanted.offset.saturating_sub(*at))
+            .sum()
+    }
+}
