@@ -44,6 +44,14 @@ pub(super) struct Inherited {
     pub turn: Option<Turn>,
 }
 
+/// What a successor serves.
+pub(super) struct Served {
+    /// Where clients find it.
+    listening: Vec<String>,
+    /// How far each shard is.
+    revisions: Vec<u64>,
+}
+
 /// The data directory is to be taken over.
 pub(super) struct Turn {
     /// For this handoff it was sealed.
@@ -237,9 +245,9 @@ impl Channel {
 }
 
 impl Turn {
-    /// Keeps the supervisor informed, on a thread of its own, until what is sent to it says that all is
-    /// served: where, and how far each shard is.
-    pub fn accompany(self) -> mpsc::Sender<(Vec<String>, Vec<u64>)> {
+    /// Keeps the supervisor informed, on a thread of its own, until it is sent what is
+    /// served.
+    pub fn accompany(self) -> mpsc::Sender<Served> {
         let (sender, served) = mpsc::channel();
         let mut channel = self.channel;
         thread::spawn(move || {
@@ -251,7 +259,11 @@ impl Turn {
                     true => served.try_recv().ok(),
                     false => served.recv().ok(),
                 };
-                if let Some((listening, revisions)) = told {
+                if let Some(Served {
+                    listening,
+                    revisions,
+                }) = told
+                {
                     channel.step(Event::Serving(listening, revisions));
                 }
                 if channel.settle() {
@@ -337,7 +349,7 @@ pub(super) struct House {
     clients: Arc<Vec<OwnedFd>>,
     names: Vec<String>,
     /// Whom to tell that all is served, and what.
-    told: Option<(mpsc::Sender<(Vec<String>, Vec<u64>)>, Vec<String>, Vec<u64>)>,
+    told: Option<(mpsc::Sender<Served>, Served)>,
 }
 
 impl House {
@@ -345,14 +357,23 @@ impl House {
     pub fn new(
         inherited: &Inherited,
         (dir, owner, revisions): (Arc<DataDir>, Owner, Vec<u64>),
-        sender: Option<mpsc::Sender<(Vec<String>, Vec<u64>)>>,
+        sender: Option<mpsc::Sender<Served>>,
     ) -> Self {
         Self {
             dir,
             owner,
             clients: inherited.clients.clone(),
             names: inherited.names.clone(),
-            told: sender.map(|sender| (sender, inherited.listening(), revisions)),
+            told: sender.map(|sender| {
+                let listening = inherited.listening();
+                (
+                    sender,
+                    Served {
+                        listening,
+                        revisions,
+                    },
+                )
+            }),
         }
     }
 }
@@ -393,11 +414,7 @@ impl Estate for House {
         if let Some(name) = args.next() {
             command.arg0(name);
         }
-        let left = self
-            .clients
-            .iter()
-            .map(sys::leave_open)
-            .collect::<io::Result<()>>();
+        let left = self.clients.iter().try_for_each(sys::leave_open);
         command
             .args(args)
             .env("LISTEN_FDS", self.names.len().to_string())
@@ -411,9 +428,9 @@ impl Estate for House {
     }
 
     fn serves(&mut self) {
-        if let Some((sender, listening, revisions)) = self.told.take() {
+        if let Some((sender, served)) = self.told.take() {
             // Who is gone need not be told.
-            let _ = sender.send((listening, revisions));
+            let _ = sender.send(served);
         }
     }
 }
