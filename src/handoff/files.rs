@@ -16,8 +16,8 @@
 //! sha256 ...
 //! ```
 //!
-//! A line for each shard with the generation and the offset at which its journal ends, and the checksum of all
-//! lines before the last one, which is also what the incumbent tells the supervisor. A successor goes on
+//! A line for each shard with the generation and the offset at which its journal ends, and the checksum of
+//! all lines before the last one, which is also what the incumbent tells the supervisor. A successor goes on
 //! only from exactly this.
 
 use std::fmt::Write;

@@ -181,6 +181,11 @@ impl Incumbent {
         self.phase == Phase::Idle
     }
 
+    /// Does nobody wait any more for the seal that is being made? It need not be finished then.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Sealing(Some(_)))
+    }
+
     /// Goes on. `now` is of a clock that nobody sets, `wall` is only told.
     pub fn step(&mut self, now: Ms, wall: Ms, event: Event<'_>, out: &mut Vec<Effect>) {
         match event {
@@ -649,6 +654,7 @@ mod tests {
         node.step(Event::Drained(0));
         node.hear(1, &Message::SealRequest(ID));
         assert_eq!(node.step(Event::Gone(1)), []);
+        assert!(node.machine.has_given_up());
         assert_eq!(
             node.step(Event::Sealed(vec![], [0; 32])),
             [Effect::TakeBack]

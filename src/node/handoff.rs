@@ -1,5 +1,5 @@
-//! A node that a supervisor starts and replaces: what it inherits, how a successor waits for its turn, and the
-//! data directory on its way from one process to the next.
+//! A node that a supervisor starts and replaces: what it inherits, how a successor waits for its turn, and
+//! the data directory on its way from one process to the next.
 
 use std::{
     env, fs,

@@ -227,6 +227,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .as_ref()
         .zip(boot.as_ref())
         .map(|(inherited, boot)| {
+            shared.handover.owner.store(boot.owner.number, Relaxed);
             let taken = (boot.dir(), boot.owner, boot.revisions.clone());
             House::new(inherited, taken, served)
         });

@@ -624,13 +624,12 @@ impl<R: Reactor> Core<R> {
             Event::Received { lease, .. } if self.stopping => self.reactor.give_back(lease),
             Event::Received { socket, lease } => {
                 self.state.stats.bytes_in += lease.len() as u64;
-                let (now, wall) = (self.reactor.now(), self.state.now);
                 let bytes = self.reactor.received(&lease);
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     self.state.on_data(&mut conn, bytes);
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
-                    && control.on_data(socket, bytes, now, wall)
+                    && control.on_data(socket, bytes)
                 {
                 } else if self.state.is_hushed() {
                     self.late.push(Late::Data(socket, bytes.to_vec()));
@@ -826,7 +825,9 @@ impl<R: Reactor> Core<R> {
         if std::mem::take(&mut self.state.asks_acks) {
             self.source.ask_acks();
         }
-        worked |= self.source.step(&mut self.state, &mut self.reactor);
+        if self.state.stage < Stage::Sealing {
+            worked |= self.source.step(&mut self.state, &mut self.reactor);
+        }
         if std::mem::take(&mut self.state.acked) {
             self.state.look_after_waiters();
         }

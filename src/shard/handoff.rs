@@ -66,11 +66,13 @@ pub struct Handover {
     stage: AtomicU8,
     /// Where the journal of each shard ended, as files name it, and told by its core.
     pub ends: Mutex<BTreeMap<usize, Position>>,
+    /// Which owner of the data directory this process is; 0: it is not handed over.
+    pub owner: AtomicU64,
     /// How often the node began to hand over, and went on serving after all.
     pub begun: AtomicU64,
     /// See there.
     pub resumed: AtomicU64,
-    /// Why it went on serving last.
+    /// Why it went on serving the last time.
     pub last: Mutex<Option<Reason>>,
 }
 
@@ -79,6 +81,9 @@ impl Handover {
     pub fn stage(&self) -> Stage {
         let stages = [Stage::Draining, Stage::Sealing, Stage::Sealed, Stage::Over];
         let stage = self.stage.load(SeqCst);
+        if stage == Stage::Serving as u8 {
+            return Stage::Serving;
+        }
         let known = stages.into_iter().find(|known| *known as u8 == stage);
         known.unwrap_or_default()
     }
@@ -121,6 +126,7 @@ pub enum Back {
 /// A supervisor that is connected.
 #[derive(Debug, Default)]
 struct Line {
+    heard: Vec<u8>,
     out: Vec<u8>,
     is_sending: bool,
 }
@@ -245,12 +251,10 @@ impl Control {
     }
 
     /// Hears a supervisor; false if the socket is none's.
-    pub fn on_data(&mut self, socket: SocketId, bytes: &[u8], now: Nanos, wall: Ms) -> bool {
-        let is_one = self.lines.contains_key(&number(socket));
-        if is_one {
-            self.tell(Event::Bytes(number(socket), bytes), now, wall);
-        }
-        is_one
+    pub fn on_data(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
+        let line = self.lines.get_mut(&number(socket));
+        line.map(|(_, line)| line.heard.extend_from_slice(bytes))
+            .is_some()
     }
 
     /// Bytes have gone out; false if the socket is none of a supervisor.
@@ -261,12 +265,15 @@ impl Control {
 
     /// A supervisor is gone; false if the socket is none's.
     pub fn on_end<R: Reactor>(&mut self, socket: SocketId, reactor: &mut R) -> bool {
-        let is_one = self.lines.remove(&number(socket)).is_some();
-        if is_one {
-            self.tell(Event::Gone(number(socket)), reactor.now(), 0);
-            reactor.close(socket);
-        }
-        is_one
+        let Some((_, line)) = self.lines.remove(&number(socket)) else {
+            return false;
+        };
+        // Its last word may have come with the end.
+        let now = reactor.now();
+        self.tell(Event::Bytes(number(socket), &line.heard), now, 0);
+        self.tell(Event::Gone(number(socket)), now, 0);
+        reactor.close(socket);
+        true
     }
 
     /// A core has answered.
@@ -291,13 +298,28 @@ impl Control {
 
     /// Does what is to be done; true if there was anything.
     pub fn step<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) -> bool {
+        if self.lines.is_empty() && self.effects.is_empty() && self.machine.is_idle() {
+            return false;
+        }
         let now = reactor.now();
+        let heard = self.lines.iter_mut().map(|(session, (_, line))| {
+            let heard = std::mem::take(&mut line.heard);
+            (*session, heard)
+        });
+        let heard: Vec<_> = heard.filter(|(_, heard)| !heard.is_empty()).collect();
+        for (session, bytes) in heard {
+            self.tell(Event::Bytes(session, &bytes), now, state.now);
+        }
         if self.leave_at.is_some_and(|at| at <= now) {
             log("handoff: another process serves");
             std::process::exit(0);
         }
         if !self.answers.is_empty() && self.answers.iter().all(Option::is_some) {
             self.judge(state, now);
+        }
+        if matches!(self.asking, Asking::Seal(_)) && self.machine.has_given_up() {
+            self.end_asking();
+            self.tell(Event::SealFailed(String::new()), now, state.now);
         }
         if self.ask_at.is_some_and(|at| at <= now) {
             self.ask_at = None;
@@ -352,9 +374,7 @@ impl Control {
             Effect::Drain => {
                 log("handoff: prepares");
                 handover.begun.fetch_add(1, SeqCst);
-                // What cannot be written down now cannot be sealed, and a new beginning needs the node.
-                let durable = &state.shared.durable;
-                if durable.is_kept() && !durable.broken.load(SeqCst) && !durable.is_mending() {
+                if can_be_sealed(state) {
                     handover.set(Stage::Draining);
                     self.begin(Asking::Drain, state);
                 } else {
@@ -438,6 +458,11 @@ impl Control {
                 let conns = state.shared.clients().try_into().unwrap_or(u32::MAX);
                 self.tell(Event::Drained(conns), now, state.now);
             }
+            Asking::Seal(_) if !can_be_sealed(state) => {
+                self.end_asking();
+                let error = "the journal cannot be written".into();
+                self.tell(Event::SealFailed(error), now, state.now);
+            }
             Asking::Seal(id) if all => {
                 self.end_asking();
                 self.seal(id, state, now);
@@ -480,6 +505,12 @@ impl State {
                 .conns()
                 .all(|conn| is_over(&conn.hold, conn.is_waiting()))
     }
+}
+
+/// What cannot be written down now cannot be sealed, and a new beginning of a journal needs the node.
+fn can_be_sealed(state: &State) -> bool {
+    let durable = &state.shared.durable;
+    durable.is_kept() && !durable.broken.load(SeqCst) && !durable.is_mending()
 }
 
 /// Rouses the other cores, which then see how far it is.

@@ -251,6 +251,10 @@ def aborts(args, scratch, count):
                 load.goes_on()
                 count.check("the connection of before is served", conn.ask("INCR", "kept") > 1)
             count.check("no connection was cut", load.cuts() == 0, str(load.cuts()))
+            fields = conn.info("handoff")
+            # Of those that had said hello.
+            told = (fields.get("handoff_rolled_back_total"), fields.get("handoff_generation"))
+            count.check("INFO tells of all that came to nothing", told == ("4", "1"), str(fields))
         # It fails behind the point where it has the directory: what it may have written counts.
         with socket.create_server(("127.0.0.1", fleet.port + 9)) as taken:
             said = fleet.upgrade(*fleet.node("--replication-port", str(taken.getsockname()[1])))
@@ -290,6 +294,39 @@ def committed(fleet):
     return said if said[:1] == ["committed"] else None
 
 
+def replicas(args, scratch, count):
+    """A primary and its replica are both handed over; neither needs all the data again."""
+    with Fleet(args, scratch, "primary") as primary, Fleet(args, scratch, "replica") as replica:
+        primary.start("--replication-port", str(primary.port + 10000), threads=2)
+        follow = ("--replicaof", "127.0.0.1:%d" % primary.port, "--replication-port", "0")
+        replica.start(*follow, threads=2)
+        with Conn(primary.addr) as conn:
+            conn.ask("SET", "first", "1")
+        load = Load(primary.addr)
+        load.goes_on()
+        wait_until("the replica has something", 20, lambda: has(replica.addr, "first", b"1"))
+        for round in range(2):
+            said = primary.upgrade(*primary.node("--replication-port", str(primary.port + 10000), threads=2))
+            count.check("the primary is handed over", said[:1] == ["committed"], str(said))
+            with Conn(primary.addr) as conn:
+                conn.ask("SET", "round", "p%d" % round)
+            wait_until("the replica follows the new one", 20, lambda: has(replica.addr, "round", b"p%d" % round))
+            said = replica.upgrade(*replica.node(*follow, threads=2))
+            count.check("the replica is handed over", said[:1] == ["committed"], str(said))
+            with Conn(primary.addr) as conn:
+                conn.ask("SET", "round", "r%d" % round)
+                fields = conn.info("replication")
+            wait_until("the new replica follows", 20, lambda: has(replica.addr, "round", b"r%d" % round))
+            shipped = fields.get("sync_full")
+            count.check("nobody got all the data again", shipped == "0", str(fields))
+        load.end(count, "replicas")
+
+
+def has(addr, key, value):
+    with Conn(addr) as conn:
+        return conn.call("GET", key).value == value
+
+
 def stops(args, scratch, count):
     """A supervisor that stands still after the seal is not waited for for ever; and it is not believed later."""
     with Fleet(args, scratch, "stops") as fleet:
@@ -301,11 +338,13 @@ def stops(args, scratch, count):
             mode = os.stat(fleet.control).st_mode & 0o777
             count.check("only we may lead", mode == 0o600, oct(mode))
             name = bytes(range(16))
-            for tag, more in ((1, b"\x01\x10" + name), (2, b"\x10" + name + b"\x01\xc8\x01\x64"), (4, b"\x10" + name)):
-                control.sendall(frame(bytes([tag]) + more))
-            said = []
-            while 6 not in said:
-                said.append(hear(control)[0])
+            said = [hear(control)[0]]
+            # 200 ms for all.
+            control.sendall(frame(b"\x01\x01\x10" + name))
+            control.sendall(frame(b"\x02\x10" + name + b"\x01\xc8\x01\x64"))
+            said.append(hear(control)[0])
+            control.sendall(frame(b"\x04\x10" + name))
+            said.append(hear(control)[0])
             count.check("it hears that all is sealed", said == [0, 3, 6], str(said))
             conn.send("INCR", "kept")
             began = time.monotonic()
@@ -359,14 +398,14 @@ def main():
     parser.add_argument("--node")
     parser.add_argument("--supervisor")
     parser.add_argument("--short", action="store_true", help="the cases that say most, within 40 seconds")
-    parser.add_argument("--only", help="upgrades, aborts, crashes or stops")
+    parser.add_argument("--only", help="upgrades, aborts, crashes, replicas or stops")
     parser.add_argument("--be", help="used by itself")
     args = parser.parse_args()
     if args.be:
         return be(args.be)
     args.supervisor = os.path.abspath(args.supervisor)
     count = Count()
-    parts = (upgrades, aborts, crashes) if args.short else (upgrades, aborts, crashes, stops)
+    parts = (upgrades, aborts, crashes, replicas) + (() if args.short else (stops,))
     with Scratch() as scratch:
         for part in parts:
             if args.only in (None, part.__name__):

@@ -1,5 +1,5 @@
-//! Listeners that other processes have, too, and who is at the other end of a Unix socket. Only the kernel has
-//! such, so the in-memory twin has no part in this.
+//! Listeners that other processes have, too, and who is at the other end of a Unix socket. Only the kernel
+//! has such, so the in-memory twin has no part in this.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};

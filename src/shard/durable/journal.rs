@@ -346,8 +346,8 @@ impl Journal {
         reactor.write_durable(file, block.into_bytes(), at, self.mark(Step::Close));
     }
 
-    /// Gives back the space behind the end that was reserved: whoever loads the segment would read it all. What
-    /// is written after all makes it longer again.
+    /// Gives back the space behind the end that was reserved: whoever loads the segment would read it all.
+    /// What is written after all makes it longer again.
     ///
     /// # Errors
     /// What the operating system said; nothing depends on it.
