@@ -20,6 +20,8 @@ pub enum Verb {
     Discard,
     Echo,
     Elect,
+    Failover,
+    ReplFailover,
     Exec,
     Hello,
     Info,
@@ -197,6 +199,13 @@ pub const COMMANDS: &[Spec] = &[
         ADMIN | LOADING | STALE,
         "Tells who elects a primary, and whom",
         Verb::Elect,
+    ),
+    Spec::session(
+        "FAILOVER",
+        -1,
+        ADMIN | STALE | NO_SCRIPT,
+        "Hands the part of the primary over to a replica",
+        Verb::Failover,
     ),
     Spec::session(
         "EXEC",
@@ -424,6 +433,13 @@ pub const COMMANDS: &[Spec] = &[
         NO_MULTI,
         "Sums up all data, to be compared with what another node says",
         Verb::ReplDigest,
+    ),
+    Spec::session(
+        "REPL.FAILOVER",
+        -3,
+        ADMIN | STALE | NO_SCRIPT | NO_MULTI,
+        "What a primary that hands its part over says to the next one",
+        Verb::ReplFailover,
     ),
     Spec::session(
         "REPL.TOKEN",

@@ -9,8 +9,9 @@ use std::{
 
 use super::{Options, StartError, try_bind};
 use crate::{
-    elect::{self, Ballot, BallotFault, Places, Timings},
-    shard::{BALLOT, Membership, PLACES},
+    elect::{self, Ballot, Places, Timings},
+    failover::Record,
+    shard::{BALLOT, Membership, PLACES, RECORD},
 };
 
 /// As in kevy.
@@ -64,8 +65,8 @@ pub(super) fn check(
 
 /// What the data directory says, and what the node was told.
 pub(super) fn read(options: &Options, dir: &Path, seed: u64) -> Result<Membership, StartError> {
-    let ballot = read_file(dir, BALLOT, Ballot::read)?.unwrap_or_default();
-    let places = read_file(dir, PLACES, Places::read)?;
+    let ballot = read_file(dir, BALLOT, Ballot::read, TWICE)?.unwrap_or_default();
+    let places = read_file(dir, PLACES, Places::read, TWICE)?;
     let down_after = options.down_after_ms;
     let timings = match down_after == Timings::KEVY.down_after {
         true => Timings::KEVY,
@@ -89,12 +90,25 @@ pub(super) fn read(options: &Options, dir: &Path, seed: u64) -> Result<Membershi
     })
 }
 
-/// A file of the directory; none if there is none. Damage is no fresh start: who forgets a vote may vote
-/// twice.
-fn read_file<T>(
+/// What failovers made of the node.
+pub(super) fn read_record(dir: &Path) -> Result<Record, StartError> {
+    let record = read_file(dir, RECORD, Record::read, TWO_PRIMARIES)?;
+    Ok(record.unwrap_or_default())
+}
+
+/// What a damaged file may lead to, and what can be done.
+const TWICE: &str = "Without it the node may vote twice in one election. Put back a copy of it, or remove it \
+                     once no election of before can be going on any more";
+/// See there.
+const TWO_PRIMARIES: &str = "Without it there may be two primaries. Put back a copy of it, or remove it once you \
+                             know which node is the primary, and start this one accordingly";
+
+/// A file of the directory; none if there is none. Damage is no fresh start.
+fn read_file<T, E: std::fmt::Display>(
     dir: &Path,
     name: &str,
-    read: impl FnOnce(&[u8]) -> Result<T, BallotFault>,
+    read: impl FnOnce(&[u8]) -> Result<T, E>,
+    danger: &str,
 ) -> Result<Option<T>, StartError> {
     let at = dir.join(name);
     let bytes = match fs::read(&at) {
@@ -102,12 +116,7 @@ fn read_file<T>(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StartError::Member(format!("{}: {error}", at.display()))),
     };
-    let content = read(&bytes).map_err(|fault| {
-        StartError::Member(format!(
-            "{}: {fault}. Without it the node may vote twice in one election. Put back a copy of it, or \
-             remove it once no election of before can be going on any more",
-            at.display()
-        ))
-    })?;
+    let content = read(&bytes)
+        .map_err(|fault| StartError::Member(format!("{}: {fault}. {danger}", at.display())))?;
     Ok(Some(content))
 }

@@ -9,7 +9,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
     time::Duration,
@@ -27,9 +27,10 @@ use uring::{
 
 use crate::{
     base::seed_histories,
+    failover::{Place, Record, Stands},
     mesh,
     recover::RecoverError,
-    shard::{Core, Election, Settings, Shared, lock, log},
+    shard::{Core, Election, Failovers, Settings, Shared, lock, log},
     store::seed_collections,
     tools::DataError,
 };
@@ -201,6 +202,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     );
     let mut shared = Shared::new(settings, started.as_millis() as u64, run_id);
     shared.election = elect_port.map(|_| Election::default());
+    let record = match &options.dir {
+        Some(dir) => member::read_record(dir.as_ref())?,
+        None => Record::default(),
+    };
+    let replica_of = upstream(options, &record);
+    shared.failovers = Failovers::new(record);
     if let Ok(mut tunables) = shared.tunables.write() {
         tunables.password = options.password.clone();
         tunables.primary_user = options.primary_user.clone();
@@ -245,6 +252,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let (options, addresses) = (options.clone(), addresses.clone());
         let membership = membership.take();
         let (house, clients) = (house.take(), clients.clone());
+        let replica_of = replica_of.clone();
         let cpu = (!cpus.is_empty() && options.pin).then(|| cpus[core % cpus.len()]);
         let thread = std::thread::Builder::new().name(format!("core-{core}"));
         let spawned = thread.spawn(move || {
@@ -347,7 +355,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                     return drop(to_main.send(Err(StartError::Listen(at, error))));
                 }
             }
-            if let (0, Some((host, port))) = (core, options.replica_of.clone()) {
+            if core == 0
+                && let Err(error) = core_loop.serve_failovers(options.dir.as_ref().map(Path::new))
+            {
+                return drop(to_main.send(Err(StartError::Ring(error))));
+            }
+            if let (0, Some((host, port))) = (core, replica_of) {
                 core_loop.follow(host, port);
             }
             if to_main.send(Ok((core, None))).is_err() {
@@ -406,6 +419,30 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// Whom the node follows at first: a failover's word is younger than the command line.
+fn upstream(options: &Options, record: &Record) -> Option<(String, u16)> {
+    let asked = options.replica_of.clone();
+    let found = match &record.stands {
+        Stands::AsStarted => return asked,
+        Stands::Primary => None,
+        // It is gone on with, and nobody is followed before it has ended.
+        Stands::Replica(_) if record.open.is_some() => return None,
+        Stands::Replica(Place { host, port }) => Some((host.clone(), *port)),
+    };
+    if found != asked {
+        let text = |of: &Option<(String, u16)>| match of {
+            None => "no replica".to_string(),
+            Some((host, port)) => format!("a replica of {host}:{port}"),
+        };
+        log(&format!(
+            "{}, as a failover has left it, not {} as the command line says; REPLICAOF changes that",
+            text(&found),
+            text(&asked)
+        ));
+    }
+    found
 }
 
 /// Ends the process when a core panics: half a node would answer for keys that it lost.

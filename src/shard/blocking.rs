@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::{
     conn::{Blocked, Conn, GiveUp, Hold},
+    failover::UNANSWERED,
     homes::{Listener, Place, Want},
     loans::Job,
     message::{After, CoreId, Message},
@@ -242,7 +243,9 @@ impl State {
             _ => None,
         });
         let blocked: Vec<_> = blocked
-            .filter(|(_, on_timeout)| !matches!(on_timeout, GiveUp::Misdirected))
+            .filter(|(_, on_timeout)| {
+                !matches!(on_timeout, GiveUp::Misdirected | GiveUp::Unanswered)
+            })
             .map(|(socket, on_timeout)| (socket, matches!(on_timeout, GiveUp::Null(_))))
             .collect();
         for (socket, wants_keys) in blocked {
@@ -272,6 +275,7 @@ impl State {
             GiveUp::Count(count) => out.int(count),
             GiveUp::Durable(local, replicas) => wait::write_durable(&mut out, local, replicas),
             GiveUp::Misdirected => out.error(&self.misdirected()),
+            GiveUp::Unanswered => out.error(&UNANSWERED),
         }
         self.unblock(conn, out);
     }

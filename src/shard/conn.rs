@@ -90,6 +90,8 @@ pub enum GiveUp {
     Durable(bool, i64),
     /// REPL.WAIT: the primary is elsewhere.
     Misdirected,
+    /// REPL.FAILOVER: nothing can be said yet.
+    Unanswered,
 }
 
 /// Commands queued by MULTI.

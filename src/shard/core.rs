@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::Ordering::{Relaxed, SeqCst},
@@ -14,12 +14,14 @@ use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 use super::{
     conn::Conn,
     durable::{Durable, Start},
-    elect::{self, Election, Membership},
+    elect::{Election, Membership},
+    failover::{self, Failing},
     follow::Follower,
     handoff::{self, Control, Estate, Stage},
     log::log,
     message::{CoreId, Message, Order},
     requests::GROUP_LEN,
+    safe_file,
     shared::{FollowView, Shared, lock},
     source::Source,
     state::State,
@@ -64,8 +66,10 @@ pub struct Core<R: Reactor> {
     /// This node's part in elections, and what it is to begin with; on core 0 only.
     election: Option<Box<Election>>,
     member: Option<(Membership, Vec<SocketId>)>,
-    /// What all cores do for an election, who asked for it, and its number.
-    ordered: Option<(Order, CoreId, u64)>,
+    /// Failovers to and from this node; on core 0 only.
+    failing: Option<Box<Failing>>,
+    /// What all cores do for elections and failovers, who asked for it, and its number.
+    ordered: Vec<(Order, CoreId, u64)>,
     /// The replicas that follow this core's shards.
     source: Source,
     /// Journals and snapshots, where there are any.
@@ -126,7 +130,8 @@ impl<R: Reactor> Core<R> {
             durable: None,
             election: None,
             member: None,
-            ordered: None,
+            failing: None,
+            ordered: Vec::new(),
             state,
             awaited: None,
             follow_later: None,
@@ -222,6 +227,20 @@ impl<R: Reactor> Core<R> {
             election.listens(listener);
         }
         self.election = Some(Box::new(election));
+        Ok(())
+    }
+
+    /// Hands its part over when it is told to, and takes one over (core 0 only). What a failover has said
+    /// before holds.
+    ///
+    /// # Errors
+    /// The data directory could not be opened.
+    pub fn serve_failovers(&mut self, dir: Option<&Path>) -> std::io::Result<()> {
+        self.failing = Some(Box::new(Failing::new(dir, &mut self.reactor)?));
+        let stands = lock(&self.state.shared.failovers.desk).stands();
+        if let (None, Some(follower)) = (stands, &mut self.follower) {
+            follower.stand_by(&mut self.state);
+        }
         Ok(())
     }
 
@@ -351,7 +370,11 @@ impl<R: Reactor> Core<R> {
             || self.state.has_work()
             || self.state.asked.is_some()
             || self.follower.as_ref().is_some_and(Follower::has_work)
-            || self.ordered.is_some()
+            || !self.ordered.is_empty()
+            || self
+                .failing
+                .as_ref()
+                .is_some_and(|failing| failing.has_work(&self.state.shared))
             || self
                 .election
                 .as_ref()
@@ -421,9 +444,7 @@ impl<R: Reactor> Core<R> {
         self.state.stats.turns += 1;
         self.state.begin_memory();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
-        if self.state.shared.election.is_some() {
-            self.state.boot_clock = self.reactor.boot_clock_ms();
-        }
+        self.state.boot_clock = self.reactor.boot_clock_ms();
         self.state.note_broken();
         self.state.note_stale();
         let (mut worked, mut is_further) = (false, false);
@@ -441,9 +462,14 @@ impl<R: Reactor> Core<R> {
                 }
                 Message::Order(order, round) => {
                     self.heed(order);
-                    self.ordered = Some((order, from, round));
+                    self.ordered.push((order, from, round));
                 }
+                // What is to be done is looked at in every turn in which something happened.
+                Message::Failover => {}
                 Message::Settled(round) => {
+                    if let Some(failing) = &mut self.failing {
+                        failing.on_settled(round, &self.state.shared);
+                    }
                     if let Some(election) = &mut self.election {
                         election.on_settled(round);
                     }
@@ -521,13 +547,14 @@ impl<R: Reactor> Core<R> {
             match late {
                 Late::Data(socket, bytes) => {
                     let parts = (&mut self.source, &mut self.election, &mut self.follower);
-                    hear_node(parts, &mut self.state, socket, &bytes);
+                    let failing = &mut self.failing;
+                    hear_node(parts, failing, &mut self.state, socket, &bytes);
                     self.reactor.start_receiving(socket);
                 }
                 Late::End(socket) => self.on_node_end(socket),
             }
         }
-        self.state.run_paused();
+        self.state.go_on_paused();
     }
 
     /// Has this core come to an end, as far as the node wants that?
@@ -586,23 +613,34 @@ impl<R: Reactor> Core<R> {
     fn heed(&mut self, order: Order) {
         // The gate may have been shut after this turn began.
         self.state.note_broken();
-        if order == Order::Resign {
-            self.source.leave_all();
+        match order {
+            Order::Resign => self.source.leave_all(),
+            Order::Freeze => self.state.freeze(),
+            Order::Thaw => self.state.thaw(),
+            Order::Settle | Order::Lead => {}
         }
     }
 
     /// Ends it, and says so; not before all shards are here that it is about.
     fn end_order(&mut self) {
-        let Some((order, from, round)) = self.ordered else {
-            return;
-        };
-        if order == Order::Lead && !self.state.begin_histories() {
-            return;
-        }
-        self.ordered = None;
-        match &mut self.election {
-            Some(election) if from == self.state.me => election.on_settled(round),
-            _ => self.state.mesh.send(from, Message::Settled(round)),
+        for (order, from, round) in std::mem::take(&mut self.ordered) {
+            let is_done = match order {
+                Order::Lead => self.state.begin_histories(),
+                Order::Freeze => self.state.is_frozen_hard(),
+                Order::Thaw | Order::Settle | Order::Resign => true,
+            };
+            if !is_done {
+                self.ordered.push((order, from, round));
+            } else if from != self.state.me {
+                self.state.mesh.send(from, Message::Settled(round));
+            } else {
+                if let Some(election) = &mut self.election {
+                    election.on_settled(round);
+                }
+                if let Some(failing) = &mut self.failing {
+                    failing.on_settled(round, &self.state.shared);
+                }
+            }
         }
     }
 
@@ -636,7 +674,8 @@ impl<R: Reactor> Core<R> {
                     self.reactor.stop_receiving(socket);
                 } else {
                     let parts = (&mut self.source, &mut self.election, &mut self.follower);
-                    hear_node(parts, &mut self.state, socket, bytes);
+                    let failing = &mut self.failing;
+                    hear_node(parts, failing, &mut self.state, socket, bytes);
                 }
                 self.reactor.give_back(lease);
             }
@@ -663,6 +702,9 @@ impl<R: Reactor> Core<R> {
                 } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
                 } else if let Some(election) = &mut self.election
                     && election.on_sent(socket, result.is_ok(), self.state.boot_clock)
+                {
+                } else if let Some(failing) = &mut self.failing
+                    && failing.on_sent(socket, result.is_ok(), &self.state.shared)
                 {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_sent(socket);
@@ -731,6 +773,12 @@ impl<R: Reactor> Core<R> {
                     if result.is_ok() {
                         self.reactor.start_receiving(socket);
                     }
+                } else if let Some(failing) = &mut self.failing
+                    && failing.on_connected(socket, result.is_ok(), &self.state.shared)
+                {
+                    if result.is_ok() {
+                        self.reactor.start_receiving(socket);
+                    }
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_connected(&mut self.state, socket, result.is_ok());
                     if result.is_ok() {
@@ -738,7 +786,13 @@ impl<R: Reactor> Core<R> {
                     }
                 }
             }
-            Event::Timer { mark, .. } if mark == elect::MARK => {
+            Event::Timer { mark, .. } if mark == failover::MARK => {
+                if let Some(failing) = &mut self.failing {
+                    failing.on_timer(&self.state.shared);
+                }
+                return false;
+            }
+            Event::Timer { mark, .. } if mark == safe_file::MARK => {
                 if let Some(election) = &mut self.election {
                     election.on_timer();
                 }
@@ -761,19 +815,15 @@ impl<R: Reactor> Core<R> {
                 result,
                 ..
             } => {
-                if let Some(election) = &mut self.election
-                    && mark & elect::MARK != 0
-                {
-                    election.on_done(mark, result.is_ok(), &mut self.reactor);
+                if mark & safe_file::MARK != 0 {
+                    self.on_noted(mark, result.is_ok());
                 } else if let Some(durable) = &mut self.durable {
                     durable.on_written(&mut self.state, (mark, block), result, &mut self.reactor);
                 }
             }
             Event::Synced { mark, result, .. } | Event::Done { mark, result } => {
-                if let Some(election) = &mut self.election
-                    && mark & elect::MARK != 0
-                {
-                    election.on_done(mark, result.is_ok(), &mut self.reactor);
+                if mark & safe_file::MARK != 0 {
+                    self.on_noted(mark, result.is_ok());
                 } else if let Some(durable) = &mut self.durable {
                     durable.on_done(&mut self.state, mark, result, &mut self.reactor);
                 }
@@ -789,15 +839,29 @@ impl<R: Reactor> Core<R> {
         } else if let Some(election) = &mut self.election
             && election.on_end(socket, self.state.boot_clock)
         {
+        } else if let Some(failing) = &mut self.failing
+            && failing.on_end(socket, &self.state.shared)
+        {
         } else if let Some(follower) = &mut self.follower {
             follower.on_closed(&mut self.state, socket);
+        }
+    }
+
+    /// A request to the ring for one of the small files is over.
+    fn on_noted(&mut self, mark: u64, is_good: bool) {
+        if mark & failover::MARK == failover::MARK {
+            if let Some(failing) = &mut self.failing {
+                failing.on_done(mark, is_good, &self.state.shared, &mut self.reactor);
+            }
+        } else if let Some(election) = &mut self.election {
+            election.on_done(mark, is_good, &mut self.reactor);
         }
     }
 
     /// Hands everything that the turn produced to the ring; true if there was anything.
     fn end_turn(&mut self) -> bool {
         self.end_order();
-        let mut worked = self.elect();
+        let mut worked = self.govern();
         if let Some(follower) = &mut self.follower
             && !self.state.is_hushed()
         {
@@ -853,22 +917,26 @@ impl<R: Reactor> Core<R> {
         worked
     }
 
-    /// Goes on with elections as far as that is possible now.
-    fn elect(&mut self) -> bool {
+    /// Goes on with elections and failovers as far as that is possible now.
+    fn govern(&mut self) -> bool {
         let mut worked = false;
         if self.state.stage >= Stage::Sealing {
             return false;
         }
-        while let (Some(election), Some(follower)) = (&mut self.election, &mut self.follower) {
-            worked |= election.step(&mut self.state, follower, &mut self.reactor);
+        while let Some(follower) = &mut self.follower {
+            if let Some(election) = &mut self.election {
+                worked |= election.step(&mut self.state, follower, &mut self.reactor);
+            }
+            if let Some(failing) = &mut self.failing {
+                worked |= failing.step(&mut self.state, follower, &mut self.reactor);
+            }
             let orders = std::mem::take(&mut self.state.ordered);
             if orders.is_empty() {
                 break;
             }
-            // Only the last one is waited for.
             for (order, round) in orders {
                 self.heed(order);
-                self.ordered = Some((order, self.state.me, round));
+                self.ordered.push((order, self.state.me, round));
             }
             self.end_order();
         }
@@ -963,6 +1031,7 @@ fn hear_node(
         &mut Option<Box<Election>>,
         &mut Option<Follower>,
     ),
+    failing: &mut Option<Box<Failing>>,
     state: &mut State,
     socket: SocketId,
     bytes: &[u8],
@@ -971,6 +1040,9 @@ fn hear_node(
     if source.on_data(state, socket, bytes) {
     } else if let Some(election) = election
         && election.on_data(socket, bytes, state.boot_clock)
+    {
+    } else if let Some(failing) = failing
+        && failing.on_data(socket, bytes, &state.shared)
     {
     } else if let Some(follower) = follower {
         follower.on_data(state, socket, bytes);

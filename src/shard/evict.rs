@@ -309,7 +309,7 @@ impl State {
                 }
             }
         }
-        if self.memory.limit == 0 || self.memory.policy == Policy::NoEviction {
+        if self.memory.limit == 0 || self.memory.policy == Policy::NoEviction || self.is_frozen {
             return;
         }
         self.count_memory();

@@ -66,6 +66,8 @@ pub(super) struct Follower {
     told: u64,
     /// There was a link to an elected primary.
     has_followed: bool,
+    /// Also without a primary to follow this node is none.
+    stands_by: bool,
 }
 
 struct Target {
@@ -241,6 +243,7 @@ impl Follower {
             fading: Vec::new(),
             told: 0,
             has_followed: false,
+            stands_by: false,
         }
     }
 
@@ -251,6 +254,7 @@ impl Follower {
         if target.is_none() {
             self.shared.epoch.fetch_add(1, SeqCst);
         }
+        self.stands_by = false;
         self.go_on_following(state, target);
     }
 
@@ -286,7 +290,7 @@ impl Follower {
         let is_led = self.shared.election.is_some();
         self.shared
             .following
-            .store(target.is_some() || is_led, Relaxed);
+            .store(target.is_some() || is_led || self.stands_by, SeqCst);
         // It may be of somebody else.
         self.shared.fresh_at.store(0, Relaxed);
         self.shared.is_linked.store(false, Relaxed);
@@ -337,6 +341,12 @@ impl Follower {
     pub(super) fn lead(&mut self, state: &mut State) {
         self.follow(state, None);
         self.shared.following.store(true, SeqCst);
+    }
+
+    /// Follows nobody and is no primary either, until it is said who is.
+    pub(super) fn stand_by(&mut self, state: &mut State) {
+        self.stands_by = true;
+        self.follow_elected(state, None);
     }
 
     /// Acknowledgements are to a primary of this epoch.

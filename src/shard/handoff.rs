@@ -507,10 +507,12 @@ impl State {
     }
 }
 
-/// What cannot be written down now cannot be sealed, and a new beginning of a journal needs the node.
+/// What cannot be written down now cannot be sealed. A new beginning of a journal, and a failover, need the
+/// node.
 fn can_be_sealed(state: &State) -> bool {
-    let durable = &state.shared.durable;
-    durable.is_kept() && !durable.broken.load(SeqCst) && !durable.is_mending()
+    let (durable, failovers) = (&state.shared.durable, &state.shared.failovers);
+    let is_well = durable.is_kept() && !durable.broken.load(SeqCst) && !durable.is_mending();
+    is_well && !lock(&failovers.desk).is_under_way()
 }
 
 /// Rouses the other cores, which then see how far it is.

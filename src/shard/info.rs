@@ -489,13 +489,21 @@ fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     election(facts.shared, lines);
 }
 
+fn failover(shared: &Shared, lines: &mut Lines<'_>) {
+    let desk = lock(&shared.failovers.desk);
+    lines.put("master_failover_state", desk.redis_state());
+    for (name, value) in desk.lines() {
+        lines.put(name, value);
+    }
+}
+
 fn links(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     let (shared, now) = (facts.shared, facts.now);
     match &*lock(&shared.follow) {
         None => {
             lines.put("role", "master");
             followed(shared, now, lines);
-            lines.put("master_failover_state", "no-failover");
+            failover(shared, lines);
             lines.put("master_replid", "0".repeat(40));
             lines.put("master_replid2", "0".repeat(40));
             lines.put("master_repl_offset", stream_end(shared));
@@ -603,7 +611,7 @@ fn redis_replication(
     lines.put("slave_read_only", 1);
     lines.put("replica_announced", 1);
     lines.put("connected_slaves", 0);
-    lines.put("master_failover_state", "no-failover");
+    failover(facts.shared, lines);
     lines.put("master_replid", &redis.id);
     let none = ("0".repeat(40), 0);
     let (id, end) = redis.previous.as_ref().unwrap_or(&none);

@@ -730,7 +730,11 @@ impl State {
                 self.on_prefixes(client, &prefixes, no_loop, on);
             }
             // What they are good for is done by the core, behind all messages.
-            Message::Follow(_) | Message::Frontier | Message::Order(..) | Message::Settled(_) => {}
+            Message::Follow(_)
+            | Message::Frontier
+            | Message::Failover
+            | Message::Order(..)
+            | Message::Settled(_) => {}
             Message::Hush(_) | Message::Hushed(..) => {}
             Message::Acked => self.acked = true,
             Message::AskAcks => self.asks_acks = true,

@@ -198,9 +198,13 @@ pub enum Topics {
     Shards,
 }
 
-/// What all cores have to do before an election goes on.
+/// What all cores have to do before an election or a failover goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
+    /// Hold back writes of clients, and end what was begun.
+    Freeze,
+    /// Hold them back no more.
+    Thaw,
     /// See that the gate of writes is shut, and be done with what came before this.
     Settle,
     /// Feed no replica any more.
@@ -288,4 +292,6 @@ pub enum Message {
     Acked,
     /// Your replicas are to say how far they are.
     AskAcks,
+    /// Core 0 has something to do for a failover.
+    Failover,
 }

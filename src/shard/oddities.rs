@@ -17,11 +17,12 @@ use crate::{
         flag,
     },
     resp::{Args, Error, Out},
+    store::DueKeys,
 };
 
 /// Reasons for which requests take the long way.
 pub(super) mod odd {
-    /// CLIENT PAUSE.
+    /// CLIENT PAUSE, or a failover.
     pub(crate) const PAUSED: u8 = 1;
     /// A client of this core tracks, or one of any core keeps keys of this core.
     pub(crate) const TRACKED: u8 = 1 << 1;
@@ -89,8 +90,9 @@ impl State {
             let error = Error::fixed("ERR Replica can't interact with the keyspace");
             return self.refuse(conn, Some(spec), &error);
         }
-        let holds = |pause: Pause| pause.all || may_write(conn, spec);
-        if self.is_hushed() || self.pause.is_some_and(holds) {
+        let holds_all = self.is_hushed() || self.pause.is_some_and(|pause| pause.all);
+        let holds_writes = self.is_frozen || self.pause.is_some();
+        if holds_all || holds_writes && may_write(conn, spec) {
             // It has not begun: it is parsed and judged again when the pause is over.
             self.stats.commands -= 1;
             conn.hold = Hold::Paused;
@@ -316,7 +318,35 @@ impl State {
             return;
         }
         self.pause = None;
-        self.run_paused();
+        self.go_on_paused();
+    }
+
+    /// A failover begins: writes are held back, and no key goes by itself.
+    pub(super) fn freeze(&mut self) {
+        self.is_frozen = true;
+        self.odd |= odd::PAUSED;
+    }
+
+    /// Has everything ended that was begun before? Then no key of this core's shards goes any more.
+    pub(super) fn is_frozen_hard(&mut self) -> bool {
+        if !self.is_frozen {
+            // It is over already.
+            return true;
+        }
+        let own: Vec<_> = self.homes.own().collect();
+        if !self.loans.is_idle() || !own.iter().all(|shard| self.homes.shards.has(*shard)) {
+            return false;
+        }
+        for shard in own {
+            self.homes.shards.shard(shard).set_due_keys(DueKeys::Hidden);
+        }
+        true
+    }
+
+    /// It is over. What was held back is judged anew.
+    pub(super) fn thaw(&mut self) {
+        self.is_frozen = false;
+        self.go_on_paused();
     }
 
     /// Does every request wait, because another process is to serve?
@@ -329,12 +359,13 @@ impl State {
         self.odd |= odd::PAUSED;
     }
 
-    /// Requests that waited run, if nothing holds them any more.
-    pub(super) fn run_paused(&mut self) {
-        if self.pause.is_some() || self.is_hushed() {
+    pub(super) fn go_on_paused(&mut self) {
+        if self.is_hushed() {
             return;
         }
-        self.odd &= !odd::PAUSED;
+        if self.pause.is_none() && !self.is_frozen {
+            self.odd &= !odd::PAUSED;
+        }
         for socket in std::mem::take(&mut self.clients.paused) {
             if let Some(mut conn) = self.take_conn(socket) {
                 if conn.is_paused() {

@@ -139,6 +139,8 @@ impl State {
             Verb::Role => self.role(conn),
             Verb::ReplicaOf => self.replica_of(conn, args),
             Verb::Elect => self.elect_status(conn, spec, args),
+            Verb::Failover => self.failover(conn, args),
+            Verb::ReplFailover => self.hear_failover(conn, spec, args),
             Verb::Wait => self.wait_for_replicas(conn, spec, args),
             Verb::WaitAof => self.wait_for_disks(conn, spec, args, true),
             Verb::ReplDigest => self.digest(conn),
@@ -392,6 +394,11 @@ impl State {
                 "ERR REPLICAOF not allowed while primaries are elected, see ELECT STATUS.",
             ));
         }
+        if lock(&self.shared.failovers.desk).is_under_way() {
+            return conn.out.error(&Error::fixed(
+                "ERR REPLICAOF not allowed while failing over.",
+            ));
+        }
         let (host, port) = (args.at(1), args.at(2));
         let target = if host.eq_ignore_ascii_case(b"no") && port.eq_ignore_ascii_case(b"one") {
             None
@@ -411,6 +418,7 @@ impl State {
             Some((host, port)) => format!("client {}: following {host}:{port}", conn.peer_text()),
             None => format!("client {}: following nobody", conn.peer_text()),
         });
+        self.note_operator(target.as_ref());
         // Writes are refused, or taken, from this reply on; the links follow in their own time.
         if target.is_none() {
             self.shared.epoch.fetch_add(1, SeqCst);

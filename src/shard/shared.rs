@@ -11,6 +11,7 @@ use std::sync::{
 use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
+    failover::Failovers,
     handoff::Handover,
 };
 use crate::{
@@ -490,6 +491,8 @@ pub struct Shared {
     pub found: Mutex<Vec<(usize, Position)>>,
     /// This node is a member of elections.
     pub election: Option<Election>,
+    /// Failovers to and from this node.
+    pub failovers: Failovers,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
     /// How far the node is on its way to another process.
@@ -533,6 +536,7 @@ impl Shared {
             upstreams: Mutex::default(),
             found: Mutex::default(),
             election: None,
+            failovers: Failovers::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
             handover: Handover::default(),
             waiters: AtomicUsize::new(0),

@@ -1125,9 +1125,18 @@ impl State {
         if !own.iter().all(|shard| self.homes.shards.has(*shard)) {
             return false;
         }
+        let reached = lock(&self.shared.upstreams).clone();
         for (at, shard) in own.into_iter().enumerate() {
             self.start_stream(at, shard);
+            let mut reached = reached.iter().filter(|(of, _)| *of == shard);
             if let Some(stream) = &mut self.homes.shards.shard(shard).stream {
+                // The last frames of the old primary may have been for nobody here: it has them, too, and goes
+                // on behind them.
+                if let Some((_, of)) = reached.find(|(_, of)| of.generation == stream.generation())
+                    && stream.skip_to(of.offset, stream.database())
+                {
+                    stream.end_unit();
+                }
                 stream.leave();
             }
         }
@@ -1147,6 +1156,9 @@ impl State {
 
     /// A replica said how far it is: who waits for that looks again.
     pub(super) fn tell_acks(&mut self) {
+        if self.me != 0 && self.shared.failovers.awaits_acks() {
+            self.mesh.send(0, Message::Failover);
+        }
         if self.shared.waiters.load(SeqCst) > 0 {
             for core in 0..self.mesh.cores() {
                 if core != self.me {

@@ -108,6 +108,8 @@ pub(super) struct State {
     /// Why requests take the long way: see [`odd`].
     pub odd: u8,
     pub pause: Option<Pause>,
+    /// A failover holds writes back.
+    pub is_frozen: bool,
     pub tracked: Tracked,
     pub monitors: Monitors,
     /// Lines for clients that monitor.
@@ -132,7 +134,7 @@ pub(super) struct State {
     pub followed: bool,
     /// Why writes are refused in this turn.
     pub refuses: Option<Refuses>,
-    /// The time when the turn began, of the clock that elections go by; 0 where there are none.
+    /// The time when the turn began, of the clock that elections and failovers go by.
     pub boot_clock: Ms,
     /// Orders that this core has to carry out, too, and their numbers.
     pub ordered: Vec<(Order, u64)>,
@@ -211,6 +213,7 @@ impl State {
             gathers: Gathers::default(),
             odd: 0,
             pause: None,
+            is_frozen: false,
             tracked: Tracked::default(),
             monitors: Monitors::default(),
             lines: Vec::new(),

@@ -204,8 +204,8 @@ impl State {
 
     fn remove_due(&mut self, now: Ms) {
         self.more_due = false;
-        if self.pause.is_some() || self.is_hushed() || !self.shared.expires_by_itself.load(Relaxed)
-        {
+        let is_held = self.pause.is_some() || self.is_frozen || self.is_hushed();
+        if is_held || !self.shared.expires_by_itself.load(Relaxed) {
             return;
         }
         // Redis says when a key goes. A replica of a primary that does not must do this by its own clock.

@@ -28,6 +28,8 @@ const NOT_ON_REPLICAS: Error = Error::fixed(
 );
 const NOT_WITHOUT_JOURNAL: Error =
     Error::fixed("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.");
+/// Who asks REPL.FAILOVER asks again long before.
+const ANSWER_WAIT_MS: Ms = 10_000;
 /// How long REPL.WAIT waits if it does not say.
 const PRIMARY_WAIT_MS: Ms = 1000;
 
@@ -46,6 +48,8 @@ enum Wants {
     Disks(bool, i64, Vec<u64>),
     /// Of each stream of the primary this generation and offset.
     Primary(Vec<(u64, u64)>),
+    /// The answer to this question of REPL.FAILOVER.
+    Answer(u64),
 }
 
 /// What a replica says to a token.
@@ -91,7 +95,7 @@ impl State {
     }
 
     /// All replicas are to say how far they are.
-    fn ask_acks(&mut self) {
+    pub(super) fn ask_acks(&mut self) {
         self.asks_acks = true;
         for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
             self.mesh.send(core, Message::AskAcks);
@@ -205,6 +209,17 @@ impl State {
         self.hold_waiter(conn, (spec, args), give_up, Wants::Primary(wanted));
     }
 
+    /// Has a client wait for the answer to a question of REPL.FAILOVER.
+    pub(super) fn wait_for_answer(
+        &mut self,
+        conn: &mut Conn,
+        (spec, args): (&'static Spec, Args<'_>),
+        question: u64,
+    ) {
+        let give_up = (ANSWER_WAIT_MS, GiveUp::Unanswered);
+        self.hold_waiter(conn, (spec, args), give_up, Wants::Answer(question));
+    }
+
     /// Has a client wait, for so many milliseconds; 0 is for ever.
     fn hold_waiter(
         &mut self,
@@ -308,6 +323,13 @@ impl State {
                         Has::NotYet => {}
                     }
                     has != Has::NotYet
+                }
+                Wants::Answer(question) => {
+                    let answer = lock(&self.shared.failovers.desk).answers.remove(question);
+                    if let Some(answer) = &answer {
+                        out.simple(&answer.text());
+                    }
+                    answer.is_some()
                 }
             };
             if is_over && waits(&conn) {

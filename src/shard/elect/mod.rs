@@ -5,7 +5,6 @@
 //! (other cores, the disk) holds up those behind it, and the elector goes on meanwhile. Only the writing of a
 //! ballot goes on beside what follows.
 
-mod files;
 mod lines;
 
 use std::{
@@ -20,12 +19,12 @@ use std::{
 
 use uring::{FileId, Nanos, Reactor, SocketId, TimerId};
 
-pub(super) use self::files::MARK;
-use self::{files::SafeFile, lines::Lines};
+use self::lines::Lines;
 use super::{
     follow::Follower,
     log,
     message::{Message, Order},
+    safe_file::{MARK, SafeFile},
     shared::{ElectionView, MemberView, Shared, lock},
     state::State,
 };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use uring::{FileId, OpenHow, Reactor};
 
 /// Marks of requests to the ring for these files have this bit.
-pub(in crate::shard) const MARK: u64 = 1 << 63;
+pub(super) const MARK: u64 = 1 << 63;
 
 /// One file, of which one new content at a time is on its way.
 pub(super) struct SafeFile {
@@ -27,7 +27,7 @@ enum Step {
 }
 
 impl SafeFile {
-    /// `number` tells it from the others, `folder` is the open folder that it is in.
+    /// `number` tells it from all others of the core, `folder` is the open folder that it is in.
     pub fn new(number: u64, dir: &Path, name: &str, folder: FileId) -> Self {
         Self {
             number,
