@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 
-from wire import Broken, Closed, Conn, Count, Scratch, free_base, wait_until
+from wire import Broken, Closed, Conn, Count, Scratch, encode, free_base, wait_until
 
 CRASHES = (
     "s-after-o-hello",
@@ -211,9 +211,17 @@ def upgrades(args, scratch, count):
         load = Load(fleet.addr)
         load.goes_on()
         for round, threads in enumerate((3, 1, 2) if args.short else (3, 1, 2, 2, 3, 1, 2, 1, 3, 2)):
+            idle = [Conn(fleet.addr) for _ in range(50)]
+            served = sum(conn.call("PING").value == b"PONG" for conn in idle)
+            # It reads its replies only when the process that wrote them is gone.
+            idle[0].send_raw(encode(["PING"]) * 500)
             said = fleet.upgrade(*fleet.node(threads=threads))
             count.check("upgrade %d to %d cores" % (round, threads), said[:1] == ["committed"], str(said))
             count.check("the old process ends well", fleet.say("reap") == ["ended", "0"])
+            replies = [idle[0].read().value for _ in range(500)]
+            count.check("what was answered arrives", served == 50 and set(replies) == {b"PONG"})
+            ended = sum(ends(conn) for conn in idle)
+            count.check("connections end without a reset", ended == 50, str(ended))
             load.goes_on()
             # Every listener is served: where a connection ends up is the kernel's choice.
             served = sum(fleet.pings() for _ in range(20))
@@ -223,6 +231,16 @@ def upgrades(args, scratch, count):
         count.check("a second process is told who has the directory",
                     told and "process %d" % fleet.pids[-1] in refused.stderr.decode(), refused.stderr.decode())
         load.end(count, "upgrades")
+
+
+def ends(conn):
+    """Does the connection end as the other side ends it in order?"""
+    try:
+        return conn.sock.recv(1) == b""
+    except OSError:
+        return False
+    finally:
+        conn.close()
 
 
 def aborts(args, scratch, count):
