@@ -375,7 +375,7 @@ impl World {
             return;
         }
         let mut out = Vec::new();
-        let ask = (id, request.clone(), false);
+        let ask = (id, request.clone());
         let begun = node
             .coordinator
             .begin(self.now, ask, &candidates, (&node.ledger, &mut out));
@@ -653,7 +653,6 @@ impl World {
                 Effect::Demote => (node.leads, node.follows) = (false, None),
                 Effect::Follow(to) => (node.follows, node.link) = (Some(node_at(&to)), None),
                 Effect::Lead => node.leads = true,
-                Effect::Yield(_) => unreachable!("nobody elects here"),
                 Effect::Ended(outcome) => {
                     self.marks.insert(Mark::Verdict(outcome.verdict));
                     let incarnation = self.nodes[at].incarnation;
@@ -682,12 +681,10 @@ impl World {
     /// A target has begun to take writes.
     fn took_over(&mut self, at: usize) {
         self.note(format!("n{at} is the primary"));
-        let is_forced = self.nodes.iter().any(|node| {
-            node.coordinator.view().is_some_and(|view| {
-                let frontier: u64 = view.frontier.iter().map(|at| at.offset).sum();
-                frontier > view.reached.iter().sum()
-            })
-        });
+        let is_forced = self
+            .nodes
+            .iter()
+            .any(|node| node.coordinator.view().is_some_and(|view| view.forced));
         let node = &self.nodes[at];
         let log: BTreeSet<u64> = node.log.iter().copied().collect();
         let disk: BTreeSet<u64> = node.log[..node.synced].iter().copied().collect();
@@ -814,9 +811,7 @@ fn no_seed_loses_a_write_or_has_two_primaries() {
             Err(text) => panic!("{text}"),
         }
     }
-    let phases = Phase::ALL
-        .into_iter()
-        .filter(|phase| *phase != Phase::Yielding);
+    let phases = Phase::ALL.into_iter();
     let mut wanted: BTreeSet<Mark> = phases.clone().map(Mark::Phase).collect();
     wanted.extend(
         phases

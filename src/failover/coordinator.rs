@@ -3,6 +3,7 @@
 use super::{
     Answer, Id, Place, Request, Say, Stands,
     record::{Change, Kind, Ledger},
+    request::FORCE_NEEDS,
 };
 use crate::{
     base::{Ms, Position},
@@ -21,13 +22,11 @@ const ACKS_MS: Ms = 100;
 const GRANT_AGAIN_MS: Ms = 100;
 /// See there.
 const GRANT_MS: Ms = 1000;
-/// Members that elect have so long to do it.
-const ELECT_MS: Ms = 10_000;
 
-/// What an operator may change.
+/// What holds where nothing else is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long a target may take to have everything, if nothing else is asked for.
+    /// How long a target may take to have everything.
     pub timeout: Ms,
 }
 
@@ -63,8 +62,6 @@ pub enum Event {
     Replicas(Vec<Candidate>),
     /// The target answered.
     Heard(Id, Answer),
-    /// An election has made this node a replica, or another one the primary.
-    Elected,
 }
 
 /// What the shell has to do, in this order.
@@ -91,8 +88,6 @@ pub enum Effect {
     Follow(Place),
     /// Be the primary again: nobody else is.
     Lead,
-    /// Give up the leadership to this one, whom others are to elect. Report [`Event::Elected`].
-    Yield(Place),
     /// It is over.
     Ended(Box<Outcome>),
 }
@@ -179,13 +174,11 @@ pub enum Phase {
     Unknown,
     /// This node notes that it is the primary again.
     Reclaiming,
-    /// Others elect the target.
-    Yielding,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Phase; 9] = [
+    pub const ALL: [Phase; 8] = [
         Phase::Idle,
         Phase::Freezing,
         Phase::Waiting,
@@ -194,7 +187,6 @@ impl Phase {
         Phase::Granting,
         Phase::Unknown,
         Phase::Reclaiming,
-        Phase::Yielding,
     ];
 
     /// As it is told.
@@ -208,7 +200,6 @@ impl Phase {
             Phase::Granting => "granting",
             Phase::Unknown => "unknown",
             Phase::Reclaiming => "reclaiming",
-            Phase::Yielding => "yielding",
         }
     }
 
@@ -242,14 +233,17 @@ pub struct Coordinator {
 struct Run {
     id: Id,
     request: Request,
-    is_elected: bool,
     started: Ms,
     frozen: Ms,
     caught_up: Option<Ms>,
     frontier: Vec<Position>,
     chosen: Option<(Place, Kind)>,
     reached: Vec<u64>,
+    /// The target's disk must have everything, and has it.
     durable: bool,
+    is_durable: bool,
+    /// The target said that it is ready.
+    is_ready: bool,
     forced: bool,
     old_epoch: u64,
     epoch: u64,
@@ -307,6 +301,7 @@ impl Coordinator {
             timeout: self.timeout(),
             frontier: run.frontier.clone(),
             reached: run.reached.clone(),
+            forced: run.forced,
         })
     }
 
@@ -314,15 +309,14 @@ impl Coordinator {
         self.run.request.timeout.unwrap_or(self.settings.timeout)
     }
 
-    /// Begins one. The caller has seen to it that this node is a primary. `is_elected`: primaries are elected
-    /// here, and the target will be.
+    /// Begins one. The caller has seen to it that this node is a primary.
     ///
     /// # Errors
     /// The reply to the operator: nothing has happened.
     pub fn begin(
         &mut self,
         now: Ms,
-        (id, request, is_elected): (Id, Request, bool),
+        (id, request): (Id, Request),
         candidates: &[Candidate],
         (ledger, out): (&Ledger, &mut Vec<Effect>),
     ) -> Result<(), Error> {
@@ -332,6 +326,9 @@ impl Coordinator {
         }
         if candidates.is_empty() {
             return Err(Error::fixed("ERR FAILOVER requires connected replicas."));
+        }
+        if request.force && (request.to.is_none() || request.timeout.is_none()) {
+            return Err(FORCE_NEEDS);
         }
         if let Some(to) = &request.to {
             let Some(found) = candidates.iter().find(|other| other.place == *to) else {
@@ -350,7 +347,6 @@ impl Coordinator {
         }
         let old_epoch = ledger.record().epoch;
         self.run = Run {
-            is_elected,
             old_epoch,
             epoch: old_epoch + 1,
             ..Run::new(id, request, self.now)
@@ -382,18 +378,18 @@ impl Coordinator {
                 self.reclaim(ledger);
                 Ok(())
             }
-            Phase::Deciding
-            | Phase::Granting
-            | Phase::Unknown
-            | Phase::Reclaiming
-            | Phase::Yielding => Err(Error::fixed(
-                "ERR FAILOVER past the point of no return, waiting for the target",
-            )),
+            Phase::Deciding | Phase::Granting | Phase::Unknown | Phase::Reclaiming => Err(
+                Error::fixed("ERR FAILOVER past the point of no return, waiting for the target"),
+            ),
         }
     }
 
     /// Takes an event in, and looks at what the disk did.
     pub fn step(&mut self, now: Ms, event: Event, ledger: &mut Ledger, out: &mut Vec<Effect>) {
+        if self.now == 0 {
+            // What is gone on with begins when the node does.
+            (self.since, self.run.started) = (now, now);
+        }
         self.now = self.now.max(now);
         match event {
             Event::Wake => {}
@@ -403,16 +399,16 @@ impl Coordinator {
                 self.enter(Phase::Waiting);
             }
             Event::Frozen(_) => {}
-            Event::Replicas(candidates) if self.phase == Phase::Waiting => {
-                self.look_at(&candidates, ledger, out);
-            }
-            Event::Replicas(_) => {}
+            Event::Replicas(candidates) => match self.phase {
+                Phase::Waiting => self.look_at(&candidates, ledger),
+                Phase::Asking => self.look_at_disk_of(&candidates, ledger),
+                _ => {}
+            },
             Event::Heard(id, answer) if id == self.run.id => self.hear(answer, ledger, out),
             Event::Heard(..) => {}
-            Event::Elected => self.on_elected(out),
         }
         self.look_at_disk(ledger, out);
-        self.look_at_clock(out);
+        self.look_at_clock(ledger, out);
     }
 
     /// When to step at the latest.
@@ -421,13 +417,13 @@ impl Coordinator {
             Phase::Idle | Phase::Deciding | Phase::Reclaiming => return Ms::MAX,
             Phase::Freezing => self.since + FREEZE_MS,
             Phase::Waiting => self.run.started.saturating_add(self.timeout()),
+            Phase::Asking if self.run.is_ready => self.run.started.saturating_add(self.timeout()),
             Phase::Asking => self.since + ASK_MS,
             Phase::Granting => self.since + GRANT_MS,
             Phase::Unknown => Ms::MAX,
-            Phase::Yielding => self.since + ELECT_MS,
         };
         match self.phase {
-            Phase::Freezing | Phase::Yielding => limit,
+            Phase::Freezing => limit,
             _ => limit.min(self.again_at),
         }
     }
@@ -437,61 +433,63 @@ impl Coordinator {
         (self.since, self.again_at) = (self.now, self.now);
     }
 
-    /// How far replicas are, while somebody is waited for.
-    fn look_at(&mut self, candidates: &[Candidate], ledger: &mut Ledger, out: &mut Vec<Effect>) {
+    /// How far replicas are, while somebody is waited for. Of a ringkeep the disk may be behind still: it hurries
+    /// once it is asked.
+    fn look_at(&mut self, candidates: &[Candidate], ledger: &mut Ledger) {
         let run = &self.run;
-        let has = |candidate: &Candidate| {
-            let durable = match (run.request.durable, &candidate.durable) {
-                (Some(true), None) => return None,
-                (Some(false), _) | (None, None) => None,
-                (_, Some(durable)) => Some(durable),
-            };
-            Some((
-                durable.unwrap_or(&candidate.applied).clone(),
-                durable.is_some(),
-            ))
-        };
-        let is_there = |reached: &[u64]| {
-            let mut pairs = reached.iter().zip(&run.frontier);
-            reached.len() == run.frontier.len() && pairs.all(|(at, wanted)| *at >= wanted.offset)
-        };
         let is_meant = |candidate: &&Candidate| match &run.request.to {
             Some(to) => candidate.place == *to,
-            None => true,
+            None => run.request.durable != Some(true) || candidate.durable.is_some(),
         };
-        let meant = candidates
-            .iter()
-            .filter(|other| other.is_online)
-            .filter(is_meant);
-        let known: Vec<_> = meant
-            .filter_map(|candidate| Some((candidate, has(candidate)?)))
-            .collect();
-        let complete = known.iter().find(|(_, (reached, _))| is_there(reached));
+        let meant = candidates.iter().filter(|other| other.is_online);
+        let mut meant = meant.filter(is_meant);
+        let complete = meant.clone().find(|other| run.is_there(&other.applied));
         let is_late = self.now >= run.started.saturating_add(self.timeout());
+        let first = meant.next();
         let chosen = match complete {
-            None if is_late && run.request.force => known.first(),
+            None if is_late && run.request.force => first,
             found => found,
         };
-        let Some((candidate, (reached, durable))) = chosen else {
+        let Some(candidate) = chosen else {
             // For who asks meanwhile.
-            if let Some((_, (reached, _))) = known.first() {
-                self.run.reached = reached.clone();
+            if let Some(first) = first {
+                self.run.reached = first.applied.clone();
             }
             return;
         };
         let (place, kind) = (candidate.place.clone(), candidate.kind);
         let is_whole = complete.is_some();
-        (self.run.reached, self.run.durable) = (reached.clone(), *durable);
-        self.run.forced = !is_whole;
-        self.run.caught_up = Some(self.now);
-        self.run.chosen = Some((place.clone(), kind));
-        if self.run.is_elected {
-            self.enter(Phase::Yielding);
-            out.push(Effect::Yield(place));
-        } else if kind == Kind::Kevy {
+        let run = &mut self.run;
+        run.reached = candidate.applied.clone();
+        run.durable = run.request.durable.unwrap_or(candidate.durable.is_some());
+        run.forced = !is_whole;
+        run.caught_up = Some(self.now);
+        run.chosen = Some((place.clone(), kind));
+        if kind == Kind::Kevy {
             self.decide(ledger);
         } else {
             self.enter(Phase::Asking);
+            self.look_at_disk_of(candidates, ledger);
+        }
+    }
+
+    /// How far the disk of the target is.
+    fn look_at_disk_of(&mut self, candidates: &[Candidate], ledger: &mut Ledger) {
+        let run = &mut self.run;
+        let chosen = run.chosen.as_ref().map(|(place, _)| place);
+        let found = candidates.iter().find(|other| Some(&other.place) == chosen);
+        let durable = found.and_then(|found| found.durable.as_ref());
+        run.is_durable = durable.is_some_and(|durable| run.is_there(durable));
+        if run.is_durable {
+            run.caught_up = Some(self.now);
+        }
+        self.decide_if_ready(ledger);
+    }
+
+    fn decide_if_ready(&mut self, ledger: &mut Ledger) {
+        let run = &self.run;
+        if run.is_ready && (run.is_durable || !run.durable || run.forced) {
+            self.decide(ledger);
         }
     }
 
@@ -505,7 +503,8 @@ impl Coordinator {
                     });
                 if is_there || self.run.forced {
                     self.run.reached = at.iter().map(|at| at.offset).collect();
-                    self.decide(ledger);
+                    self.run.is_ready = true;
+                    self.decide_if_ready(ledger);
                 }
             }
             (Phase::Asking, Answer::Refused(reason)) => {
@@ -515,23 +514,16 @@ impl Coordinator {
                 let place = self.run.chosen.clone().map(|(place, _)| place);
                 ledger.change(|record| record.open = None);
                 out.extend(place.map(Effect::Follow));
-                let verdict = match self.run.skipped() {
-                    0 => Verdict::Clean,
-                    _ => Verdict::Forced,
+                let lacks = self.run.skipped() > 0 || self.run.lacks_disk();
+                let verdict = match lacks {
+                    false => Verdict::Clean,
+                    true => Verdict::Forced,
                 };
                 self.end(verdict, String::new(), out);
             }
             (Phase::Granting | Phase::Unknown, Answer::Refused(_) | Answer::Revoked) => {
                 self.reclaim(ledger);
             }
-            _ => {}
-        }
-    }
-
-    fn on_elected(&mut self, out: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Freezing | Phase::Waiting | Phase::Asking => self.give_up("election", out),
-            Phase::Yielding => self.end(Verdict::Clean, String::new(), out),
             _ => {}
         }
     }
@@ -591,7 +583,7 @@ impl Coordinator {
         }
     }
 
-    fn look_at_clock(&mut self, out: &mut Vec<Effect>) {
+    fn look_at_clock(&mut self, ledger: &mut Ledger, out: &mut Vec<Effect>) {
         let spent = self.now - self.since;
         match self.phase {
             Phase::Freezing if spent >= FREEZE_MS => self.give_up("shard", out),
@@ -612,7 +604,22 @@ impl Coordinator {
                     out.push(Effect::AskAcks);
                 }
             }
-            Phase::Asking if spent >= ASK_MS => self.give_up("target-lost", out),
+            Phase::Asking if spent >= ASK_MS && !self.run.is_ready => {
+                self.give_up("target-lost", out);
+            }
+            Phase::Asking
+                if self.run.is_ready
+                    && self.now >= self.run.started.saturating_add(self.timeout()) =>
+            {
+                match self.run.request.force {
+                    // It has everything, if not on its disk.
+                    true => {
+                        self.run.forced = true;
+                        self.decide(ledger);
+                    }
+                    false => self.give_up("catch-up", out),
+                }
+            }
             Phase::Asking if self.now >= self.again_at => {
                 self.again_at = self.now + ASK_AGAIN_MS;
                 let say = Say::Ask {
@@ -627,7 +634,7 @@ impl Coordinator {
                 // Clients that were held back do not wait for a target of which nobody knows.
                 self.thaw(out);
                 self.enter(Phase::Unknown);
-                self.look_at_clock(out);
+                self.look_at_clock(ledger, out);
             }
             Phase::Granting if self.now >= self.again_at => {
                 self.again_at = self.now + GRANT_AGAIN_MS;
@@ -646,9 +653,6 @@ impl Coordinator {
                     },
                     out,
                 );
-            }
-            Phase::Yielding if spent >= ELECT_MS => {
-                self.end(Verdict::Aborted, "election".into(), out);
             }
             _ => {}
         }
@@ -714,6 +718,8 @@ pub struct View {
     pub frontier: Vec<Position>,
     /// How far the target is.
     pub reached: Vec<u64>,
+    /// It was not waited for.
+    pub forced: bool,
 }
 
 impl Run {
@@ -721,7 +727,6 @@ impl Run {
         Self {
             id,
             request,
-            is_elected: false,
             started: now,
             frozen: now,
             caught_up: None,
@@ -729,11 +734,24 @@ impl Run {
             chosen: None,
             reached: Vec::new(),
             durable: false,
+            is_durable: false,
+            is_ready: false,
             forced: false,
             old_epoch: 0,
             epoch: 0,
             before: Stands::AsStarted,
         }
+    }
+
+    /// Is this the frontier, or behind it?
+    fn is_there(&self, reached: &[u64]) -> bool {
+        let mut pairs = reached.iter().zip(&self.frontier);
+        reached.len() == self.frontier.len() && pairs.all(|(at, wanted)| *at >= wanted.offset)
+    }
+
+    /// Was the target's disk to have everything, and was not waited for?
+    fn lacks_disk(&self) -> bool {
+        self.durable && !self.is_durable
     }
 
     fn skipped(&self) -> u64 {

@@ -52,6 +52,8 @@ const ROUNDS: u64 = 1 << 32;
 const OUTCOMES_MAX: usize = 16;
 /// Answers for clients that may be gone.
 const ANSWERS_MAX: usize = 64;
+/// A target that was asked writes everything to its disk at once for so long: it is asked again before.
+const HURRY_MS: Ms = 1000;
 /// After the disk refused the record.
 const NOTE_AGAIN_MS: Ms = 250;
 
@@ -314,10 +316,8 @@ impl Failing {
         reactor: &mut R,
     ) -> bool {
         let shared = state.shared.clone();
-        // Acknowledgements come without a word, and many.
-        let asks = || lock(&shared.failovers.desk).coordinator.phase() == Phase::Waiting;
         let is_due = shared.failovers.is_due.swap(false, SeqCst);
-        if !is_due && !(shared.failovers.waits.load(Relaxed) && asks()) {
+        if !is_due && !shared.failovers.waits.load(Relaxed) {
             return false;
         }
         let now = reactor.boot_clock_ms();
@@ -334,7 +334,7 @@ impl Failing {
                 .step(now, event, &mut desk.ledger, &mut out);
         }
         let event = match desk.coordinator.phase() {
-            Phase::Waiting => Event::Replicas(candidates(&shared)),
+            Phase::Waiting | Phase::Asking => Event::Replicas(candidates(&shared)),
             _ => Event::Wake,
         };
         desk.coordinator
@@ -353,10 +353,8 @@ impl Failing {
         self.persist(desk, now, &shared, reactor);
         self.line.step(now, &state.tunables, reactor);
         let phase = desk.coordinator.phase();
-        shared
-            .failovers
-            .waits
-            .store(phase == Phase::Waiting, Relaxed);
+        let waits = matches!(phase, Phase::Waiting | Phase::Asking);
+        shared.failovers.waits.store(waits, Relaxed);
         let again = match self.write_again_at > now && !desk.ledger.is_settled() {
             true => self.write_again_at,
             false => Ms::MAX,
@@ -367,11 +365,11 @@ impl Failing {
     }
 
     /// Questions that came.
-    fn hear(&mut self, desk: &mut Desk, state: &State, follower: &Follower) {
+    fn hear(&mut self, desk: &mut Desk, state: &mut State, follower: &Follower) {
         if desk.heard.is_empty() {
             return;
         }
-        let shared = &state.shared;
+        let shared = state.shared.clone();
         let obstacle = if shared.election.is_some() {
             Some("primaries are elected here")
         } else if shared.durable.broken.load(Relaxed) {
@@ -389,7 +387,15 @@ impl Failing {
         };
         for (question, say) in std::mem::take(&mut desk.heard) {
             match desk.target.hear(&say, &facts, &mut desk.ledger) {
-                Some(answer) => drop(desk.answers.insert(question, answer)),
+                Some(answer) => {
+                    if matches!(answer, Answer::Ready(_)) {
+                        // The other side may wait for the disk, and its clients do.
+                        let until = state.now + HURRY_MS;
+                        shared.durable.hurry_until.store(until, Relaxed);
+                        state.tell_all(|| Message::Failover);
+                    }
+                    desk.answers.insert(question, answer);
+                }
                 None => desk.waiting.push((question, say)),
             }
         }
@@ -436,7 +442,6 @@ impl Failing {
             }
             Effect::Follow(Place { host, port }) => follower.follow(state, Some((host, port))),
             Effect::Lead => follower.follow(state, None),
-            Effect::Yield(_) => {}
             Effect::Ended(outcome) => {
                 let (verdict, id) = (outcome.verdict, outcome.id);
                 let to = outcome
@@ -650,11 +655,12 @@ impl State {
         if desk.target.is_busy() {
             return Err(Error::fixed("ERR FAILOVER already in progress."));
         }
-        let id = Id(self.rng.next_u64());
+        // No two are the same, whatever the chance.
+        let id = Id((self.now << 20) | self.rng.below(1 << 20));
         let mut out = Vec::new();
         desk.coordinator.begin(
             self.boot_clock,
-            (id, request, false),
+            (id, request),
             &candidates(&shared),
             (&desk.ledger, &mut out),
         )?;

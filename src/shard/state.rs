@@ -189,7 +189,8 @@ impl State {
             mesh,
             now: 0,
             beat: 0,
-            rng: Rng::seeded(seed ^ me as u64),
+            // Cores are given seeds next to each other.
+            rng: Rng::seeded(seed.rotate_left(32) ^ me as u64),
             stats: Stats::default(),
             table: Table::build(),
             census: shared.census[me].clone(),
@@ -243,6 +244,13 @@ impl State {
             beats: VecDeque::new(),
             shared,
         })
+    }
+
+    /// Sends a message to all other cores.
+    pub(super) fn tell_all(&mut self, message: impl Fn() -> Message) {
+        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
+            self.mesh.send(core, message());
+        }
     }
 
     /// Must the core not sleep?

@@ -35,6 +35,7 @@ edition = "2024"
 [dependencies]
 arrayvec = "0.7"
 crc32fast = "1.5"
+mimalloc = { version = "0.1", default-features = false }
 [dev-dependencies]
 proptest = "1.12"
 [profile.dev]

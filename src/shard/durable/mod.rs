@@ -329,8 +329,12 @@ impl Durable {
                 kept.replaced(state, reactor);
             }
         }
+        let hurries = state.now < state.shared.durable.hurry_until.load(Relaxed);
         let mut worked = false;
         for kept in &mut self.kept {
+            if hurries {
+                kept.journal.want_sync();
+            }
             let shard = kept.place.shard;
             if !state.homes.shards.has(shard) {
                 continue;
@@ -995,6 +999,8 @@ pub struct Durability {
     pub saves: Saves,
     /// Nothing is written down at present, for this reason: writes are refused.
     pub broken: AtomicBool,
+    /// Until then everything is synced as soon as it is written.
+    pub hurry_until: AtomicU64,
     trouble: Mutex<BTreeMap<usize, String>>,
     /// What is being loaded at the start.
     pub loading: Loading,

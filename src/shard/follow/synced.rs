@@ -11,7 +11,7 @@ use crate::base::Ms;
 /// Notes that wait.
 const NOTES_MAX: usize = 64;
 /// Between two notes, while one waits.
-const NOTE_EVERY_MS: Ms = 20;
+const NOTE_EVERY_MS: Ms = 5;
 
 /// See the module page.
 #[derive(Debug, Default)]

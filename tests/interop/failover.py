@@ -1,0 +1,554 @@
+#!/usr/bin/env python3
+"""Planned failover with real processes: ringkeeps among themselves, and to a real kevy.
+
+    failover.py --node BINARY [--short] [--rounds N] [--seed S] [--only TEXT] [--keep]
+
+Clients write in pipelines to whoever takes it while the part of the primary goes to and fro; every write that was
+acknowledged must be there in the end, every reply be one that belongs to its request, and both nodes hold the
+same. Targets are stopped and killed at random moments, primaries too; each node is started again with the command
+line that it had at first. Errors are compared with those of a redis-server, text by text.
+"""
+
+import argparse
+import os
+import random
+import signal
+import threading
+import time
+
+from wire import (
+    Broken,
+    Closed,
+    Conn,
+    Count,
+    Scratch,
+    Server,
+    free_base,
+    kevy_binary,
+    node_server,
+    redis_server,
+    wait_until,
+)
+
+READONLY = b"READONLY You can't write against a read only replica."
+
+
+def role(node):
+    with node.conn() as c:
+        return c.info("replication")["role"]
+
+
+def status(node):
+    """FAILOVER STATUS, its lists as dictionaries."""
+    with node.conn() as c:
+        flat = c.call("FAILOVER", "STATUS").flat()
+    found = dict(zip(flat[::2], flat[1::2]))
+    found[b"outcomes"] = [dict(zip(one[::2], one[1::2])) for one in found[b"outcomes"]]
+    return found
+
+
+def outcome(node, before):
+    """The outcome that came behind so many others."""
+    ended = wait_until("an outcome", 30, lambda: len(status(node)[b"outcomes"]) > before and status(node))
+    return ended[b"outcomes"][-1]
+
+
+def digest(node):
+    with node.conn() as c:
+        return c.ask("REPL.DIGEST")[:2]
+
+
+def in_step(primary, replicas):
+    """Everybody has what the primary has."""
+    with primary.conn(60) as c:
+        c.ask("SET", "step", str(random.random()))
+        wait_until("replicas in step", 60, lambda: c.ask("WAIT", str(replicas), "1000") >= replicas)
+
+
+def pair(scratch, args=(), threads=2, names=("a", "b")):
+    """Two nodes, the second one follows the first."""
+    a = node_server(scratch, OPTS.node, threads=threads, args=("--dir", "data", *args), name=names[0])
+    follow = ("--dir", "data", "--replicaof", "127.0.0.1:%d" % a.port, *args)
+    b = node_server(scratch, OPTS.node, threads=threads, args=follow, name=names[1])
+    in_step(a, 1)
+    # The first snapshot of the new data is a new beginning of the replica's journal.
+    with b.conn() as c:
+        wait_until("the replica's own disk", 20, lambda: c.info("persistence").get("rdb_bgsave_in_progress") == "0")
+    time.sleep(0.5)
+    return a, b
+
+
+def hand_over(old, new, *options):
+    before = len(status(old)[b"outcomes"])
+    with old.conn(30) as c:
+        c.ask("FAILOVER", "TO", "127.0.0.1", str(new.port), *options)
+    return outcome(old, before)
+
+
+class Load:
+    """Clients that write to whoever takes it, each with a pipeline of its own keys."""
+
+    def __init__(self, nodes, clients=10, depth=8):
+        self.nodes, self.depth = nodes, depth
+        self.acked, self.wrong, self.refused = {}, [], 0
+        self.longest = 0.0
+        self.over = False
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self.run, args=(n,), daemon=True) for n in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, name):
+        conns, at, number = {}, 0, 0
+        while not self.over:
+            todo = [("c%d:%d" % (name, number + i), str(number + i)) for i in range(self.depth)]
+            number += self.depth
+            while todo and not self.over:
+                node = self.nodes[at % len(self.nodes)]
+                began = time.monotonic()
+                try:
+                    c = conns.get(node) or conns.setdefault(node, node.conn(60))
+                    said = c.many([("SET", k, v) for k, v in todo])
+                except (Closed, Broken, OSError) as e:
+                    conns.pop(node, None)
+                    if not isinstance(e, OSError) and "closed" not in str(e) and "receive" not in str(e):
+                        self.wrong.append(str(e))
+                    at += 1
+                    time.sleep(0.01)
+                    continue
+                self.longest = max(self.longest, time.monotonic() - began)
+                again = []
+                for (k, v), reply in zip(todo, said):
+                    if reply.value == b"OK":
+                        with self.lock:
+                            self.acked[k] = v
+                    elif reply.is_error and reply.value.startswith((b"READONLY", b"LOADING")):
+                        self.refused += 1
+                        again.append((k, v))
+                    else:
+                        self.wrong.append(repr(reply.value))
+                if again:
+                    at += 1
+                todo = again
+
+    def stop(self):
+        self.over = True
+        for thread in self.threads:
+            thread.join(70)
+
+    def missing(self, node):
+        """Acknowledged writes that a node does not have."""
+        with node.conn(60) as c:
+            keys = list(self.acked)
+            count = 0
+            for at in range(0, len(keys), 500):
+                part = keys[at : at + 500]
+                values = c.ask("MGET", *part)
+                count += sum(v != self.acked[k].encode() for k, v in zip(part, values))
+            return count
+
+
+# ---- scenarios ----
+
+
+def errors(scratch, count):
+    """The same words as redis-server's."""
+
+    def servers(kind, name):
+        if kind == "redis":
+            return redis_server(scratch)
+        return node_server(scratch, OPTS.node, threads=1, name=name, args=("--shards", "1"))
+
+    alone = [
+        ("FAILOVER", "ABORT"),
+        ("FAILOVER",),
+        ("FAILOVER", "TIMEOUT", "0"),
+        ("FAILOVER", "TIMEOUT", "-1"),
+        ("FAILOVER", "TIMEOUT", "x"),
+        ("FAILOVER", "TIMEOUT"),
+        ("FAILOVER", "TO", "127.0.0.1", "x"),
+        ("FAILOVER", "TO", "127.0.0.1"),
+        ("FAILOVER", "FORCE"),
+        ("FAILOVER", "ABORT", "TIMEOUT", "5"),
+        ("FAILOVER", "TIMEOUT", "5", "ABORT"),
+        ("FAILOVER", "TIMEOUT", "5", "TIMEOUT", "6"),
+        ("FAILOVER", "NOW"),
+        ("FAILOVER", "TO", "127.0.0.1", "1"),
+    ]
+    followed = [
+        ("FAILOVER", "FORCE"),
+        ("FAILOVER", "FORCE", "TIMEOUT", "5"),
+        ("FAILOVER", "TO", "127.0.0.1", "1"),
+        ("FAILOVER", "TO", "127.0.0.1", "1", "FORCE"),
+        ("FAILOVER", "FORCE", "FORCE", "TIMEOUT", "5"),
+    ]
+    said = {}
+    for kind in ("redis", "node"):
+        here = said[kind] = []
+        one, two = servers(kind, "one"), servers(kind, "two")
+        with one.conn() as c, two.conn() as d:
+            here += [(r, c.call(*r).value) for r in alone]
+            d.ask("REPLICAOF", "127.0.0.1", str(one.port))
+            wait_until("a replica", 30, lambda: "state=online" in c.info("replication").get("slave0", ""))
+            wait_until("in step", 30, lambda: c.ask("WAIT", "1", "500") == 1)
+            here += [(r, c.call(*r).value) for r in followed]
+            here += [(r, d.call(*r).value) for r in (("FAILOVER",), ("FAILOVER", "ABORT"))]
+            # The target stands still: the failover waits.
+            two.proc.send_signal(signal.SIGSTOP)
+            with one.conn() as e:
+                e.send("SET", "k", "v")
+                e.read()
+            to = ("FAILOVER", "TO", "127.0.0.1", str(two.port), "TIMEOUT", "20000")
+            here.append(("begin", c.call(*to).value))
+            here.append(("twice", c.call("FAILOVER").value))
+            here.append(("replicaof", c.call("REPLICAOF", "127.0.0.1", "1").value))
+            here.append(("state", c.info("replication")["master_failover_state"]))
+            here.append(("abort", c.call("FAILOVER", "ABORT").value))
+            here.append(("after", c.info("replication")["master_failover_state"]))
+            here.append(("write", c.call("SET", "k", "w").value))
+            two.proc.send_signal(signal.SIGCONT)
+        one.stop()
+        two.stop()
+    for (what, wanted), (_, got) in zip(said["redis"], said["node"]):
+        count.check("as redis-server: %s" % " ".join(what) if isinstance(what, tuple) else "as redis-server: %s" % what,
+                    wanted == got, "%r, redis-server says %r" % (got, wanted))
+
+
+def to_and_fro(scratch, count):
+    """The part of the primary goes back and forth under load."""
+    a, b = pair(scratch)
+    nodes = [a, b]
+    with a.conn() as c, b.conn() as d:
+        full = [int(x.info("replication")["sync_full"]) for x in (c, d)]
+    load = Load(nodes)
+    gaps, results = [], []
+    for _ in range(OPTS.rounds):
+        time.sleep(OPTS.rng.uniform(0.05, 0.4))
+        old, new = nodes
+        wait_until("a link", 30, lambda: "state=online" in info(old).get("slave0", ""))
+        ended = hand_over(old, new)
+        results.append((ended[b"result"], ended[b"reason"]))
+        gaps.append(ended[b"frozen-ms"])
+        if ended[b"result"] == b"clean":
+            nodes.reverse()
+    load.stop()
+    in_step(nodes[0], 1)
+    clean = [one for one, _ in results].count(b"clean")
+    count.check("to and fro: all failovers are clean", clean == len(results), repr(results))
+    missing = [load.missing(node) for node in nodes]
+    count.check("to and fro: no acknowledged write is lost", missing == [0, 0], "%r missing" % missing)
+    count.check("to and fro: no wrong reply", not load.wrong, repr(load.wrong[:3]))
+    count.check("to and fro: both hold the same", digest(a) == digest(b))
+    with a.conn() as c, b.conn() as d:
+        now = [int(x.info("replication")["sync_full"]) for x in (c, d)]
+    count.check("to and fro: nobody needed all of the data", now == full, "%r, then %r" % (full, now))
+    gaps.sort()
+    print(
+        "    %d failovers, %d writes acknowledged, without writes: median %d ms, most %d ms; %d refused"
+        % (len(gaps), len(load.acked), gaps[len(gaps) // 2], gaps[-1], load.refused)
+    )
+    a.stop()
+    b.stop()
+
+
+def info(node):
+    with node.conn() as c:
+        return c.info("replication")
+
+
+def third(scratch, count):
+    """A third node that follows stays in step, without a copy of everything."""
+    a, b = pair(scratch)
+    follow = ("--dir", "data", "--replicaof", "127.0.0.1:%d" % a.port)
+    c = node_server(scratch, OPTS.node, threads=2, args=follow, name="c")
+    in_step(a, 2)
+    time.sleep(1)
+    load = Load([a, b], clients=4)
+    nodes, gaps = [a, b], []
+    full = [int(info(node)["sync_full"]) for node in (a, b)]
+    for _ in range(max(2, OPTS.rounds // 5)):
+        time.sleep(0.3)
+        wait_until(
+            "a link", 30, lambda: "port=%d,state=online" % nodes[1].port in " ".join(info(nodes[0]).values())
+        )
+        ended = hand_over(*nodes)
+        gaps.append(ended[b"result"])
+        if ended[b"result"] == b"clean":
+            nodes.reverse()
+    load.stop()
+    with nodes[0].conn() as k:
+        k.ask("SET", "last", "1")
+    for node in (nodes[1], c):
+        with node.conn() as k:
+            wait_until("the last write at %s" % node.name, 30, lambda: k.ask("GET", "last") == b"1")
+    count.check("third: all failovers are clean", set(gaps) == {b"clean"}, repr(gaps))
+    count.check("third: no acknowledged write is lost", load.missing(c) == 0, "%d missing" % load.missing(c))
+    count.check("third: all hold the same", digest(a) == digest(b) == digest(c))
+    now = [int(info(node)["sync_full"]) for node in (a, b)]
+    count.check("third: nobody needed all of the data", now == full, "%r, then %r" % (full, now))
+    for node in (a, b, c):
+        node.stop()
+
+
+def held(scratch, count):
+    """Writes are held back, reads are not; what was held back runs once, or is refused once."""
+    for ends in ("aborted", "clean"):
+        a, b = pair(scratch)
+        blocked = a.conn(30)
+        blocked.send("BLPOP", "nothing", "20")
+        with a.conn(30) as c:
+            c.ask("SET", "n", "1")
+            c.ask("SET", "short", "x", "PX", "300")
+            in_step(a, 1)
+            before = len(status(a)[b"outcomes"])
+            b.proc.send_signal(signal.SIGSTOP)
+            with a.conn() as k:
+                k.ask("INCR", "n")
+            c.ask("FAILOVER", "TO", "127.0.0.1", str(b.port), "TIMEOUT", "1500" if ends == "aborted" else "20000")
+            conns = [a.conn(30) for _ in range(4)]
+            conns[0].send("INCR", "n")
+            for words in (("MULTI",), ("INCR", "n"), ("EXEC",)):
+                conns[1].send(*words)
+            conns[2].send("EVAL", "return redis.call('INCR', KEYS[1])", "1", "n")
+            conns[3].send("MSET", "x", "1", "y", "2", "z", "3")
+            count.check("held, %s: reads go on" % ends, c.ask("GET", "n") == b"2")
+            time.sleep(0.4)
+            count.check("held, %s: a key whose time has come is not there" % ends, c.ask("GET", "short") is None)
+            state = status(a)
+            count.check("held, %s: STATUS says so" % ends, state[b"failover_phase"] == b"waiting", repr(state))
+            # Nothing came back yet.
+            for k in conns[:1] + conns[2:]:
+                k.sock.settimeout(0.05)
+                try:
+                    early = k.sock.recv(1)
+                except OSError:
+                    early = None
+                k.sock.settimeout(30)
+                count.check("held, %s: a write is not answered" % ends, early is None, repr(early))
+            if ends == "aborted":
+                ended = outcome(a, before)
+                took = ended[b"frozen-ms"]
+                count.check("held: the time-out ends it", (ended[b"result"], ended[b"reason"]) == (b"aborted", b"catch-up"))
+                count.check("held: when it was to", took >= 1500, "%r ms" % took)
+            else:
+                b.proc.send_signal(signal.SIGCONT)
+                ended = outcome(a, before)
+                count.check("held: it is clean", ended[b"result"] == b"clean", repr(ended))
+            said = [conns[0].read(), [conns[1].read() for _ in range(3)][2], conns[2].read(), conns[3].read()]
+            if ends == "aborted":
+                good = [not reply.is_error for reply in said]
+                count.check("held, aborted: all run", all(good), repr([r.raw for r in said]))
+                count.check("held, aborted: once", c.ask("GET", "n") == b"5", repr(c.ask("GET", "n")))
+                b.proc.send_signal(signal.SIGCONT)
+            else:
+                texts = [reply.value for reply in said]
+                # What EXEC was to run is refused as a whole.
+                count.check("held, clean: plain writes are refused", texts[0] == READONLY and texts[3] == READONLY, repr(texts))
+                count.check("held, clean: the others too", said[1].is_error and said[2].is_error, repr(texts))
+                with b.conn() as d:
+                    count.check("held, clean: none has run", d.ask("GET", "n") == b"2", repr(d.ask("GET", "n")))
+                reply = blocked.read()
+                count.check(
+                    "held, clean: who blocks is told",
+                    reply.value.startswith(b"UNBLOCKED force unblock from blocking operation"),
+                    repr(reply.value),
+                )
+            for k in conns:
+                k.close()
+        blocked.close()
+        a.stop()
+        b.stop()
+
+
+def foreign(scratch, count):
+    """Who is no replica of this primary is no target (wire 11 has kevy's way: it promotes it)."""
+    a, b = pair(scratch)
+    c, d = pair(scratch, names=("c", "d"))
+    with a.conn() as k:
+        reply = k.call("FAILOVER", "TO", "127.0.0.1", str(d.port))
+    count.check("foreign: refused", reply.value == b"ERR FAILOVER target HOST and PORT is not a replica.", repr(reply.value))
+    count.check("foreign: nothing has changed", [role(n) for n in (a, b, c, d)] == ["master", "slave"] * 2)
+    # A replica that is asked by a stranger, and granted what it is not ready for.
+    with b.conn() as k:
+        said = k.call("REPL.FAILOVER", "ASK", "00000000000000aa", "9", "0", "1", "1", "1", "1").value
+        count.check("foreign: another history is refused", said == b"REFUSED it follows another history", repr(said))
+        said = k.call("REPL.FAILOVER", "GRANT", "00000000000000aa", "9").value
+        count.check("foreign: a grant without a question is refused", said == b"REFUSED it is over", repr(said))
+        said = k.call("REPL.FAILOVER", "REVOKE", "00000000000000aa").value
+        count.check("foreign: for good", said == b"REVOKED", repr(said))
+    count.check("foreign: it is a replica still", role(b) == "slave")
+    for node in (a, b, c, d):
+        node.stop()
+
+
+def restarts(scratch, count):
+    """What a failover has said holds over restarts with the old command lines, until REPLICAOF says otherwise."""
+    a, b = pair(scratch)
+    with a.conn() as c:
+        for n in range(1000):
+            c.ask("SET", "k%d" % n, str(n))
+    in_step(a, 1)
+    ended = hand_over(a, b)
+    count.check("restarts: clean", ended[b"result"] == b"clean", repr(ended))
+    for kill in (False, True):
+        for node in (a, b):
+            if kill:
+                node.kill()
+            else:
+                node.stop()
+            node.start()
+        wait_until("roles", 20, lambda: [role(a), role(b)] == ["slave", "master"])
+        in_step(b, 1)
+        count.check("restarts: roles stay, %s" % ("killed" if kill else "stopped"), digest(a) == digest(b))
+    with a.conn() as c, b.conn() as d:
+        c.ask("REPLICAOF", "NO", "ONE")
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+    in_step(a, 1)
+    for node in (b, a):
+        time.sleep(0.2)
+        node.stop()
+        node.start()
+    wait_until("roles", 20, lambda: [role(a), role(b)] == ["master", "slave"])
+    count.check("restarts: REPLICAOF is younger than the failover", True)
+    a.stop()
+    path = os.path.join(a.dir, "data", "failover.meta")
+    with open(path, "r+b") as f:
+        f.write(b"epoch 99")
+    try:
+        a.start(limit=5)
+        text = "it serves"
+    except SystemExit as e:
+        text = str(e)
+    count.check("restarts: a damaged record is no fresh start", "failover.meta: it is damaged" in text, text)
+    b.stop()
+
+
+def accidents(scratch, count):
+    """Nodes are killed or stand still at any moment of a failover."""
+    a, b = pair(scratch)
+    nodes = [a, b]
+    rng, results, confirmed = OPTS.rng, [], {}
+    rounds = max(6, OPTS.rounds // 2)
+    for number in range(rounds):
+        old, new = nodes
+        in_step(old, 1)
+        with old.conn() as c:
+            key = "r%d" % number
+            c.ask("SET", key, "1")
+            if c.ask("WAITAOF", "1", "1", "3000") == [1, 1]:
+                confirmed[key] = b"1"
+        before = len(status(old)[b"outcomes"])
+        with old.conn() as c:
+            c.ask("FAILOVER", "TO", "127.0.0.1", str(new.port), "TIMEOUT", "1000")
+        time.sleep(rng.choice((0, 0.001, 0.003, 0.006, 0.01, 0.02)))
+        victim = rng.choice(nodes)
+        if rng.random() < 0.6:
+            what = "kill"
+            victim.kill()
+            time.sleep(rng.uniform(0, 1.5))
+            victim.start()
+        else:
+            what = "stop"
+            victim.proc.send_signal(signal.SIGSTOP)
+            time.sleep(rng.uniform(0.1, 2.5))
+            victim.proc.send_signal(signal.SIGCONT)
+
+        def settled():
+            roles = [role(node) for node in nodes]
+            idle = all(status(node)[b"failover_phase"] == b"idle" for node in nodes)
+            return roles if idle and sorted(roles) == ["master", "slave"] else None
+
+        try:
+            roles = wait_until("one primary", 30, settled)
+        except TimeoutError:
+            states = [(role(node), status(node)[b"failover_phase"]) for node in nodes]
+            count.fail("accidents: round %d, %s of %s" % (number, what, victim.name), repr(states))
+            print(old.log_tail(30), "\n---\n", new.log_tail(30))
+            break
+        if roles == ["slave", "master"]:
+            nodes.reverse()
+        results.append((what, victim is old, roles[0]))
+    else:
+        in_step(nodes[0], 1)
+        for node in nodes:
+            with node.conn() as c:
+                lost = [key for key in confirmed if c.ask("GET", key) != b"1"]
+            count.check("accidents: %s has every confirmed write" % node.name, not lost, repr(lost))
+        count.check("accidents: %d rounds, one primary each" % rounds, digest(a) == digest(b))
+    a.stop()
+    b.stop()
+
+
+def kevys(scratch, count):
+    """A kevy takes over, and ours follows it."""
+    for version in ("7.0.0", "5.4.0"):
+        binary = kevy_binary(version)
+        if binary is None:
+            count.fail("kevy %s" % version, "tests/peers.sh has not built it")
+            continue
+        name = "kevy %s" % version
+        a = node_server(scratch, OPTS.node, threads=1, name="for-kevy", args=("--dir", "data", "--shards", "1"))
+        port = free_base()
+        folder = scratch.sub("kevy-%s" % version)
+        with open(os.path.join(folder, "kevy.toml"), "w") as f:
+            f.write(
+                '[server]\nbind = "127.0.0.1"\nport = %d\nthreads = 1\ndata_dir = "%s"\n'
+                '[replication]\nrole = "replica"\nupstream = "127.0.0.1:%d"\n' % (port, folder, a.port + 10000)
+            )
+        argv = [binary, "--config", os.path.join(folder, "kevy.toml")]
+        k = Server("kevy", argv, port, folder).start()
+        with a.conn(60) as c:
+            for n in range(500):
+                c.ask("SET", "k%d" % n, str(n))
+            wait_until("%s in step" % name, 60, lambda: c.ask("WAIT", "1", "1000") == 1)
+            before = len(status(a)[b"outcomes"])
+            fields = c.info("replication")
+            target = dict(x.split("=", 1) for x in fields["slave0"].split(","))
+            count.check("%s: it tells its port" % name, target["port"] == str(port), repr(target))
+            reply = c.call("FAILOVER", "TO", "127.0.0.1", str(port), "TIMEOUT", "5000")
+            count.check("%s: begun" % name, reply.value == b"OK", repr(reply.value))
+            ended = outcome(a, before)
+            count.check("%s: clean" % name, ended[b"result"] == b"clean", repr(ended))
+            count.check("%s: writes are refused here" % name, c.call("SET", "x", "1").value == READONLY)
+            with k.conn() as d:
+                d.ask("SET", "new", "1")
+                have = [d.ask("GET", "k%d" % n) for n in range(500)]
+            count.check("%s: it has everything" % name, have == [b"%d" % n for n in range(500)])
+            wait_until("ours follows %s" % name, 60, lambda: c.call("GET", "new").value == b"1")
+            count.check("%s: ours follows" % name, c.ask("GET", "k499") == b"499")
+        k.stop()
+        a.stop()
+
+
+SCENARIOS = (errors, to_and_fro, third, held, foreign, restarts, accidents, kevys)
+
+
+def main():
+    global OPTS
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--keep", action="store_true")
+    OPTS = parser.parse_args()
+    OPTS.rounds = OPTS.rounds or (12 if OPTS.short else 50)
+    OPTS.rng = random.Random(OPTS.seed)
+    count = Count()
+    with Scratch(OPTS.keep) as scratch:
+        for scenario in SCENARIOS:
+            if OPTS.only in scenario.__name__:
+                try:
+                    scenario(scratch, count)
+                except (TimeoutError, Closed, Broken, OSError, RuntimeError) as e:
+                    count.fail(scenario.__name__, "%s: %s" % (type(e).__name__, e))
+                    for server in list(Server.running):
+                        print("--- %s\n%s" % (server.name, server.log_tail(15)))
+                for server in list(Server.running):
+                    server.stop()
+    return count.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
