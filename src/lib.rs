@@ -34,6 +34,8 @@ pub mod docs {
     pub mod coverage {}
     #[doc = include_str!("docs/elections.md")]
     pub mod elections {}
+    #[doc = include_str!("docs/failover.md")]
+    pub mod failover {}
     #[doc = include_str!("docs/handoff.md")]
     pub mod handoff {}
     #[doc = include_str!("docs/journal.md")]
