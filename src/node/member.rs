@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{Options, StartError, bind_alone};
+use super::{Options, StartError, try_bind};
 use crate::{
     elect::{self, Ballot, NodeId, Places, SettingsFault, Timings},
     failover::Record,
@@ -23,6 +23,7 @@ pub(super) fn check(
     options: &Options,
     addresses: &[IpAddr],
     replication_port: Option<u16>,
+    is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
     let Some(id) = options.node_id else {
         return Ok(None);
@@ -59,7 +60,7 @@ pub(super) fn check(
     )?;
     for address in addresses {
         let at = SocketAddr::new(*address, port);
-        bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     Ok(Some(port))
 }
@@ -145,7 +146,7 @@ mod tests {
         let Ok(Command::Serve(options)) = parse(args.map(String::from)) else {
             panic!("{peers} is a list");
         };
-        let checked = check(&options, &[], Some(16001));
+        let checked = check(&options, &[], Some(16001), false);
         checked.err().map(|error| error.to_string())
     }
 

@@ -303,6 +303,11 @@ impl Failing {
         }
     }
 
+    /// Is the record on its way to the disk?
+    pub fn is_writing(&self) -> bool {
+        self.is_writing
+    }
+
     /// Must the core not sleep?
     pub fn has_work(&self, shared: &Shared) -> bool {
         shared.failovers.is_due.load(SeqCst)
