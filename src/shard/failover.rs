@@ -320,11 +320,11 @@ impl Failing {
         follower: &mut Follower,
         reactor: &mut R,
     ) -> bool {
-        let shared = state.shared.clone();
-        let is_due = shared.failovers.is_due.swap(false, SeqCst);
-        if !is_due && !shared.failovers.waits.load(Relaxed) {
+        if !self.has_work(&state.shared) && !state.shared.failovers.waits.load(Relaxed) {
             return false;
         }
+        let shared = state.shared.clone();
+        shared.failovers.is_due.store(false, SeqCst);
         let now = reactor.boot_clock_ms();
         let mut desk = lock(&shared.failovers.desk);
         let desk = &mut *desk;
