@@ -2,6 +2,7 @@
 //! while connections write to whoever takes it. What was acknowledged is looked for in the end.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use crate::summary;
 struct Plan {
     /// Failovers, to and fro.
     rounds: usize,
+    /// After so many the next pair has its turn, and each a fresh start: what slows the machine for a while
+    /// slows all.
+    turn: usize,
     /// Connections that write.
     conns: usize,
     /// Writes each has in flight.
@@ -48,10 +52,10 @@ const NOTES: [(&str, &str, &str, &[&str]); 2] = [
     (
         TOTALS,
         "Planned failover: what became of the writes",
-        "One row for each pair. Every write has a key of its own, so that nothing that is lost can be \
+        "One row for each engine and promise. Every write has a key of its own, so that nothing that is lost can be \
             covered by a later write; a write that was not acknowledged is sent again, and its outcome does \
             not count. Failed failovers left the old primary in its part; those that hung had no end within \
-            the time allowed, and end the run of the pair.",
+            the time allowed, and end the turn of the pair.",
         &[
             "acknowledged",
             "missing",
@@ -99,6 +103,7 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
     }
     let plan = Plan {
         rounds,
+        turn: 10,
         conns: 50,
         pipeline: 8,
         pause_ms: 10,
@@ -139,24 +144,38 @@ pub fn main(mut parser: lexopt::Parser, help: &str) -> Result<(), Error> {
             definition: serde_json::to_value(&plan).map_err(Error::Record)?,
         });
     }
+    let mut cases = Vec::new();
     for &(engine, program) in &able {
         let journal = (!engine.peer).then_some(Durability::Everysec);
         for durability in [Some(Durability::None), journal].into_iter().flatten() {
-            let cpus = [[primary_cpu], [replica_cpu]];
-            let started = Pair::start(engine, program, durability, &cpus, &plan);
-            let ran = started.and_then(|mut pair| {
-                know(&mut record, engine, program, &pair.nodes[0]);
-                pair.run(&mut record)
+            cases.push(Case {
+                engine,
+                program,
+                durability,
+                totals: Totals::default(),
             });
-            match ran {
+        }
+    }
+    for first in (0..plan.rounds).step_by(plan.turn) {
+        for case in &mut cases {
+            let rounds = first..plan.rounds.min(first + plan.turn);
+            let cpus = [[primary_cpu], [replica_cpu]];
+            match case.turn(&plan, rounds, &cpus, &mut record) {
                 Err(Error::Stopped) => return Err(Error::Stopped),
-                Err(Error::Engine { why, log, .. }) => {
-                    fail(&mut record, engine, durability, 0, why, log);
-                }
-                Err(e) => fail(&mut record, engine, durability, 0, e.to_string(), vec![]),
+                Err(Error::Engine { why, log, .. }) => case.fail(&mut record, first + 1, why, log),
+                Err(e) => case.fail(&mut record, first + 1, e.to_string(), vec![]),
                 Ok(()) => {}
             }
             record.write(&scene.out, &scene.mask)?;
+        }
+    }
+    for case in &cases {
+        let totals = case.totals.figures();
+        let row = case.row(TOTALS, 1, totals);
+        record.rows.push(row);
+        tell!("\n{}, {}:", case.engine.name, case.cell());
+        for (count, first) in case.totals.errors.values() {
+            tell!("  {count} times: {first}");
         }
     }
     record.complete = true;
@@ -173,38 +192,152 @@ fn finish(scene: &Scene, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
-/// Enters that a pair broke.
-fn fail(
-    record: &mut Record,
-    engine: &Engine,
+/// One engine with one promise about writes.
+struct Case<'a> {
+    engine: &'a Engine,
+    program: &'a Path,
     durability: Durability,
-    round: usize,
-    why: String,
-    log: Vec<String>,
-) {
-    let cell = cell_of(durability);
-    tell!("{}, {cell}: broke in failover {round}: {why}", engine.name);
-    record.failures.push(Failure {
-        scenario: GAPS.into(),
-        cell,
-        engine: engine.name.clone(),
-        round,
-        why,
-        log,
-    });
+    totals: Totals,
 }
 
-fn cell_of(durability: Durability) -> String {
-    match durability {
-        Durability::None => "memory only".into(),
-        durability => format!("journal {durability}"),
+/// What all turns of a case came to.
+#[derive(Default)]
+struct Totals {
+    gaps: Vec<u64>,
+    done: u64,
+    failed: u64,
+    hung: u64,
+    acknowledged: u64,
+    missing: u64,
+    errors: Errors,
+}
+
+impl Totals {
+    fn figures(&self) -> Figures {
+        let counts = [
+            ("acknowledged", self.acknowledged),
+            ("missing", self.missing),
+            ("done", self.done),
+            ("failed", self.failed),
+            ("hung", self.hung),
+        ];
+        let counts = counts.map(|(name, count)| (name.to_owned(), count as f64));
+        let mut figures = Figures::from(counts);
+        let mut gaps = self.gaps.clone();
+        gaps.sort_unstable();
+        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            if let Some(value) = quantile(&gaps, share) {
+                figures.insert(format!("gap_{name}_us"), value as f64);
+            }
+        }
+        for (kind, (count, _)) in &self.errors {
+            figures.insert(format!("errors_{}", kind.to_lowercase()), *count as f64);
+        }
+        figures
+    }
+}
+
+impl Case<'_> {
+    fn cell(&self) -> String {
+        match self.durability {
+            Durability::None => "memory only".into(),
+            durability => format!("journal {durability}"),
+        }
+    }
+
+    fn row(&self, scenario: &str, round: usize, metrics: Figures) -> Row {
+        Row {
+            scenario: scenario.into(),
+            cell: self.cell(),
+            engine: self.engine.name.clone(),
+            round,
+            cores: 1,
+            metrics,
+        }
+    }
+
+    /// Enters that a pair broke.
+    fn fail(&self, record: &mut Record, round: usize, why: String, log: Vec<String>) {
+        let (engine, cell) = (&self.engine.name, self.cell());
+        tell!("{engine}, {cell}: broke in failover {round}: {why}");
+        record.failures.push(Failure {
+            scenario: GAPS.into(),
+            cell,
+            engine: engine.clone(),
+            round,
+            why,
+            log,
+        });
+    }
+
+    /// Failovers of a fresh pair under load; appends the rows, and the failure of a pair that breaks.
+    fn turn(
+        &mut self,
+        plan: &Plan,
+        rounds: Range<usize>,
+        cpus: &[[usize; 1]; 2],
+        record: &mut Record,
+    ) -> Result<(), Error> {
+        let mut pair = Pair::start(self.engine, self.program, self.durability, cpus, plan)?;
+        know(record, self.engine, self.program, &pair.nodes[0]);
+        let (handed, broke, written) = pair.run(rounds.len());
+        let end = micros(pair.begin);
+        if is_over() {
+            return Err(Error::Stopped);
+        }
+        let mut times: Vec<u64> = written.iter().flat_map(|w| w.times.clone()).collect();
+        times.sort_unstable();
+        let mut round = rounds.start;
+        for one in handed {
+            round += 1;
+            let longest = gap(&times, one.from, one.to + TAIL, end);
+            self.totals.gaps.push(longest);
+            let before = &times[..times.partition_point(|time| *time <= one.from)];
+            let quiet = gap(before, one.from.saturating_sub(TAIL), one.from, one.from);
+            let metrics = Figures::from([
+                ("gap_us".into(), longest as f64),
+                ("quiet_gap_us".into(), quiet as f64),
+                ("change_us".into(), (one.to - one.from) as f64),
+                ("done".into(), f64::from(one.outcome == Outcome::Done)),
+            ]);
+            record.rows.push(self.row(GAPS, round, metrics));
+            match one.outcome {
+                Outcome::Done => self.totals.done += 1,
+                Outcome::Hung(_) => self.totals.hung += 1,
+                Outcome::Failed(why) => {
+                    self.totals.failed += 1;
+                    tell!("{}, failover {round} failed: {why}", self.engine.name);
+                }
+            }
+        }
+        if let Some(why) = broke {
+            let (why, log) = pair.blame(why);
+            self.fail(record, round, why, log);
+        }
+        let acknowledged: u64 = written.iter().map(Written::acknowledged).sum();
+        self.totals.acknowledged += acknowledged;
+        add_errors(&mut self.totals.errors, &written);
+        match pair.missing(&written) {
+            Ok(missing) => {
+                self.totals.missing += missing;
+                let (name, cell) = (&self.engine.name, self.cell());
+                tell!(
+                    "{name}, {cell}, to failover {round}: {missing} of {acknowledged} writes missing"
+                );
+            }
+            Err(Error::Stopped) => return Err(Error::Stopped),
+            Err(e) => {
+                let (why, log) = pair.blame(format!("what it holds could not be read: {e}"));
+                self.fail(record, round, why, log);
+            }
+        }
+        Ok(())
     }
 }
 
 /// Two nodes of one engine.
 struct Pair<'a> {
     engine: &'a Engine,
-    durability: Durability,
     plan: &'a Plan,
     /// The primary first.
     nodes: [Running; 2],
@@ -242,7 +375,6 @@ impl<'a> Pair<'a> {
         Client::connect(replica.port)?.done(&["REPLICAOF", "127.0.0.1", &port])?;
         let pair = Pair {
             engine,
-            durability,
             plan,
             nodes: [primary, replica],
             begin: Instant::now(),
@@ -263,106 +395,23 @@ impl<'a> Pair<'a> {
         })
     }
 
-    /// All failovers under load; appends the rows, and the failure of a pair that breaks.
-    fn run(&mut self, record: &mut Record) -> Result<(), Error> {
+    /// So many failovers under load: each of them, why the pair broke, what was written.
+    fn run(&mut self, count: usize) -> (Vec<Handed>, Option<String>, Vec<Written>) {
         let (plan, begin, ports) = (self.plan, self.begin, self.ports());
-        let cell = cell_of(self.durability);
         let is_done = AtomicBool::new(false);
-        let (turns, broke, written) = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let is_done = &is_done;
             let writers: Vec<_> = (0..plan.conns)
                 .map(|name| scope.spawn(move || write(plan, name, ports, begin, is_done)))
                 .collect();
-            let (turns, broke) = self.turns();
+            let (handed, broke) = self.hand_over_often(count);
             is_done.store(true, Ordering::Relaxed);
-            let written: Vec<Written> = writers
+            let written = writers
                 .into_iter()
                 .map(|writer| writer.join().expect("a writer does not panic"))
                 .collect();
-            (turns, broke, written)
-        });
-        let end = micros(begin);
-        if is_over() {
-            return Err(Error::Stopped);
-        }
-        let mut times: Vec<u64> = written.iter().flat_map(|w| w.times.clone()).collect();
-        times.sort_unstable();
-        let mut gaps = Vec::new();
-        for (round, turn) in (1..).zip(&turns) {
-            let longest = gap(&times, turn.from, turn.to + TAIL, end);
-            gaps.push(longest);
-            let before = &times[..times.partition_point(|time| *time <= turn.from)];
-            let quiet_from = turn.from.saturating_sub(TAIL);
-            let quiet = gap(before, quiet_from, turn.from, turn.from);
-            let metrics = Figures::from([
-                ("gap_us".into(), longest as f64),
-                ("quiet_gap_us".into(), quiet as f64),
-                ("change_us".into(), (turn.to - turn.from) as f64),
-                ("done".into(), f64::from(turn.outcome == Outcome::Done)),
-            ]);
-            record.rows.push(self.row(GAPS, &cell, round, metrics));
-        }
-        gaps.sort_unstable();
-        let count = |is: fn(&Outcome) -> bool| turns.iter().filter(|t| is(&t.outcome)).count();
-        let mut totals = Figures::from([
-            ("done".into(), count(|o| *o == Outcome::Done) as f64),
-            (
-                "failed".into(),
-                count(|o| matches!(o, Outcome::Failed(_))) as f64,
-            ),
-            (
-                "hung".into(),
-                count(|o| matches!(o, Outcome::Hung(_))) as f64,
-            ),
-        ]);
-        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            if let Some(value) = quantile(&gaps, share) {
-                totals.insert(format!("gap_{name}_us"), value as f64);
-            }
-        }
-        let acknowledged: u64 = written.iter().map(|w| w.acknowledged()).sum();
-        totals.insert("acknowledged".into(), acknowledged as f64);
-        let errors = errors_of(&written);
-        for (kind, (count, _)) in &errors {
-            let name = format!("errors_{}", kind.to_lowercase());
-            totals.insert(name, *count as f64);
-        }
-        let missing = self.missing(&written);
-        if let Ok(missing) = missing {
-            totals.insert("missing".into(), missing as f64);
-        }
-        record.rows.push(self.row(TOTALS, &cell, 1, totals));
-
-        tell!("\n{}, {cell}: {} failovers", self.engine.name, turns.len());
-        for (round, turn) in (1..).zip(&turns) {
-            if let Outcome::Failed(why) | Outcome::Hung(why) = &turn.outcome {
-                tell!("  failover {round}: {why}");
-            }
-        }
-        for (count, first) in errors.values() {
-            tell!("  {count} times: {first}");
-        }
-        let (engine, durability) = (self.engine, self.durability);
-        if let Some(why) = broke {
-            let (why, log) = self.blame(why);
-            fail(record, engine, durability, turns.len(), why, log);
-        }
-        if let Err(e) = missing {
-            let (why, log) = self.blame(format!("what it holds could not be read: {e}"));
-            fail(record, engine, durability, turns.len(), why, log);
-        }
-        Ok(())
-    }
-
-    fn row(&self, scenario: &str, cell: &str, round: usize, metrics: Figures) -> Row {
-        Row {
-            scenario: scenario.into(),
-            cell: cell.into(),
-            engine: self.engine.name.clone(),
-            round,
-            cores: 1,
-            metrics,
-        }
+            (handed, broke, written)
+        })
     }
 
     /// A process that ended by itself explains more than what was seen of it.
@@ -374,15 +423,15 @@ impl<'a> Pair<'a> {
     }
 
     /// Every failover, or those until the pair broke, and how it did.
-    fn turns(&mut self) -> (Vec<Turn>, Option<String>) {
-        let mut turns = Vec::new();
-        for _ in 0..self.plan.rounds {
+    fn hand_over_often(&mut self, count: usize) -> (Vec<Handed>, Option<String>) {
+        let mut handed = Vec::new();
+        for _ in 0..count {
             if let Err(e) = self.wait_for_link() {
                 let why = format!(
                     "no replica was in step {} s after the last one: {e}",
                     LIMIT.as_secs()
                 );
-                return (turns, Some(why));
+                return (handed, Some(why));
             }
             std::thread::sleep(Duration::from_millis(self.plan.rest_ms));
             if is_over() {
@@ -398,13 +447,13 @@ impl<'a> Pair<'a> {
             if outcome == Outcome::Done {
                 self.nodes.reverse();
             }
-            turns.push(Turn { from, to, outcome });
+            handed.push(Handed { from, to, outcome });
             std::thread::sleep(Duration::from_micros(TAIL));
             if hung.is_some() {
-                return (turns, hung);
+                return (handed, hung);
             }
         }
-        (turns, None)
+        (handed, None)
     }
 
     /// One failover, until both nodes have changed parts or the old primary has its own again.
@@ -467,7 +516,7 @@ impl<'a> Pair<'a> {
 }
 
 /// One failover; times in microseconds.
-struct Turn {
+struct Handed {
     from: u64,
     to: u64,
     outcome: Outcome,
@@ -661,13 +710,11 @@ fn break_of(error: &Error) -> &'static str {
     }
 }
 
-fn errors_of(written: &[Written]) -> Errors {
-    let mut errors = Errors::new();
+fn add_errors(errors: &mut Errors, written: &[Written]) {
     for (kind, (count, first)) in written.iter().flat_map(|w| &w.errors) {
         let known = errors.entry(kind.clone());
         known.or_insert_with(|| (0, first.clone())).0 += count;
     }
-    errors
 }
 
 /// The longest time without one of `times`, of those that reach into `from..to`. The last goes on to
@@ -757,9 +804,17 @@ mod tests {
         written.take(3, Reply::Error("READONLY again".into()), 6);
         assert_eq!((written.acknowledged(), &written.times), (2, &vec![5]));
         assert_eq!(written.numbers().collect::<Vec<_>>(), [0, 2]);
-        let errors = errors_of(&[written, Written::default()]);
+        let mut totals = Totals {
+            gaps: vec![30, 10, 20],
+            ..Totals::default()
+        };
+        add_errors(&mut totals.errors, &[written, Written::default()]);
+        let figures = totals.figures();
+        let of = |name: &str| figures[name];
+        assert_eq!((of("gap_p50_us"), of("gap_max_us")), (20.0, 30.0));
+        assert_eq!(of("errors_readonly"), 2.0);
         let want = ("READONLY".into(), (2, "READONLY You can't".into()));
-        assert_eq!(errors.into_iter().collect::<Vec<_>>(), [want]);
+        assert_eq!(totals.errors.into_iter().collect::<Vec<_>>(), [want]);
     }
 
     #[test]
