@@ -146,7 +146,7 @@ mod tests {
         let Ok(Command::Serve(options)) = parse(args.map(String::from)) else {
             panic!("{peers} is a list");
         };
-        let checked = check(&options, &[], Some(16001));
+        let checked = check(&options, &[], Some(16001), false);
         checked.err().map(|error| error.to_string())
     }
 
