@@ -33,6 +33,8 @@ pub mod docs {
     pub mod coverage {}
     #[doc = include_str!("docs/elections.md")]
     pub mod elections {}
+    #[doc = include_str!("docs/failover.md")]
+    pub mod failover {}
     #[doc = include_str!("docs/journal.md")]
     pub mod journal {}
     #[doc = include_str!("docs/migration.md")]

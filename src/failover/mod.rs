@@ -39,7 +39,7 @@ pub use request::{Command, Place, Request};
 pub use target::{Facts, Target};
 pub use wire::{Answer, Say};
 
-/// The name of one failover: drawn by chance.
+/// The name of one failover: never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Id(pub u64);
 

@@ -442,7 +442,6 @@ impl Failing {
             }
             Effect::Follow(Place { host, port }) => follower.follow(state, Some((host, port))),
             Effect::Lead => follower.follow(state, None),
-            Effect::Yield(_) => {}
             Effect::Ended(outcome) => {
                 let (verdict, id) = (outcome.verdict, outcome.id);
                 let to = outcome
@@ -656,11 +655,12 @@ impl State {
         if desk.target.is_busy() {
             return Err(Error::fixed("ERR FAILOVER already in progress."));
         }
-        let id = Id(self.rng.next_u64());
+        // No two are the same, whatever the chance.
+        let id = Id((self.now << 20) | self.rng.below(1 << 20));
         let mut out = Vec::new();
         desk.coordinator.begin(
             self.boot_clock,
-            (id, request, false),
+            (id, request),
             &candidates(&shared),
             (&desk.ledger, &mut out),
         )?;

@@ -62,6 +62,8 @@ const READERS_MAX: usize = 4;
 /// Who asks whether it can go on waits 5 s for the answer. Where the journal is not read by then the answer
 /// is no.
 const ANSWER_MS: Ms = 2500;
+/// Between two looks into it for what is on its way there.
+const READ_AGAIN_MS: Ms = 10;
 /// Bytes that one reading of the journal has.
 const READ_LEN: usize = 16 << 20;
 /// A link is given up when the journal has so often not had what comes next.
@@ -183,8 +185,9 @@ struct Link {
     acked_at: Ms,
     /// It goes on from where it was, or does not, as was just found out.
     decided: Option<bool>,
-    /// How often the journal did not have what comes next.
+    /// How often the journal did not have what comes next, and when it is asked again.
     failures: u32,
+    read_at: Ms,
     gone: Option<&'static str>,
 }
 
@@ -264,6 +267,7 @@ impl Source {
             acked_at: now,
             decided: None,
             failures: 0,
+            read_at: 0,
             gone: None,
         });
         true
@@ -813,6 +817,12 @@ impl Source {
 }
 
 impl Feed {
+    /// Has nothing come out of the journal yet, and is something on its way into it?
+    fn is_behind(&self, shared: &Shared, at: Position) -> bool {
+        let passed = shared.durable.shards[self.shard].passed.load(SeqCst);
+        self.history.first().is_none() && passed < at.offset
+    }
+
     /// Goes on with the snapshot.
     fn sail(
         &mut self,
@@ -987,9 +997,16 @@ impl Link {
         (shared, now): (&Shared, Ms),
     ) {
         let is_first = from == self.asked;
+        let is_kept = feed.history.end().is_some_and(|end| end > from);
+        if is_first && is_kept && feed.history.has(from, at.offset, self.kind) {
+            let database = feed.history.database_at(from, 0);
+            self.say_ack(at.generation, database, feed);
+            (self.stage, self.decided) = (Stage::Streaming(Cursor::new(from)), Some(true));
+            return;
+        }
         let is_late = is_first && now.saturating_sub(self.alive) > ANSWER_MS;
         match reading.as_ref().map(mpsc::Receiver::try_recv) {
-            None if !is_late => {}
+            None if !is_late && now >= self.read_at => {}
             Some(Err(mpsc::TryRecvError::Empty)) if !is_late => {
                 self.stage = Stage::Reading(from, reading);
                 return;
@@ -1018,6 +1035,16 @@ impl Link {
                     replicas.frame_bytes.fetch_add(len, Relaxed);
                     self.extend(&[bytes]);
                 }
+            }
+            // What it asks for may be on its way to the journal, and comes to the history from there.
+            Some(_) if is_first && !is_late && feed.is_behind(shared, at) => {
+                self.read_at = now + READ_AGAIN_MS;
+                self.stage = Stage::Reading(from, None);
+                return;
+            }
+            None if !is_late => {
+                self.stage = Stage::Reading(from, None);
+                return;
             }
             _ if is_first => {
                 self.say_ack(at.generation, 0, feed);

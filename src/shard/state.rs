@@ -184,7 +184,8 @@ impl State {
             mesh,
             now: 0,
             beat: 0,
-            rng: Rng::seeded(seed ^ me as u64),
+            // Cores are given seeds next to each other.
+            rng: Rng::seeded(seed.rotate_left(32) ^ me as u64),
             stats: Stats::default(),
             table: Table::build(),
             census: shared.census[me].clone(),
