@@ -38,9 +38,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const SEEDS: u64 = 1000;
 
 /// Seeds that failed once, if only by a mistake of the world.
-const FAILED: [u64; 2] = [49_848, 67_100];
+const FAILED: [u64; 3] = [49_848, 67_100, 746_229];
 
 const MS: u64 = 1000;
+
+/// After so many pulls of what it has it is known at the latest that a node has joined.
+const UNTOLD_MAX: u32 = 40;
 
 /// What a promotion adds to offsets, so that those of two histories do not meet.
 const RENEWED: i64 = 1 << 20;
@@ -517,6 +520,8 @@ struct Node {
     following: Option<Following>,
     catching_up: Option<NodeId>,
     may_acknowledge: Option<Epoch>,
+    /// Pulls since it was told whom to follow, of that one's data.
+    untold: u32,
     data: Data,
     acked: BTreeMap<usize, [usize; SHARDS]>,
 }
@@ -902,6 +907,7 @@ impl World {
             Effect::Follow(following) => {
                 let node = &mut self.nodes[at];
                 (node.following, node.catching_up, node.may_acknowledge) = (following, None, None);
+                node.untold = 0;
             }
             Effect::Acknowledge { epoch } => self.nodes[at].may_acknowledge = Some(epoch),
             Effect::CatchUp { from } => self.nodes[at].catching_up = Some(from),
@@ -1200,9 +1206,15 @@ impl World {
             self.nodes[at].may_acknowledge = Some(epoch);
         }
         let to = self.index(source);
-        // A link that broke is made anew, and tells again that it has joined.
-        if self.nodes[at].following.is_some() && data == epoch && self.rng.below(8) == 0 {
-            self.step(at, Event::Joined(epoch));
+        // A link that broke is made anew, and tells again that it has joined. The first time takes no longer
+        // than so many pulls.
+        if self.nodes[at].following.is_some() && data == epoch {
+            let by_chance = self.rng.below(8) == 0;
+            let node = &mut self.nodes[at];
+            node.untold += 1;
+            if by_chance || (node.may_acknowledge.is_none() && node.untold > UNTOLD_MAX) {
+                self.step(at, Event::Joined(epoch));
+            }
         }
         self.send(at, to, Packet::Pull { epoch, data, lens });
         self.acknowledge(at);
@@ -1484,6 +1496,7 @@ impl Node {
             following: None,
             catching_up: None,
             may_acknowledge: None,
+            untold: 0,
             data: Data {
                 base: vec![0; SHARDS],
                 shards: vec![Vec::new(); SHARDS],
