@@ -1,9 +1,9 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
-//! Modules import lower levels only: `base` (0), `image`, `resp`, `route` (1), `aof`, `elect`, `failover`, `journal` (2),
-//! `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7), `shard` (8), `tools`
-//! (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a socket, a file or a
-//! thread.
+//! Modules import lower levels only: `base` (0), `handoff`, `image`, `resp`, `route` (1), `aof`, `elect`,
+//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7),
+//! `shard` (8), `tools` (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a
+//! socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod aof;
@@ -11,6 +11,7 @@ pub mod base;
 pub mod cmd;
 pub mod elect;
 pub mod failover;
+pub mod handoff;
 pub mod image;
 pub mod journal;
 pub mod mesh;
@@ -33,6 +34,10 @@ pub mod docs {
     pub mod coverage {}
     #[doc = include_str!("docs/elections.md")]
     pub mod elections {}
+    #[doc = include_str!("docs/failover.md")]
+    pub mod failover {}
+    #[doc = include_str!("docs/handoff.md")]
+    pub mod handoff {}
     #[doc = include_str!("docs/journal.md")]
     pub mod journal {}
     #[doc = include_str!("docs/migration.md")]

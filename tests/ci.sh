@@ -16,9 +16,13 @@ mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
         jobs_celery jobs_bullmq locks coverage compare sessions dump differ introspect cluster consistency
-        replica primary replicas elections zerocopy upstream bad_input evict imports crash syncs)
+        replica primary replicas failover elections handoff zerocopy upstream bad_input evict imports crash
+        syncs)
 
-do_format() { cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml; }
+do_format() {
+    cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml &&
+        cargo fmt --check --manifest-path tests/interop/handoff-supervisor/Cargo.toml
+}
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 do_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked; }
 do_unit() { cargo test --workspace --locked; }
@@ -53,8 +57,13 @@ do_introspect() { python3 tests/interop/introspect.py --node "$node"; }
 do_cluster() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/cluster.py --node "$node"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_primary() { python3 tests/interop/kevy_primary.py --node "$node" --short --seed 9; }
+do_failover() { python3 tests/interop/failover.py --node "$node" --short --seed 2; }
 do_replicas() { python3 tests/interop/replicas.py --node "$node" --seconds 25 --seed 3; }
 do_elections() { python3 tests/interop/elections.py --node "$node" --short --seed 3; }
+do_handoff() {
+    cargo build --locked --manifest-path tests/interop/handoff-supervisor/Cargo.toml --target-dir target/interop &&
+        python3 tests/interop/handoff.py --node "$node" --supervisor target/interop/debug/handoff-supervisor --short
+}
 do_zerocopy() { python3 tests/interop/zerocopy.py --node "$node"; }
 do_upstream() { python3 tests/interop/redis_upstream.py --node "$node" --short --seed 5; }
 do_evict() { python3 tests/interop/evict_quality.py --node "$node" --short; }

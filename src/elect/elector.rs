@@ -79,6 +79,28 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// Can a member be started with these?
+    ///
+    /// # Errors
+    /// [`SettingsFault`].
+    pub fn check(&self) -> Result<(), SettingsFault> {
+        let names = || self.peers.iter().map(|peer| peer.id);
+        let is_before = |at: usize, id| names().take(at).any(|before| before == id);
+        if let Some((_, id)) = names().enumerate().find(|(at, id)| is_before(*at, *id)) {
+            return Err(SettingsFault::Twice(id));
+        }
+        if !names().any(|id| id == self.id) {
+            return Err(SettingsFault::NotListed(self.id));
+        }
+        let timings = &self.timings;
+        if timings.heartbeat < 10 || timings.heartbeat.saturating_mul(3) > timings.down_after {
+            return Err(SettingsFault::Timings);
+        }
+        Ok(())
+    }
+}
+
 /// Why settings were refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SettingsFault {
@@ -273,9 +295,13 @@ pub struct Elector {
     /// something before.
     started: Ms,
     is_awake: bool,
-    /// The primary of `ballot.epoch`, while it is heard; this node itself while it leads.
+    /// The primary, while it is heard; this node itself while it leads. It is that of `ballot.epoch`, or a
+    /// kevy of an older one, see [`Elector::on_primary_left_behind`].
     primary: Option<NodeId>,
+    primary_epoch: Epoch,
     primary_heard: Ms,
+    /// Since when there is none.
+    lost_at: Ms,
     /// Until when others that rank higher are let pass.
     defer_until: Ms,
     back_off_until: Ms,
@@ -352,25 +378,9 @@ impl Elector {
         ballot: Ballot,
         offsets: Vec<u64>,
     ) -> Result<Self, SettingsFault> {
-        let mut others = Vec::new();
-        for (at, peer) in settings.peers.iter().enumerate() {
-            if settings.peers[..at]
-                .iter()
-                .any(|before| before.id == peer.id)
-            {
-                return Err(SettingsFault::Twice(peer.id));
-            }
-            if peer.id != settings.id {
-                others.push(Other::new(peer));
-            }
-        }
-        if others.len() == settings.peers.len() {
-            return Err(SettingsFault::NotListed(settings.id));
-        }
-        let timings = settings.timings;
-        if timings.heartbeat < 10 || timings.heartbeat.saturating_mul(3) > timings.down_after {
-            return Err(SettingsFault::Timings);
-        }
+        settings.check()?;
+        let others = settings.peers.iter().filter(|peer| peer.id != settings.id);
+        let others = others.map(Other::new).collect();
         let mut rng = Rng::seeded(settings.seed);
         let mut elector = Self {
             nonce: rng.next_u64(),
@@ -388,7 +398,9 @@ impl Elector {
             started: now,
             is_awake: false,
             primary: None,
+            primary_epoch: Epoch(0),
             primary_heard: 0,
+            lost_at: now,
             defer_until: now,
             back_off_until: 0,
             seen: ballot.epoch,
@@ -509,7 +521,10 @@ impl Elector {
             .hash(into);
         (self.is_muted, left(self.retry_at)).hash(into);
         (!self.is_awake).then(|| ago(self.started)).hash(into);
-        (self.primary, ago(self.primary_heard)).hash(into);
+        (self.primary, self.primary_epoch, ago(self.primary_heard)).hash(into);
+        if self.others.iter().any(Other::is_known_kevy) {
+            self.since(self.lost_at.max(self.started)).hash(into);
+        }
         (left(self.defer_until), left(self.back_off_until)).hash(into);
         (self.seen.max(self.ballot.epoch), self.newest).hash(into);
         (self.following, self.catching_up, &self.offsets).hash(into);
@@ -613,7 +628,11 @@ impl Elector {
             nonce: self.nonce,
             sent: self.now,
         };
+        let hides = self.hides_from_kevys();
         for other in &self.others {
+            if hides && other.is_known_kevy() {
+                continue;
+            }
             let message = if other.is_ringkeep {
                 let (standing, follows, echo) = (standing.clone(), self.primary, other.stamp);
                 let pulse = Pulse {
@@ -667,6 +686,7 @@ impl Elector {
         if self.machine.role() == Role::Idle {
             return;
         }
+        let is_news = message.epoch() > self.seen;
         self.seen = self.seen.max(message.epoch());
         match message {
             Message::Heartbeat {
@@ -684,10 +704,15 @@ impl Elector {
                     self.on_primary(at, epoch, out);
                 } else if role == WireRole::Replica
                     && self.primary == Some(from)
-                    && epoch >= self.ballot.epoch
+                    && epoch >= self.primary_epoch
                 {
                     // It was started anew.
                     self.lose_primary();
+                }
+                if is_news && !is_ringkeep && role == WireRole::Replica {
+                    // It took part in an election that passed this node by, and whoever won will be heard.
+                    let until = self.now + self.settings.timings.candidacy;
+                    self.back_off_until = self.back_off_until.max(until);
                 }
             }
             Message::Pulse(pulse) => self.on_pulse(at, *pulse, out),
@@ -753,7 +778,7 @@ impl Elector {
             self.resign(out);
         } else if role == WireRole::Replica
             && self.primary == Some(from)
-            && epoch >= self.ballot.epoch
+            && epoch >= self.primary_epoch
         {
             // It led this epoch and never will again: it was started anew, or gave way.
             self.lose_primary();
@@ -765,13 +790,13 @@ impl Elector {
         let id = self.others[at].id;
         self.newest = self.newest.max(epoch);
         if epoch < self.ballot.epoch {
-            return;
+            return self.on_primary_left_behind(at, epoch, out);
         }
         if epoch > self.ballot.epoch {
             return self.learn(id, epoch, out);
         }
         let rank = (self.others[at].number, Reverse(id));
-        match self.primary {
+        match self.primary.filter(|_| self.primary_epoch == epoch) {
             None => self.learn(id, epoch, out),
             Some(known) if known == id => self.primary_heard = self.now,
             // Two primaries in one epoch: only kevys vote twice. Who has more stays, then the smaller id.
@@ -794,6 +819,35 @@ impl Elector {
         }
     }
 
+    /// A member leads an epoch that this node has left behind, by standing in vain or by a vote for who did.
+    /// A ringkeep gives way to that, so that an election reaches everybody; a kevy never does, so it is
+    /// followed. Not if a later primary was ever heard of, or if one may have been elected: besides this
+    /// node, a majority must be in no later epoch.
+    fn on_primary_left_behind(&mut self, at: usize, epoch: Epoch, out: &mut Vec<Effect>) {
+        let other = &self.others[at];
+        let id = other.id;
+        let is_kevy = self.hears(other) && other.is_known_kevy();
+        let is_newest = epoch >= self.newest.max(self.ballot.history);
+        let is_free = self.machine.role() == Role::Replica && self.after == After::Nothing;
+        if !is_kevy || !is_newest || !is_free {
+            return;
+        }
+        if self.primary == Some(id) && self.primary_epoch == epoch {
+            self.primary_heard = self.now;
+            return;
+        }
+        if self.primary.is_some() && self.primary_epoch >= epoch {
+            return;
+        }
+        // Who was voted for gets the time to win.
+        let voted_for_another = self.ballot.voted.is_some_and(|id| id != self.settings.id);
+        let is_early = voted_for_another && self.now < self.back_off_until;
+        let stays = |other: &&Other| self.hears(other) && other.epoch <= epoch;
+        if !is_early && self.others.iter().filter(stays).count() >= self.quorum() {
+            self.learn(id, epoch, out);
+        }
+    }
+
     /// Takes another one for the primary.
     fn learn(&mut self, primary: NodeId, epoch: Epoch, out: &mut Vec<Effect>) {
         self.after = After::Nothing;
@@ -807,6 +861,7 @@ impl Elector {
             self.ballot.voted = None;
         }
         self.primary = Some(primary);
+        self.primary_epoch = epoch;
         self.primary_heard = self.now;
         self.back_off_until = 0;
         self.follow(Some(Following { primary, epoch }), out);
@@ -1104,6 +1159,7 @@ impl Elector {
                     self.nonce = self.rng.next_u64();
                     self.led_since = self.now;
                     self.primary = Some(self.settings.id);
+                    self.primary_epoch = self.ballot.epoch;
                     self.newest = self.ballot.epoch;
                     for other in &mut self.others {
                         other.granted = None;
@@ -1168,6 +1224,7 @@ impl Elector {
 
     fn lose_primary(&mut self) {
         self.primary = None;
+        self.lost_at = self.now;
         self.let_others_pass();
     }
 
@@ -1183,6 +1240,18 @@ impl Elector {
             && self.is_awake
             && !self.is_muted
             && self.primary.is_none()
+    }
+
+    /// A kevy that followed this node waits for it as long as it hears it, whatever it says of its role. So
+    /// who has known no primary for long, and could not become one, is silent for as long as makes a kevy
+    /// think that it is gone; then it speaks for a while, and so on.
+    fn hides_from_kevys(&self) -> bool {
+        let waits = self.machine.role() == Role::Replica && self.may_vote();
+        let down_after = self.down_after();
+        let alone = self.since(self.lost_at.max(self.started));
+        waits
+            && alone >= 2 * down_after
+            && (alone - 2 * down_after) % (3 * down_after) < down_after * 5 / 4
     }
 
     fn hears(&self, other: &Other) -> bool {
@@ -1247,6 +1316,10 @@ impl Other {
             is_settled: false,
             has_voted: false,
         }
+    }
+
+    fn is_known_kevy(&self) -> bool {
+        self.heard.is_some() && !self.is_ringkeep
     }
 
     /// Until when this member has promised a primary of `epoch` to vote for nobody else. A ringkeep has
@@ -1517,6 +1590,111 @@ mod tests {
             2
         );
         assert_eq!(elector.view().primary, Some(id("a")));
+    }
+
+    /// `b`, which has stood for epoch 5 in vain, with data of epoch 2.
+    fn left_ahead(history: u64) -> Elector {
+        let ballot = Ballot {
+            epoch: Epoch(5),
+            voted: Some(id("b")),
+            history: Epoch(history),
+        };
+        let settings = settings("a@10.0.0.1:1,b@10.0.0.2:1,c@10.0.0.3:1");
+        Elector::new(0, settings, ballot, vec![7, 3]).expect("good settings")
+    }
+
+    fn follows(primary: &str, epoch: u64) -> [Effect; 1] {
+        [Effect::Follow(Some(Following {
+            primary: id(primary),
+            epoch: Epoch(epoch),
+        }))]
+    }
+
+    #[test]
+    fn a_kevy_that_leads_an_epoch_left_behind_is_followed() {
+        let mut elector = left_ahead(2);
+        step(&mut elector, 10, beat("c", 4, WireRole::Replica, 0));
+        let beats = || beat("a", 4, WireRole::Primary, 0);
+        assert_eq!(decisions(&mut elector, 20, beats()), follows("a", 4));
+        assert_eq!(elector.view().epoch, Epoch(5));
+        // As long as it is heard no other one gets the vote.
+        step(&mut elector, 4000, beats());
+        let offer = says(Message::Offer {
+            epoch: Epoch(9),
+            from: id("c"),
+            offset: 99,
+        });
+        assert_eq!(decisions(&mut elector, 8000, offer), []);
+        // Its data is that of its epoch, and is acknowledged once the disk says so.
+        let ballot = Ballot {
+            history: Epoch(4),
+            ..elector.durable()
+        };
+        let joined = decisions(&mut elector, 8100, Event::Joined(Epoch(4)));
+        assert_eq!(joined, [Effect::PersistBallot(ballot)]);
+        let durable = decisions(&mut elector, 8200, Event::BallotDurable);
+        assert_eq!(durable, [Effect::Acknowledge { epoch: Epoch(4) }]);
+        // Until it is started anew, or somebody leads an epoch above.
+        let mut other = elector.clone();
+        step(&mut other, 8300, beat("a", 4, WireRole::Replica, 0));
+        assert_eq!(other.view().primary, None);
+        let later = decisions(&mut elector, 8300, beat("c", 5, WireRole::Primary, 0));
+        assert_eq!(later, follows("c", 5));
+    }
+
+    #[test]
+    fn a_kevy_that_may_have_been_deposed_is_not_followed() {
+        let beats = || beat("a", 4, WireRole::Primary, 0);
+        // Nobody else is known to be in its epoch, or another one is in a later one.
+        let mut elector = left_ahead(2);
+        assert_eq!(decisions(&mut elector, 10, beats()), []);
+        step(&mut elector, 20, beat("c", 5, WireRole::Replica, 0));
+        assert_eq!(decisions(&mut elector, 30, beats()), []);
+        // There was a later primary.
+        let mut elector = left_ahead(5);
+        step(&mut elector, 10, beat("c", 4, WireRole::Replica, 0));
+        assert_eq!(decisions(&mut elector, 20, beats()), []);
+        let mut elector = left_ahead(2);
+        step(&mut elector, 10, beat("c", 5, WireRole::Primary, 0));
+        step(&mut elector, 20, beat("c", 5, WireRole::Replica, 0));
+        assert_eq!(elector.view().primary, None);
+        assert_eq!(decisions(&mut elector, 30, beats()), []);
+        // A ringkeep will give way.
+        let mut elector = left_ahead(2);
+        step(&mut elector, 10, beat("c", 4, WireRole::Replica, 0));
+        let message = Message::Heartbeat {
+            epoch: Epoch(4),
+            from: id("a"),
+            role: WireRole::Primary,
+            offset: 0,
+            is_ringkeep: true,
+        };
+        assert_eq!(decisions(&mut elector, 20, says(message)), []);
+        assert_eq!(decisions(&mut elector, 30, beats()), follows("a", 4));
+    }
+
+    #[test]
+    fn who_missed_an_election_listens_before_it_stands() {
+        let mut elector = leader();
+        // Both gates and lease are long gone when it goes on, and whom it hears first is in a later epoch.
+        step(&mut elector, 60_000, Event::Wake);
+        assert_eq!(elector.view().role, Role::Replica);
+        let stood = decisions(&mut elector, 60_100, beat("c", 4, WireRole::Replica, 0));
+        assert_eq!(stood, []);
+        let until = 60_100 + T.candidacy;
+        for at in (60_200..until).step_by(200) {
+            step(&mut elector, at, beat("c", 4, WireRole::Replica, 0));
+        }
+        assert_eq!(elector.view().epoch, Epoch(2));
+        // Nobody led it.
+        step(&mut elector, until, Event::Wake);
+        assert_eq!(elector.view().epoch, Epoch(5));
+        // Or somebody does.
+        let mut elector = leader();
+        step(&mut elector, 60_000, Event::Wake);
+        step(&mut elector, 60_100, beat("c", 4, WireRole::Replica, 0));
+        let told = decisions(&mut elector, 60_200, beat("a", 4, WireRole::Primary, 0));
+        assert_eq!(told[..1], follows("a", 4));
     }
 
     #[test]

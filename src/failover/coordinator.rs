@@ -22,13 +22,11 @@ const ACKS_MS: Ms = 100;
 const GRANT_AGAIN_MS: Ms = 100;
 /// See there.
 const GRANT_MS: Ms = 1000;
-/// Members that elect have so long to do it.
-const ELECT_MS: Ms = 10_000;
 
-/// What an operator may change.
+/// What holds where nothing else is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long a target may take to have everything, if nothing else is asked for.
+    /// How long a target may take to have everything.
     pub timeout: Ms,
 }
 
@@ -64,8 +62,6 @@ pub enum Event {
     Replicas(Vec<Candidate>),
     /// The target answered.
     Heard(Id, Answer),
-    /// An election has made this node a replica, or another one the primary.
-    Elected,
 }
 
 /// What the shell has to do, in this order.
@@ -92,8 +88,6 @@ pub enum Effect {
     Follow(Place),
     /// Be the primary again: nobody else is.
     Lead,
-    /// Give up the leadership to this one, whom others are to elect. Report [`Event::Elected`].
-    Yield(Place),
     /// It is over.
     Ended(Box<Outcome>),
 }
@@ -180,13 +174,11 @@ pub enum Phase {
     Unknown,
     /// This node notes that it is the primary again.
     Reclaiming,
-    /// Others elect the target.
-    Yielding,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Phase; 9] = [
+    pub const ALL: [Phase; 8] = [
         Phase::Idle,
         Phase::Freezing,
         Phase::Waiting,
@@ -195,7 +187,6 @@ impl Phase {
         Phase::Granting,
         Phase::Unknown,
         Phase::Reclaiming,
-        Phase::Yielding,
     ];
 
     /// As it is told.
@@ -209,7 +200,6 @@ impl Phase {
             Phase::Granting => "granting",
             Phase::Unknown => "unknown",
             Phase::Reclaiming => "reclaiming",
-            Phase::Yielding => "yielding",
         }
     }
 
@@ -243,7 +233,6 @@ pub struct Coordinator {
 struct Run {
     id: Id,
     request: Request,
-    is_elected: bool,
     started: Ms,
     frozen: Ms,
     caught_up: Option<Ms>,
@@ -320,15 +309,14 @@ impl Coordinator {
         self.run.request.timeout.unwrap_or(self.settings.timeout)
     }
 
-    /// Begins one. The caller has seen to it that this node is a primary. `is_elected`: primaries are elected
-    /// here, and the target will be.
+    /// Begins one. The caller has seen to it that this node is a primary.
     ///
     /// # Errors
     /// The reply to the operator: nothing has happened.
     pub fn begin(
         &mut self,
         now: Ms,
-        (id, request, is_elected): (Id, Request, bool),
+        (id, request): (Id, Request),
         candidates: &[Candidate],
         (ledger, out): (&Ledger, &mut Vec<Effect>),
     ) -> Result<(), Error> {
@@ -359,7 +347,6 @@ impl Coordinator {
         }
         let old_epoch = ledger.record().epoch;
         self.run = Run {
-            is_elected,
             old_epoch,
             epoch: old_epoch + 1,
             ..Run::new(id, request, self.now)
@@ -391,18 +378,18 @@ impl Coordinator {
                 self.reclaim(ledger);
                 Ok(())
             }
-            Phase::Deciding
-            | Phase::Granting
-            | Phase::Unknown
-            | Phase::Reclaiming
-            | Phase::Yielding => Err(Error::fixed(
-                "ERR FAILOVER past the point of no return, waiting for the target",
-            )),
+            Phase::Deciding | Phase::Granting | Phase::Unknown | Phase::Reclaiming => Err(
+                Error::fixed("ERR FAILOVER past the point of no return, waiting for the target"),
+            ),
         }
     }
 
     /// Takes an event in, and looks at what the disk did.
     pub fn step(&mut self, now: Ms, event: Event, ledger: &mut Ledger, out: &mut Vec<Effect>) {
+        if self.now == 0 {
+            // What is gone on with begins when the node does.
+            (self.since, self.run.started) = (now, now);
+        }
         self.now = self.now.max(now);
         match event {
             Event::Wake => {}
@@ -413,13 +400,12 @@ impl Coordinator {
             }
             Event::Frozen(_) => {}
             Event::Replicas(candidates) => match self.phase {
-                Phase::Waiting => self.look_at(&candidates, ledger, out),
+                Phase::Waiting => self.look_at(&candidates, ledger),
                 Phase::Asking => self.look_at_disk_of(&candidates, ledger),
                 _ => {}
             },
             Event::Heard(id, answer) if id == self.run.id => self.hear(answer, ledger, out),
             Event::Heard(..) => {}
-            Event::Elected => self.on_elected(out),
         }
         self.look_at_disk(ledger, out);
         self.look_at_clock(ledger, out);
@@ -435,10 +421,9 @@ impl Coordinator {
             Phase::Asking => self.since + ASK_MS,
             Phase::Granting => self.since + GRANT_MS,
             Phase::Unknown => Ms::MAX,
-            Phase::Yielding => self.since + ELECT_MS,
         };
         match self.phase {
-            Phase::Freezing | Phase::Yielding => limit,
+            Phase::Freezing => limit,
             _ => limit.min(self.again_at),
         }
     }
@@ -448,9 +433,9 @@ impl Coordinator {
         (self.since, self.again_at) = (self.now, self.now);
     }
 
-    /// How far replicas are, while somebody is waited for. Of a ringkeep the disk may be behind still: it hurries
-    /// once it is asked.
-    fn look_at(&mut self, candidates: &[Candidate], ledger: &mut Ledger, out: &mut Vec<Effect>) {
+    /// How far replicas are, while somebody is waited for. Of a ringkeep the disk may be behind still: it
+    /// hurries once it is asked.
+    fn look_at(&mut self, candidates: &[Candidate], ledger: &mut Ledger) {
         let run = &self.run;
         let is_meant = |candidate: &&Candidate| match &run.request.to {
             Some(to) => candidate.place == *to,
@@ -480,10 +465,7 @@ impl Coordinator {
         run.forced = !is_whole;
         run.caught_up = Some(self.now);
         run.chosen = Some((place.clone(), kind));
-        if run.is_elected {
-            self.enter(Phase::Yielding);
-            out.push(Effect::Yield(place));
-        } else if kind == Kind::Kevy {
+        if kind == Kind::Kevy {
             self.decide(ledger);
         } else {
             self.enter(Phase::Asking);
@@ -542,14 +524,6 @@ impl Coordinator {
             (Phase::Granting | Phase::Unknown, Answer::Refused(_) | Answer::Revoked) => {
                 self.reclaim(ledger);
             }
-            _ => {}
-        }
-    }
-
-    fn on_elected(&mut self, out: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Freezing | Phase::Waiting | Phase::Asking => self.give_up("election", out),
-            Phase::Yielding => self.end(Verdict::Clean, String::new(), out),
             _ => {}
         }
     }
@@ -680,9 +654,6 @@ impl Coordinator {
                     out,
                 );
             }
-            Phase::Yielding if spent >= ELECT_MS => {
-                self.end(Verdict::Aborted, "election".into(), out);
-            }
             _ => {}
         }
     }
@@ -756,7 +727,6 @@ impl Run {
         Self {
             id,
             request,
-            is_elected: false,
             started: now,
             frozen: now,
             caught_up: None,

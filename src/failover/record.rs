@@ -10,8 +10,9 @@
 //! ```
 //!
 //! `epoch` only grows. `stands` is `started` (as the command line says), `primary`, or `replica` with the
-//! client port of the primary. `open` is a failover to it that was decided here and of which nobody knows yet how
-//! it ended, with what the target is, `ringkeep` or `kevy`; else `-`. The last line is the CRC-32 of everything before it.
+//! client port of the primary. `open` is a failover to it that was decided here and of which nobody knows
+//! yet how it ended, with what the target is, `ringkeep` or `kevy`; else `-`. The last line is the CRC-32 of
+//! everything before it.
 //!
 //! Written like the ballot: a new file beside the old one, synced, renamed, and the folder synced.
 

@@ -222,3 +222,105 @@ impl Offer {
 fn pairs(at: &[Position]) -> Vec<(u64, u64)> {
     at.iter().map(|at| (at.generation, at.offset)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Id = Id(7);
+
+    fn at(generation: u64, offset: u64) -> Position {
+        Position { generation, offset }
+    }
+
+    fn facts(at: Option<Position>) -> Facts {
+        Facts {
+            at: at.map(|at| vec![at]),
+            obstacle: None,
+        }
+    }
+
+    fn ask(epoch: u64, frontier: Position) -> Say {
+        Say::Ask {
+            id: ID,
+            epoch,
+            forced: false,
+            frontier: vec![frontier],
+        }
+    }
+
+    /// A target that has said that it is ready.
+    fn ready() -> (Target, Ledger) {
+        let (mut target, mut ledger) = (Target::default(), Ledger::default());
+        let facts = facts(Some(at(3, 10)));
+        let answer = target.hear(&ask(1, at(3, 10)), &facts, &mut ledger);
+        assert_eq!(answer, Some(Answer::Ready(vec![at(3, 10)])));
+        (target, ledger)
+    }
+
+    fn write(target: &mut Target, ledger: &mut Ledger) -> bool {
+        assert!(ledger.next_write().is_some());
+        ledger.on_written(true);
+        target.step(ledger)
+    }
+
+    #[test]
+    fn it_says_that_it_is_the_primary_when_it_is() {
+        let (mut target, mut ledger) = ready();
+        let grant = Say::Grant { id: ID, epoch: 1 };
+        let here = facts(Some(at(3, 10)));
+        assert_eq!(target.hear(&grant, &here, &mut ledger), None);
+        assert!(!target.step(&mut ledger), "it is not on the disk");
+        assert!(write(&mut target, &mut ledger));
+        assert_eq!(target.answer(&grant, &ledger), None, "it has not begun");
+        target.begun();
+        for say in [grant, Say::Revoke { id: ID }, ask(1, at(3, 10))] {
+            let answer = target.hear(&say, &facts(None), &mut ledger);
+            assert_eq!(answer, Some(Answer::Promoted(1)), "{say:?}");
+        }
+    }
+
+    #[test]
+    fn what_it_had_when_it_was_asked_it_must_have_still() {
+        for now in [None, Some(at(3, 9)), Some(at(4, 10))] {
+            let (mut target, mut ledger) = ready();
+            let grant = Say::Grant { id: ID, epoch: 1 };
+            assert_eq!(target.hear(&grant, &facts(now), &mut ledger), None);
+            assert!(!write(&mut target, &mut ledger), "{now:?}");
+            assert_eq!(
+                target.answer(&grant, &ledger),
+                Some(Answer::Refused("it is over".into()))
+            );
+            assert_eq!(ledger.record().stands, Stands::AsStarted);
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_a_primary_says_why() {
+        let mut ledger = Ledger::default();
+        ledger.change(|record| record.epoch = 5);
+        let whole = facts(Some(at(3, 10)));
+        let ill = Facts {
+            obstacle: Some("ill".into()),
+            ..whole.clone()
+        };
+        for (say, facts, wanted) in [
+            (ask(5, at(3, 10)), whole.clone(), "it knows epoch 5"),
+            (
+                ask(6, at(4, 10)),
+                whole.clone(),
+                "it follows another history",
+            ),
+            (ask(6, at(3, 11)), whole, "it does not have everything"),
+            (
+                ask(6, at(3, 10)),
+                facts(None),
+                "it follows no primary, or does not have all of its data yet",
+            ),
+            (ask(6, at(3, 10)), ill, "ill"),
+        ] {
+            let answer = Target::default().hear(&say, &facts, &mut ledger);
+            assert_eq!(answer, Some(Answer::Refused(wanted.into())));
+        }
+    }
+}

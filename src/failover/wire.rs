@@ -1,4 +1,5 @@
-//! What the two nodes say: `REPL.FAILOVER` with words, sent to the client port of the target, and its replies.
+//! What the two nodes say: `REPL.FAILOVER` with words, sent to the client port of the target, and its
+//! replies.
 //!
 //! ```text
 //! ASK id epoch forced g0 o0 g1 o1 ...    READY g0 o0 ... | REFUSED reason

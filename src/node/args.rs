@@ -54,6 +54,8 @@ pub struct Options {
     pub pin: bool,
     /// Databases of SELECT.
     pub databases: usize,
+    /// Path at which supervisors hand the node over to another process.
+    pub handoff: Option<String>,
     /// Data directory; without one nothing is kept.
     pub dir: Option<String>,
     /// Keep a journal; absent: where there is a data directory.
@@ -106,6 +108,7 @@ impl Default for Options {
             cpus: Vec::new(),
             pin: true,
             databases: 16,
+            handoff: None,
             dir: None,
             journals: None,
             fsync: Fsync::default(),
@@ -170,6 +173,8 @@ usage: ringkeep [options]          serve
                        fleets without kevys, and the same for all (5000)
   --databases N        databases of SELECT (16)
   --dir PATH           data directory; what is written is kept there (none: memory only)
+  --handoff-socket PATH
+                       where a supervisor hands the node over to another process, without a lost write (none)
   --appendonly yes|no  keep a journal in the data directory (yes where there is one)
   --no-aof             the same as --appendonly no
   --appendfsync WHEN   always: before the reply; everysec: each second; no: never (everysec)
@@ -255,6 +260,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "--shards" => options.shards = Some(number(&name, value()?, 1, 4096)? as usize),
             "--databases" => options.databases = number(&name, value()?, 1, 10_000)? as usize,
             "--dir" => options.dir = Some(value()?),
+            "--handoff-socket" => options.handoff = Some(value()?),
             "--no-aof" => options.journals = Some(false),
             "--appendonly" => {
                 let text = value()?;
@@ -363,6 +369,18 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
         if options.replication_port == Some(0) {
             return Err(UsageError::Incomplete(
                 "a member that is elected serves replicas: leave out --replication-port 0",
+            ));
+        }
+    }
+    if options.handoff.is_some() {
+        if options.dir.is_none() || options.journals == Some(false) {
+            return Err(UsageError::Incomplete(
+                "a node is handed over with its journal: --handoff-socket needs --dir",
+            ));
+        }
+        if options.unix.is_some() {
+            return Err(UsageError::Incomplete(
+                "with --handoff-socket the supervisor holds a Unix socket: leave out --unixsocket",
             ));
         }
     }

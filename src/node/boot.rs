@@ -10,8 +10,9 @@ use std::{
 
 use uring::Wake;
 
-use super::StartError;
+use super::{StartError, handoff};
 use crate::{
+    handoff::{Id, Owner, files},
     journal::meta::Meta,
     recover::{self, Plan},
     route::Routing,
@@ -25,6 +26,21 @@ pub(super) struct Boot {
     plans: Vec<Plan>,
     seed: u64,
     began: Instant,
+    /// As which owner the directory was taken.
+    pub owner: Owner,
+    /// Of a successor: where each shard goes on.
+    pub revisions: Vec<u64>,
+}
+
+/// Whether handoffs are wanted where a directory is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taking {
+    /// They are not.
+    Plainly,
+    /// They are.
+    First,
+    /// It was sealed for this one.
+    Over(Id),
 }
 
 impl Boot {
@@ -32,7 +48,12 @@ impl Boot {
     ///
     /// # Errors
     /// What keeps the node from starting.
-    pub(super) fn survey(dir: &Path, shared: &Shared, seed: u64) -> Result<Self, StartError> {
+    pub(super) fn survey(
+        dir: &Path,
+        shared: &Shared,
+        seed: u64,
+        taking: Taking,
+    ) -> Result<Self, StartError> {
         let began = Instant::now();
         let settings = &shared.settings;
         let routing = match settings.slots {
@@ -47,6 +68,15 @@ impl Boot {
         dir.check(&wanted).map_err(StartError::Data)?;
         let plans = recover::survey(&dir, &dir.meta)
             .map_err(|error| StartError::Recover(dir.path().to_owned(), error))?;
+        let revisions = match taking {
+            Taking::Over(id) => {
+                handoff::check_seal(dir.path(), id, &plans).map_err(StartError::Handoff)?
+            }
+            Taking::Plainly | Taking::First => Vec::new(),
+        };
+        // From here on the directory changes.
+        let owner = handoff::take_over(dir.path(), taking != Taking::Plainly)
+            .map_err(|error| StartError::Handoff(format!("{}: {error}", files::OWNER)))?;
         for plan in &plans {
             plan.notes.iter().for_each(|note| log(note));
             dir.remove(&plan.unused).map_err(|error| {
@@ -64,7 +94,14 @@ impl Boot {
             plans,
             seed,
             began,
+            owner,
+            revisions,
         })
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> Arc<DataDir> {
+        self.dir.clone()
     }
 
     /// Loads, with a thread for each core.

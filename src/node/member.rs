@@ -7,9 +7,9 @@ use std::{
     path::Path,
 };
 
-use super::{Options, StartError, bind_alone};
+use super::{Options, StartError, try_bind};
 use crate::{
-    elect::{self, Ballot, Places, Timings},
+    elect::{self, Ballot, NodeId, Places, SettingsFault, Timings},
     failover::Record,
     shard::{BALLOT, Membership, PLACES, RECORD},
 };
@@ -23,14 +23,17 @@ pub(super) fn check(
     options: &Options,
     addresses: &[IpAddr],
     replication_port: Option<u16>,
+    is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
     let Some(id) = options.node_id else {
         return Ok(None);
     };
     let fault = |text: String| StartError::Member(text);
+    settings(options, id, 0)
+        .check()
+        .map_err(|wrong| fault(wrong.to_string()))?;
     let own = options.peers.iter().find(|peer| peer.id == id);
-    let own =
-        own.ok_or_else(|| fault(format!("the list of peers does not name {id}, this node")))?;
+    let own = own.ok_or_else(|| fault(SettingsFault::NotListed(id).to_string()))?;
     let port = options.elect_port.or(options.port.checked_add(ELECT_ABOVE));
     let port = port.ok_or_else(|| fault("no port for them, see --elect-port".into()))?;
     let listed = |what: &str, listed: u16, is: u16| match listed == is {
@@ -57,7 +60,7 @@ pub(super) fn check(
     )?;
     for address in addresses {
         let at = SocketAddr::new(*address, port);
-        bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     Ok(Some(port))
 }
@@ -66,27 +69,30 @@ pub(super) fn check(
 pub(super) fn read(options: &Options, dir: &Path, seed: u64) -> Result<Membership, StartError> {
     let ballot = read_file(dir, BALLOT, Ballot::read, TWICE)?.unwrap_or_default();
     let places = read_file(dir, PLACES, Places::read, TWICE)?;
-    let down_after = options.down_after_ms;
-    let timings = match down_after == Timings::KEVY.down_after {
-        true => Timings::KEVY,
-        false => Timings::within(down_after),
-    };
     let Some(id) = options.node_id else {
         return Err(StartError::Member("the node has no name".into()));
     };
     Ok(Membership {
-        settings: elect::Settings {
-            id,
-            peers: options.peers.clone(),
-            address: format!("{}:{}", options.bind.join(" "), options.port),
-            timings,
-            check_source: true,
-            seed,
-        },
+        settings: settings(options, id, seed),
         dir: dir.into(),
         ballot,
         places,
     })
+}
+
+fn settings(options: &Options, id: NodeId, seed: u64) -> elect::Settings {
+    let down_after = options.down_after_ms;
+    elect::Settings {
+        id,
+        peers: options.peers.clone(),
+        address: format!("{}:{}", options.bind.join(" "), options.port),
+        timings: match down_after == Timings::KEVY.down_after {
+            true => Timings::KEVY,
+            false => Timings::within(down_after),
+        },
+        check_source: true,
+        seed,
+    }
 }
 
 /// What failovers made of the node.
@@ -99,8 +105,8 @@ pub(super) fn read_record(dir: &Path) -> Result<Record, StartError> {
 const TWICE: &str = "Without it the node may vote twice in one election. Put back a copy of it, or remove it \
                      once no election of before can be going on any more";
 /// See there.
-const TWO_PRIMARIES: &str = "Without it there may be two primaries. Put back a copy of it, or remove it once you \
-                             know which node is the primary, and start this one accordingly";
+const TWO_PRIMARIES: &str = "Without it there may be two primaries. Put back a copy of it, or remove it \
+                             once you know which node is the primary, and start this one accordingly";
 
 /// A file of the directory; none if there is none. Damage is no fresh start.
 fn read_file<T, E: std::fmt::Display>(
@@ -118,4 +124,42 @@ fn read_file<T, E: std::fmt::Display>(
     let content = read(&bytes)
         .map_err(|fault| StartError::Member(format!("{}: {fault}. {danger}", at.display())))?;
     Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Command, parse};
+
+    /// Why node `a` with this list does not start.
+    fn refused(peers: &str) -> Option<String> {
+        let args = [
+            "--port",
+            "6001",
+            "--dir",
+            "d",
+            "--node-id",
+            "a",
+            "--peers",
+            peers,
+        ];
+        let Ok(Command::Serve(options)) = parse(args.map(String::from)) else {
+            panic!("{peers} is a list");
+        };
+        let checked = check(&options, &[], Some(16001), false);
+        checked.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_list_that_cannot_work_is_refused_before_anything_is_loaded() {
+        let wanted = |text: &str| Some(format!("elections: the list of peers {text}"));
+        assert_eq!(refused("a@h:6201:6001,b@h:6202:6002,c@h:6203:6003"), None);
+        let twice = refused("a@h:6201:6001,b@h:6202:6002,b@h:6203:6003");
+        assert_eq!(twice, wanted("names b twice"));
+        let absent = refused("b@h:6202:6002,c@h:6203:6003");
+        assert_eq!(absent, wanted("does not name a, this node"));
+        let other = refused("a@h:6209:6001,b@h:6202:6002");
+        let told = "has 6209 as the election port of a, this node, and it is 6201";
+        assert_eq!(other, wanted(told));
+    }
 }

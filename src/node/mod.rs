@@ -2,6 +2,7 @@
 
 mod args;
 mod boot;
+mod handoff;
 mod member;
 
 use std::{
@@ -16,7 +17,8 @@ use std::{
 };
 
 pub use args::{Command, Options, USAGE, UsageError, parse};
-use boot::Boot;
+use boot::{Boot, Taking};
+use handoff::{House, Inherited};
 use uring::{
     Doctor, Endpoint, KernelReactor, Reactor, RingConfig, Severity, Wake,
     affinity::{self, CoreNumber},
@@ -55,6 +57,8 @@ pub enum StartError {
     Data(DataError),
     /// What is in it cannot be read.
     Recover(PathBuf, RecoverError),
+    /// A supervisor cannot have it handed over.
+    Handoff(String),
     /// The node cannot be a member of elections.
     Member(String),
 }
@@ -71,6 +75,7 @@ impl std::fmt::Display for StartError {
                  port below 65536 for each shard (--cluster-port)"
             ),
             StartError::Data(error) => write!(out, "{error}"),
+            StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
             StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
             StartError::Bind(text) => write!(
@@ -91,6 +96,31 @@ pub fn doctor() -> Doctor {
 /// # Errors
 /// [`StartError`]: nothing was served.
 pub fn run(options: &Options) -> Result<(), StartError> {
+    let mut inherited = handoff::arrive(options)?;
+    let turn = inherited
+        .as_mut()
+        .and_then(|inherited| inherited.turn.take());
+    let taking = match (&inherited, &turn) {
+        (_, Some(turn)) => Taking::Over(turn.id),
+        (Some(_), None) => Taking::First,
+        (None, None) => Taking::Plainly,
+    };
+    // A successor has ports beside those of the process that it follows.
+    let is_beside = turn.is_some();
+    let served = turn.map(handoff::Turn::accompany);
+    let mut options = options.clone();
+    if let Some(port) = inherited.as_ref().and_then(Inherited::port) {
+        options.port = port;
+    }
+    let options = &options;
+    let clients = inherited
+        .as_ref()
+        .map(|inherited| inherited.clients.clone());
+    // Ports of ours for clients, beside those that were inherited.
+    let port = clients
+        .as_ref()
+        .is_none_or(|clients| clients.is_empty())
+        .then_some(options.port);
     sys::ignore_sigpipe();
     let descriptors = sys::raise_descriptor_limit().unwrap_or(1024);
     let cpus = if options.cpus.is_empty() {
@@ -144,18 +174,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .iter()
         .flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
     for (address, port) in ports
-        .chain([options.port])
+        .chain(port)
         .flat_map(|port| addresses.iter().map(move |address| (address, port)))
     {
         // Listeners of several cores share a port, so another node's would be shared too, without an
         // error. A listener that does not share finds that out.
         let at = SocketAddr::new(*address, port);
-        bind_alone(at).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     let mut settings = settings;
-    settings.replication_port = replication_port(options, &addresses, shards)?;
+    settings.replication_port = replication_port(options, &addresses, shards, is_beside)?;
     let replication_port = settings.replication_port;
-    let elect_port = member::check(options, &addresses, replication_port)?;
+    let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -193,12 +223,21 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let shared = Arc::new(shared);
     let boot = match &options.dir {
         None => None,
-        Some(dir) => Some(Boot::survey(dir.as_ref(), &shared, seed)?),
+        Some(dir) => Some(Boot::survey(dir.as_ref(), &shared, seed, taking)?),
     };
     let mut membership = match (&options.dir, elect_port) {
         (Some(dir), Some(_)) => Some(member::read(options, dir.as_ref(), chance.hash_one(4))?),
         _ => None,
     };
+
+    let mut house = inherited
+        .as_ref()
+        .zip(boot.as_ref())
+        .map(|(inherited, boot)| {
+            shared.handover.owner.store(boot.owner.number, Relaxed);
+            let taken = (boot.dir(), boot.owner, boot.revisions.clone());
+            House::new(inherited, taken, served)
+        });
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
     // hands its waker over; the mailboxes are built from all wakers and handed back.
@@ -212,6 +251,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let shared = shared.clone();
         let (options, addresses) = (options.clone(), addresses.clone());
         let membership = membership.take();
+        let (house, clients) = (house.take(), clients.clone());
         let replica_of = replica_of.clone();
         let cpu = (!cpus.is_empty() && options.pin).then(|| cpus[core % cpus.len()]);
         let thread = std::thread::Builder::new().name(format!("core-{core}"));
@@ -249,14 +289,34 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 }
             };
             let addresses_of_links = addresses.clone();
+            let clients = clients.as_deref();
+            for client in clients
+                .into_iter()
+                .flat_map(|clients| Inherited::clients_of(clients, (core, cores)))
+            {
+                match client.try_clone() {
+                    Ok(client) => core_loop.adopt(client, None),
+                    Err(error) => {
+                        let at = "an inherited listener".into();
+                        return drop(to_main.send(Err(StartError::Listen(at, error))));
+                    }
+                }
+            }
             for address in addresses {
                 let own = options.slots.into_iter().flat_map(|first| {
                     let shards = (core..shards).step_by(cores);
                     shards.map(move |shard| (first + shard as u16, Some(shard)))
                 });
-                for (port, shard) in own.chain([(options.port, None)]) {
+                for (port, shard) in own.chain(port.map(|port| (port, None))) {
                     let at = SocketAddr::new(address, port);
-                    if let Err(error) = core_loop.listen(&Endpoint::Tcp(at), shard) {
+                    let endpoint = Endpoint::Tcp(at);
+                    let listened = match clients {
+                        None => core_loop.listen(&endpoint, shard),
+                        // One that can be left for a while.
+                        Some(_) => sys::listener(&endpoint, 1024)
+                            .map(|listener| core_loop.adopt(listener, shard)),
+                    };
+                    if let Err(error) = listened {
                         let at = at.to_string();
                         return drop(to_main.send(Err(StartError::Listen(at, error))));
                     }
@@ -279,6 +339,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             }
             if let Some(dir) = &options.dir {
                 core_loop.keep(dir.into());
+            }
+            if let (Some(house), Some(path)) = (house, &options.handoff)
+                && let Err(error) = core_loop.hand_over(path.into(), Box::new(house))
+            {
+                return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
             }
             if let (Some(membership), Some(port)) = (membership, elect_port) {
                 let addresses = addresses_of_links.iter();
@@ -397,6 +462,7 @@ fn replication_port(
     options: &Options,
     addresses: &[IpAddr],
     shards: usize,
+    is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
     let first = match options.replication_port {
         Some(0) => return Ok(None),
@@ -410,7 +476,7 @@ fn replication_port(
         let bound = u16::try_from(port).map_err(|_| std::io::Error::from(ErrorKind::InvalidInput));
         let bound = bound.and_then(|port| {
             let mut addresses = addresses.iter();
-            addresses.try_for_each(|address| bind_alone(SocketAddr::new(*address, port)))
+            addresses.try_for_each(|address| try_bind(SocketAddr::new(*address, port), is_beside))
         });
         if let Err(error) = bound {
             if is_asked {
@@ -424,6 +490,16 @@ fn replication_port(
         }
     }
     Ok(Some(first as u16))
+}
+
+/// Finds out whether an address can be listened on; where it is not beside another process, it must be
+/// nobody's.
+fn try_bind(at: SocketAddr, is_beside: bool) -> std::io::Result<()> {
+    match is_beside {
+        // A look would take connections that are the other one's.
+        true => Ok(()),
+        false => bind_alone(at),
+    }
 }
 
 /// Binds an address that must be nobody's. The listeners of a node that was killed live on until the

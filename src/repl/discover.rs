@@ -123,6 +123,18 @@ impl Discovery {
         }
     }
 
+    /// The same where the port is known to be a replication base port, and needs no question.
+    pub fn at_base(port: u16, login: Option<Login>) -> Self {
+        let step = match port > REPLICATION_DISTANCE {
+            true => Step::Guessed,
+            false => Step::Counting { open: 0 },
+        };
+        Self {
+            step,
+            ..Self::new(port, login)
+        }
+    }
+
     /// What is to be done next; call until `None`. After [`Action::Done`] there is nothing more.
     pub fn poll(&mut self, now: u64) -> Option<Action> {
         match &mut self.state {
@@ -530,7 +542,14 @@ mod tests {
         ports: &[(u16, Port)],
         piece: usize,
     ) -> (Result<Found, DiscoverError>, Vec<u16>) {
-        let mut discovery = Discovery::new(named, None);
+        play(Discovery::new(named, None), ports, piece)
+    }
+
+    fn play(
+        mut discovery: Discovery,
+        ports: &[(u16, Port)],
+        piece: usize,
+    ) -> (Result<Found, DiscoverError>, Vec<u16>) {
         let mut dialed = Vec::new();
         let mut now = 0;
         let mut current = None;
@@ -617,6 +636,33 @@ mod tests {
             (6004, answers(KEVY, "", &threads("4"))),
         ];
         assert_eq!(search(16004, &ports, 100).0, found(16004, 4, 6004));
+    }
+
+    #[test]
+    fn a_port_that_is_known_as_a_base_is_asked_nothing() {
+        let at_base = |port, ports: &[(u16, Port)]| play(Discovery::at_base(port, None), ports, 1);
+        let ports = [
+            (16004, Port::Closes),
+            (6004, answers(KEVY, "", &threads("4"))),
+        ];
+        assert_eq!(at_base(16004, &ports), (found(16004, 4, 6004), vec![6004]));
+        // Where the client port is elsewhere, the ports of the streams are counted.
+        let counted = |base| {
+            Ok(Found::Kevy(Upstream {
+                base,
+                streams: 1,
+                client_port: None,
+                version: None,
+            }))
+        };
+        let ports = [(16004, Port::Closes)];
+        assert_eq!(
+            at_base(16004, &ports),
+            (counted(16004), vec![6004, 16004, 16005])
+        );
+        let ports = [(900, Port::Closes)];
+        assert_eq!(at_base(900, &ports), (counted(900), vec![900, 901]));
+        assert_eq!(at_base(16004, &[]).0, Err(DiscoverError::Unreachable));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The loop of one core: reap, step, submit.
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use super::{
     elect::{Election, Membership},
     failover::{self, Failing},
     follow::Follower,
+    handoff::{self, Control, Estate, Stage},
     log::log,
     message::{CoreId, Message, Order},
     requests::GROUP_LEN,
@@ -75,12 +77,35 @@ pub struct Core<R: Reactor> {
     /// The data directory, and what was loaded of it so far.
     awaited: Option<(PathBuf, Vec<Start>)>,
     follow_later: Option<(String, u16)>,
-    /// With the shard whose port it is, in cluster mode.
-    listeners: Vec<(SocketId, Option<usize>)>,
+    listeners: Vec<Listener>,
+    /// All of them take clients in that may.
+    accepts: bool,
+    /// Where another process can take over; on core 0 only.
+    control: Option<Box<Control>>,
+    /// What came from other nodes while this one could not do anything with it.
+    late: Vec<Late>,
+    /// Messages of other cores that were handled.
+    heard: u64,
     stopping: bool,
     /// Everything of this core is written down.
     is_finished: bool,
     stop_by: Nanos,
+}
+
+/// A client port.
+struct Listener {
+    /// Nothing while nobody is accepted.
+    socket: Option<SocketId>,
+    /// In cluster mode, the shard whose port it is.
+    shard: Option<usize>,
+    /// Kept where another process may have it, too.
+    kept: Option<OwnedFd>,
+}
+
+/// See [`Core::late`].
+enum Late {
+    Data(SocketId, Vec<u8>),
+    End(SocketId),
 }
 
 impl<R: Reactor> Core<R> {
@@ -111,6 +136,10 @@ impl<R: Reactor> Core<R> {
             awaited: None,
             follow_later: None,
             listeners: Vec::new(),
+            accepts: true,
+            control: None,
+            late: Vec::new(),
+            heard: 0,
             stopping: false,
             is_finished: false,
             stop_by: 0,
@@ -122,7 +151,31 @@ impl<R: Reactor> Core<R> {
     /// # Errors
     /// What the operating system said.
     pub fn listen(&mut self, at: &Endpoint, shard: Option<usize>) -> std::io::Result<()> {
-        self.listeners.push((self.reactor.listen(at, 1024)?, shard));
+        self.listeners.push(Listener {
+            socket: Some(self.reactor.listen(at, 1024)?),
+            shard,
+            kept: None,
+        });
+        Ok(())
+    }
+
+    /// Serves clients at a listener that another process has, too, or may get. Who connects while the data is
+    /// loaded waits.
+    pub fn adopt(&mut self, listener: OwnedFd, shard: Option<usize>) {
+        self.listeners.push(Listener {
+            socket: None,
+            shard,
+            kept: Some(listener),
+        });
+        self.accepts = false;
+    }
+
+    /// Lets another process take over, through this path, as soon as everything is loaded (core 0 only).
+    ///
+    /// # Errors
+    /// There can be no socket of that name.
+    pub fn hand_over(&mut self, path: PathBuf, estate: Box<dyn Estate>) -> std::io::Result<()> {
+        self.control = Some(Box::new(Control::new(path, estate)?));
         Ok(())
     }
 
@@ -270,6 +323,8 @@ impl<R: Reactor> Core<R> {
         }
         if shared.durable.loading.shards.fetch_sub(own, SeqCst) == own {
             shared.loading.store(false, SeqCst);
+            // They may have waited for that.
+            handoff::tell_cores(&mut self.state);
         }
     }
 
@@ -313,6 +368,7 @@ impl<R: Reactor> Core<R> {
     fn has_work(&self) -> bool {
         self.stopping
             || self.state.has_work()
+            || self.state.asked.is_some()
             || self.follower.as_ref().is_some_and(Follower::has_work)
             || !self.ordered.is_empty()
             || self
@@ -419,13 +475,147 @@ impl<R: Reactor> Core<R> {
                     }
                 }
                 Message::Frontier => is_further = true,
-                message => self.state.on_message(from, message),
+                Message::Hush(round) => self.state.asked = Some((from, round)),
+                Message::Hushed(round, calm, work) => {
+                    if let Some(control) = &mut self.control {
+                        control.on_calm(from, round, calm, work);
+                    }
+                }
+                message => {
+                    self.heard += 1;
+                    self.state.on_message(from, message);
+                }
             }
         }
+        self.heed_stage();
         if is_further && let Some(durable) = &mut self.durable {
             durable.advance(&mut self.state);
         }
         worked
+    }
+
+    /// Goes along with a handoff: stops taking anything in, or takes up what waited.
+    fn heed_stage(&mut self) {
+        let stage = self.state.shared.handover.stage();
+        let was = std::mem::replace(&mut self.state.stage, stage);
+        match (was, stage) {
+            (Stage::Serving, Stage::Serving) => {}
+            (Stage::Serving, _) => {
+                self.state.hush();
+                for listener in &self.listeners {
+                    if let (Some(_), Some(socket)) = (&listener.kept, listener.socket) {
+                        self.reactor.close(socket);
+                    }
+                }
+                if let Some(durable) = &mut self.durable {
+                    durable.hush(&mut self.state, &mut self.reactor);
+                }
+            }
+            (_, Stage::Serving) => self.serve_on(),
+            (_, Stage::Over) if was != stage => {
+                // The end of the process would take from clients what they have not read yet.
+                let conns: Vec<_> = self.state.conns().map(|conn| conn.socket).collect();
+                conns
+                    .into_iter()
+                    .for_each(|conn| self.reactor.finish_sending(conn));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes clients in.
+    fn accept_all(&mut self) {
+        self.accepts = true;
+        for listener in &mut self.listeners {
+            let Some(kept) = &listener.kept else { continue };
+            let adopted = kept.try_clone().and_then(|kept| self.reactor.adopt(kept));
+            match adopted {
+                Ok(socket) => listener.socket = Some(socket),
+                Err(error) => {
+                    // A node that nobody reaches is worse than none.
+                    log(&format!("cannot accept connections: {error}"));
+                    std::process::exit(70);
+                }
+            }
+        }
+    }
+
+    /// Serves again after a handoff that came to nothing.
+    fn serve_on(&mut self) {
+        self.accept_all();
+        for late in std::mem::take(&mut self.late) {
+            match late {
+                Late::Data(socket, bytes) => {
+                    let parts = (&mut self.source, &mut self.election, &mut self.follower);
+                    let failing = &mut self.failing;
+                    hear_node(parts, failing, &mut self.state, socket, &bytes);
+                    self.reactor.start_receiving(socket);
+                }
+                Late::End(socket) => self.on_node_end(socket),
+            }
+        }
+        self.state.go_on_paused();
+    }
+
+    /// Has this core come to an end, as far as the node wants that?
+    fn is_calm(&mut self) -> bool {
+        // A failover comes to its end first.
+        let is_failing = lock(&self.state.shared.failovers.desk).is_under_way();
+        if self.state.stage < Stage::Sealing {
+            return !is_failing && self.state.has_drained();
+        }
+        let is_noting = self
+            .failing
+            .as_ref()
+            .is_some_and(|failing| failing.is_writing());
+        if is_failing || is_noting {
+            return false;
+        }
+        if !self
+            .election
+            .as_ref()
+            .is_none_or(|election| election.rests())
+        {
+            return false;
+        }
+        let Some(durable) = &mut self.durable else {
+            return false;
+        };
+        let is_finished = durable.is_finished(&mut self.state, &mut self.reactor);
+        if is_finished {
+            durable.trim();
+            let ends = durable.ends(&mut self.state);
+            lock(&self.state.shared.handover.ends).extend(ends);
+        }
+        is_finished
+    }
+
+    /// Answers whether this core has come to an end, and goes on with the handoff.
+    fn go_on_handing_over(&mut self) -> bool {
+        if let Some((from, round)) = self.state.asked.take() {
+            let (calm, work) = (self.is_calm(), self.heard);
+            match &mut self.control {
+                Some(control) if from == self.state.me => control.on_calm(from, round, calm, work),
+                _ => self
+                    .state
+                    .mesh
+                    .send(from, Message::Hushed(round, calm, work)),
+            }
+        }
+        if !self.accepts && !self.state.shared.loading.load(Relaxed) {
+            self.accept_all();
+        }
+        let Some(control) = &mut self.control else {
+            return false;
+        };
+        if self.awaited.is_none()
+            && !self.state.shared.loading.load(Relaxed)
+            && let Err(error) = control.open(&mut self.reactor)
+        {
+            log(&format!("cannot listen for handoffs: {error}"));
+            std::process::exit(1);
+        }
+        control.step(&mut self.state, &mut self.reactor)
     }
 
     /// Begins what every core has to do before an election goes on.
@@ -481,20 +671,20 @@ impl<R: Reactor> Core<R> {
             Event::Received { lease, .. } if self.stopping => self.reactor.give_back(lease),
             Event::Received { socket, lease } => {
                 self.state.stats.bytes_in += lease.len() as u64;
-                let clock = self.state.boot_clock;
                 let bytes = self.reactor.received(&lease);
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     self.state.on_data(&mut conn, bytes);
                     self.state.put_conn(conn);
-                } else if self.source.on_data(&mut self.state, socket, bytes) {
-                } else if let Some(election) = &mut self.election
-                    && election.on_data(socket, bytes, clock)
+                } else if let Some(control) = &mut self.control
+                    && control.on_data(socket, bytes)
                 {
-                } else if let Some(failing) = &mut self.failing
-                    && failing.on_data(socket, bytes, &self.state.shared)
-                {
-                } else if let Some(follower) = &mut self.follower {
-                    follower.on_data(&mut self.state, socket, bytes);
+                } else if self.state.is_hushed() {
+                    self.late.push(Late::Data(socket, bytes.to_vec()));
+                    self.reactor.stop_receiving(socket);
+                } else {
+                    let parts = (&mut self.source, &mut self.election, &mut self.follower);
+                    let failing = &mut self.failing;
+                    hear_node(parts, failing, &mut self.state, socket, bytes);
                 }
                 self.reactor.give_back(lease);
             }
@@ -515,6 +705,9 @@ impl<R: Reactor> Core<R> {
                         Err(_) => self.state.drop_conn(&mut conn),
                     }
                     self.state.put_conn(conn);
+                } else if let Some(control) = &mut self.control
+                    && control.on_sent(socket)
+                {
                 } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
                 } else if let Some(election) = &mut self.election
                     && election.on_sent(socket, result.is_ok(), self.state.boot_clock)
@@ -550,10 +743,15 @@ impl<R: Reactor> Core<R> {
                 if source.accept(listener, socket, peer, now, &mut self.reactor) {
                     return true;
                 }
+                if let Some(control) = &mut self.control
+                    && control.accept(listener, socket, &mut self.reactor)
+                {
+                    return true;
+                }
                 let mut listeners = self.listeners.iter();
                 let shard = listeners
-                    .find(|(other, _)| *other == listener)
-                    .and_then(|(_, shard)| *shard);
+                    .find(|other| other.socket == Some(listener))
+                    .and_then(|other| other.shard);
                 let local = self.reactor.local_addr(socket);
                 if self.state.accept(socket, peer, local, shard) {
                     self.reactor.start_receiving(socket);
@@ -568,15 +766,13 @@ impl<R: Reactor> Core<R> {
                     conn.receiving = false;
                     self.state.on_end(&mut conn, end == End::Eof);
                     self.state.put_conn(conn);
-                } else if self.source.on_end(socket) {
-                } else if let Some(election) = &mut self.election
-                    && election.on_end(socket, self.state.boot_clock)
+                } else if let Some(control) = &mut self.control
+                    && control.on_end(socket, &mut self.reactor)
                 {
-                } else if let Some(failing) = &mut self.failing
-                    && failing.on_end(socket, &self.state.shared)
-                {
-                } else if let Some(follower) = &mut self.follower {
-                    follower.on_closed(&mut self.state, socket);
+                } else if self.state.is_hushed() {
+                    self.late.push(Late::End(socket));
+                } else {
+                    self.on_node_end(socket);
                 }
             }
             Event::Connected { socket, result } => {
@@ -611,6 +807,12 @@ impl<R: Reactor> Core<R> {
                 }
                 return false;
             }
+            Event::Timer { mark, .. } if mark == handoff::MARK => {
+                if let Some(control) = &mut self.control {
+                    control.on_timer(&self.state, self.reactor.now());
+                }
+                return false;
+            }
             Event::Timer { .. } => {
                 self.reactor.set_timer(self.reactor.now() + TICK, TICK_MARK);
                 self.tick();
@@ -640,6 +842,20 @@ impl<R: Reactor> Core<R> {
         true
     }
 
+    /// The end of a connection with another node.
+    fn on_node_end(&mut self, socket: SocketId) {
+        if self.source.on_end(socket) {
+        } else if let Some(election) = &mut self.election
+            && election.on_end(socket, self.state.boot_clock)
+        {
+        } else if let Some(failing) = &mut self.failing
+            && failing.on_end(socket, &self.state.shared)
+        {
+        } else if let Some(follower) = &mut self.follower {
+            follower.on_closed(&mut self.state, socket);
+        }
+    }
+
     /// A request to the ring for one of the small files is over.
     fn on_noted(&mut self, mark: u64, is_good: bool) {
         if mark & failover::MARK == failover::MARK {
@@ -655,7 +871,9 @@ impl<R: Reactor> Core<R> {
     fn end_turn(&mut self) -> bool {
         self.end_order();
         let mut worked = self.govern();
-        if let Some(follower) = &mut self.follower {
+        if let Some(follower) = &mut self.follower
+            && !self.state.is_hushed()
+        {
             worked |= follower.step(&mut self.state, &mut self.reactor);
             follower.tell_waiters(&mut self.state);
         }
@@ -671,13 +889,18 @@ impl<R: Reactor> Core<R> {
         if self.awaited.is_some() {
             self.take_loaded();
         }
-        if let Some(durable) = &mut self.durable {
+        if let Some(durable) = &mut self.durable
+            && self.state.stage < Stage::Sealed
+        {
             worked |= durable.step(&mut self.state, &mut self.reactor);
         }
+        worked |= self.go_on_handing_over();
         if std::mem::take(&mut self.state.asks_acks) {
             self.source.ask_acks();
         }
-        worked |= self.source.step(&mut self.state, &mut self.reactor);
+        if self.state.stage < Stage::Sealing {
+            worked |= self.source.step(&mut self.state, &mut self.reactor);
+        }
         if std::mem::take(&mut self.state.acked) {
             self.state.look_after_waiters();
         }
@@ -706,6 +929,9 @@ impl<R: Reactor> Core<R> {
     /// Goes on with elections and failovers as far as that is possible now.
     fn govern(&mut self) -> bool {
         let mut worked = false;
+        if self.state.stage >= Stage::Sealing {
+            return false;
+        }
         while let Some(follower) = &mut self.follower {
             if let Some(election) = &mut self.election {
                 worked |= election.step(&mut self.state, follower, &mut self.reactor);
@@ -772,25 +998,63 @@ impl<R: Reactor> Core<R> {
             log(&format!("cannot take part in elections: {error}"));
             std::process::exit(1);
         }
+        self.state.beat = self.reactor.now() / NANOS_PER_MS;
+        if self.state.stage >= Stage::Sealed {
+            // What is written from now on may be another process's to write.
+            return self.end_if_told();
+        }
         if let Some(durable) = &mut self.durable {
             durable.tick(&mut self.state, &mut self.reactor);
         }
         self.source.tick(&mut self.state);
-        self.state.beat = self.reactor.now() / NANOS_PER_MS;
         self.state.tick(STALL_MS);
         self.state.look_after_waiters();
-        if let Some(follower) = &mut self.follower {
+        if let Some(follower) = &mut self.follower
+            && !self.state.is_hushed()
+        {
             follower.tick(now);
         }
+        self.end_if_told();
+    }
+
+    /// Begins to stop, if the node is to.
+    fn end_if_told(&mut self) {
         if self.state.shared.is_stopping() {
             if !self.stopping {
                 self.stop_by = self.reactor.now() + STOP_TIME;
             }
             self.stopping = true;
-            while let Some((listener, _)) = self.listeners.pop() {
-                self.reactor.close(listener);
+            while let Some(listener) = self.listeners.pop() {
+                if let Some(socket) = listener.socket {
+                    self.reactor.close(socket);
+                }
             }
         }
+    }
+}
+
+/// Bytes from another node, for whoever here speaks with it.
+fn hear_node(
+    parts: (
+        &mut Source,
+        &mut Option<Box<Election>>,
+        &mut Option<Follower>,
+    ),
+    failing: &mut Option<Box<Failing>>,
+    state: &mut State,
+    socket: SocketId,
+    bytes: &[u8],
+) {
+    let (source, election, follower) = parts;
+    if source.on_data(state, socket, bytes) {
+    } else if let Some(election) = election
+        && election.on_data(socket, bytes, state.boot_clock)
+    {
+    } else if let Some(failing) = failing
+        && failing.on_data(socket, bytes, &state.shared)
+    {
+    } else if let Some(follower) = follower {
+        follower.on_data(state, socket, bytes);
     }
 }
 

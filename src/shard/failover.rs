@@ -303,6 +303,11 @@ impl Failing {
         }
     }
 
+    /// Is the record on its way to the disk?
+    pub fn is_writing(&self) -> bool {
+        self.is_writing
+    }
+
     /// Must the core not sleep?
     pub fn has_work(&self, shared: &Shared) -> bool {
         shared.failovers.is_due.load(SeqCst)
@@ -315,11 +320,11 @@ impl Failing {
         follower: &mut Follower,
         reactor: &mut R,
     ) -> bool {
-        let shared = state.shared.clone();
-        let is_due = shared.failovers.is_due.swap(false, SeqCst);
-        if !is_due && !shared.failovers.waits.load(Relaxed) {
+        if !self.has_work(&state.shared) && !state.shared.failovers.waits.load(Relaxed) {
             return false;
         }
+        let shared = state.shared.clone();
+        shared.failovers.is_due.store(false, SeqCst);
         let now = reactor.boot_clock_ms();
         let mut desk = lock(&shared.failovers.desk);
         let desk = &mut *desk;
@@ -442,7 +447,6 @@ impl Failing {
             }
             Effect::Follow(Place { host, port }) => follower.follow(state, Some((host, port))),
             Effect::Lead => follower.follow(state, None),
-            Effect::Yield(_) => {}
             Effect::Ended(outcome) => {
                 let (verdict, id) = (outcome.verdict, outcome.id);
                 let to = outcome
@@ -661,7 +665,7 @@ impl State {
         let mut out = Vec::new();
         desk.coordinator.begin(
             self.boot_clock,
-            (id, request, false),
+            (id, request),
             &candidates(&shared),
             (&desk.ledger, &mut out),
         )?;

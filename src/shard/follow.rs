@@ -83,6 +83,8 @@ struct Target {
     redis: Option<Redis>,
     placement: Placement,
     base: u16,
+    /// The port is that of the first stream, and nobody needs to be asked whether it is.
+    is_at_base: bool,
     was_in_step: bool,
     takes: Takes,
 }
@@ -318,6 +320,7 @@ impl Follower {
             redis: None,
             placement: Placement::default(),
             base: port,
+            is_at_base: false,
             was_in_step: false,
             takes: Takes::All,
         });
@@ -332,6 +335,9 @@ impl Follower {
             self.note_histories(state);
         }
         self.go_on_following(state, target);
+        if let Some(target) = &mut self.target {
+            target.is_at_base = true;
+        }
         self.shared.following.store(true, SeqCst);
         self.shared.primary_expires.store(true, Relaxed);
         lock(&self.shared.follow).get_or_insert_default();
@@ -883,7 +889,11 @@ impl Target {
             if now < self.again_at {
                 return false;
             }
-            let discovery = Discovery::new(self.port, redis::login(&state.tunables));
+            let login = redis::login(&state.tunables);
+            let discovery = match self.is_at_base {
+                true => Discovery::at_base(self.port, login),
+                false => Discovery::new(self.port, login),
+            };
             self.search = Some(Search {
                 discovery,
                 socket: None,

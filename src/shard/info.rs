@@ -43,13 +43,17 @@ pub(super) struct Facts<'a> {
 
 type Section = (&'static str, fn(&Facts<'_>, &mut Lines<'_>));
 
-const SECTIONS: [Section; 13] = [
+/// Shown where another process can take over.
+const HANDOFF: &str = "Handoff";
+
+const SECTIONS: [Section; 14] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
     ("Persistence", persistence),
     ("Stats", stats),
     ("Replication", replication),
+    (HANDOFF, handoff),
     ("CPU", cpu),
     ("Modules", |_, _| ()),
     ("Commandstats", command_stats),
@@ -74,8 +78,9 @@ pub(super) fn text(facts: &Facts<'_>, args: Args<'_>) -> String {
                 })
     };
     let mut text = String::new();
+    let has_handoff = facts.shared.handover.owner.load(Relaxed) > 0;
     for (name, write) in SECTIONS {
-        if wanted(name) {
+        if wanted(name) && (name != HANDOFF || has_handoff) {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
@@ -134,6 +139,15 @@ fn server(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("cores", shared.settings.cores);
     lines.put("shards", shared.settings.shards);
     lines.put("ring", lock(&shared.ring).as_str());
+}
+
+fn handoff(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let handover = &facts.shared.handover;
+    lines.put("handoff_generation", handover.owner.load(Relaxed));
+    lines.put("handoff_handoffs_total", handover.begun.load(Relaxed));
+    lines.put("handoff_rolled_back_total", handover.resumed.load(Relaxed));
+    let last = lock(&handover.last).map_or_else(String::new, |reason| reason.to_string());
+    lines.put("handoff_last_reason", last);
 }
 
 fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {

@@ -131,7 +131,7 @@ pub(super) struct Loans {
 }
 
 impl Loans {
-    /// Is nothing being collected?
+    /// Is nothing on its way?
     pub fn is_idle(&self) -> bool {
         self.open.is_empty() && self.ready.is_empty() && self.load.is_none()
     }
@@ -735,6 +735,7 @@ impl State {
             | Message::Failover
             | Message::Order(..)
             | Message::Settled(_) => {}
+            Message::Hush(_) | Message::Hushed(..) => {}
             Message::Acked => self.acked = true,
             Message::AskAcks => self.asks_acks = true,
         }

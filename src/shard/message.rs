@@ -253,6 +253,10 @@ pub enum Message {
     Monitored(bool),
     /// A line for your clients that monitor.
     Line(String),
+    /// Have you come to an end, for a handoff? The number is that of the round of questions.
+    Hush(u64),
+    /// That round: whether, and how many messages were handled so far.
+    Hushed(u64, bool, u64),
     /// Answer this.
     Ask(u64, Question),
     /// The answer.

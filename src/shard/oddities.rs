@@ -3,6 +3,7 @@
 
 use super::{
     conn::{Conn, Hold},
+    handoff::Stage,
     homes::Listener,
     message::{After, ClientAt, Topics},
     requests::{Call, Work},
@@ -89,7 +90,7 @@ impl State {
             let error = Error::fixed("ERR Replica can't interact with the keyspace");
             return self.refuse(conn, Some(spec), &error);
         }
-        let holds_all = self.pause.is_some_and(|pause| pause.all);
+        let holds_all = self.is_hushed() || self.pause.is_some_and(|pause| pause.all);
         let holds_writes = self.is_frozen || self.pause.is_some();
         if holds_all || holds_writes && may_write(conn, spec) {
             // It has not begun: it is parsed and judged again when the pause is over.
@@ -348,7 +349,20 @@ impl State {
         self.go_on_paused();
     }
 
-    fn go_on_paused(&mut self) {
+    /// Does every request wait, because another process is to serve?
+    pub(super) fn is_hushed(&self) -> bool {
+        self.stage != Stage::Serving
+    }
+
+    /// From now on every request waits.
+    pub(super) fn hush(&mut self) {
+        self.odd |= odd::PAUSED;
+    }
+
+    pub(super) fn go_on_paused(&mut self) {
+        if self.is_hushed() {
+            return;
+        }
         if self.pause.is_none() && !self.is_frozen {
             self.odd &= !odd::PAUSED;
         }

@@ -38,6 +38,11 @@ impl SafeFile {
         }
     }
 
+    /// Is nothing on its way?
+    pub fn rests(&self) -> bool {
+        matches!(self.step, Step::Rest)
+    }
+
     fn mark(&self) -> u64 {
         MARK | self.number
     }

@@ -12,6 +12,7 @@ use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
+    handoff::Handover,
 };
 use crate::{
     base::{Ms, Position},
@@ -494,6 +495,8 @@ pub struct Shared {
     pub failovers: Failovers,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
+    /// How far the node is on its way to another process.
+    pub handover: Handover,
     /// Clients that wait for replicas.
     pub waiters: AtomicUsize,
     next_client: AtomicU64,
@@ -535,6 +538,7 @@ impl Shared {
             election: None,
             failovers: Failovers::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
+            handover: Handover::default(),
             waiters: AtomicUsize::new(0),
             durable: Durability::new(settings.shards, settings.dir.is_some()),
             next_client: AtomicU64::new(1),

@@ -1144,7 +1144,7 @@ impl State {
         self.homes.refresh(shard);
     }
 
-    /// This node is an elected primary: what comes next of each of this core's shards is a history of its
+    /// This node is to be the primary: what comes next of each of this core's shards is a history of its
     /// own.
     /// Those who follow may go on in it from where they are in the old one. False if a shard is not here.
     pub(super) fn begin_histories(&mut self) -> bool {
@@ -1157,8 +1157,8 @@ impl State {
             self.start_stream(at, shard);
             let mut reached = reached.iter().filter(|(of, _)| *of == shard);
             if let Some(stream) = &mut self.homes.shards.shard(shard).stream {
-                // The last frames of the old primary may have been for nobody here: it has them, too, and goes
-                // on behind them.
+                // The last frames of the old primary may have been for nobody here: it has them, too, and
+                // goes on behind them.
                 if let Some((_, of)) = reached.find(|(_, of)| of.generation == stream.generation())
                     && stream.skip_to(of.offset, stream.database())
                 {

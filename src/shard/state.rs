@@ -20,6 +20,7 @@ use super::{
     digest::Digests,
     durable::Gate,
     evict::Memory,
+    handoff::Stage,
     homes::Homes,
     loans::Loans,
     message::{Asker, CoreId, Message, Order},
@@ -151,6 +152,10 @@ pub(super) struct State {
     pub more_due: bool,
     pub memory: Memory,
     pub last_log: Ms,
+    /// How far this core knows the node to be on its way to another process.
+    pub stage: Stage,
+    /// Who asks whether this core has come to an end, in which round.
+    pub asked: Option<(CoreId, u64)>,
     /// Core 0: the last beats with the sums of commands, bytes in and bytes out.
     pub beats: VecDeque<(Ms, u64, u64, u64)>,
 }
@@ -234,6 +239,8 @@ impl State {
             more_due: false,
             memory: Memory::default(),
             last_log: 0,
+            stage: Stage::Serving,
+            asked: None,
             beats: VecDeque::new(),
             shared,
         })

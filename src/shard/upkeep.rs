@@ -42,7 +42,7 @@ impl State {
         if self.more_due {
             self.expire(self.now);
         }
-        if self.memory.limit > 0 || self.memory.has_work() {
+        if !self.is_hushed() && (self.memory.limit > 0 || self.memory.has_work()) {
             self.memory_background();
         }
         if self.has_digest_work() {
@@ -204,7 +204,8 @@ impl State {
 
     fn remove_due(&mut self, now: Ms) {
         self.more_due = false;
-        if self.pause.is_some() || self.is_frozen || !self.shared.expires_by_itself.load(Relaxed) {
+        let is_held = self.pause.is_some() || self.is_frozen || self.is_hushed();
+        if is_held || !self.shared.expires_by_itself.load(Relaxed) {
             return;
         }
         // Redis says when a key goes. A replica of a primary that does not must do this by its own clock.

@@ -20,7 +20,7 @@ pub enum DataError {
     /// Something the operating system refused.
     Io(&'static str, PathBuf, io::Error),
     /// Another process has it.
-    InUse(PathBuf),
+    InUse(PathBuf, String),
     /// There is none.
     Missing(PathBuf),
     /// There are files of one, but not the one that says what it is.
@@ -58,8 +58,8 @@ impl std::fmt::Display for DataError {
                     _ => Ok(()),
                 }
             }
-            DataError::InUse(dir) => {
-                write!(out, "another node runs on {}", dir.display())
+            DataError::InUse(dir, who) => {
+                write!(out, "another node runs on {}{who}", dir.display())
             }
             DataError::Missing(dir) => write!(
                 out,
@@ -103,7 +103,7 @@ pub struct DataDir {
     pub is_same_boot: bool,
     /// The names under which files are found that do not have their own yet.
     unnamed: BTreeMap<String, String>,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -135,7 +135,7 @@ impl DataDir {
             meta,
             is_same_boot,
             unnamed: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         let unnamed = dir.unnamed()?;
         dir.name(&unnamed).map_err(failed("tidy up"))?;
@@ -161,7 +161,7 @@ impl DataDir {
             meta,
             is_same_boot,
             unnamed: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         let unnamed = dir.unnamed()?.snapshots.into_iter();
         dir.unnamed = unnamed
@@ -214,18 +214,41 @@ impl DataDir {
         let mut file = options.open(&name).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
+            Err(TryLockError::WouldBlock) => {
+                let text = fs::read_to_string(&name).unwrap_or_default();
+                let pid = text.lines().next().and_then(|pid| pid.parse::<u32>().ok());
+                let who = pid.map_or_else(String::new, |pid| format!(": process {pid}"));
+                return Err(DataError::InUse(path.to_owned(), who));
+            }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // A number for people who look, and which run of the machine this is.
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let mut last = String::new();
         let _ = file.read_to_string(&mut last);
+        let boot = sign(&file);
         let is_same_boot = !boot.is_empty() && last.lines().nth(1) == Some(boot.trim());
-        let _ = file.set_len(0);
-        let _ = file.rewind();
-        let _ = writeln!(file, "{}\n{}", std::process::id(), boot.trim());
         Ok((file, is_same_boot))
+    }
+
+    /// Lets another process have the directory. Nothing may be written in it from now on.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn let_go(&self) -> io::Result<()> {
+        self.lock.unlock()
+    }
+
+    /// Takes the directory back; false if another process has it.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn take_back(&self) -> io::Result<bool> {
+        match self.lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        sign(&self.lock);
+        Ok(true)
     }
 
     /// Snapshots that were not published are of no use to anybody.
@@ -307,6 +330,16 @@ impl Files for DataDir {
         }
         Ok(done)
     }
+}
+
+/// Writes into the lock file a number for people who look, and which run of the machine this is, which it
+/// returns.
+fn sign(mut file: &File) -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let _ = file.set_len(0);
+    let _ = file.rewind();
+    let _ = writeln!(file, "{}\n{}", std::process::id(), boot.trim());
+    boot
 }
 
 /// A file in a directory that holds data.

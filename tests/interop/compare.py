@@ -258,6 +258,7 @@ NO_ARITY = {
     "UNWATCH",
     "ROLE",
     "COMMAND",
+    "FAILOVER",
     "HELLO",
     "AUTH",
     "BGREWRITEAOF",
@@ -278,8 +279,8 @@ OWN = set("HEXPIRE HEXPIREAT HEXPIRETIME HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETI
 OWN |= {"HGETDEL", "HGETEX", "HSETEX", "WAITAOF"}
 # Of kevy; see kevy_primary.py.
 OWN |= {"REPL.TOKEN", "REPL.WAIT"}
-# Ours; see replicas.py and elections.py.
-OWN |= {"ELECT", "REPL.DIGEST"}
+# Ours; see replicas.py, elections.py and failover.py.
+OWN |= {"ELECT", "REPL.DIGEST", "REPL.FAILOVER"}
 # Sent by kevy primaries and refused from clients.
 OWN |= {"XINTERNAL.CATALOG", "XINTERNAL.CONSUMERSEEN", "XINTERNAL.PENDING"}
 

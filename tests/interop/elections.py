@@ -33,6 +33,10 @@ told instead, with who had confirmed the writes that were lost and who was the p
 - A 2.0.20 votes only: it has no data of the others, and nobody writes to it. If it is elected, the primary is
   taken from it by ending it for a while.
 
+- A kevy that voted for who was not elected, or stood in vain, is in an epoch above the primary's. It goes on
+  following, but once started anew it follows nobody until the next election, as no kevy follows into an epoch
+  below its own. When nothing else is amiss for 20 s, the primary is ended for a while, which is told.
+
 In the fleet "kevys", which is there to show what this test sees of members without a ringkeep, nothing is
 asserted. It stands still for good, for one, when its primary is started anew within 5 s: the others wait for
 the old primary, whose heartbeats they hear, and that one waits for somebody who has more than it.
@@ -72,6 +76,8 @@ FLEETS = {
 }
 # kevy's, in milliseconds; they cannot be changed there.
 KEVY_DOWN_AFTER = 5000
+# After so long it is looked whether it is kevys that keep a fleet from being whole.
+KEVY_LEFT_AHEAD_S = 20
 GONE = (OSError, Closed, Broken)
 
 
@@ -285,6 +291,23 @@ class Member:
             fields["tokens"] = c.call("REPL.TOKEN").plain()
         return "  ".join("%s=%s" % row for row in fields.items() if row[0].startswith(told + ("tokens",)))
 
+    def epochs(self):
+        """In which epoch each member is, as far as this ringkeep knows."""
+        with self.conn(3.0) as c:
+            rows = [dict(zip(row[::2], row[1::2])) for row in c.ask("ELECT", "STATUS")[-1]]
+        return {row[b"id"].decode(): row[b"epoch"] for row in rows}
+
+    def status(self):
+        """What ELECT STATUS tells, one line for each member at its end."""
+        if not self.is_ringkeep:
+            return []
+        with self.conn(3.0) as c:
+            flat = c.ask("ELECT", "STATUS")
+        text = lambda v: v.decode() if isinstance(v, bytes) else str(v)
+        row = lambda flat: "  ".join("%s=%s" % (text(k), text(v)) for k, v in zip(flat[::2], flat[1::2]))
+        *own, members = flat
+        return [row(own[:-1])] + [row(member) for member in members]
+
 
 def process_state(pid):
     with open("/proc/%d/stat" % pid, encoding="ascii") as f:
@@ -362,7 +385,8 @@ class Fleet:
         if len(said) != 1 or None in said or not all(v[2] is True for v in views.values()):
             return None
         primary = said.pop()
-        epochs = set(v[1] for v in views.values() if v[1] is not None)
+        # Who stood in vain while a kevy leads follows it from the epoch that it has come to.
+        epochs = set(v[1] for v in views.values() if v[1] is not None and primary.is_ringkeep)
         return primary if len(epochs) <= 1 else None
 
     def settle_limit(self):
@@ -371,8 +395,13 @@ class Fleet:
     def settled(self):
         """The primary, once there is one for everybody and it accepts writes."""
 
+        began, helped = time.monotonic(), False
+
         def accepts():
+            nonlocal helped
             primary = self.primary()
+            if not primary and not helped and time.monotonic() > began + KEVY_LEFT_AHEAD_S:
+                helped = self.elect_for_kevys()
             if primary and not primary.only_votes:
                 with primary.conn(3.0) as c:
                     return primary if not c.call("SET", "settled", "1").is_error else None
@@ -385,6 +414,27 @@ class Fleet:
 
         return wait_until("one primary", self.settle_limit(), accepts, every=0.03)
 
+    def elect_for_kevys(self):
+        """Is nothing amiss but that kevys are in an epoch above that of a primary which all others follow? No
+        kevy follows into an epoch below its own, so they wait for the next election, which begins now."""
+        views = self.views()
+        out = [m for m in self.members if not m.is_ringkeep and views[m][0] is None and views[m][2] is False]
+        rest = [m for m in self.members if m not in out]
+        said = set(views[m][0] for m in rest)
+        tellers = [m for m in rest if m.is_ringkeep]
+        if not out or not tellers or len(said) != 1 or not all(views[m][2] is True for m in rest):
+            return False
+        primary, epochs = said.pop(), tellers[0].epochs()
+        if primary is None or any(epochs[m.id] <= epochs[primary.id] for m in out):
+            return False
+        text = ", ".join("%s (kevy %s) in epoch %d" % (m.id, m.kind, epochs[m.id]) for m in out)
+        text += " cannot follow %s in epoch %d, which is ended" % (primary.id, epochs[primary.id])
+        print("        " + text, flush=True)
+        primary.server.kill()
+        time.sleep(3 * self.down_after)
+        primary.server.start()
+        return True
+
     def describe(self):
         lines = []
         for m, (primary, epoch, up) in self.views().items():
@@ -392,6 +442,7 @@ class Fleet:
             lines.append("%s (%s) says: primary %s, epoch %s, %s" % said)
             try:
                 lines.append("    " + m.details())
+                lines += ["    " + line for line in m.status()]
             except (*GONE, RuntimeError):
                 pass
         return lines
@@ -760,6 +811,8 @@ class Run:
         self.lost = collections.Counter()
         self.dropped = self.confirmed = 0
         self.overlaps = []
+        # How long the logs of the members were before this round.
+        self.logged = {}
 
     def go(self):
         self.fleet.start()
@@ -798,6 +851,7 @@ class Run:
         fleet, journal = self.fleet, self.journal
         loss = Loss(name, self.rng, fleet, before)
         mark, known = len(journal.accepted), len(journal.confirmed)
+        self.logged = {m: len(m.server.log_text()) for m in fleet.members}
         journal.open.set()
         time.sleep(self.rng.uniform(0.2, 0.6))
         began = time.monotonic()
@@ -831,10 +885,10 @@ class Run:
         if not problems:
             self.count.ok(label, note)
         elif self.fleet.has_ringkeeps:
-            self.count.fail(label, "\n        ".join([note] + problems[:20]))
+            self.count.fail(label, "\n        ".join([note] + problems[:40]))
             self.show_logs()
         else:
-            print("seen    %s: %s" % (label, "\n        ".join([note] + problems[:20])), flush=True)
+            print("seen    %s: %s" % (label, "\n        ".join([note] + problems[:40])), flush=True)
         return primary or self.anew()
 
     def anew(self):
@@ -848,9 +902,11 @@ class Run:
         return primary
 
     def show_logs(self):
+        """What the members have logged in this round."""
         for m in self.fleet.members:
             print("        --- log of %s (%s)" % (m.id, m.kind))
-            print("\n".join("        " + line for line in m.server.log_tail(25).splitlines()), flush=True)
+            lines = m.server.log_text()[self.logged.get(m, 0) :].splitlines()[-200:]
+            print("\n".join("        " + line for line in lines), flush=True)
 
     def times(self, loss, began, before, primary, accepted):
         """How long it took until another one accepted a write, and the longest time in which nobody did."""

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Takes the rules of elections out one at a time, and shows that a test misses each.
+"""Takes the rules of elections and failovers out one at a time, and shows that a test misses each.
 
-    run.py                  every mutant of elect.txt
+    run.py                  every mutant of elect.txt and failover.txt
     run.py NAME...          only these
     run.py --seeds 2000     with so many histories of the simulated world
     run.py --check          changes nothing: does each text stand exactly once in its file?
 
-A mutant is one change of the text of a file. The elector needs nothing but `src/base`, so those two folders make a
-small crate in target/mutants/, which takes seconds to build, with the tests that drive the elector. For each mutant
+A mutant is one change of the text of a file. Both machines need little of the rest, so a few folders make a small
+crate in target/mutants/, which takes seconds to build, with the tests that drive the one that is changed. For each mutant
 the tests that fail are told, and of the simulated world the seed. One that no test misses is a failure: either the
 world is too kind, or the rule does nothing and can go.
 """
@@ -34,7 +34,11 @@ version = "0.0.0"
 edition = "2024"
 [dependencies]
 arrayvec = "0.7"
+bytes = "1.12"
+itoa = "1"
+ryu = "1"
 crc32fast = "1.5"
+mimalloc = { version = "0.1", default-features = false }
 [dev-dependencies]
 proptest = "1.12"
 [profile.dev]
@@ -42,10 +46,16 @@ opt-level = 2
 debug = false
 """
 
-LIB = """//! The elector alone.
+LIB = """//! The machines alone.
 pub mod base;
 pub mod elect;
+pub mod failover;
+pub mod resp;
 """
+
+TESTS = ("elect_sim", "elect_walk", "failover_sim")
+# Both simulations say so of a seed.
+SEEDS_TESTS = ("no_history_breaks_a_rule", "no_seed_loses_a_write_or_has_two_primaries")
 
 
 class Mutant:
@@ -62,8 +72,11 @@ class Mutant:
 
 
 def mutants():
-    with open(os.path.join(HERE, "elect.txt"), encoding="utf-8") as f:
-        return [Mutant(t) for t in re.split(r"^==== ", f.read(), flags=re.M)[1:]]
+    found = []
+    for name in ("elect.txt", "failover.txt"):
+        with open(os.path.join(HERE, name), encoding="utf-8") as f:
+            found += [Mutant(t) for t in re.split(r"^==== ", f.read(), flags=re.M)[1:]]
+    return found
 
 
 def put(path, text):
@@ -82,10 +95,10 @@ def lab(mutant):
     put("src/lib.rs", LIB)
     if not os.path.exists(os.path.join(LAB, "Cargo.lock")):
         shutil.copy(os.path.join(ROOT, "Cargo.lock"), LAB)
-    for folder in ("src/base", "src/elect", "tests"):
+    for folder in ("src/base", "src/elect", "src/failover", "src/resp", "tests"):
         for name in os.listdir(os.path.join(ROOT, folder)):
             path = f"{folder}/{name}"
-            if name.endswith(".rs") and (folder != "tests" or name.startswith("elect_")):
+            if name.endswith(".rs") and (folder != "tests" or name.startswith(("elect_", "failover_"))):
                 with open(os.path.join(ROOT, path), encoding="utf-8") as f:
                     text = f.read()
                 put(path, text.replace(mutant.find, mutant.replace) if mutant and path == mutant.path else text)
@@ -102,9 +115,12 @@ def killers(mutant, seeds):
     if built.returncode != 0:
         print(built.stderr, file=sys.stderr)
         return None
-    env = dict(os.environ, RINGKEEP_ELECT_SEEDS=str(seeds))
+    env = dict(os.environ, RINGKEEP_ELECT_SEEDS=str(seeds), RINGKEEP_FAILOVER_SEEDS=str(2 * seeds))
+    # Only what drives the machine that was changed.
+    machine = mutant.path.split("/")[1] if mutant else ""
+    drives = ["--lib"] + [a for t in TESTS if t.startswith(machine) for a in ("--test", t)]
     run = subprocess.Popen(
-        ["cargo", "test", "--no-fail-fast", "--lib", "--tests"],
+        ["cargo", "test", "--no-fail-fast", *drives],
         cwd=LAB,
         env=env,
         stdout=subprocess.PIPE,
@@ -121,8 +137,8 @@ def killers(mutant, seeds):
     found = []
     for test in re.findall(r"^test (\S+) \.\.\. FAILED", out, flags=re.M):
         seed = re.search(r"^seed (\d+)", out, flags=re.M)
-        is_seeds = test == "no_history_breaks_a_rule" and seed
-        found.append(f"seed {seed[1]}" if is_seeds else test.replace("::tests", "").replace("elect::", ""))
+        is_seeds = test in SEEDS_TESTS and seed
+        found.append(f"seed {seed[1]}" if is_seeds else test.replace("::tests", "").replace("elect::", "").replace("failover::", ""))
     return found
 
 

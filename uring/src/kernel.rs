@@ -121,7 +121,11 @@ struct Socket {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
-    Listener { is_tcp: bool },
+    /// Other processes may have one that was adopted.
+    Listener {
+        is_tcp: bool,
+        is_adopted: bool,
+    },
     Connecting,
     Stream,
 }
@@ -898,11 +902,16 @@ impl KernelReactor {
         if is_last {
             listener.in_flight -= 1;
         }
-        if listener.is_closing {
+        let (is_tcp, is_adopted) = match listener.role {
+            Role::Listener { is_tcp, is_adopted } => (is_tcp, is_adopted),
+            Role::Connecting | Role::Stream => (false, false),
+        };
+        let is_closing = listener.is_closing;
+        // Who was taken from a listener that others go on with would be lost.
+        if is_closing && (accepted.is_none() || !is_adopted) {
             self.finish_close(token, events);
             return;
         }
-        let is_tcp = listener.role == Role::Listener { is_tcp: true };
         if let Some(fd) = accepted {
             let peer = if is_tcp {
                 net::peer_addr(fd.as_raw_fd())
@@ -936,7 +945,9 @@ impl KernelReactor {
                 return;
             }
         }
-        if is_last {
+        if is_closing {
+            self.finish_close(token, events);
+        } else if is_last {
             self.arm_accept(token);
         }
     }
@@ -1247,7 +1258,7 @@ impl KernelReactor {
                 && !socket.is_closing
             {
                 socket.is_closing = true;
-                net::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR);
+                socket.shut_down();
                 self.cancel_all(token);
             }
             let is_idle = |socket: &Socket| socket.in_flight == 0;
@@ -1329,11 +1340,30 @@ impl Reactor for KernelReactor {
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId> {
         let fd = net::listen(at, backlog)?;
         let is_tcp = matches!(at, Endpoint::Tcp(_));
-        let token = self
-            .sockets
-            .insert(Socket::new(fd, Role::Listener { is_tcp }));
+        let token = self.sockets.insert(Socket::new(
+            fd,
+            Role::Listener {
+                is_tcp,
+                is_adopted: false,
+            },
+        ));
         self.arm_accept(token);
         Ok(token.into())
+    }
+
+    fn adopt(&mut self, listener: OwnedFd) -> io::Result<SocketId> {
+        net::set_blocking(&listener)?;
+        let role = Role::Listener {
+            is_tcp: net::local_addr(listener.as_raw_fd()).is_some(),
+            is_adopted: true,
+        };
+        let token = self.sockets.insert(Socket::new(listener, role));
+        self.arm_accept(token);
+        Ok(token.into())
+    }
+
+    fn peer_user(&self, socket: SocketId) -> Option<u32> {
+        net::peer_user(&self.sockets.get(socket.into())?.fd)
     }
 
     fn local_addr(&self, socket: SocketId) -> Option<SocketAddr> {
@@ -1485,7 +1515,7 @@ impl Reactor for KernelReactor {
             self.ended.push(token);
             return;
         }
-        net::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR);
+        socket.shut_down();
         self.cancel_all(token);
     }
 
@@ -1649,6 +1679,19 @@ impl Socket {
             held: None,
             sending: None,
             address: None,
+        }
+    }
+
+    /// Ends both directions, unless that would end them for other processes, too.
+    fn shut_down(&self) {
+        if !matches!(
+            self.role,
+            Role::Listener {
+                is_adopted: true,
+                ..
+            }
+        ) {
+            net::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR);
         }
     }
 }

@@ -217,7 +217,54 @@ fn set_option(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Resu
     check(done).map(drop)
 }
 
-/// The address at the other end; `None` for Unix sockets and connections that are gone.
+/// The user of the process at the other end; `None` where the kernel does not know one.
+pub(crate) fn peer_user(fd: &OwnedFd) -> Option<u32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: libc::uid_t::MAX,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    // SAFETY: the kernel writes at most the given length into a struct of that size, during the call.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    (done == 0 && peer.pid != 0).then_some(peer.uid)
+}
+
+/// Has operations wait: the ring ends those on a socket that does not wait at once. The flag is that of all
+/// processes that have the socket.
+pub(crate) fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain integers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let wanted = flags & !libc::O_NONBLOCK;
+    if flags != wanted {
+        // SAFETY: as above.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) })?;
+    }
+    Ok(())
+}
+
+/// Is this a stream socket that listens?
+pub(crate) fn is_listener(fd: RawFd) -> bool {
+    let is_one = |name: c_int, wanted: c_int| {
+        let (mut value, mut len) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
+        let level = libc::SOL_SOCKET;
+        // SAFETY: the kernel writes one int on this stack frame during the call.
+        let done =
+            unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) };
+        done == 0 && value == wanted
+    };
+    is_one(libc::SO_TYPE, libc::SOCK_STREAM) && is_one(libc::SO_ACCEPTCONN, 1)
+}
+
 /// Is the other end of a connection on this machine?
 pub(crate) fn is_near(fd: RawFd) -> bool {
     let Some(mut at) = peer_addr(fd) else {
@@ -229,6 +276,7 @@ pub(crate) fn is_near(fd: RawFd) -> bool {
     at.ip().is_loopback() || std::net::UdpSocket::bind(at).is_ok()
 }
 
+/// The address at the other end; `None` for Unix sockets and connections that are gone.
 pub(crate) fn peer_addr(fd: RawFd) -> Option<SocketAddr> {
     address_of(fd, libc::getpeername)
 }

@@ -5,7 +5,7 @@
 //! touch is owned by the reactor, never by the caller. It moves in with the request and comes back
 //! with the event.
 
-use std::{io, net::SocketAddr, path::Path, path::PathBuf};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, path::Path, path::PathBuf};
 
 use bytes::Bytes;
 
@@ -264,6 +264,21 @@ pub trait Reactor {
     /// # Errors
     /// What socket, bind or listen said.
     fn listen(&mut self, at: &Endpoint, backlog: u32) -> io::Result<SocketId>;
+
+    /// Keeps an accept armed on a listener that somebody else has made. Other processes may have it, too, so
+    /// that closing it here ends nothing but the accept: who connects from then on waits for the others, and
+    /// who was accepted before is still told with [`Event::Accepted`]. It becomes a blocking one, for all.
+    ///
+    /// # Errors
+    /// This reactor knows no descriptors.
+    fn adopt(&mut self, _listener: OwnedFd) -> io::Result<SocketId> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The user that runs the process at the other end of a Unix socket, as of when it connected.
+    fn peer_user(&self, _socket: SocketId) -> Option<u32> {
+        None
+    }
 
     /// The address a TCP listener or connection is bound to.
     fn local_addr(&self, socket: SocketId) -> Option<SocketAddr>;

@@ -2,13 +2,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
-use crate::net::check;
-use crate::reactor::Nanos;
+use crate::net::{self, check};
+use crate::reactor::{Endpoint, Nanos};
 use crate::wake::{KernelWaker, wake_descriptor};
 
 /// Writing to a closed peer shall be an error of that write, not the end of the process. Once per
@@ -59,6 +59,59 @@ extern "C" fn on_termination(_signal: libc::c_int) {
 static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
 static WAKER_COUNT: AtomicUsize = AtomicUsize::new(0);
 static WAKERS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
+
+/// Takes the sockets that whoever started this process left open for it: so many listeners from descriptor 3
+/// on, and a connection. Processes started later do not get them. Once, before anything else is opened.
+///
+/// # Errors
+/// One of them is not what it should be, or this was called before.
+pub fn inherit(
+    listeners: u16,
+    channel: Option<RawFd>,
+) -> io::Result<(Vec<OwnedFd>, Option<OwnedFd>)> {
+    if WAS_INHERITED.swap(true, Ordering::Relaxed) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let numbers = FIRST_INHERITED..FIRST_INHERITED + RawFd::from(listeners);
+    if channel.is_some_and(|channel| channel < FIRST_INHERITED || numbers.contains(&channel)) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // Nothing is taken before it is known that all of them are there.
+    if !numbers.clone().all(net::is_listener) {
+        return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
+    }
+    let listeners = numbers.map(take).collect::<io::Result<_>>()?;
+    Ok((listeners, channel.map(take).transpose()?))
+}
+
+static WAS_INHERITED: AtomicBool = AtomicBool::new(false);
+const FIRST_INHERITED: RawFd = 3;
+
+fn take(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers; a number that is no descriptor is refused.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, as the call just said; the process that started us left it to us, nothing else was
+    // opened yet, and no number is taken twice.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Leaves a descriptor open, under its number, to the program that takes this one's place.
+///
+/// # Errors
+/// What fcntl said.
+pub fn leave_open(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain integers; the descriptor is open as long as it is borrowed.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+}
+
+/// Opens a listener as [`Reactor::listen`](crate::Reactor::listen) does, for
+/// [`Reactor::adopt`](crate::Reactor::adopt).
+///
+/// # Errors
+/// What socket, bind or listen said.
+pub fn listener(at: &Endpoint, backlog: u32) -> io::Result<OwnedFd> {
+    net::listen(at, backlog)
+}
 
 /// Has the processor fetch the line of memory that holds `at`, without waiting for it. A hint: nothing
 /// depends on it.

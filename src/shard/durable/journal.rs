@@ -346,6 +346,28 @@ impl Journal {
         reactor.write_durable(file, block.into_bytes(), at, self.mark(Step::Close));
     }
 
+    /// Gives back the space behind the end that was reserved: whoever loads the segment would read it all.
+    /// What is written after all makes it longer again.
+    ///
+    /// # Errors
+    /// What the operating system said; nothing depends on it.
+    pub fn trim(&self) -> std::io::Result<()> {
+        let Some(active) = &self.active else {
+            return Ok(());
+        };
+        let name = FileName::Segment {
+            shard: self.place.shard as u32,
+            seq: active.seq,
+        };
+        let path = self.place.dir.join(name.to_string());
+        let file = std::fs::File::options().write(true).open(path)?;
+        let len = active.at.next_multiple_of(DIRECT_UNIT as u64);
+        match file.metadata()?.len() > len {
+            true => file.set_len(len),
+            false => Ok(()),
+        }
+    }
+
     /// Was [`close`](Journal::close) called since the last write?
     pub fn is_closing(&self) -> bool {
         self.closing.is_some()

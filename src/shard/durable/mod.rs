@@ -33,6 +33,7 @@ use self::{
     snap::{Ended, Snap, SnapPlace, SnapStep},
 };
 use super::{
+    handoff,
     loans::Job,
     message::{CoreId, Message},
     shared::lock,
@@ -338,9 +339,12 @@ impl Durable {
             if !state.homes.shards.has(shard) {
                 continue;
             }
+            let is_ending = state.stage >= handoff::Stage::Sealing;
             let home = state.homes.shards.shard(shard);
             if let Some(stream) = &mut home.stream
                 && state.shared.settings.journals
+                // Behind its end, the next one who writes here may be another process.
+                && !(is_ending && kept.journal.is_closed() && stream.pending_bytes() == 0)
             {
                 kept.journal.keeps = state.feeding[kept.place.own];
                 kept.journal.step(stream, self.fsync, reactor);
@@ -530,6 +534,31 @@ impl Durable {
         if leader.on_done((era, step), result, place, reactor) {
             tell_others(state);
         }
+    }
+
+    /// Gives up the snapshots that are being made: another process is to have the directory.
+    pub fn hush<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) {
+        for kept in &mut self.kept {
+            kept.give_up("the node is handed over", 0, state, reactor);
+        }
+    }
+
+    /// Makes the journals as short as they can be: the next process begins by reading them.
+    pub fn trim(&self) {
+        for kept in &self.kept {
+            // Where it cannot be done, it takes longer.
+            let _ = kept.journal.trim();
+        }
+    }
+
+    /// Where the journals of this core end, as files name it. Nothing if they are not all here.
+    pub fn ends(&self, state: &mut State) -> Vec<(usize, Position)> {
+        let shards = self.kept.iter().map(|kept| kept.place.shard);
+        let here: Vec<usize> = shards
+            .filter(|shard| state.homes.shards.has(*shard))
+            .collect();
+        let end = |shard: usize| (shard, state.homes.shards.shard(shard).position_in_files());
+        here.into_iter().map(end).collect()
     }
 
     /// Writes down what is left; true once that is done.
@@ -809,7 +838,7 @@ impl Kept {
             }
             return;
         }
-        if self.journal.is_suspended() {
+        if self.journal.is_suspended() || state.is_hushed() {
             return;
         }
         let grown = self.journal.bytes - self.since;
@@ -1095,6 +1124,11 @@ impl Durability {
             None => drop(all.remove(&shard)),
         }
         self.broken.store(!all.is_empty(), Relaxed);
+    }
+
+    /// Do journals get a new beginning?
+    pub fn is_mending(&self) -> bool {
+        self.mending.is_on()
     }
 
     /// Why writes are refused.

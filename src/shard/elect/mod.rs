@@ -267,6 +267,11 @@ impl Election {
                 .is_some_and(|since| self.stepped >= since + ENDING_MS)
     }
 
+    /// Is nothing on its way to the disk?
+    pub fn rests(&self) -> bool {
+        self.ballot.rests() && self.noted.rests()
+    }
+
     /// Must the core not sleep?
     pub fn has_work(&self) -> bool {
         self.lines.has_work()

@@ -1,0 +1,435 @@
+#!/usr/bin/env python3
+"""A node that is replaced by another process while clients write, by the supervisor of the published library.
+
+    handoff.py --node BINARY --supervisor BINARY [--short]
+
+What was acknowledged is there afterwards, in every case: after upgrades in a row, with other numbers of cores
+than listeners; after successors that end, hang, are another program or cannot start; and after a supervisor
+that crashes at any step. A handoff that comes to nothing cuts no connection, unless the successor had begun to
+change the data directory. How many requests were cut off by the upgrades, and the longest time between two
+acknowledged writes, is printed.
+"""
+
+import argparse
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+from wire import Broken, Closed, Conn, Count, Scratch, encode, free_base, wait_until
+
+CRASHES = (
+    "s-after-o-hello",
+    "s-after-spawn-successor",
+    "s-after-n-hello",
+    "s-after-prepare-sent",
+    "s-after-drained-recv",
+    "s-after-seal-request-sent",
+    "s-after-seal-complete-recv",
+    "s-after-begin-sent",
+    "s-after-ready-recv",
+    "s-after-commit-sent",
+)
+FEW_CRASHES = ("s-after-seal-complete-recv", "s-after-begin-sent", "s-after-ready-recv")
+
+
+class Writer(threading.Thread):
+    """Writes one key after the other and remembers which of them were acknowledged."""
+
+    def __init__(self, addr, name):
+        super().__init__(daemon=True)
+        self.addr, self.name, self.ending = addr, name, False
+        self.acked, self.cut, self.refused = [], 0, []
+        self.at, self.gap = time.monotonic(), 0.0
+
+    def run(self):
+        number = 0
+        while not self.ending:
+            try:
+                with Conn(self.addr, 15.0) as conn:
+                    while not self.ending:
+                        number += 1
+                        reply = conn.call("SET", "%s:%d" % (self.name, number), number)
+                        if reply.is_error:
+                            self.refused.append(reply.value)
+                            continue
+                        now = time.monotonic()
+                        self.gap, self.at = max(self.gap, now - self.at), now
+                        self.acked.append(number)
+                        time.sleep(0.001)
+            except (OSError, Closed, Broken):
+                self.cut += 1
+                time.sleep(0.002)
+
+
+class Load:
+    """Writers, and a connection that must not be cut where nothing was handed over."""
+
+    def __init__(self, addr):
+        self.addr = addr
+        self.writers = [Writer(addr, "w%d" % n) for n in range(4)]
+        for writer in self.writers:
+            writer.start()
+
+    def cuts(self):
+        return sum(writer.cut for writer in self.writers)
+
+    def goes_on(self, limit=20.0):
+        """All writers get something acknowledged that they send from now on."""
+        before = [len(writer.acked) for writer in self.writers]
+        moved = lambda: all(len(w.acked) > n + 2 for w, n in zip(self.writers, before))
+        wait_until("writes are acknowledged", limit, moved)
+
+    def end(self, count, what):
+        for writer in self.writers:
+            writer.ending = True
+        for writer in self.writers:
+            writer.join(20)
+        missing, total = 0, 0
+        with Conn(self.addr, 20.0) as conn:
+            for writer in self.writers:
+                keys = [("GET", "%s:%d" % (writer.name, n)) for n in writer.acked]
+                total += len(keys)
+                for n, reply in zip(writer.acked, conn.many(keys)):
+                    missing += reply.value != b"%d" % n
+        refused = [text for writer in self.writers for text in writer.refused]
+        count.check(what + ": every acknowledged write is there", missing == 0 and total > 0,
+                    "%d of %d are missing" % (missing, total))
+        count.check(what + ": no write was refused", not refused, str(refused[:3]))
+        gap = max(writer.gap for writer in self.writers)
+        print("%s: %d writes, %d requests cut off, longest gap %.0f ms"
+              % (what, total, self.cuts(), gap * 1000))
+
+
+class Fleet:
+    """A supervisor, its nodes, and where they live."""
+
+    def __init__(self, args, scratch, name, listeners=1):
+        self.args, self.listeners = args, listeners
+        self.dir = scratch.sub(name)
+        self.control = os.path.join(self.dir, "control")
+        self.port = free_base()
+        self.addr = ("127.0.0.1", self.port)
+        self.log = open(os.path.join(self.dir, "log"), "ab")
+        self.pids, self.supervisor = [], None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.kill_supervisor()
+        for pid in self.pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.log.close()
+        if kind is not None:
+            with open(self.log.name, errors="replace") as log:
+                print(log.read()[-4000:])
+
+    def supervise(self, crash_at=None):
+        self.kill_supervisor()
+        env = dict(os.environ)
+        if crash_at:
+            env["HANDOFF_CRASH_AT"] = crash_at
+        argv = [self.args.supervisor, self.control, str(self.port), str(self.listeners)]
+        self.supervisor = subprocess.Popen(
+            argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+
+    def kill_supervisor(self):
+        if self.supervisor:
+            self.supervisor.kill()
+            self.supervisor.wait()
+            self.supervisor.stdin.close()
+            self.supervisor.stdout.close()
+            self.supervisor = None
+
+    def say(self, *words, limit=40.0):
+        """The supervisor's answer, in words; nothing if it has crashed."""
+        self.supervisor.stdin.write((" ".join(words) + "\n").encode())
+        self.supervisor.stdin.flush()
+        line = b""
+        end = time.monotonic() + limit
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self.supervisor.stdout], [], [], 0.05)
+            if ready:
+                piece = os.read(self.supervisor.stdout.fileno(), 1)
+                if not piece:
+                    return []
+                line += piece
+            elif self.supervisor.poll() is not None:
+                return []
+            elif time.monotonic() > end:
+                raise TimeoutError("the supervisor does not answer %s" % (words,))
+        said = line.decode().split()
+        self.pids += [int(said[-1])] if said[0] in ("started", "committed") else []
+        return said
+
+    def node(self, *more, threads=1):
+        """A node's command line."""
+        argv = [os.path.abspath(self.args.node), "--dir", os.path.join(self.dir, "data"), "--shards", "3"]
+        argv += ["--threads", str(threads), "--no-pin", "--spin-us", "0", "--handoff-socket", self.control]
+        return argv + list(more)
+
+    def start(self, *more, threads=1):
+        self.supervise()
+        said = self.say("cold", *self.node(*more, threads=threads))
+        wait_until("the node can be handed over", 20, lambda: self.pings() and os.path.exists(self.control))
+        return said
+
+    def pings(self):
+        with Conn(self.addr, 5.0) as conn:
+            return conn.call("PING").value == b"PONG"
+
+    def upgrade(self, *argv, deadline=10000, grace=4000):
+        return self.say("handoff", str(deadline), str(grace), *argv)
+
+    def holder(self):
+        """The process that has the data directory, by its own word."""
+        with open(os.path.join(self.dir, "data", "LOCK")) as lock:
+            return int(lock.readline())
+
+
+def is_alive(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def upgrades(args, scratch, count):
+    """Upgrades in a row, with more and with fewer cores than listeners."""
+    with Fleet(args, scratch, "rows", listeners=2) as fleet:
+        fleet.start(threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        for round, threads in enumerate((3, 1, 2) if args.short else (3, 1, 2, 2, 3, 1, 2, 1, 3, 2)):
+            idle = [Conn(fleet.addr) for _ in range(50)]
+            served = sum(conn.call("PING").value == b"PONG" for conn in idle)
+            # It reads its replies only when the process that wrote them is gone.
+            idle[0].send_raw(encode(["PING"]) * 500)
+            said = fleet.upgrade(*fleet.node(threads=threads))
+            count.check("upgrade %d to %d cores" % (round, threads), said[:1] == ["committed"], str(said))
+            count.check("the old process ends well", fleet.say("reap") == ["ended", "0"])
+            replies = [idle[0].read().value for _ in range(500)]
+            count.check("what was answered arrives", served == 50 and set(replies) == {b"PONG"})
+            ended = sum(ends(conn) for conn in idle)
+            count.check("connections end without a reset", ended == 50, str(ended))
+            load.goes_on()
+            # Every listener is served: where a connection ends up is the kernel's choice.
+            served = sum(fleet.pings() for _ in range(20))
+            count.check("all connections are served", served == 20, str(served))
+        refused = subprocess.run(fleet.node("--port", str(free_base())), capture_output=True, timeout=20)
+        told = "another node runs on" in refused.stderr.decode()
+        count.check("a second process is told who has the directory",
+                    told and "process %d" % fleet.pids[-1] in refused.stderr.decode(), refused.stderr.decode())
+        load.end(count, "upgrades")
+
+
+def ends(conn):
+    """Does the connection end as the other side ends it in order?"""
+    try:
+        return conn.sock.recv(1) == b""
+    except OSError:
+        return False
+    finally:
+        conn.close()
+
+
+def aborts(args, scratch, count):
+    """Successors that are of no use. The node goes on with the connections that it has."""
+    itself = [sys.executable, os.path.abspath(__file__), "--be"]
+    with Fleet(args, scratch, "aborts") as fleet:
+        fleet.start(threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        bad = [
+            ("ends at once", ["/bin/false"]),
+            ("is another program", ["/bin/cat", "/dev/null"]),
+            ("ends when it is known", itself + ["known"]),
+            ("ends when it should begin", itself + ["begun"]),
+            ("wants the data otherwise", fleet.node("--shards", "4")),
+        ]
+        slow = [("hangs when it should begin", itself + ["hung"])]
+        if not args.short:
+            slow.append(("says nothing", ["/bin/sleep", "60"]))
+        with Conn(fleet.addr, 20.0) as conn:
+            conn.ask("SET", "kept", "1")
+            for what, argv in bad + slow:
+                deadline = 1000 if (what, argv) in slow else 10000
+                said = fleet.upgrade(*argv, deadline=deadline)
+                count.check("a successor that " + what, said[:1] in (["aborted"], ["failed"]), str(said))
+                load.goes_on()
+                count.check("the connection of before is served", conn.ask("INCR", "kept") > 1)
+            count.check("no connection was cut", load.cuts() == 0, str(load.cuts()))
+            fields = conn.info("handoff")
+            # Of those that had said hello.
+            told = (fields.get("handoff_rolled_back_total"), fields.get("handoff_generation"))
+            count.check("INFO tells of all that came to nothing", told == ("4", "1"), str(fields))
+        # It fails behind the point where it has the directory: what it may have written counts.
+        with socket.create_server(("127.0.0.1", fleet.port + 9)) as taken:
+            said = fleet.upgrade(*fleet.node("--replication-port", str(taken.getsockname()[1])))
+        count.check("a successor that has changed something", said[:1] == ["aborted"], str(said))
+        load.goes_on()
+        said = fleet.upgrade(*fleet.node())
+        count.check("the next one is taken", said[:1] == ["committed"], str(said))
+        load.goes_on()
+        load.end(count, "aborts")
+
+
+def crashes(args, scratch, count):
+    """Supervisors that crash: one process serves afterwards, and can be handed over."""
+    for at in FEW_CRASHES if args.short else CRASHES:
+        with Fleet(args, scratch, at) as fleet:
+            fleet.start(threads=2)
+            load = Load(fleet.addr)
+            load.goes_on()
+            # Its listeners are gone with it, so that another one has to have some.
+            fleet.supervise(crash_at=at)
+            said = fleet.upgrade(*fleet.node())
+            count.check("%s: it crashed" % at, said == [], str(said))
+            load.goes_on()
+            first = fleet.pids[0]
+            fleet.pids.append(fleet.holder())
+            alone = lambda: fleet.holder() == first or not is_alive(first)
+            wait_until("%s: the old process has ended, or serves" % at, 10, alone)
+            fleet.supervise()
+            said = wait_until("the next one is taken", 20, lambda: committed(fleet))
+            count.check("%s: the next handoff is taken" % at, bool(said))
+            load.goes_on()
+            load.end(count, at)
+
+
+def committed(fleet):
+    said = fleet.upgrade(*fleet.node())
+    return said if said[:1] == ["committed"] else None
+
+
+def replicas(args, scratch, count):
+    """A primary and its replica are both handed over; neither needs all the data again."""
+    with Fleet(args, scratch, "primary") as primary, Fleet(args, scratch, "replica") as replica:
+        primary.start("--replication-port", str(primary.port + 10000), threads=2)
+        follow = ("--replicaof", "127.0.0.1:%d" % primary.port, "--replication-port", "0")
+        replica.start(*follow, threads=2)
+        with Conn(primary.addr) as conn:
+            conn.ask("SET", "first", "1")
+        load = Load(primary.addr)
+        load.goes_on()
+        wait_until("the replica has something", 20, lambda: has(replica.addr, "first", b"1"))
+        for round in range(2):
+            said = primary.upgrade(*primary.node("--replication-port", str(primary.port + 10000), threads=2))
+            count.check("the primary is handed over", said[:1] == ["committed"], str(said))
+            with Conn(primary.addr) as conn:
+                conn.ask("SET", "round", "p%d" % round)
+            wait_until("the replica follows the new one", 20, lambda: has(replica.addr, "round", b"p%d" % round))
+            said = replica.upgrade(*replica.node(*follow, threads=2))
+            count.check("the replica is handed over", said[:1] == ["committed"], str(said))
+            with Conn(primary.addr) as conn:
+                conn.ask("SET", "round", "r%d" % round)
+                fields = conn.info("replication")
+            wait_until("the new replica follows", 20, lambda: has(replica.addr, "round", b"r%d" % round))
+            shipped = fields.get("sync_full")
+            count.check("nobody got all the data again", shipped == "0", str(fields))
+        load.end(count, "replicas")
+
+
+def has(addr, key, value):
+    with Conn(addr) as conn:
+        return conn.call("GET", key).value == value
+
+
+def stops(args, scratch, count):
+    """A supervisor that stands still after the seal is not waited for for ever; and it is not believed later."""
+    with Fleet(args, scratch, "stops") as fleet:
+        fleet.start(threads=2)
+        with Conn(fleet.addr, 20.0) as conn, socket.socket(socket.AF_UNIX) as control:
+            conn.ask("SET", "kept", "1")
+            control.settimeout(20)
+            control.connect(fleet.control)
+            mode = os.stat(fleet.control).st_mode & 0o777
+            count.check("only we may lead", mode == 0o600, oct(mode))
+            name = bytes(range(16))
+            said = [hear(control)[0]]
+            # 200 ms for all.
+            control.sendall(frame(b"\x01\x01\x10" + name))
+            control.sendall(frame(b"\x02\x10" + name + b"\x01\xc8\x01\x64"))
+            said.append(hear(control)[0])
+            control.sendall(frame(b"\x04\x10" + name))
+            said.append(hear(control)[0])
+            count.check("it hears that all is sealed", said == [0, 3, 6], str(said))
+            conn.send("INCR", "kept")
+            began = time.monotonic()
+            count.check("what waited is answered when the time is up", conn.read().value == 2)
+            took = time.monotonic() - began
+            count.check("which is six seconds later", 5 < took < 9, "%.1f s" % took)
+            try:
+                control.sendall(frame(b"\x0a\x10" + name))
+                rest = control.recv(100)
+            except OSError:
+                rest = b""
+            count.check("a late commit is not heard", rest == b"" and conn.ask("INCR", "kept") == 3)
+
+
+def frame(payload):
+    return struct.pack("<IH", len(payload) + 2, 1) + payload
+
+
+def hear(control):
+    """The payload of the next frame."""
+    def exactly(count):
+        got = b""
+        while len(got) < count:
+            piece = control.recv(count - len(got))
+            if not piece:
+                raise SystemExit(0)
+            got += piece
+        return got
+
+    length, _ = struct.unpack("<IH", exactly(6))
+    return exactly(length - 2)
+
+
+def be(what):
+    """A successor that comes to nothing."""
+    control = socket.socket(fileno=int(os.environ["HANDOFF_SOCK_FD"]))
+    pid, varint = os.getpid(), b""
+    while pid > 0x7F:
+        varint, pid = varint + bytes([pid & 0x7F | 0x80]), pid >> 7
+    control.sendall(frame(b"\x00\x01" + varint + bytes([pid]) + b"\x00\x01\x01\x00"))
+    hear(control)
+    if what == "known":
+        return
+    hear(control)
+    if what == "hung":
+        time.sleep(60)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--node")
+    parser.add_argument("--supervisor")
+    parser.add_argument("--short", action="store_true", help="the cases that say most, within 40 seconds")
+    parser.add_argument("--only", help="upgrades, aborts, crashes, replicas or stops")
+    parser.add_argument("--be", help="used by itself")
+    args = parser.parse_args()
+    if args.be:
+        return be(args.be)
+    args.supervisor = os.path.abspath(args.supervisor)
+    count = Count()
+    parts = (upgrades, aborts, crashes, replicas) + (() if args.short else (stops,))
+    with Scratch() as scratch:
+        for part in parts:
+            if args.only in (None, part.__name__):
+                part(args, scratch, count)
+    count.close()
+
+
+if __name__ == "__main__":
+    main()
