@@ -53,9 +53,9 @@ const NOTES: [(&str, &str, &str, &[&str]); 2] = [
         TOTALS,
         "Planned failover: what became of the writes",
         "One row for each engine and promise. Every write has a key of its own, so that nothing that is lost \
-            can be covered by a later write; a write that was not acknowledged is sent again. Failed failovers \
-            left the old primary in its part; those that hung had no end within the time allowed, and end \
-            the turn of the pair.",
+            can be covered by a later write; a write that was not acknowledged is sent again. Failed \
+            failovers left the old primary in its part; those that hung had no end within the time allowed, \
+            and end the turn of the pair.",
         &[
             "acknowledged",
             "missing",
