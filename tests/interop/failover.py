@@ -458,8 +458,9 @@ def accidents(scratch, count):
             victim.proc.send_signal(signal.SIGCONT)
 
         def settled():
-            roles = [role(node) for node in nodes]
             idle = all(status(node)[b"failover_phase"] == b"idle" for node in nodes)
+            roles = [role(node) for node in nodes]
+            idle &= all(status(node)[b"failover_phase"] == b"idle" for node in nodes)
             return roles if idle and sorted(roles) == ["master", "slave"] else None
 
         try:
