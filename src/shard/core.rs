@@ -251,6 +251,11 @@ impl<R: Reactor> Core<R> {
             // the primary has been asked.
             self.state.shared.following.store(true, Relaxed);
             self.state.shared.primary_expires.store(true, Relaxed);
+            *lock(&self.state.shared.follow) = Some(FollowView {
+                host: host.clone(),
+                port,
+                ..FollowView::default()
+            });
             self.follow_later = Some((host, port));
         } else if let Some(follower) = &mut self.follower {
             follower.go_on_following(&mut self.state, Some((host, port)));

@@ -310,7 +310,9 @@ impl Failing {
 
     /// Must the core not sleep?
     pub fn has_work(&self, shared: &Shared) -> bool {
-        shared.failovers.is_due.load(SeqCst)
+        // What was found on the disk must be in its place before anybody is followed.
+        let is_loaded = shared.durable.loading.shards.load(SeqCst) == 0;
+        is_loaded && shared.failovers.is_due.load(SeqCst)
     }
 
     /// Lets the machines know of what happened, and does what they want.
@@ -320,7 +322,8 @@ impl Failing {
         follower: &mut Follower,
         reactor: &mut R,
     ) -> bool {
-        if !self.has_work(&state.shared) && !state.shared.failovers.waits.load(Relaxed) {
+        let waits = &state.shared.failovers.waits;
+        if !self.has_work(&state.shared) && !waits.load(Relaxed) {
             return false;
         }
         let shared = state.shared.clone();
