@@ -692,7 +692,11 @@ impl Coordinator {
             new_epoch: if is_over { run.old_epoch } else { run.epoch },
             frontier: run.frontier.clone(),
             reached: run.reached.clone(),
-            skipped: if is_over { 0 } else { run.skipped() },
+            skipped: match verdict {
+                Verdict::Clean | Verdict::Forced => run.skipped(),
+                // The target is not the primary: nothing is lost.
+                Verdict::Aborted | Verdict::Reclaimed => 0,
+            },
             durable: run.durable,
             waited_ms: run.caught_up.unwrap_or(self.now).saturating_sub(run.frozen),
             frozen_ms: self.now - run.started,
