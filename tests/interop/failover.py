@@ -385,6 +385,56 @@ def foreign(scratch, count):
         node.stop()
 
 
+def forced(scratch, count):
+    """With FORCE a target that lacks writes takes over, and what it lacks is told; an empty one never does."""
+    a, b = pair(scratch)
+    wanted = sum(x[1] for x in ends(a))
+    value = "v" * (256 << 10)
+    before = len(status(a)[b"outcomes"])
+    with a.conn(60) as c, a.conn() as d:
+        for n in range(400):
+            c.send("SET", "big%d" % (n % 50), value)
+        wait_until("the first of them", 10, lambda: sum(x[1] for x in ends(a)) > wanted)
+        d.ask("FAILOVER", "TO", "127.0.0.1", str(b.port), "FORCE", "TIMEOUT", "1", "DURABLE", "no")
+        ended = outcome(a, before)
+        said = [c.read() for _ in range(400)]
+    good = all(reply.value in (b"OK", READONLY) for reply in said)
+    count.check("forced: every write has an answer", good, repr([r.value[:60] for r in said if r.value not in (b"OK", READONLY)][:3]))
+    lacks = ended[b"frontier"] - ended[b"reached"]
+    fits = (ended[b"result"] == b"forced") == (lacks > 0) and ended[b"skipped"] == max(lacks, 0)
+    count.check("forced: what is skipped is told", fits and ended[b"result"] in (b"clean", b"forced"), repr(ended))
+    print("    %s, %d frames skipped" % (ended[b"result"].decode(), ended[b"skipped"]))
+    count.check("forced: one primary", [role(a), role(b)] == ["slave", "master"])
+    count.check("forced: both the same", same((a, b)))
+    # One that has just come, and has nothing yet.
+    with b.conn(60) as c:
+        for n in range(300):
+            c.ask("SET", "more%d" % n, value)
+        keys = c.ask("DBSIZE")
+        follow = ("--dir", "data", "--replicaof", "127.0.0.1:%d" % b.port)
+        e = node_server(scratch, OPTS.node, threads=2, args=follow, name="empty")
+        said = set()
+        deadline = time.monotonic() + 20
+        while role(b) == "master" and time.monotonic() < deadline:
+            reply = c.call("FAILOVER", "TO", "127.0.0.1", str(e.port), "TIMEOUT", "50")
+            said.add(reply.value)
+            time.sleep(0.01)
+    with e.conn() as c:
+        count.check("forced: an empty target waits for its data", c.ask("DBSIZE") == keys, "%r of %r" % (c.ask("DBSIZE"), keys))
+    allowed = (b"OK", b"ERR FAILOVER target HOST and PORT is not a replica.", b"ERR FAILOVER already in progress.",
+               b"ERR FAILOVER target replica is not online.", b"ERR FAILOVER is not valid when server is a replica.")
+    count.check("forced: with these words", said <= set(allowed), repr(said))
+    for node in (a, b, e):
+        node.stop()
+
+
+def ends(node):
+    """Generation and next offset of each stream."""
+    with node.conn() as c:
+        flat = c.ask("REPL.TOKEN")
+    return list(zip(flat[::2], flat[1::2]))
+
+
 def restarts(scratch, count):
     """What a failover has said holds over restarts with the old command lines, until REPLICAOF says otherwise."""
     a, b = pair(scratch)
@@ -525,7 +575,7 @@ def kevys(scratch, count):
         a.stop()
 
 
-SCENARIOS = (errors, to_and_fro, third, held, foreign, restarts, accidents, kevys)
+SCENARIOS = (errors, to_and_fro, third, held, foreign, forced, restarts, accidents, kevys)
 
 
 def main():
