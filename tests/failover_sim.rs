@@ -32,7 +32,7 @@ use ringkeep::{
 /// Seeds of the unit stage.
 const SEEDS: u64 = 1000;
 /// Seeds that failed once, if only by a mistake of the world.
-const FAILED: [u64; 2] = [1250, 18_860];
+const FAILED: [u64; 6] = [1250, 18_860, 25_093, 30_572, 53_982, 77_679];
 /// Milliseconds of trouble, and of peace behind it.
 const TROUBLE: u64 = 12_000;
 const PEACE: u64 = 15_000;
@@ -89,6 +89,8 @@ struct Node {
     target: Target,
     /// It takes writes, if it is not frozen.
     leads: bool,
+    /// It crashed behind its decision, before it was known how that ended.
+    has_crashed: bool,
     frozen: bool,
     /// All cores report so then.
     frozen_at: Option<u64>,
@@ -149,6 +151,7 @@ impl Node {
             ledger,
             target: Target::default(),
             leads: node == 0,
+            has_crashed: false,
             frozen: false,
             frozen_at: None,
             begins_at: None,
@@ -303,6 +306,8 @@ impl World {
         {
             node.disk = bytes;
         }
+        let is_decided = node.coordinator.phase() != Phase::Idle && !node.leads;
+        node.has_crashed |= is_decided;
         (node.is_alive, node.back_at) = (false, back);
         node.incarnation += 1;
         let lost = node.log.split_off(node.synced);
@@ -350,8 +355,9 @@ impl World {
         if node.leads {
             node.generation = 1000 * self.now + at as u64;
         }
-        if node.leads && !self.durable {
-            // It crashed as the target, right behind its note, and nobody had asked for its disk.
+        if node.leads && (!self.durable || std::mem::take(&mut node.has_crashed)) {
+            // It crashed as the target, right behind its note, and nobody had asked for its disk; or when it
+            // was about to be the primary again, and lost what it had not synced.
             let log: BTreeSet<u64> = node.log.iter().copied().collect();
             self.acknowledged.retain(|write| log.contains(write));
         }
@@ -663,7 +669,14 @@ impl World {
                 Effect::Say { to, say, .. } => self.post(node_at(&to), Parcel::Say(at, say)),
                 Effect::Demote => (node.leads, node.follows) = (false, None),
                 Effect::Follow(to) => (node.follows, node.link) = (Some(node_at(&to)), None),
-                Effect::Lead => node.leads = true,
+                Effect::Lead => {
+                    node.leads = true;
+                    // It may have crashed meanwhile, and lost what it had not synced.
+                    if std::mem::take(&mut node.has_crashed) {
+                        let log: BTreeSet<u64> = node.log.iter().copied().collect();
+                        self.acknowledged.retain(|write| log.contains(write));
+                    }
+                }
                 Effect::Ended(outcome) => {
                     self.marks.insert(Mark::Verdict(outcome.verdict));
                     let incarnation = self.nodes[at].incarnation;
