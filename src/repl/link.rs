@@ -284,8 +284,10 @@ pub struct Link {
     acked: (u64, Option<u64>, Option<u64>),
     /// Acknowledgements are of the epoch of this primary.
     epoch: Option<u64>,
-    /// The primary asked when its next offset was this one; it hears at once when all of that is durable.
+    /// The primary asked when its next offset was this one; it hears at once when all of that is applied, and
+    /// again when it is durable.
     asked: Option<u64>,
+    asked_disk: Option<u64>,
     acked_at: u64,
     ack_due: bool,
     outgoing: Option<Vec<u8>>,
@@ -391,6 +393,7 @@ impl Link {
             acked: (0, None, None),
             epoch: None,
             asked: None,
+            asked_disk: None,
             acked_at: 0,
             ack_due: false,
             outgoing: None,
@@ -536,6 +539,9 @@ impl Link {
         if is_news && offset <= self.position.offset {
             self.applied = Some(offset);
         }
+        if self.asked.is_some_and(|asked| self.applied >= Some(asked)) {
+            (self.asked, self.ack_due) = (None, true);
+        }
         if let Some((next, at)) = self.behind
             && self.applied.is_some_and(|applied| applied >= next)
         {
@@ -549,8 +555,8 @@ impl Link {
         let durable = offset.min(applied);
         self.durable = Some(self.durable.map_or(durable, |old| old.max(durable)));
         let tells = matches!(&self.phase, Phase::Session(session) if session.is_ringkeep);
-        if tells && self.asked.is_some_and(|asked| durable >= asked) {
-            (self.asked, self.ack_due) = (None, true);
+        if tells && self.asked_disk.is_some_and(|asked| durable >= asked) {
+            (self.asked_disk, self.ack_due) = (None, true);
         }
     }
 
@@ -729,7 +735,7 @@ impl Link {
         let awaits_snapshot = wire == Wire::W3 && !fits;
         self.acked = (0, None, None);
         self.acked_at = now;
-        (self.asked, self.behind) = (None, None);
+        (self.asked, self.asked_disk, self.behind) = (None, None, None);
         self.upstream_next = None;
         self.phase = Phase::Session(Session {
             wire,
@@ -779,7 +785,8 @@ impl Link {
         }
         self.upstream_next = Some(next);
         self.ack_due = true;
-        self.asked = Some(next);
+        self.asked = (self.applied.unwrap_or(0) < next).then_some(next);
+        self.asked_disk = Some(next);
         // A stream on which nothing has happened yet has nothing to apply.
         if is_streaming && self.applied.unwrap_or(0) >= next {
             (self.fresh_at, self.behind) = (Some(now), None);
@@ -1431,16 +1438,36 @@ mod tests {
         assert_eq!(bench.take(), ["frame 5 1", "send REPLCONF ACK 5"]);
         bench.link.applied_through(6);
         bench.poll();
-        assert_eq!(bench.take(), [""; 0]);
+        assert_eq!(bench.take(), ["send REPLCONF ACK 6"]);
+        // What nobody asked for can wait.
+        bench.frame(6);
+        bench.link.applied_through(7);
+        bench.poll();
+        assert_eq!(bench.take(), ["frame 6 1"]);
         assert_eq!(bench.link.deadline(), Some(bench.now + 100));
         bench.pass(100);
-        assert_eq!(bench.take(), ["send REPLCONF ACK 6"]);
+        assert_eq!(bench.take(), ["send REPLCONF ACK 7"]);
         // Nothing more to say, and nobody can have applied what did not come.
         bench.link.applied_through(99);
         bench.link.applied_through(3);
         bench.pass(100);
         assert_eq!(bench.take(), [""; 0]);
-        assert_eq!(bench.link.status(bench.now).applied, Some(6));
+        assert_eq!(bench.link.status(bench.now).applied, Some(7));
+    }
+
+    #[test]
+    fn a_ping_before_the_frames_that_it_counts_is_answered_again_behind_them() {
+        let mut bench = Bench::streaming();
+        bench.feed(b"+PING 7 7\r\n");
+        assert_eq!(bench.take(), ["send REPLCONF ACK 5"]);
+        bench.frame(5);
+        bench.link.applied_through(6);
+        bench.frame(6);
+        bench.poll();
+        assert_eq!(bench.take(), ["frame 5 1", "frame 6 1"]);
+        bench.link.applied_through(7);
+        bench.poll();
+        assert_eq!(bench.take(), ["send REPLCONF ACK 7"]);
     }
 
     #[test]

@@ -797,8 +797,8 @@ def order(rng, rounds, can_cut, only):
 
 
 class Run:
-    def __init__(self, count, name, fleet, seed):
-        self.count, self.name, self.fleet = count, name, fleet
+    def __init__(self, count, name, fleet, seed, node):
+        self.count, self.name, self.fleet, self.node = count, name, fleet, node
         self.rng = random.Random(seed)
         self.journal = Journal()
         self.probers = [Prober(fleet, self.journal, m) for m in fleet.data]
@@ -843,9 +843,34 @@ class Run:
 
     def rounds(self, losses):
         primary = self.go()
+        if self.fleet.all_ringkeeps:
+            self.stranger(primary)
         for n, name in enumerate(losses):
             primary = self.round(n + 1, name, primary)
         self.summary()
+
+    def stranger(self, primary):
+        """A primary whose id is in no list is announced to everybody. A kevy 7.0.0 that leads gives way to it and
+        goes on taking writes: 17 among the behaviours that `kevy_primary.py` lists as "wire N"."""
+        before = self.fleet.views()
+        epoch = str(before[primary][1] + 7)
+        said = [("HB", epoch, "stranger", "primary", "1000000"), ("ANNOUNCE", epoch, "stranger", "10.77.0.99:7000")]
+        requests = [b"".join([b"*%d\r\n" % len(m)] + [b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in m]) for m in said]
+        for m in self.fleet.members:
+            # From the address of a member: connections from elsewhere are closed unread.
+            source = self.fleet.members[m.at - 1]
+            speak = "import socket as s; c = s.create_connection((%r, %d), 5); c.sendall(%r); c.settimeout(1); c.recv(99)"
+            speak %= (m.host, m.port + 200, b"".join(requests))
+            subprocess.run(self.fleet.net.argv(source.at) + [sys.executable, "-c", speak], capture_output=True)
+        takers = []
+        for m in self.fleet.members:
+            with m.conn(3.0) as c:
+                if not c.call("SET", "stranger", "1").is_error:
+                    takers.append(m)
+        label = "%s: wire 17: an announced primary that is in no list makes nobody give way" % self.name
+        self.count.check(label, self.fleet.views() == before, "%r after %r" % (self.fleet.views(), before))
+        label = "%s: wire 17: and one member takes writes" % self.name
+        self.count.check(label, takers == [primary], repr([m.id for m in takers]))
 
     def round(self, n, name, before):
         fleet, journal = self.fleet, self.journal
@@ -1028,9 +1053,14 @@ class Run:
             )
 
     def idle(self, minutes):
-        """Nothing happens, so nothing may change."""
+        """Nothing happens, so nothing may change, while a generator has the primary as busy as it can be."""
         first = self.go()
         self.journal.open.set()
+        generator = os.path.join(os.path.dirname(os.path.abspath(self.node)), "ringkeep-perf")
+        host = self.fleet.net.client_host(first.at)
+        load = [generator, "run", "--host", host, "--port", str(first.port), "--conns", "50", "--pipeline", "16"]
+        load += ["--mix", "get:set=50:50", "--duration", "%ds" % (60 * minutes)]
+        load = subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         views, changes, looks = self.fleet.views(), [], 0
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
@@ -1040,14 +1070,18 @@ class Run:
                 if now[m][:2] != views[m][:2]:
                     changes.append("%s: %s after %s" % (m.id, now[m], views[m]))
             views = now
+        said = load.communicate(timeout=60)[0]
         self.hold()
         problems = changes[:10] + self.in_step(first)
+        if load.returncode != 0:
+            problems.append("the load ended with %d: %s" % (load.returncode, said[-300:]))
         lost = Loss("idle", self.rng, self.fleet, first)
         problems += self.kept(lost, first) + self.alone(self.journal.accepted)
         note = "%d looks, %d role changes, %d writes" % (looks, len(changes), len(self.journal.accepted))
         label = "%s: nothing changes in %g minutes under load" % (self.name, minutes)
         if self.count.check(label, not problems, "\n        ".join(problems)):
             print("        " + note, flush=True)
+            print("        " + said.strip().replace("\n", "\n        "), flush=True)
         else:
             self.show_logs()
 
@@ -1102,7 +1136,7 @@ def main():
                 continue
             down_after = opts.down_after if set(kinds) == {RINGKEEP} else KEVY_DOWN_AFTER
             with Scratch(opts.keep) as scratch:
-                run = Run(count, name, Fleet(scratch, opts, net, kinds, down_after), seed)
+                run = Run(count, name, Fleet(scratch, opts, net, kinds, down_after), seed, opts.node)
                 began = time.monotonic()
                 try:
                     if opts.idle:

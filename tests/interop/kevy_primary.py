@@ -32,8 +32,9 @@ Checks called "wire N" show that a behaviour by which kevys lose or hide data is
     24  a replica that was promoted goes on saying that it is one
     25  silent links stay for ever
 
-14, a truncated image that is taken for a whole one, is among the bad primaries of kevy_replica.py; 23, keys with
-hashtags that are not found, is in imports.py.
+Four are shown elsewhere under the same numbers: 3, a failover that trusts an old lag and loses what was acknowledged,
+in failover.py; 14, a truncated image that is taken for a whole one, in kevy_replica.py; 17, a leader that gives way to
+an id that nobody listed and goes on taking writes, in elections.py; 23, keys with hashtags that are not found, in imports.py.
 """
 
 import argparse

@@ -1015,7 +1015,7 @@ def rss_mib(server):
 
 G = FakePrimary.GENERATION
 HOSTILE = {
-    "truncated image": lambda p, c, g, o: (
+    "wire 14, truncated image": lambda p, c, g, o: (
         c.sendall(
             b"+ACK %d %d\r\n" % (G, o) + snapshot(image([(b"half", b"1"), (b"lost", b"y" * 500)])[:-300], 6)
         ),
