@@ -844,7 +844,7 @@ class Run:
     def rounds(self, losses):
         primary = self.go()
         if self.fleet.all_ringkeeps:
-            self.stranger(primary)
+            primary = self.stranger(primary)
         for n, name in enumerate(losses):
             primary = self.round(n + 1, name, primary)
         self.summary()
@@ -853,15 +853,9 @@ class Run:
         """A primary whose id is in no list is announced to everybody. A kevy 7.0.0 that leads gives way to it and
         goes on taking writes: 17 among the behaviours that `kevy_primary.py` lists as "wire N"."""
         before = self.fleet.views()
-        epoch = str(before[primary][1] + 7)
-        said = [("HB", epoch, "stranger", "primary", "1000000"), ("ANNOUNCE", epoch, "stranger", "10.77.0.99:7000")]
-        requests = [b"".join([b"*%d\r\n" % len(m)] + [b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in m]) for m in said]
+        epoch = before[primary][1] + 7
         for m in self.fleet.members:
-            # From the address of a member: connections from elsewhere are closed unread.
-            source = self.fleet.members[m.at - 1]
-            speak = "import socket as s; c = s.create_connection((%r, %d), 5); c.sendall(%r); c.settimeout(1); c.recv(99)"
-            speak %= (m.host, m.port + 200, b"".join(requests))
-            subprocess.run(self.fleet.net.argv(source.at) + [sys.executable, "-c", speak], capture_output=True)
+            self.announce("stranger", epoch, m)
         takers = []
         for m in self.fleet.members:
             with m.conn(3.0) as c:
@@ -871,6 +865,21 @@ class Run:
         self.count.check(label, self.fleet.views() == before, "%r after %r" % (self.fleet.views(), before))
         label = "%s: wire 17: and one member takes writes" % self.name
         self.count.check(label, takers == [primary], repr([m.id for m in takers]))
+        # The same words in the name of a member are believed.
+        other = self.fleet.members[primary.at - 1]
+        self.announce(other.id, epoch, primary)
+        wait_until("a later epoch", 10, lambda: primary.view(self.fleet.members)[1] >= epoch)
+        return self.fleet.settled()
+
+    def announce(self, name, epoch, to):
+        """Tells a member of a primary."""
+        said = [("HB", str(epoch), name, "primary", "1000000"), ("ANNOUNCE", str(epoch), name, "10.77.0.99:7000")]
+        requests = [b"".join([b"*%d\r\n" % len(m)] + [b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in m]) for m in said]
+        speak = "import socket as s; c = s.create_connection((%r, %d), 5); c.sendall(%r); c.settimeout(1); c.recv(99)"
+        speak %= (to.host, to.port + 200, b"".join(requests))
+        # From the address of a member: connections from elsewhere are closed unread.
+        source = self.fleet.members[to.at - 1]
+        subprocess.run(self.fleet.net.argv(source.at) + [sys.executable, "-c", speak], capture_output=True)
 
     def round(self, n, name, before):
         fleet, journal = self.fleet, self.journal
