@@ -502,6 +502,10 @@ fn try_bind(at: SocketAddr, is_beside: bool) -> std::io::Result<()> {
     }
 }
 
+/// How often, and when again: 5 s in all.
+const BIND_TRIES: u32 = 100;
+const BIND_AGAIN: Duration = Duration::from_millis(50);
+
 /// Binds an address that must be nobody's. The listeners of a node that was killed live on until the
 /// kernel has taken its rings apart, which takes a moment.
 fn bind_alone(at: SocketAddr) -> std::io::Result<()> {
@@ -509,9 +513,12 @@ fn bind_alone(at: SocketAddr) -> std::io::Result<()> {
     loop {
         match TcpListener::bind(at) {
             Ok(_) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < 20 => {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < BIND_TRIES => {
+                if tries == 0 {
+                    log(&format!("{at} is in use; waiting for it"));
+                }
                 tries += 1;
-                thread::sleep(Duration::from_millis(50));
+                thread::sleep(BIND_AGAIN);
             }
             Err(error) => return Err(error),
         }

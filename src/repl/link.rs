@@ -18,7 +18,7 @@
 use std::io::Write as _;
 
 use super::Position;
-use super::source::RINGKEEP;
+use super::source::{IMAGE, RINGKEEP};
 use super::wire::{Item, Parser, WireError, WireLimits};
 use crate::{
     image::{Checker, ImageError, ImageSummary},
@@ -298,6 +298,8 @@ pub struct Link {
     fresh_at: Option<u64>,
     /// The primary's next offset by a ping, and when it came: not all of that is applied yet.
     behind: Option<(u64, u64)>,
+    /// The connection was lost while this came.
+    kept: Option<Incoming>,
     image_failures: u32,
     gap_count: u32,
     drop_count: u64,
@@ -347,7 +349,11 @@ struct Session {
 
 #[derive(Debug, Default)]
 struct Incoming {
+    /// Its name, if the primary is a ringkeep.
+    ship: Option<u64>,
     bytes: Vec<u8>,
+    /// Bytes that the primary was told to be here.
+    told: usize,
     checker: Checker,
 }
 
@@ -402,6 +408,7 @@ impl Link {
             upstream_next: None,
             fresh_at: None,
             behind: None,
+            kept: None,
             image_failures: 0,
             gap_count: 0,
             drop_count: 0,
@@ -411,8 +418,16 @@ impl Link {
 
     /// The name under which the primary knows this link.
     pub fn replica_id(&self) -> String {
+        let part = match &self.kept {
+            Some(Incoming {
+                ship: Some(ship),
+                bytes,
+                ..
+            }) => format!("{IMAGE}{ship},{}", bytes.len()),
+            _ => String::new(),
+        };
         format!(
-            "kevy-replica-{}#{}{RINGKEEP}",
+            "kevy-replica-{}#{}{part}{RINGKEEP}",
             self.config.client_port, self.config.stream
         )
     }
@@ -675,7 +690,7 @@ impl Link {
                 self.on_ack(now, generation, database)
             }
             Item::Ping { generation, next } => self.on_ping(now, generation, next),
-            Item::SnapshotBegin => self.on_snapshot_begin(),
+            Item::SnapshotBegin { ship, from } => self.on_snapshot_begin(now, ship, from),
             Item::Chunk { start, end } => self.on_chunk(now, &bytes[start..end]),
             Item::SnapshotEnd { next, end } => self.on_snapshot_end(now, next, end),
             Item::Units {
@@ -737,6 +752,9 @@ impl Link {
         self.acked_at = now;
         (self.asked, self.asked_disk, self.behind) = (None, None, None);
         self.upstream_next = None;
+        if !awaits_snapshot {
+            self.kept = None;
+        }
         self.phase = Phase::Session(Session {
             wire,
             generation,
@@ -796,11 +814,20 @@ impl Link {
         Outcome::Nothing
     }
 
-    fn on_snapshot_begin(&mut self) -> Outcome {
+    fn on_snapshot_begin(&mut self, now: u64, ship: Option<u64>, from: u64) -> Outcome {
         let Phase::Session(session) = &mut self.phase else {
             return Outcome::Nothing;
         };
-        session.snapshot = Some(Incoming::default());
+        let is_kept = |kept: &Incoming| kept.ship == ship && kept.bytes.len() as u64 == from;
+        let incoming = match self.kept.take() {
+            Some(kept) if from > 0 && is_kept(&kept) => kept,
+            _ if from > 0 => return self.dropped(now, DropReason::Wire(WireError::BadLine)),
+            _ => Incoming {
+                ship: ship.filter(|_| session.is_ringkeep),
+                ..Incoming::default()
+            },
+        };
+        session.snapshot = Some(incoming);
         // Without one in the handshake, the next ping names the generation that the image belongs to.
         if session.wire != Wire::W3 {
             session.generation = 0;
@@ -825,6 +852,10 @@ impl Link {
             return self.dropped_image(now, DropReason::ImageTooLong);
         }
         incoming.bytes.extend_from_slice(piece);
+        if incoming.ship.is_some() && incoming.bytes.len() >= incoming.told + IMAGE_TOLD_EVERY {
+            incoming.told = incoming.bytes.len();
+            self.ack_due = true;
+        }
         match incoming.checker.feed(&incoming.bytes) {
             Ok(()) => Outcome::Nothing,
             Err(error) => self.dropped_image(now, DropReason::BadImage(error)),
@@ -926,6 +957,14 @@ impl Link {
         }
         if let Some(epoch) = epoch {
             let _ = write!(line, " EPOCH {epoch}");
+        }
+        if let Some(Incoming {
+            ship: Some(_),
+            bytes,
+            ..
+        }) = &session.snapshot
+        {
+            let _ = write!(line, " IMAGE {}", bytes.len());
         }
         line.extend(b"\r\n");
         Some(line)
@@ -1031,7 +1070,16 @@ impl Link {
             self.forget_position();
         }
         let retry_at = now + delay;
-        self.phase = Phase::Waiting { until: retry_at };
+        let phase = std::mem::replace(&mut self.phase, Phase::Waiting { until: retry_at });
+        if let Phase::Session(Session {
+            snapshot: Some(incoming),
+            ..
+        }) = phase
+            && let DropReason::Closed | DropReason::Silent = reason
+            && incoming.ship.is_some()
+        {
+            self.kept = Some(incoming);
+        }
         self.outgoing = None;
         self.ack_due = false;
         self.drop_count += 1;
@@ -1065,6 +1113,8 @@ const RETRY_MS: u64 = 250;
 const IMAGE_BACKOFF_MAX: u32 = 6;
 const ACK_EVERY_MS: u64 = 100;
 const GAPS_MAX: u32 = 3;
+/// The primary keeps what it has sent of an image until it hears that this is here.
+const IMAGE_TOLD_EVERY: usize = 512 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -1259,6 +1309,85 @@ mod tests {
         bench.closed();
         bench.pass(5000);
         assert_eq!(fresh(&bench), Some(1200));
+    }
+
+    #[test]
+    fn an_image_goes_on_over_the_next_connection() {
+        const NAMED: &str = "send *6 $9 REPLICATE $4 FROM $1 0 $1 0 $2 ID $40 \
+                             kevy-replica-6004#1+image,77,6+ringkeep1";
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0 0\r\n+SNAPSHOT 77\r\n$10\r\nKEVYSN");
+        bench.closed();
+        bench.take();
+        bench.now += 250;
+        bench.connect();
+        assert_eq!(bench.take(), ["connect", NAMED]);
+        bench.feed(b"+ACK 7 0 0\r\n+SNAPSHOT 77 6\r\n$4\r\nAP\x04\x00\r\n+SNAPSHOT_END 5 5\r\n");
+        assert_eq!(bench.position(), (7, 5));
+        bench.closed();
+        bench.now += 250;
+        bench.connect();
+        assert!(!bench.take().concat().contains("image"), "it is complete");
+    }
+
+    #[test]
+    fn an_image_that_does_not_go_on_begins_anew_and_only_a_ringkeeps_can_go_on() {
+        for (again, is_good) in [
+            ("+SNAPSHOT 78", true),
+            ("+SNAPSHOT 77 5", false),
+            ("+SNAPSHOT 78 6", false),
+        ] {
+            let mut bench = Bench::fresh();
+            bench.connect();
+            bench.feed(b"+ACK 7 0 0\r\n+SNAPSHOT 77\r\n$10\r\nKEVYSN");
+            bench.closed();
+            bench.now += 250;
+            bench.connect();
+            bench.take();
+            let image = "$10\r\nKEVYSNAP\x04\x00\r\n+SNAPSHOT_END 5 5\r\n";
+            bench.feed(format!("+ACK 7 0 0\r\n{again}\r\n{image}").as_bytes());
+            assert_eq!(
+                bench.position() == (7, 5),
+                is_good,
+                "{again}: {:?}",
+                bench.take()
+            );
+        }
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSN");
+        bench.closed();
+        bench.now += 250;
+        bench.take();
+        bench.connect();
+        assert_eq!(bench.take(), ["connect", SIX]);
+    }
+
+    #[test]
+    fn a_ringkeep_hears_how_much_of_its_image_is_here() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        bench.feed(b"+ACK 7 0 0\r\n+SNAPSHOT 77\r\n");
+        bench.take();
+        // A record of a string that is longer than what comes.
+        let mut image = [&EMPTY_IMAGE[..9], &[1, 0]].concat();
+        image.extend(1u32.to_le_bytes());
+        image.push(b'k');
+        image.extend((4u32 << 20).to_le_bytes());
+        image.resize(20 * 65536, 0);
+        let mut told = Vec::new();
+        for chunk in image.chunks(65536) {
+            bench.feed(&[&b"$65536\r\n"[..], chunk, b"\r\n"].concat());
+            told.extend(bench.take());
+        }
+        assert_eq!(
+            told,
+            [
+                "send REPLCONF ACK 0 IMAGE 524288",
+                "send REPLCONF ACK 0 IMAGE 1048576"
+            ]
+        );
     }
 
     #[test]

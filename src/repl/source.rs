@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! REPLICATE FROM [generation] offset ID id      once, as an array or as a line
-//! REPLCONF ACK offset [FACK durable] [EPOCH n]  lines, any number
+//! REPLCONF ACK offset [FACK durable] [EPOCH n] [IMAGE bytes]   lines, any number
 //! ```
 //! A replica before kevy 4 names no generation. One whose name ends as that of a ringkeep gets the frames of
 //! all databases; others know one. Nothing is ever answered to what cannot be understood: the
@@ -21,6 +21,8 @@ pub struct Request {
     pub is_ringkeep: bool,
     /// How it calls itself.
     pub id: String,
+    /// The snapshot that it has a part of, and how many bytes of the image.
+    pub image: Option<(u64, u64)>,
 }
 
 /// What a replica said.
@@ -41,6 +43,8 @@ pub struct Ack {
     pub durable: Option<u64>,
     /// It is of the epoch of this primary, and its disk says so. Only ringkeeps that are elected tell.
     pub epoch: Option<u64>,
+    /// Bytes that it has of the image that it is being sent. Only ringkeeps tell.
+    pub image: Option<u64>,
 }
 
 /// Why a link is closed.
@@ -202,16 +206,29 @@ fn understood(words: &[&[u8]]) -> Option<Request> {
     let offset = parse_decimal(words[last - 2])?;
     let id = std::str::from_utf8(words[last]).ok()?;
     let is_ringkeep = id.ends_with(RINGKEEP);
+    let (id, image) = match id.strip_suffix(RINGKEEP).and_then(part_of_image) {
+        Some((name, image)) => (format!("{name}{RINGKEEP}"), Some(image)),
+        None => (id.to_string(), None),
+    };
     if is_ringkeep && !has_generation {
         // It takes us for somebody else, and will ask again in its own form.
         return None;
     }
-    (!id.is_empty()).then(|| Request {
+    (!id.is_empty()).then_some(Request {
         at: Position { generation, offset },
         has_generation,
         is_ringkeep,
-        id: id.into(),
+        id,
+        image,
     })
+}
+
+/// A name, and what stands behind it of an image.
+fn part_of_image(name: &str) -> Option<(&str, (u64, u64))> {
+    let (name, image) = name.split_once(IMAGE)?;
+    let (ship, bytes) = image.split_once(',')?;
+    let number = |text: &str| parse_decimal(text.as_bytes());
+    Some((name, (number(ship)?, number(bytes)?)))
 }
 
 fn ack(line: &[u8]) -> Option<Ack> {
@@ -225,11 +242,12 @@ fn ack(line: &[u8]) -> Option<Ack> {
         return None;
     }
     let applied = parse_decimal(words.next()?)?;
-    let (mut durable, mut epoch) = (None, None);
+    let (mut durable, mut epoch, mut image) = (None, None, None);
     while let Some(name) = words.next() {
         let told = match name {
             name if is(Some(name), "FACK") => &mut durable,
             name if is(Some(name), "EPOCH") => &mut epoch,
+            name if is(Some(name), "IMAGE") => &mut image,
             _ => return None,
         };
         if told.replace(parse_decimal(words.next()?)?).is_some() {
@@ -240,6 +258,7 @@ fn ack(line: &[u8]) -> Option<Ack> {
         applied,
         durable,
         epoch,
+        image,
     })
 }
 
@@ -252,6 +271,8 @@ fn parse_decimal(text: &[u8]) -> Option<u64> {
 
 /// How the name of a ringkeep replica ends.
 pub const RINGKEEP: &str = "+ringkeep1";
+/// What stands before that if it has a part of an image.
+pub const IMAGE: &str = "+image,";
 
 /// Most bytes before a handshake is complete.
 const HANDSHAKE_MAX: usize = 4096;
@@ -278,6 +299,7 @@ mod tests {
             has_generation,
             is_ringkeep: false,
             id: id.into(),
+            image: None,
         })
     }
 
@@ -304,6 +326,21 @@ mod tests {
             panic!("it is one");
         };
         assert!(request.is_ringkeep && request.has_generation);
+        for (id, name, image) in [
+            ("me#0+image,7,90+ringkeep1", "me#0+ringkeep1", Some((7, 90))),
+            ("me#0+image,7,+ringkeep1", "me#0+image,7,+ringkeep1", None),
+            ("me#0+image,7+ringkeep1", "me#0+image,7+ringkeep1", None),
+            ("me#0+image,7,90", "me#0+image,7,90", None),
+        ] {
+            let line = format!("REPLICATE FROM 0 0 ID {id}\r\n");
+            let Ok([Said::Request(request)]) = heard(&[line.as_bytes()])
+                .as_deref()
+                .map(|all| [all[0].clone()])
+            else {
+                panic!("it is one");
+            };
+            assert_eq!((&request.id[..], request.image), (name, image));
+        }
     }
 
     #[test]
@@ -313,7 +350,8 @@ mod tests {
             b"REPLCONF ACK 8\r\nwhat is this\r\nreplconf ack 9\r\n*3\r\n$8\r\nREPL",
             b"CONF\r\n$3\r\nACK\r\n$2\r\n10\r\nREPLCONF ACK",
             b" 11\r\nREPLCONF ACK 12 FACK 9\r\nREPLCONF ACK 13 FACK\r\nREPLCONF ACK 13 FACK 9 9\r\n\
-              REPLCONF ACK 13 FACK 9 EPOCH 3\r\nREPLCONF ACK 14 EPOCH 3\r\nREPLCONF ACK 15 FACK 1 FACK 2\r\n",
+              REPLCONF ACK 13 FACK 9 EPOCH 3\r\nREPLCONF ACK 14 EPOCH 3\r\nREPLCONF ACK 15 FACK 1 FACK 2\r\n\
+              REPLCONF ACK 0 IMAGE 77\r\nREPLCONF ACK 0 IMAGE\r\n",
         ]);
         let acks = said.unwrap()[1..].to_vec();
         let ack = |applied, durable, epoch| {
@@ -321,6 +359,7 @@ mod tests {
                 applied,
                 durable,
                 epoch,
+                image: None,
             })
         };
         let applied = [8, 9, 11].map(|offset| ack(offset, None, None));
@@ -328,6 +367,12 @@ mod tests {
             ack(12, Some(9), None),
             ack(13, Some(9), Some(3)),
             ack(14, None, Some(3)),
+            Said::Ack(Ack {
+                applied: 0,
+                durable: None,
+                epoch: None,
+                image: Some(77),
+            }),
         ];
         assert_eq!(acks, [&applied[..], &more].concat());
     }

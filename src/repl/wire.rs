@@ -5,7 +5,8 @@
 //!                                  whether slots place keys, and the histories that its own goes on from:
 //!                                  generation and end of each
 //! +PING [generation] next          anywhere after
-//! +SNAPSHOT, then $len chunk ..., then +SNAPSHOT_END next [end]
+//! +SNAPSHOT [ship [from]], then $len chunk ..., then +SNAPSHOT_END next [end]
+//!                                  a ringkeep names it, and the byte from which on it comes
 //! *2 :offset *argc $len arg ...    a frame; not inside a snapshot
 //! +UNITS end len sum joined [shard first ...]    the next so many bytes are frames that come together;
 //!                                                only ringkeeps say so
@@ -55,7 +56,12 @@ pub enum Item {
         next: u64,
     },
     /// A snapshot image follows in chunks.
-    SnapshotBegin,
+    SnapshotBegin {
+        /// Its name; ringkeep alone tells.
+        ship: Option<u64>,
+        /// Bytes of it that came over an earlier connection, and do not come again.
+        from: u64,
+    },
     /// A piece of the image, maybe empty: these bytes of the buffer. Pieces come as they arrive; where they
     /// are cut means nothing.
     Chunk {
@@ -326,8 +332,10 @@ impl Parser {
             (Phase::Handshake, _) => return Err(WireError::AckMissing.into()),
             (Phase::Snapshot, Item::Units { .. }) => return Err(WireError::InsideSnapshot.into()),
             (_, Item::Ack { .. }) => return Err(WireError::AckRepeated.into()),
-            (Phase::Snapshot, Item::SnapshotBegin) => return Err(WireError::InsideSnapshot.into()),
-            (_, Item::SnapshotBegin) => Phase::Snapshot,
+            (Phase::Snapshot, Item::SnapshotBegin { .. }) => {
+                return Err(WireError::InsideSnapshot.into());
+            }
+            (_, Item::SnapshotBegin { .. }) => Phase::Snapshot,
             (Phase::Snapshot, Item::SnapshotEnd { .. }) => Phase::Live,
             (_, Item::SnapshotEnd { .. }) => return Err(WireError::OutsideSnapshot.into()),
             (phase, _) => phase,
@@ -428,7 +436,10 @@ fn parse_line(line: &[u8]) -> Result<Item, WireError> {
             generation: first,
             next: second,
         }),
-        (b"SNAPSHOT", 0) => Ok(Item::SnapshotBegin),
+        (b"SNAPSHOT", _) => Ok(Item::SnapshotBegin {
+            ship: (count > 0).then_some(first),
+            from: second,
+        }),
         (b"SNAPSHOT_END", 1 | 2) => Ok(Item::SnapshotEnd {
             next: first,
             end: (count == 2).then_some(second),
@@ -646,7 +657,10 @@ mod tests {
                     database: None,
                     has_slots: false,
                 }),
-                Seen::Item(Item::SnapshotBegin),
+                Seen::Item(Item::SnapshotBegin {
+                    ship: None,
+                    from: 0
+                }),
                 Seen::Item(Item::Ping {
                     generation: 7,
                     next: 99

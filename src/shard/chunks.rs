@@ -7,10 +7,10 @@ use bytes::Bytes;
 use uring::Chunk;
 
 /// What a kevy replica takes as one chunk.
-const CHUNK_LEN: usize = 65_536;
+pub(super) const CHUNK_LEN: usize = 65_536;
 const HEADER: &[u8] = b"$65536\r\n";
 const END: &[u8] = b"\r\n";
-const FRAME_LEN: usize = HEADER.len() + CHUNK_LEN + END.len();
+pub(super) const FRAME_LEN: usize = HEADER.len() + CHUNK_LEN + END.len();
 /// Bytes of a block: large enough that a larger one saves nothing when it is sent.
 pub(super) const BLOCK_LEN: usize = 8 * FRAME_LEN;
 

@@ -421,6 +421,7 @@ fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     };
     lines.put("sync_full", sum(|replicas| &replicas.shipped));
     lines.put("sync_partial_ok", sum(|replicas| &replicas.resumed));
+    lines.put("sync_full_resumed", sum(|replicas| &replicas.taken_up));
     lines.put("repl_sent_bytes", sum(|replicas| &replicas.sent));
     lines.put("repl_sends", sum(|replicas| &replicas.sends));
     lines.put("repl_zc_sends", sum(|replicas| &replicas.sends_in_place));

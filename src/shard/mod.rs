@@ -21,6 +21,7 @@ mod handoff;
 mod homes;
 mod in_place;
 mod info;
+mod kept;
 mod large;
 mod latency;
 mod load;

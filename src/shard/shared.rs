@@ -268,6 +268,8 @@ pub struct Replicas {
     /// How often one came back and went on, and got a snapshot.
     pub resumed: AtomicU64,
     pub shipped: AtomicU64,
+    /// How often one came back within its snapshot, and went on with that.
+    pub taken_up: AtomicU64,
     /// Sends to them, and those in place: without a copy into the kernel, if it agrees.
     pub sends: AtomicU64,
     pub sends_in_place: AtomicU64,

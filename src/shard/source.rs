@@ -21,6 +21,7 @@ use uring::{Chunk, GATHER_MAX, Outgoing, Reactor, SocketId, Usage};
 use super::{
     chunks::BLOCK_LEN,
     in_place::InPlace,
+    kept::{AWAY_MS, Away, Kept},
     log,
     message::Message,
     shared::{ReplicaView, Shared, lock},
@@ -46,9 +47,14 @@ const SEND_LEN: usize = 1 << 20;
 const SHIP_AHEAD: usize = 2 << 20;
 /// Blocks of a core's memory for snapshots: what one has on its way to a replica, and what is composed.
 const BLOCKS: u32 = 8;
+/// Bytes of a snapshot that a replica has not said to have before the walk waits: as large as the kernel lets
+/// the buffer of a connection grow, and less than the memory for snapshots.
+const KEPT_MAX: usize = (BLOCKS as usize - 1) * BLOCK_LEN;
 /// While a core has requests in each turn, frames of up to so many bytes wait for others, to the end of the
 /// millisecond: a send for each turn would cost more than what is sent.
 const HOLD_LEN: usize = 64 << 10;
+/// So much is kept of a snapshot that others take on for who may come back.
+const AWAY_LEN_MAX: usize = 16 << 20;
 /// Between two pings.
 const PING_MS: Ms = 1000;
 /// Frames that a replica of which nothing is known yet gets for that.
@@ -87,6 +93,8 @@ pub(super) struct Source {
     ports: Vec<(SocketId, usize)>,
     feeds: Vec<Feed>,
     links: Vec<Link>,
+    /// Replicas whose connections were lost within their snapshots.
+    away: Vec<Away>,
     /// The gathers of this turn are composed here.
     pieces: Vec<Bytes>,
     /// Frames wait for more of them.
@@ -118,6 +126,8 @@ struct Feed {
     /// When frames last went into it.
     taken: Ms,
     ship: Option<Ship>,
+    /// The name of the last one.
+    ship_name: u64,
     /// Bytes of its image that are counted, as [`Ship::image_len`] has them.
     counted: (u64, u64),
     /// Peers have all of a snapshot but its end, which they get once this is written.
@@ -176,6 +186,8 @@ struct Link {
     out_bytes: usize,
     sending: bool,
     in_place: InPlace,
+    /// What of its snapshot may not have arrived.
+    kept: Option<Kept>,
     acked: u64,
     durable: Option<u64>,
     /// Of which epoch's primary it says that its acknowledgements are.
@@ -189,6 +201,8 @@ struct Link {
     failures: u32,
     read_at: Ms,
     gone: Option<&'static str>,
+    /// That is because the connection was lost.
+    is_lost: bool,
 }
 
 impl Source {
@@ -208,6 +222,7 @@ impl Source {
                     history: History::new(0),
                     taken: 0,
                     ship: None,
+                    ship_name: 0,
                     counted: (0, 0),
                     landing: None,
                     parser: Parser::default(),
@@ -241,6 +256,7 @@ impl Source {
             return true;
         }
         reactor.start_receiving(socket);
+        self.feeds[*own].used = now;
         self.links.push(Link {
             socket,
             own: *own,
@@ -260,6 +276,7 @@ impl Source {
             out_bytes: 0,
             sending: false,
             in_place: InPlace::new(reactor.may_send_in_place(socket)),
+            kept: None,
             acked: 0,
             durable: None,
             epoch: None,
@@ -269,6 +286,7 @@ impl Source {
             failures: 0,
             read_at: 0,
             gone: None,
+            is_lost: false,
         });
         true
     }
@@ -278,6 +296,7 @@ impl Source {
         for link in &mut self.links {
             link.gone.get_or_insert("this node's part has changed");
         }
+        self.away.clear();
     }
 
     fn link(&mut self, socket: SocketId) -> Option<&mut Link> {
@@ -298,9 +317,21 @@ impl Source {
         if heard.is_err() {
             link.gone = Some("it says what no replica says");
         }
+        let mut came_back = None;
         if let Some(request) = request {
+            if let Some((ship, _)) = request.image {
+                came_back = Some((link.own, request.id.clone(), ship));
+            }
             link.stage = Stage::Asked(request);
             link.alive = now;
+        }
+        if let (Some(kept), Some(ack)) = (&mut link.kept, &ack) {
+            match (ack.image, kept.landed) {
+                (Some(image), _) => kept.arrived(image),
+                // It has all of it.
+                (None, Some(_)) => link.kept = None,
+                (None, None) => {}
+            }
         }
         let streams = matches!(link.stage, Stage::Streaming(_));
         let is_elected = streams && ack.is_some_and(|ack| ack.epoch != link.epoch);
@@ -328,6 +359,16 @@ impl Source {
                 state.tell_acks();
             }
         }
+        if let Some((own, id, ship)) = came_back {
+            // The connection that it lost may look well from here still.
+            let is_it = |link: &&mut Link| link.own == own && link.id == id;
+            for link in self.links.iter_mut().filter(is_it) {
+                if link.kept.as_ref().is_some_and(|kept| kept.ship == ship) {
+                    link.lose("it came back");
+                    self.away.extend(link.part(now));
+                }
+            }
+        }
         true
     }
 
@@ -338,7 +379,7 @@ impl Source {
         };
         (link.sending, link.alive) = (false, now);
         if !is_good {
-            link.gone = Some("the connection failed");
+            link.lose("the connection failed");
         }
         true
     }
@@ -365,15 +406,16 @@ impl Source {
         let Some(link) = self.link(socket) else {
             return false;
         };
-        link.gone.get_or_insert("it left");
+        link.lose("it left");
         true
     }
 
     /// Must the core not sleep?
     pub fn has_work(&self) -> bool {
         let walks = |own: usize| {
-            let mut links = self.links.iter().filter(|link| link.own == own);
-            links.all(|link| !link.is_behind())
+            let aboard = |link: &&Link| link.own == own && matches!(link.stage, Stage::Shipping);
+            let mut links = self.links.iter().filter(aboard).peekable();
+            links.peek().is_some() && links.all(|link| !link.is_behind())
         };
         let reads = |link: &Link| matches!(link.stage, Stage::Reading(_, Some(_)));
         let mut feeds = self.feeds.iter().enumerate();
@@ -400,6 +442,9 @@ impl Source {
         let commands = state.stats.commands;
         let is_busy = std::mem::replace(&mut self.commands, commands) != commands;
         let mut worked = false;
+        for link in self.links.iter_mut().filter(|link| link.is_lost) {
+            self.away.extend(link.part(state.now));
+        }
         for own in 0..self.feeds.len() {
             worked |= self.feed(own, (replaced, is_busy), state, reactor);
         }
@@ -423,7 +468,7 @@ impl Source {
         if !state.homes.shards.has(feed.shard) || state.shared.loading.load(Relaxed) {
             return false;
         }
-        let links = &mut self.links;
+        let (links, away) = (&mut self.links, &mut self.away);
         let is_ours = |link: &Link| link.own == own && link.gone.is_none();
         let journals = state.shared.settings.journals;
         let mut ours = links.iter().filter(|link| is_ours(link));
@@ -478,6 +523,7 @@ impl Source {
             };
             home.end_walk(Walker::Replicas);
             (feed.ship, feed.landing) = (None, None);
+            away.retain(|away| away.own != own);
             for link in links.iter_mut().filter(|link| is_ours(link)) {
                 if !matches!(link.stage, Stage::Asked(_) | Stage::Greeting) {
                     link.gone = Some(why);
@@ -506,6 +552,7 @@ impl Source {
             if was_sailing {
                 home.end_walk(Walker::Replicas);
                 feed.landing = None;
+                away.retain(|away| away.own != own || away.kept.landed.is_some());
             }
             for link in links.iter_mut().filter(|link| is_ours(link)) {
                 if matches!(link.stage, Stage::Shipping) {
@@ -568,6 +615,18 @@ impl Source {
                 let database = stream.map_or(0, |stream| stream.database());
                 let ancestry = stream.map(|stream| stream.ancestry().clone());
                 feed.ancestry = ancestry.unwrap_or_default();
+                let is_it = |away: &Away| {
+                    let ship = request.image.map(|(ship, _)| ship);
+                    away.own == own && away.id == request.id && Some(away.kept.ship) == ship
+                };
+                if let Some(found) = away.iter().position(is_it)
+                    && link.take_up(&request, away.swap_remove(found).kept, at, feed)
+                {
+                    let count = &state.shared.replicas[feed.shard].taken_up;
+                    count.fetch_add(1, Relaxed);
+                    worked = true;
+                    continue;
+                }
                 link.answer(request, (at, database), feed, journals);
                 if link.kind == Peer::Kevy
                     && let Some(stream) = &mut home.stream
@@ -625,8 +684,9 @@ impl Source {
                 ship.tell_libraries(&state.shared.scripts.library_sources());
             }
             feed.ship = Some(ship);
+            feed.ship_name = (feed.ship_name + 1).max(state.now);
             for link in links.iter_mut().filter(|link| link.kind == peer) {
-                if let Some(removed) = link.begin_ship() {
+                if let Some(removed) = link.begin_ship(feed.ship_name) {
                     feed.history.doubt(removed + 1, removed + 2);
                 }
             }
@@ -635,7 +695,8 @@ impl Source {
             let limits = (journals, state.tunables.backlog_len);
             let is_aboard = |link: &&&mut Link| matches!(link.stage, Stage::Shipping);
             let aboard = links.iter().filter(is_aboard).count() as u64;
-            worked |= feed.sail(home, &mut links, limits, &mut || reactor.take_chunk());
+            let parties = (&mut links[..], &mut *away, own);
+            worked |= feed.sail(home, parties, limits, &mut || reactor.take_chunk());
             if let Some(ship) = &feed.ship {
                 let (large, all) = ship.image_len();
                 let counted = std::mem::replace(&mut feed.counted, (large, all));
@@ -722,17 +783,18 @@ impl Source {
             reactor.send(link.socket, Outgoing::Gather(pieces)).is_ok()
         };
         if !link.sending {
-            link.gone = Some("the connection failed");
+            link.lose("the connection failed");
         }
         true
     }
 
     fn drop_gone<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) {
         let mut dropped = Vec::new();
-        self.links.retain(|link| {
+        self.links.retain_mut(|link| {
             let Some(why) = link.gone else {
                 return true;
             };
+            self.away.extend(link.part(state.now));
             reactor.close(link.socket);
             dropped.push((link.own, format!("replica {}: {why}", link.name())));
             false
@@ -765,10 +827,12 @@ impl Source {
             if matches!(link.stage, Stage::Greeting) && silent > GREETING_MS {
                 link.gone = Some("it asks for nothing");
             } else if is_waited_for && silent > SILENCE_MS {
-                link.gone = Some("it is silent");
+                link.lose("it is silent");
             }
             self.feeds[link.own].used = now;
         }
+        self.away
+            .retain(|away| now.saturating_sub(away.since) < AWAY_MS);
         for own in 0..self.feeds.len() {
             state.leave_primary(self.feeds[own].shard);
             if !state.feeding[own] {
@@ -827,10 +891,13 @@ impl Feed {
     fn sail(
         &mut self,
         home: &mut Shard,
-        links: &mut [&mut Link],
+        (links, away, own): (&mut [&mut Link], &mut Vec<Away>, usize),
         (journals, backlog_len): (bool, usize),
         take: &mut dyn FnMut() -> Option<Chunk>,
     ) -> bool {
+        let is_waited_for = links
+            .iter()
+            .any(|link| matches!(link.stage, Stage::Waiting));
         let mut aboard: Vec<_> = links
             .iter_mut()
             .filter(|link| matches!(link.stage, Stage::Shipping))
@@ -838,7 +905,14 @@ impl Feed {
         let Some(ship) = &mut self.ship else {
             return false;
         };
-        if aboard.is_empty() {
+        let name = self.ship_name;
+        let is_of_it = |away: &Away| {
+            let Kept { ship, landed, .. } = &away.kept;
+            away.own == own && *ship == name && landed.is_none()
+        };
+        if aboard.is_empty() && (is_waited_for || !away.iter().any(is_of_it)) {
+            // Others do not wait for who may never come back.
+            away.retain(|away| !is_of_it(away));
             home.end_walk(Walker::Replicas);
             (self.ship, self.landing) = (None, None);
             return false;
@@ -855,33 +929,44 @@ impl Feed {
                 return false;
             }
             self.history.doubt(landing.first, landing.end);
+            for away in away.iter_mut().filter(|away| is_of_it(away)) {
+                away.kept.extend(&landing.last);
+                away.kept.landed = Some(landing.end);
+            }
             for link in aboard {
-                link.extend(&landing.last);
-                link.stage = Stage::Streaming(Cursor::new(landing.end));
-                link.is_new = true;
-                (link.acked, link.durable) = (0, None);
+                link.ship(&landing.last);
+                link.land(landing.end);
+                if let Some(kept) = &mut link.kept {
+                    kept.landed = Some(landing.end);
+                }
             }
             (self.ship, self.landing) = (None, None);
             return true;
         }
-        if aboard.iter().any(|link| link.is_behind()) {
+        if aboard.is_empty() || aboard.iter().any(|link| link.is_behind()) {
             if !ship.follow(home) {
                 for link in aboard {
                     link.gone = Some(REMOVED);
                 }
+                away.retain(|away| !is_of_it(away));
                 self.ship = None;
             } else if ship.behind() > backlog_len.saturating_mul(PATIENCE).max(BEHIND_MIN) {
                 for link in aboard.iter_mut().filter(|link| link.is_behind()) {
                     link.gone = Some("it is too slow for its snapshot");
                 }
+                away.retain(|away| !is_of_it(away));
             }
             return false;
         }
         let mut out = Vec::new();
         match ship.sail(home, take, &mut out) {
             Sailed::On => {
+                for away in away.iter_mut().filter(|away| is_of_it(away)) {
+                    away.kept.extend(&out);
+                }
+                away.retain(|away| !is_of_it(away) || away.kept.len() <= AWAY_LEN_MAX);
                 for link in aboard {
-                    link.extend(&out);
+                    link.ship(&out);
                 }
             }
             Sailed::Done { first, end } => {
@@ -897,6 +982,7 @@ impl Feed {
                 for link in aboard {
                     link.gone = Some(REMOVED);
                 }
+                away.retain(|away| !is_of_it(away));
                 self.ship = None;
             }
         }
@@ -907,7 +993,9 @@ impl Feed {
 impl Link {
     /// Is so much on its way to it that a snapshot has to wait?
     fn is_behind(&self) -> bool {
-        matches!(self.stage, Stage::Shipping) && self.out_bytes > SHIP_AHEAD
+        let kept = self.kept.as_ref().map_or(0, Kept::len);
+        let is_much = self.out_bytes > SHIP_AHEAD || kept > KEPT_MAX;
+        matches!(self.stage, Stage::Shipping) && is_much
     }
 
     /// Is it a kevy that has just said what it wants?
@@ -925,6 +1013,68 @@ impl Link {
             self.out_bytes += piece.len();
             self.out.push_back(piece.clone());
         }
+    }
+
+    /// Sends what belongs to its snapshot.
+    fn ship(&mut self, pieces: &[Bytes]) {
+        if let Some(kept) = &mut self.kept {
+            kept.extend(pieces);
+        }
+        self.extend(pieces);
+    }
+
+    /// All of its snapshot is sent; `end` is what follows.
+    fn land(&mut self, end: u64) {
+        self.stage = Stage::Streaming(Cursor::new(end));
+        self.is_new = true;
+        (self.acked, self.durable) = (0, None);
+    }
+
+    /// The connection is gone, and the replica may come back.
+    fn lose(&mut self, why: &'static str) {
+        self.gone.get_or_insert(why);
+        self.is_lost = true;
+    }
+
+    /// What it needs to go on with its snapshot when it comes back, if it was in one.
+    fn part(&mut self, now: Ms) -> Option<Away> {
+        let kept = self.kept.take().filter(|_| self.is_lost)?;
+        let is_in_it = matches!(self.stage, Stage::Shipping) || kept.landed.is_some();
+        is_in_it.then(|| Away {
+            own: self.own,
+            id: self.id.clone(),
+            kept,
+            since: now,
+        })
+    }
+
+    /// Goes on with a snapshot behind the bytes of its image that arrived over an earlier connection; false
+    /// if that cannot be.
+    fn take_up(&mut self, request: &Request, mut kept: Kept, at: Position, feed: &Feed) -> bool {
+        let image = request.image.map_or(0, |(_, image)| image);
+        let is_there =
+            kept.landed.is_some() || (feed.ship.is_some() && feed.ship_name == kept.ship);
+        let Some(rest) = kept.rest(image).filter(|_| is_there && image > 0) else {
+            return false;
+        };
+        self.kind = Peer::All;
+        (self.id, self.has_generation) = (request.id.clone(), true);
+        (self.asked, self.asked_in) = (request.at.offset, request.at.generation);
+        self.takes_pings = true;
+        self.say_ack(at.generation, 0, feed);
+        self.say(format!("+SNAPSHOT {} {image}\r\n", kept.ship));
+        self.extend(&rest);
+        kept.arrived(image);
+        match kept.landed {
+            Some(end) => self.land(end),
+            None => self.stage = Stage::Shipping,
+        }
+        log(&format!(
+            "replica {} goes on with its snapshot at byte {image}",
+            self.name()
+        ));
+        self.kept = Some(kept);
+        true
     }
 
     fn say(&mut self, text: String) {
@@ -1084,7 +1234,7 @@ impl Link {
     }
 
     /// A snapshot begins. Returns the offset of the frame that removes all keys before, if there is one.
-    fn begin_ship(&mut self) -> Option<u64> {
+    fn begin_ship(&mut self, name: u64) -> Option<u64> {
         if !matches!(self.stage, Stage::Waiting) {
             return None;
         }
@@ -1094,7 +1244,11 @@ impl Link {
         if let Some(at) = removed {
             self.say(format!("*2\r\n:{at}\r\n*1\r\n$8\r\nFLUSHALL\r\n"));
         }
-        self.say("+SNAPSHOT\r\n".into());
+        self.say(match self.kind {
+            Peer::Kevy => "+SNAPSHOT\r\n".into(),
+            Peer::All => format!("+SNAPSHOT {name}\r\n"),
+        });
+        self.kept = (self.kind == Peer::All).then(|| Kept::new(name));
         removed
     }
 

@@ -11,6 +11,7 @@ Before that: WAITAOF counts who has a write on the disk, and nobody else.
 """
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -479,20 +480,95 @@ def family(count, scratch, opts, journal):
             server.stop()
 
 
+def ships(count, scratch, opts):
+    """A snapshot whose connection is cut goes on over the next one, while the primary is written to."""
+    big = 20000
+    a = node_server(scratch, opts.node, args=["--shards", "2"], name="ships-a", port=free_base(8), threads=1)
+    with a.conn(timeout=60) as conn:
+        for start in range(0, 4000, 500):
+            conn.many([("SET", "large%d" % n, "%d:" % n + "x" * big) for n in range(start, start + 500)])
+    proxy = Proxy(a.port, 2)
+    args = ["--shards", "2", "--replicaof", "127.0.0.1:%d" % (proxy.base + 10000)]
+    over = threading.Event()
+
+    def write():
+        with a.conn(timeout=60) as conn:
+            for n in itertools.count():
+                if over.is_set():
+                    return
+                conn.ask("SET", "large%d" % (n % 4000), "again %d" % n)
+                conn.ask("LPUSH", "list", str(n))
+                time.sleep(0.002)
+
+    def counts():
+        found = ends(a)
+        return {name: int(found[name]) for name in ("sync_full", "sync_full_resumed", "repl_ship_bytes")}
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    proxy.budget = 6 << 20
+    b = node_server(scratch, opts.node, args=args, name="ships-b", port=free_base(8), threads=1)
+    for n in range(6):
+        wait_until("cut %d" % (n + 1), 30, lambda: proxy.budget is None)
+        proxy.budget = (n + 1) << 20
+    wait_until("the last cut", 30, lambda: proxy.budget is None)
+    wait_until("B follows", 60, lambda: ends(b).get("master_link_status") == "up")
+    over.set()
+    writer.join()
+    wait_until("B is in step", 60, lambda: in_step(a, b))
+    lines = all_equal((a, b))
+    count.check("a snapshot over cut links: both hold the same", not lines, "\n".join(lines[:10]))
+    found = counts()
+    count.check("a snapshot over cut links: none but the first two", found["sync_full"] == 2, repr(found))
+    count.check("a snapshot over cut links: it went on", found["sync_full_resumed"] >= 5, repr(found))
+    sent = found["repl_ship_bytes"] / (4000 * big)
+    count.check("a snapshot over cut links: nothing is composed twice", sent < 1.1, "%.2f" % sent)
+    print("    %r, %.2f of the data composed" % (found, sent))
+    b.kill()
+    # Who stays away for long, or meets another data set, gets a new one.
+    for what, act in (
+        ("who stays away for long", lambda: time.sleep(13)),
+        ("who comes back behind a FLUSHALL", lambda: a.conn().call("FLUSHALL")),
+    ):
+        with a.conn(timeout=60) as conn:
+            conn.many([("SET", "large%d" % n, "%d:" % n + "x" * big) for n in range(2000)])
+        before = counts()
+        proxy.budget = 6 << 20
+        b = node_server(scratch, opts.node, args=args, name="ships-" + what[-4:], port=free_base(8), threads=1)
+        wait_until("a cut", 30, lambda: proxy.budget is None)
+        proxy.open = False
+        proxy.cut()
+        act()
+        proxy.open = True
+        wait_until("B follows", 60, lambda: ends(b).get("master_link_status") == "up" and in_step(a, b))
+        lines = all_equal((a, b))
+        count.check("%s holds the same" % what, not lines, "\n".join(lines[:10]))
+        now = counts()
+        count.check("%s gets a new snapshot" % what, now["sync_full"] > before["sync_full"] + 2, repr((before, now)))
+        b.kill()
+    proxy.close()
+    a.stop()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--node", required=True)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--family", action="store_true", help="only the first stage")
+    parser.add_argument("--ships", action="store_true", help="only snapshots over links that are cut")
     parser.add_argument("--keep", action="store_true", help="keep the logs and data")
     opts = parser.parse_args()
     opts.node = os.path.abspath(opts.node)
     count = Count()
     with Scratch(opts.keep) as scratch:
-        family(count, scratch, opts, True)
-        family(count, scratch, opts, False)
-        if not opts.family:
+        if not opts.ships:
+            family(count, scratch, opts, True)
+            family(count, scratch, opts, False)
+        if opts.ships:
+            ships(count, scratch, opts)
+        elif not opts.family:
+            ships(count, scratch, opts)
             disks(count, scratch, opts)
             chain(count, scratch, opts)
     count.close()
