@@ -6,9 +6,9 @@
 //! Failovers go to and fro, are forced, aborted, and meet each other. One seed is one history.
 //!
 //! After every step: one node at most takes writes; none whose disk says that it is a replica; epochs only
-//! grow. When a target takes over and was not forced, it has every write that was acknowledged, on its disk
-//! if that was asked for. A write that was held back runs once or is refused once. When all has healed,
-//! every failover has ended and one node takes writes.
+//! grow; who waits for something to come sleeps. When a target takes over and was not forced, it has every
+//! write that was acknowledged, on its disk if that was asked for. A write that was held back runs once or is
+//! refused once. When all has healed, every failover has ended and one node takes writes.
 //!
 //! `RINGKEEP_FAILOVER_SEEDS=100000 cargo test --release --test failover_sim` runs more seeds, and
 //! `RINGKEEP_FAILOVER_FIRST` says from which one on.
@@ -493,7 +493,9 @@ impl World {
         for (from, id, answer) in answers {
             self.post(from, Parcel::Answer(id, answer));
         }
-        let phase = self.nodes[at].coordinator.phase();
+        let coordinator = &self.nodes[at].coordinator;
+        assert!(coordinator.wakes_at() > now, "n{at} does not sleep");
+        let phase = coordinator.phase();
         self.marks.insert(Mark::Phase(phase));
         self.persist(at);
         self.replicate(at);

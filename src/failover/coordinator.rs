@@ -413,19 +413,31 @@ impl Coordinator {
 
     /// When to step at the latest.
     pub fn wakes_at(&self) -> Ms {
-        let limit = match self.phase {
-            Phase::Idle | Phase::Deciding | Phase::Reclaiming => return Ms::MAX,
+        match self.phase {
+            Phase::Idle | Phase::Freezing | Phase::Deciding | Phase::Reclaiming => self.limit(),
+            Phase::Waiting | Phase::Asking | Phase::Granting | Phase::Unknown => {
+                self.limit().min(self.again_at)
+            }
+        }
+    }
+
+    /// When the phase ends if nothing happens.
+    fn limit(&self) -> Ms {
+        match self.phase {
+            Phase::Idle | Phase::Deciding | Phase::Unknown | Phase::Reclaiming => Ms::MAX,
             Phase::Freezing => self.since + FREEZE_MS,
-            Phase::Waiting => self.run.started.saturating_add(self.timeout()),
-            Phase::Asking if self.run.is_ready => self.run.started.saturating_add(self.timeout()),
+            // Who is to be forced may be gone just now.
+            Phase::Waiting if self.run.request.force => self.patience().saturating_add(ASK_MS),
+            Phase::Waiting => self.patience(),
+            Phase::Asking if self.run.is_ready => self.patience(),
             Phase::Asking => self.since + ASK_MS,
             Phase::Granting => self.since + GRANT_MS,
-            Phase::Unknown => Ms::MAX,
-        };
-        match self.phase {
-            Phase::Freezing => limit,
-            _ => limit.min(self.again_at),
         }
+    }
+
+    /// Until when the target may take to have everything.
+    fn patience(&self) -> Ms {
+        self.run.started.saturating_add(self.timeout())
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -444,7 +456,7 @@ impl Coordinator {
         let meant = candidates.iter().filter(|other| other.is_online);
         let mut meant = meant.filter(is_meant);
         let complete = meant.clone().find(|other| run.is_there(&other.applied));
-        let is_late = self.now >= run.started.saturating_add(self.timeout());
+        let is_late = self.now >= self.patience();
         let first = meant.next();
         let chosen = match complete {
             None if is_late && run.request.force => first,
@@ -584,42 +596,25 @@ impl Coordinator {
     }
 
     fn look_at_clock(&mut self, ledger: &mut Ledger, out: &mut Vec<Effect>) {
-        let spent = self.now - self.since;
+        let is_late = self.now >= self.limit();
         match self.phase {
-            Phase::Freezing if spent >= FREEZE_MS => self.give_up("shard", out),
-            Phase::Waiting => {
-                let patience = match self.run.request.force {
-                    // Who is to be forced may be gone just now.
-                    true => ASK_MS,
-                    false => 0,
+            Phase::Freezing if is_late => self.give_up("shard", out),
+            Phase::Waiting if is_late => self.give_up("catch-up", out),
+            Phase::Waiting if self.now >= self.again_at => {
+                let (again_at, patience) = (self.now + ACKS_MS, self.patience());
+                self.again_at = match self.now < patience {
+                    true => again_at.min(patience),
+                    false => again_at,
                 };
-                let limit = self.run.started.saturating_add(self.timeout());
-                if self.now >= limit.saturating_add(patience) {
-                    self.give_up("catch-up", out);
-                } else if self.now >= self.again_at {
-                    self.again_at = match self.now < limit {
-                        true => (self.now + ACKS_MS).min(limit),
-                        false => self.now + ACKS_MS,
-                    };
-                    out.push(Effect::AskAcks);
-                }
+                out.push(Effect::AskAcks);
             }
-            Phase::Asking if spent >= ASK_MS && !self.run.is_ready => {
-                self.give_up("target-lost", out);
+            Phase::Asking if is_late && !self.run.is_ready => self.give_up("target-lost", out),
+            Phase::Asking if is_late && self.run.request.force => {
+                // It has everything, if not on its disk.
+                self.run.forced = true;
+                self.decide(ledger);
             }
-            Phase::Asking
-                if self.run.is_ready
-                    && self.now >= self.run.started.saturating_add(self.timeout()) =>
-            {
-                match self.run.request.force {
-                    // It has everything, if not on its disk.
-                    true => {
-                        self.run.forced = true;
-                        self.decide(ledger);
-                    }
-                    false => self.give_up("catch-up", out),
-                }
-            }
+            Phase::Asking if is_late => self.give_up("catch-up", out),
             Phase::Asking if self.now >= self.again_at => {
                 self.again_at = self.now + ASK_AGAIN_MS;
                 let say = Say::Ask {
@@ -630,7 +625,7 @@ impl Coordinator {
                 };
                 self.say(say, out);
             }
-            Phase::Granting if spent >= GRANT_MS => {
+            Phase::Granting if is_late => {
                 // Clients that were held back do not wait for a target of which nobody knows.
                 self.thaw(out);
                 self.enter(Phase::Unknown);
@@ -664,12 +659,8 @@ impl Coordinator {
         }
     }
 
-    /// Undoes everything: nothing was decided.
+    /// Undoes everything: nothing was decided, and a target that is ready will be granted nothing.
     fn give_up(&mut self, reason: &str, out: &mut Vec<Effect>) {
-        if self.phase == Phase::Asking {
-            let id = self.run.id;
-            self.say(Say::Revoke { id }, out);
-        }
         self.end(Verdict::Aborted, reason.into(), out);
     }
 

@@ -263,18 +263,14 @@ impl State {
             return;
         }
         let id = self.gathers.next_question();
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Ask(id, question.clone()));
-        }
+        self.tell_all(|| Message::Ask(id, question.clone()));
         self.gather(conn, id, others, sum, form);
     }
 
     /// Asks every core for what this one, too, answers later.
     pub(super) fn ask_for_digests(&mut self, conn: &mut Conn) -> u64 {
         let id = self.gathers.next_question();
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Ask(id, Question::Digest));
-        }
+        self.tell_all(|| Message::Ask(id, Question::Digest));
         self.gather(conn, id, self.mesh.cores(), Answer::default(), Form::Digest);
         id
     }

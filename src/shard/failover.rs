@@ -16,14 +16,16 @@ use std::{
     },
 };
 
-use uring::{Nanos, Reactor, SocketId, TimerId};
+use uring::{Reactor, SocketId};
 
 use self::line::Line;
 use super::{
+    alarm::Alarm,
     conn::Conn,
     follow::Follower,
     log,
     message::{Message, Order},
+    orders::Orders,
     safe_file::{self, SafeFile},
     shared::{ReplicaView, Shared, lock},
     state::State,
@@ -46,8 +48,6 @@ pub const RECORD: &str = "failover.meta";
 /// Marks of the ring for what is here: the file, and the timer.
 const FILE: u64 = 1 << 62;
 pub(super) const MARK: u64 = safe_file::MARK | FILE;
-/// Rounds of orders are told from those of elections by this.
-const ROUNDS: u64 = 1 << 32;
 /// Outcomes that are kept to be shown.
 const OUTCOMES_MAX: usize = 16;
 /// Answers for clients that may be gone.
@@ -56,8 +56,6 @@ const ANSWERS_MAX: usize = 64;
 const HURRY_MS: Ms = 1000;
 /// After the disk refused the record.
 const NOTE_AGAIN_MS: Ms = 250;
-
-const NANOS_PER_MS: Nanos = 1_000_000;
 
 /// The reply to who asks and gets no answer.
 pub(super) const UNANSWERED: Error = Error::fixed("ERR FAILOVER has no answer yet");
@@ -200,11 +198,9 @@ pub(super) struct Failing {
     is_writing: bool,
     write_again_at: Ms,
     line: Line,
-    timer: Option<(Ms, TimerId)>,
+    alarm: Alarm,
     busy: Busy,
-    /// Counts orders to all cores, and those that have carried out the newest.
-    round: u64,
-    settled: usize,
+    orders: Orders,
 }
 
 /// What cores are waited for.
@@ -230,10 +226,9 @@ impl Failing {
             is_writing: false,
             write_again_at: 0,
             line: Line::default(),
-            timer: None,
+            alarm: Alarm::new(MARK),
             busy: Busy::No,
-            round: ROUNDS,
-            settled: 0,
+            orders: Orders::default(),
         })
     }
 
@@ -291,14 +286,13 @@ impl Failing {
 
     /// The timer is due.
     pub fn on_timer(&mut self, shared: &Shared) {
-        self.timer = None;
+        self.alarm.on_timer();
         shared.failovers.is_due.store(true, SeqCst);
     }
 
     /// A core has carried out an order.
     pub fn on_settled(&mut self, round: u64, shared: &Shared) {
-        if round == self.round {
-            self.settled += 1;
+        if self.orders.on_settled(round) {
             shared.failovers.is_due.store(true, SeqCst);
         }
     }
@@ -333,7 +327,7 @@ impl Failing {
         let desk = &mut *desk;
         self.hear(desk, state, follower);
         let mut out = Vec::new();
-        if self.has_settled(state) {
+        if self.busy != Busy::No && self.orders.are_settled(state) {
             self.on_all_settled(desk, &mut out, now, state, follower);
         }
         for (id, answer) in self.line.take_answers() {
@@ -351,7 +345,7 @@ impl Failing {
         if desk.target.step(&mut desk.ledger) {
             log("failover: this node is to be the primary");
             follower.stand_by(state);
-            self.order(Order::Settle, state);
+            self.orders.give(Order::Settle, state);
             self.busy = Busy::Leaving(2);
         }
         while let Some(effect) = desk.due.pop_front() {
@@ -368,7 +362,7 @@ impl Failing {
             false => Ms::MAX,
         };
         let at = desk.coordinator.wakes_at().min(again);
-        self.wake_at(at, now, reactor);
+        self.alarm.set(at, now, reactor);
         true
     }
 
@@ -435,12 +429,12 @@ impl Failing {
     ) {
         match effect {
             Effect::Freeze => {
-                self.order(Order::Freeze, state);
+                self.orders.give(Order::Freeze, state);
                 self.busy = Busy::Freezing(2);
             }
             Effect::Thaw => {
                 self.busy = Busy::No;
-                self.order(Order::Thaw, state);
+                self.orders.give(Order::Thaw, state);
             }
             Effect::AskAcks => state.ask_acks(),
             Effect::Say { to, kind, say } => self.line.say(now, &to, kind, &say),
@@ -480,21 +474,6 @@ impl Failing {
 
     // ---- the other cores ----
 
-    fn order(&mut self, order: Order, state: &mut State) {
-        self.round += 1;
-        self.settled = 0;
-        for core in 0..state.mesh.cores() {
-            if core != state.me {
-                state.mesh.send(core, Message::Order(order, self.round));
-            }
-        }
-        state.ordered.push((order, self.round));
-    }
-
-    fn has_settled(&self, state: &State) -> bool {
-        self.busy != Busy::No && self.settled == state.mesh.cores()
-    }
-
     fn on_all_settled(
         &mut self,
         desk: &mut Desk,
@@ -515,15 +494,15 @@ impl Failing {
             }
             Busy::Freezing(rounds) => {
                 self.busy = Busy::Freezing(rounds - 1);
-                self.order(Order::Settle, state);
+                self.orders.give(Order::Settle, state);
             }
             Busy::Leaving(0) => {
                 self.busy = Busy::Beginning;
-                self.order(Order::Lead, state);
+                self.orders.give(Order::Lead, state);
             }
             Busy::Leaving(rounds) => {
                 self.busy = Busy::Leaving(rounds - 1);
-                self.order(Order::Settle, state);
+                self.orders.give(Order::Settle, state);
             }
             Busy::Beginning => {
                 self.busy = Busy::No;
@@ -560,20 +539,6 @@ impl Failing {
             self.write_again_at = now + NOTE_AGAIN_MS;
             desk.ledger.on_written(false);
             shared.failovers.is_due.store(true, SeqCst);
-        }
-    }
-
-    fn wake_at<R: Reactor>(&mut self, at: Ms, now: Ms, reactor: &mut R) {
-        if self.timer.is_some_and(|(set, _)| set == at) {
-            return;
-        }
-        if let Some((_, timer)) = self.timer.take() {
-            reactor.cancel_timer(timer);
-        }
-        if at < Ms::MAX {
-            let nanos = at.saturating_sub(now).saturating_mul(NANOS_PER_MS);
-            let timer = reactor.set_timer(reactor.now().saturating_add(nanos), MARK);
-            self.timer = Some((at, timer));
         }
     }
 }

@@ -440,9 +440,7 @@ impl Control {
         self.round += 1;
         self.answers = vec![None; state.mesh.cores()];
         state.asked = Some((state.me, self.round));
-        for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-            state.mesh.send(core, Message::Hush(self.round));
-        }
+        state.tell_all(|| Message::Hush(self.round));
     }
 
     /// All cores have answered. A core that had come to an end may have been given something by another one
@@ -517,9 +515,7 @@ fn can_be_sealed(state: &State) -> bool {
 
 /// Rouses the other cores, which then see how far it is.
 pub(super) fn tell_cores(state: &mut State) {
-    for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-        state.mesh.send(core, Message::Frontier);
-    }
+    state.tell_all(|| Message::Frontier);
 }
 
 /// The name under which the socket is made.

@@ -1,6 +1,7 @@
 //! One core: its loop, its connections and its shards.
 
 mod access;
+mod alarm;
 mod blocking;
 mod census;
 mod chunks;
@@ -31,6 +32,7 @@ mod memory;
 mod message;
 mod monitor;
 mod oddities;
+mod orders;
 mod pubsub;
 mod requests;
 mod safe_file;

@@ -52,9 +52,7 @@ impl State {
     }
 
     fn announce_monitors(&mut self, on: bool) {
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Monitored(on));
-        }
+        self.tell_all(|| Message::Monitored(on));
         self.note_monitors();
     }
 

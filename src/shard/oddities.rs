@@ -346,6 +346,8 @@ impl State {
     /// It is over. What was held back is judged anew.
     pub(super) fn thaw(&mut self) {
         self.is_frozen = false;
+        // Keys that were due meanwhile are looked at in this turn.
+        self.more_due = true;
         self.go_on_paused();
     }
 

@@ -195,16 +195,11 @@ impl State {
         };
         if changed {
             let count = self.subs.set(kind, name, conn.socket, listens);
-            for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-                self.mesh.send(
-                    core,
-                    Message::Subscribed {
-                        kind,
-                        channel: name.to_vec(),
-                        count,
-                    },
-                );
-            }
+            self.tell_all(|| Message::Subscribed {
+                kind,
+                channel: name.to_vec(),
+                count,
+            });
         }
     }
 

@@ -1341,11 +1341,7 @@ impl State {
             self.mesh.send(0, Message::Failover);
         }
         if self.shared.waiters.load(SeqCst) > 0 {
-            for core in 0..self.mesh.cores() {
-                if core != self.me {
-                    self.mesh.send(core, Message::Acked);
-                }
-            }
+            self.tell_all(|| Message::Acked);
             self.acked = true;
         }
     }

@@ -138,6 +138,8 @@ pub(super) struct State {
     pub boot_clock: Ms,
     /// Orders that this core has to carry out, too, and their numbers.
     pub ordered: Vec<(Order, u64)>,
+    /// Core 0: orders that were given, whoever gave them.
+    pub rounds: u64,
     /// Why what is here of a primary is not read in this turn.
     pub stale: Option<Stale>,
     /// A replica has said how far it is.
@@ -231,6 +233,7 @@ impl State {
             refuses: None,
             boot_clock: 0,
             ordered: Vec::new(),
+            rounds: 0,
             stale: None,
             acked: false,
             asks_acks: false,

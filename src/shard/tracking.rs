@@ -257,9 +257,7 @@ impl State {
 
     /// The data set was emptied, or replaced: tells all cores.
     pub(super) fn flushed(&mut self) {
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Flushed);
-        }
+        self.tell_all(|| Message::Flushed);
         self.on_flushed();
     }
 
@@ -434,17 +432,12 @@ impl State {
         if prefixes.is_empty() {
             return;
         }
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(
-                core,
-                Message::Prefixes {
-                    conn,
-                    prefixes: prefixes.to_vec(),
-                    no_loop,
-                    on,
-                },
-            );
-        }
+        self.tell_all(|| Message::Prefixes {
+            conn,
+            prefixes: prefixes.to_vec(),
+            no_loop,
+            on,
+        });
     }
 
     /// The prefixes of a connection of another core.

@@ -97,9 +97,7 @@ impl State {
     /// All replicas are to say how far they are.
     pub(super) fn ask_acks(&mut self) {
         self.asks_acks = true;
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::AskAcks);
-        }
+        self.tell_all(|| Message::AskAcks);
     }
 
     /// WAITAOF. What all clients of this node had written by then is waited for.

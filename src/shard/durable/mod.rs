@@ -1158,9 +1158,7 @@ fn syncs_folder(step: u8) -> bool {
 
 /// Has the other cores look at what has changed.
 fn tell_others(state: &mut State) {
-    for core in (0..state.mesh.cores()).filter(|core| *core != state.me) {
-        state.mesh.send(core, Message::Frontier);
-    }
+    state.tell_all(|| Message::Frontier);
 }
 
 /// What is said when a name may be lost though nobody said so: an error of input or output.

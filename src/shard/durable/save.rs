@@ -154,9 +154,7 @@ impl State {
         let shared = &self.shared;
         let (shards, changes) = (shared.settings.shards, shared.changes());
         let round = shared.durable.saves.begin(shards, self.now, changes)?;
-        for core in (0..self.mesh.cores()).filter(|core| *core != self.me) {
-            self.mesh.send(core, Message::Frontier);
-        }
+        self.tell_all(|| Message::Frontier);
         Some(round)
     }
 

@@ -17,13 +17,15 @@ use std::{
     },
 };
 
-use uring::{FileId, Nanos, Reactor, SocketId, TimerId};
+use uring::{FileId, Reactor, SocketId};
 
 use self::lines::Lines;
 use super::{
+    alarm::Alarm,
     follow::Follower,
     log,
-    message::{Message, Order},
+    message::Order,
+    orders::Orders,
     safe_file::{MARK, SafeFile},
     shared::{ElectionView, MemberView, Shared, lock},
     state::State,
@@ -49,8 +51,6 @@ const WELL_MS: Ms = 10_000;
 const ENDING_MS: Ms = 1000;
 /// After the disk refused the places.
 const NOTE_AGAIN_MS: Ms = 1000;
-
-const NANOS_PER_MS: Nanos = 1_000_000;
 
 /// What a member is started with.
 #[derive(Debug)]
@@ -85,9 +85,7 @@ pub(super) struct Election {
     busy: Busy,
     /// Something was ordered that other cores may not have done yet.
     unsettled: bool,
-    /// Counts orders to all cores, and those that have carried out the newest.
-    round: u64,
-    settled: usize,
+    orders: Orders,
     following: Option<Following>,
     joined: Joined,
     catching_up: bool,
@@ -101,7 +99,7 @@ pub(super) struct Election {
     well_since: Option<Ms>,
     /// Since when the node stops.
     is_ending: Option<Ms>,
-    timer: Option<(Ms, TimerId)>,
+    alarm: Alarm,
     effects: Vec<Effect>,
 }
 
@@ -181,8 +179,7 @@ impl Election {
             // What was found is of a history that the journal may have left by now.
             busy: Busy::Noting(Then::GoOn, places_here.clone()),
             unsettled: false,
-            round: 0,
-            settled: 0,
+            orders: Orders::default(),
             following: None,
             joined: Joined::No,
             catching_up: false,
@@ -193,7 +190,7 @@ impl Election {
             deaf_until: 0,
             well_since: None,
             is_ending: None,
-            timer: None,
+            alarm: Alarm::new(MARK),
             effects: Vec::new(),
         }))
     }
@@ -236,9 +233,7 @@ impl Election {
 
     /// Another core has carried out an order.
     pub fn on_settled(&mut self, round: u64) {
-        if round == self.round {
-            self.settled += 1;
-        }
+        self.orders.on_settled(round);
     }
 
     /// A request to the ring for one of the files is over.
@@ -307,7 +302,8 @@ impl Election {
         worked |= self.go_on(state, follower, reactor);
         self.note_wanted(now, reactor);
         let lines = self.lines.step(now, reactor);
-        self.wake_at(self.elector.wakes_at().min(lines), now, reactor);
+        let at = self.elector.wakes_at().min(lines);
+        self.alarm.set(at, now, reactor);
         worked
     }
 
@@ -316,23 +312,9 @@ impl Election {
         self.due.extend(self.effects.drain(..));
     }
 
-    fn wake_at<R: Reactor>(&mut self, at: Ms, now: Ms, reactor: &mut R) {
-        if self.timer.is_some_and(|(set, _)| set == at) {
-            return;
-        }
-        if let Some((_, timer)) = self.timer.take() {
-            reactor.cancel_timer(timer);
-        }
-        if at < Ms::MAX {
-            let nanos = at.saturating_sub(now).saturating_mul(NANOS_PER_MS);
-            let timer = reactor.set_timer(reactor.now().saturating_add(nanos), MARK);
-            self.timer = Some((at, timer));
-        }
-    }
-
     /// The timer is due.
     pub fn on_timer(&mut self) {
-        self.timer = None;
+        self.alarm.on_timer();
     }
 
     // ---- what the elector cannot see by itself ----
@@ -426,18 +408,18 @@ impl Election {
         loop {
             match std::mem::replace(&mut self.busy, Busy::No) {
                 Busy::No => {}
-                Busy::Settling(effect, 0) if self.has_settled(state) => {
+                Busy::Settling(effect, 0) if self.orders.are_settled(state) => {
                     self.unsettled = false;
                     self.due.push_front(*effect);
                 }
-                Busy::Settling(effect, rounds) if self.has_settled(state) => {
+                Busy::Settling(effect, rounds) if self.orders.are_settled(state) => {
                     self.order(Order::Settle, state);
                     self.busy = Busy::Settling(effect, rounds - 1);
                 }
                 Busy::Loading(effect) if !self.shared.loading.load(SeqCst) => {
                     self.due.push_front(*effect);
                 }
-                Busy::Beginning(epoch) if self.has_settled(state) => {
+                Busy::Beginning(epoch) if self.orders.are_settled(state) => {
                     self.begin_to_lead(epoch, state, follower);
                     self.note_first(Then::GoOn);
                 }
@@ -586,19 +568,8 @@ impl Election {
 
     /// Gives an order to all cores, this one included.
     fn order(&mut self, order: Order, state: &mut State) {
-        self.round += 1;
-        self.settled = 0;
         self.unsettled = true;
-        for core in 0..state.mesh.cores() {
-            if core != state.me {
-                state.mesh.send(core, Message::Order(order, self.round));
-            }
-        }
-        state.ordered.push((order, self.round));
-    }
-
-    fn has_settled(&self, state: &State) -> bool {
-        self.settled == state.mesh.cores()
+        self.orders.give(order, state);
     }
 
     /// Where replicas find this member.

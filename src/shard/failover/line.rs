@@ -30,6 +30,8 @@ pub(super) struct Line {
     since: Ms,
     answers: Vec<(Id, Answer)>,
     closing: Vec<SocketId>,
+    /// What was wrong with the target when it was last asked.
+    trouble: String,
     /// User and password to be shown first.
     login: Option<(String, String)>,
 }
@@ -48,7 +50,7 @@ impl Line {
     pub fn say(&mut self, now: Ms, to: &Place, kind: Kind, say: &Say) {
         let is_stuck = !self.asked.is_empty() && now >= self.since + SILENCE_MS;
         if self.to.as_ref() != Some(to) || is_stuck {
-            self.hang_up();
+            self.lose();
             self.to = Some(to.clone());
         }
         self.wanted.clear();
@@ -59,10 +61,17 @@ impl Line {
 
     /// Says nothing more.
     pub fn hang_up(&mut self) {
-        self.closing.extend(self.socket.take());
-        (self.is_up, self.is_sending, self.to) = (false, false, None);
+        self.lose();
         self.wanted.clear();
-        self.drop_replies();
+        (self.to, self.trouble) = (None, String::new());
+    }
+
+    /// Logs what is wrong with the target, once.
+    fn complain(&mut self, trouble: String) {
+        if self.trouble != trouble {
+            log(&format!("failover: {trouble}"));
+            self.trouble = trouble;
+        }
     }
 
     fn drop_replies(&mut self) {
@@ -139,12 +148,10 @@ impl Line {
         };
         match asked {
             Asked::Login if is_good => {}
-            Asked::Login => log(&format!(
-                "failover: the target refuses the password: {said}"
-            )),
+            Asked::Login => self.complain(format!("the target refuses the password: {said}")),
             Asked::Ringkeep(id) => match Answer::parse(said).filter(|_| is_good) {
                 Some(answer) => self.answers.push((*id, answer)),
-                None => log(&format!("failover: the target says {text:?}")),
+                None => self.complain(format!("the target says {text:?}")),
             },
             Asked::Kevy(id, epoch) => {
                 let answer = match is_good {
