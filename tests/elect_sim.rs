@@ -78,9 +78,16 @@ enum Mark {
     Muted,
     Committed,
     WrittenAndLost,
+    /// A primary gave way for a member, which is the next one;
+    HandedOver,
+    /// or the old one is again, or another one;
+    HeirFailed,
+    HeirPassedBy,
+    /// or it could not.
+    NoHeir,
 }
 
-const MARKS: [Mark; 26] = [
+const MARKS: [Mark; 30] = [
     Mark::Lost,
     Mark::Late,
     Mark::Repeated,
@@ -107,6 +114,10 @@ const MARKS: [Mark; 26] = [
     Mark::Muted,
     Mark::Committed,
     Mark::WrittenAndLost,
+    Mark::HandedOver,
+    Mark::HeirFailed,
+    Mark::HeirPassedBy,
+    Mark::NoHeir,
 ];
 
 // ---- members ----
@@ -489,6 +500,13 @@ enum Happening {
     },
     Writes,
     Fault,
+    /// Somebody wants the part of the primary to be elsewhere: writes are held back,
+    Freezes,
+    /// and it is handed over.
+    HandsOver {
+        node: usize,
+        run: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -522,6 +540,8 @@ struct Node {
     may_acknowledge: Option<Epoch>,
     /// Pulls since it was told whom to follow, of that one's data.
     untold: u32,
+    /// It takes no writes for now.
+    is_frozen: bool,
     data: Data,
     acked: BTreeMap<usize, [usize; SHARDS]>,
 }
@@ -584,6 +604,10 @@ struct World {
     /// The span between two faults is up to so many times what makes a primary be gone.
     calm: u64,
     has_faults: bool,
+    /// Draws who hands over to whom, in histories in which that happens.
+    operator: Option<Rng>,
+    /// The last one who did: in which epoch, who and to whom.
+    handing_over: Option<(Epoch, usize, usize)>,
     /// Messages of elections travel as bytes. That they are then read as they were written is shown beside
     /// the code that does it, so most histories are spared the time.
     has_wire: bool,
@@ -639,6 +663,8 @@ impl World {
             silent: BTreeSet::new(),
             calm: 1,
             has_faults: false,
+            operator: None,
+            handing_over: None,
             has_wire: true,
             filter: None,
             disk_fails: BTreeSet::new(),
@@ -705,6 +731,7 @@ impl World {
         let node = match &happening {
             Happening::Wake { node, .. }
             | Happening::Written { node, .. }
+            | Happening::HandsOver { node, .. }
             | Happening::Pulls { node, .. } => Some(*node),
             Happening::Arrives { to, .. } => Some(*to),
             _ => None,
@@ -765,6 +792,54 @@ impl World {
                     self.at(delay, Happening::Fault);
                 }
             }
+            Happening::Freezes => self.freeze(),
+            Happening::HandsOver { node, run } => {
+                if self.nodes[node].run == run {
+                    self.hand_over(node);
+                }
+            }
+        }
+    }
+
+    fn freeze(&mut self) {
+        let Some(mut operator) = self.operator.take().filter(|_| self.has_faults) else {
+            return;
+        };
+        let leads = |at: &usize| self.nodes[*at].leading.is_some();
+        if let Some(node) = (0..self.nodes.len()).find(leads) {
+            let run = self.nodes[node].run;
+            self.nodes[node].is_frozen = true;
+            let delay = operator.below(8 * self.timings.heartbeat * MS);
+            self.at(delay, Happening::HandsOver { node, run });
+        }
+        let delay = operator.below(3 * self.timings.down_after * MS);
+        self.operator = Some(operator);
+        self.at(delay, Happening::Freezes);
+    }
+
+    /// Gives the part of the primary to a member, whether that has all of the data or not.
+    fn hand_over(&mut self, at: usize) {
+        self.nodes[at].is_frozen = false;
+        let Some(operator) = self.operator.as_mut() else {
+            return;
+        };
+        let count = self.nodes.len();
+        let heir = (at + 1 + operator.below(count as u64 - 1) as usize) % count;
+        self.hand_over_to(at, heir);
+    }
+
+    fn hand_over_to(&mut self, at: usize, heir: usize) {
+        let Some(epoch) = self.nodes[at].leading else {
+            return;
+        };
+        let to = self.nodes[heir].id;
+        self.note(format_args!("{at} hands over to {heir}"));
+        self.step_position(at);
+        self.handing_over = Some((epoch, at, heir));
+        self.step(at, Event::HandOver { to });
+        if self.nodes[at].leading == Some(epoch) {
+            self.handing_over = None;
+            self.mark(Mark::NoHeir);
         }
     }
 
@@ -807,7 +882,7 @@ impl World {
             return;
         }
         node.run += 1;
-        node.paused = false;
+        (node.paused, node.is_frozen) = (false, false);
         node.waiting.clear();
         node.gate = 0;
         (
@@ -919,6 +994,13 @@ impl World {
 
     fn lead(&mut self, at: usize, epoch: Epoch) {
         self.mark(Mark::Elected);
+        if let Some((before, from, heir)) = self.handing_over.take() {
+            self.mark(match at {
+                at if at == heir && epoch == before.next() => Mark::HandedOver,
+                at if at == from => Mark::HeirFailed,
+                _ => Mark::HeirPassedBy,
+            });
+        }
         let is_kevy = self.kevys.contains(&at);
         let node = &mut self.nodes[at];
         node.leading = Some(epoch);
@@ -1269,7 +1351,8 @@ impl World {
 
     fn write(&mut self) {
         for at in 0..self.nodes.len() {
-            let is_open = self.is_open(at) && !self.nodes[at].paused && !self.is_quiet;
+            let is_held = self.nodes[at].paused || self.nodes[at].is_frozen || self.is_quiet;
+            let is_open = self.is_open(at) && !is_held;
             if is_open && self.nodes[at].leading.is_some() {
                 let shard = self.rng.below(SHARDS as u64) as usize;
                 self.writes += 1;
@@ -1497,6 +1580,7 @@ impl Node {
             catching_up: None,
             may_acknowledge: None,
             untold: 0,
+            is_frozen: false,
             data: Data {
                 base: vec![0; SHARDS],
                 shards: vec![Vec::new(); SHARDS],
@@ -1525,6 +1609,10 @@ fn history(seed: u64, is_told: bool) -> World {
     world.is_told = is_told;
     // Of each size and each timing.
     world.has_wire = (seed / 12).is_multiple_of(8);
+    if seed % 5 < 3 && seed % 5 > 0 {
+        world.operator = Some(Rng::seeded(!seed));
+        world.at(timings.down_after * MS, Happening::Freezes);
+    }
     let span = world.goes_wrong_and_heals();
     if world.broken.is_empty() && !world.is_settled() {
         world.break_rule(format!("not settled {span} ms after all has healed"));
@@ -1602,6 +1690,15 @@ impl World {
         }
     }
 
+    /// What waits in the sockets of elections is not listened to behind a long stop.
+    fn forget_what_waits(&mut self, at: usize) {
+        let is_heard = |waits: &Happening| match waits {
+            Happening::Arrives { packet, .. } => !packet.is_of_election(),
+            _ => true,
+        };
+        self.nodes[at].waiting.retain(is_heard);
+    }
+
     fn isolate(&mut self, at: usize) {
         for other in 0..self.nodes.len() {
             self.cuts.insert((at, other));
@@ -1612,6 +1709,93 @@ impl World {
 
 const OURS: &[usize] = &[];
 const KEVYS: &[usize] = &[0, 1, 2];
+
+/// Everybody has what the primary has.
+fn is_level(world: &World) -> bool {
+    let primary = world.leader();
+    let has = |node: &Node| node.data.shards == world.nodes[primary].data.shards;
+    world.nodes.iter().all(has)
+}
+
+#[test]
+fn a_part_that_is_handed_over_is_taken_at_once() {
+    for (kevys, count) in [(OURS, 3), (OURS, 5), (&[2][..], 3), (&[0], 3)] {
+        for seed in 0..20 {
+            let mut world = World::new(seed, count, Timings::KEVY, kevys);
+            world.settle();
+            let mut paused = None;
+            for turn in 0..10 {
+                let leader = world.leader();
+                if kevys.contains(&leader) {
+                    break;
+                }
+                let ours = |at: &usize| *at != leader && !kevys.contains(at) && Some(*at) != paused;
+                let heir = (leader + 1..leader + count).map(|at| at % count).find(ours);
+                let Some(heir) = heir else { break };
+                let told = |world: &World| format!("{kevys:?} {seed} {turn}\n{}", world.story());
+                let epoch = world.nodes[leader].leading.expect("it leads");
+                world.nodes[leader].is_frozen = true;
+                world.run_until(is_level);
+                (0..count).for_each(|at| world.step_position(at));
+                // One that stands still is not needed.
+                let third = (0..count).find(|at| *at != leader && *at != heir);
+                if turn % 3 == 1 {
+                    paused = third;
+                    third
+                        .into_iter()
+                        .for_each(|at| world.nodes[at].paused = true);
+                }
+                let elected = world.led.len();
+                world.hand_over_to(leader, heir);
+                world.nodes[leader].is_frozen = false;
+                world.run_for(500);
+                assert_eq!(world.broken, [""; 0], "{}", told(&world));
+                let (now, by) = (world.nodes[heir].leading, world.led.len());
+                assert_eq!(
+                    (now, by),
+                    (Some(epoch.next()), elected + 1),
+                    "{}",
+                    told(&world)
+                );
+                assert_eq!(world.open(), [heir], "{}", told(&world));
+                let has_stood = |(vote, of): (&(usize, Epoch), &NodeId)| {
+                    vote.1 > epoch && world.nodes[vote.0].id == *of && vote.0 != heir
+                };
+                assert!(!world.votes.iter().any(has_stood), "{}", told(&world));
+                world.run_for(3000);
+                if let Some(node) = paused.take() {
+                    world.forget_what_waits(node);
+                    world.at(0, Happening::Resumes { node });
+                }
+                world.settle();
+                // Nobody was elected meanwhile.
+                assert_eq!(world.led.len(), elected + 1, "{}", told(&world));
+            }
+        }
+    }
+}
+
+#[test]
+fn who_gave_way_in_vain_leads_again() {
+    for seed in 0..20 {
+        let mut world = settled(seed, OURS);
+        world.is_quiet = true;
+        world.run_until(is_level);
+        let (leader, [heir, other]) = (world.leader(), world.replicas());
+        let epoch = world.nodes[leader].leading.expect("it leads");
+        let elected = world.led.len();
+        world.crash(heir);
+        world.hand_over_to(leader, heir);
+        // The heir is given the time of a candidacy, and not more.
+        world.run_for(2800);
+        assert_eq!(world.led.len(), elected, "{seed}\n{}", world.story());
+        world.run_for(7000);
+        assert_eq!(world.broken, [""; 0], "{seed}\n{}", world.story());
+        assert_eq!(world.led.len(), elected + 1, "{seed}\n{}", world.story());
+        let (now, by, _) = world.led.last().expect("somebody led");
+        assert!(*now > epoch && [leader, other].contains(by));
+    }
+}
 
 #[test]
 fn deaf_replica_deposes_nobody() {
@@ -2010,12 +2194,7 @@ fn who_was_away_waits_for_the_primary_of_an_election() {
         world.nodes[0].paused = true;
         world.run_for(12_000);
         assert!(world.led.len() > 1, "{seed}\n{}", world.story());
-        // What waited in the sockets is not listened to behind such a stop.
-        let is_heard = |waits: &Happening| match waits {
-            Happening::Arrives { packet, .. } => !packet.is_of_election(),
-            _ => true,
-        };
-        world.nodes[0].waiting.retain(is_heard);
+        world.forget_what_waits(0);
         world.at(0, Happening::Resumes { node: 0 });
         world.run_for(6000);
         assert!(world.is_settled(), "{seed}\n{}", world.story());

@@ -155,6 +155,12 @@ pub enum Event {
     Select,
     /// The operator takes the primary out.
     Relinquish,
+    /// This primary gives way for another member, which is to stand at once; nothing happens if that
+    /// [cannot be](Elector::check_heir). The shell has seen to it that the member has all of the data.
+    HandOver {
+        /// The member.
+        to: NodeId,
+    },
     /// The node ends.
     Close,
 }
@@ -251,6 +257,30 @@ pub struct OtherView {
     pub number: u64,
 }
 
+/// Why the part of the primary cannot be handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoHeir {
+    /// This node does not lead, or a majority does not hear it.
+    NotLeading,
+    /// No member has this name, or it is this node's.
+    Unknown,
+    /// It has not been heard of late.
+    Silent,
+    /// It stands when its own rules say so.
+    Kevy,
+}
+
+impl std::fmt::Display for NoHeir {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::NotLeading => "this node does not lead, or no majority hears it",
+            Self::Unknown => "it is no member of the elections",
+            Self::Silent => "it is not heard in elections",
+            Self::Kevy => "it is a kevy, which cannot be told to stand",
+        })
+    }
+}
+
 /// What happened, beside changes of the role.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
@@ -272,6 +302,8 @@ pub struct Tally {
     pub catch_ups: u64,
     /// How often the primary gave way to a higher epoch that nobody leads.
     pub outdated: u64,
+    /// How often it gave way for a member that was chosen.
+    pub handed_over: u64,
 }
 
 /// One member's part in elections.
@@ -309,6 +341,9 @@ pub struct Elector {
     seen: Epoch,
     /// The highest epoch known to have had a primary.
     newest: Epoch,
+
+    /// For whom this node gave way, and until when it votes for nobody else.
+    heir: Option<(NodeId, Ms)>,
 
     following: Option<Following>,
     catching_up: Option<NodeId>,
@@ -405,6 +440,7 @@ impl Elector {
             back_off_until: 0,
             seen: ballot.epoch,
             newest: ballot.history,
+            heir: None,
             following: None,
             catching_up: None,
             offsets,
@@ -436,6 +472,7 @@ impl Elector {
             Event::DiskPressure => self.on_disk_pressure(out),
             Event::Select => self.on_select(out),
             Event::Relinquish => self.turn(Signal::GracefulRelinquish, Role::Idle, out),
+            Event::HandOver { to } => self.on_hand_over(to, out),
             Event::Close => {
                 if self.machine.role() == Role::Leader {
                     // Others hear that it leads no more, and need not wait until it is silent for long.
@@ -464,12 +501,29 @@ impl Elector {
             self.defer_until,
             self.back_off_until,
             self.retry_at,
+            self.heir.map_or(0, |(_, until)| until),
         ];
         times
             .into_iter()
             .filter(|at| *at > self.now)
             .min()
             .unwrap_or(self.now + timings.heartbeat)
+    }
+
+    /// Can this node hand the part of the primary over to a member?
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_heir(&self, to: NodeId) -> Result<(), NoHeir> {
+        if self.machine.role() != Role::Leader || self.now >= self.lease_until {
+            return Err(NoHeir::NotLeading);
+        }
+        match self.others.iter().find(|other| other.id == to) {
+            None => Err(NoHeir::Unknown),
+            Some(other) if !self.hears(other) => Err(NoHeir::Silent),
+            Some(other) if !other.is_ringkeep => Err(NoHeir::Kevy),
+            Some(_) => Ok(()),
+        }
     }
 
     /// How things stand.
@@ -526,6 +580,7 @@ impl Elector {
             self.since(self.lost_at.max(self.started)).hash(into);
         }
         (left(self.defer_until), left(self.back_off_until)).hash(into);
+        self.heir.map(|(id, until)| (id, left(until))).hash(into);
         (self.seen.max(self.ballot.epoch), self.newest).hash(into);
         (self.following, self.catching_up, &self.offsets).hash(into);
         match role {
@@ -574,6 +629,7 @@ impl Elector {
         {
             self.lose_primary();
         }
+        self.heir = self.heir.filter(|(_, until)| self.now < *until);
         if !self.is_awake {
             let all_settled = self.others.iter().all(|other| other.is_settled);
             if all_settled || self.since(self.started) >= self.down_after() {
@@ -610,7 +666,8 @@ impl Elector {
             return;
         }
         let is_free = self.may_vote();
-        let saying = Some((self.ballot.epoch, role, self.primary, is_free));
+        let follows = self.primary.or(self.heir.map(|(heir, _)| heir));
+        let saying = Some((self.ballot.epoch, role, follows, is_free));
         if self.now < self.next_beat && self.said == saying {
             return;
         }
@@ -634,7 +691,7 @@ impl Elector {
                 continue;
             }
             let message = if other.is_ringkeep {
-                let (standing, follows, echo) = (standing.clone(), self.primary, other.stamp);
+                let (standing, echo) = (standing.clone(), other.stamp);
                 let pulse = Pulse {
                     epoch,
                     from,
@@ -740,6 +797,8 @@ impl Elector {
     }
 
     fn on_pulse(&mut self, at: usize, pulse: Pulse, out: &mut Vec<Effect>) {
+        let heir = pulse.heir();
+        let is_for_us = heir.is_none_or(|heir| heir == self.settings.id);
         let Pulse {
             epoch,
             from,
@@ -760,7 +819,7 @@ impl Elector {
         other.epoch = epoch;
         other.number = standing.sum();
         other.standing = standing;
-        other.is_free = is_free;
+        other.is_free = is_free && is_for_us;
         other.stamp = Some(stamp);
         let answers = echo.filter(|echo| echo.nonce == self.nonce && echo.sent <= self.now);
         if answers.is_some() && role != WireRole::Primary {
@@ -782,6 +841,15 @@ impl Elector {
         {
             // It led this epoch and never will again: it was started anew, or gave way.
             self.lose_primary();
+            match heir {
+                None => {}
+                Some(_) if is_for_us => self.defer_until = self.now,
+                // Who is to be the primary gets the time to win.
+                Some(_) => {
+                    let until = self.now + self.settings.timings.candidacy;
+                    self.back_off_until = self.back_off_until.max(until);
+                }
+            }
         }
     }
 
@@ -850,6 +918,7 @@ impl Elector {
 
     /// Takes another one for the primary.
     fn learn(&mut self, primary: NodeId, epoch: Epoch, out: &mut Vec<Effect>) {
+        self.heir = None;
         self.after = After::Nothing;
         match self.machine.role() {
             Role::Leader => self.turn(Signal::PeerLeaderObserved, Role::Replica, out),
@@ -872,6 +941,7 @@ impl Elector {
         if epoch <= self.ballot.epoch || self.is_muted || self.after == After::Lead {
             return;
         }
+        let is_for_another = self.heir.is_some_and(|(heir, _)| heir != to);
         if self.primary == Some(to) {
             // It asks for votes, so it leads no more.
             self.lose_primary();
@@ -883,7 +953,7 @@ impl Elector {
             }
             self.resign(out);
         }
-        if !self.may_vote() {
+        if !self.may_vote() || is_for_another {
             self.tally.loyal += 1;
             return;
         }
@@ -1138,6 +1208,19 @@ impl Elector {
         self.lose_primary();
     }
 
+    /// Gives way for a member. It gets the time to win: this node votes for nobody else meanwhile, and does
+    /// not stand.
+    fn on_hand_over(&mut self, to: NodeId, out: &mut Vec<Effect>) {
+        if self.check_heir(to).is_err() {
+            return;
+        }
+        self.resign(out);
+        self.tally.handed_over += 1;
+        let until = self.now + self.settings.timings.candidacy;
+        self.heir = Some((to, until));
+        self.back_off_until = until;
+    }
+
     // ---- the role ----
 
     fn turn(&mut self, signal: Signal, to: Role, out: &mut Vec<Effect>) {
@@ -1180,7 +1263,7 @@ impl Elector {
                 role::Effect::Join => self.next_beat = self.now,
                 role::Effect::Withdraw => {
                     self.after = After::Nothing;
-                    self.primary = None;
+                    (self.primary, self.heir) = (None, None);
                 }
             }
         }
@@ -1461,6 +1544,109 @@ mod tests {
             }]
         );
         elector
+    }
+
+    /// A ringkeep speaks that has as much as `b`.
+    fn speaks(
+        from: &str,
+        (epoch, role): (u64, WireRole),
+        follows: Option<&str>,
+        is_free: bool,
+    ) -> Event {
+        let standing = Standing {
+            history: Epoch(0),
+            offsets: vec![7, 3],
+        };
+        says(Message::Pulse(Box::new(Pulse {
+            epoch: Epoch(epoch),
+            from: id(from),
+            role,
+            standing,
+            follows: follows.map(id),
+            is_free,
+            stamp: Stamp { nonce: 9, sent: 0 },
+            echo: None,
+        })))
+    }
+
+    fn ask(from: &str, epoch: u64) -> Event {
+        let (epoch, from) = (Epoch(epoch), id(from));
+        let standing = Standing {
+            history: epoch,
+            offsets: vec![7, 3],
+        };
+        says(Message::Ask {
+            epoch,
+            from,
+            standing,
+        })
+    }
+
+    fn asks_for_votes(effects: &[Effect], epoch: u64, whom: &str) -> bool {
+        let is_it = |effect: &Effect| match effect {
+            Effect::PersistBallot(ballot) => {
+                (ballot.epoch, ballot.voted) == (Epoch(epoch), Some(id(whom)))
+            }
+            _ => false,
+        };
+        effects.iter().any(is_it)
+    }
+
+    #[test]
+    fn who_gave_way_votes_for_the_heir_alone_and_for_a_while() {
+        let mut elector = leader();
+        assert_eq!(elector.check_heir(id("a")), Err(NoHeir::Kevy));
+        assert_eq!(elector.check_heir(id("b")), Err(NoHeir::Unknown));
+        let refused = decisions(&mut elector, 5150, Event::HandOver { to: id("a") });
+        assert_eq!(refused, []);
+        // What `c` says keeps the lease.
+        step(&mut elector, 5200, beat("c", 2, WireRole::Replica, 0));
+        let follows = speaks("a", (2, WireRole::Replica), Some("b"), false);
+        step(&mut elector, 5200, follows);
+        assert_eq!(elector.check_heir(id("a")), Ok(()));
+        let mut later = elector.clone();
+        step(&mut later, 9000, beat("c", 2, WireRole::Replica, 0));
+        step(&mut later, 5200 + T.down_after, Event::Wake);
+        assert_eq!(later.check_heir(id("a")), Err(NoHeir::Silent));
+        let gave_way = step(&mut elector, 5200, Event::HandOver { to: id("a") });
+        assert_eq!(gave_way[..2], [Effect::Writes { until: 0 }, Effect::Resign]);
+        let said = gave_way.iter().find_map(|effect| match effect {
+            Effect::Send {
+                message: Message::Pulse(pulse),
+                ..
+            } => Some(pulse.heir()),
+            _ => None,
+        });
+        assert_eq!(said, Some(Some(id("a"))));
+        assert_eq!(elector.check_heir(id("a")), Err(NoHeir::NotLeading));
+        let mut late = elector.clone();
+        let other = step(&mut elector, 5300, ask("c", 3));
+        assert!(!asks_for_votes(&other, 3, "c"));
+        let heir = step(&mut elector, 5400, ask("a", 3));
+        assert!(asks_for_votes(&heir, 3, "a"));
+        let other = step(&mut late, 5200 + T.candidacy, ask("c", 3));
+        assert!(asks_for_votes(&other, 3, "c"));
+    }
+
+    #[test]
+    fn the_heir_stands_at_once_and_others_let_it_pass() {
+        for heir in ["b", "c"] {
+            let mut elector = member();
+            let leads = speaks("a", (1, WireRole::Primary), Some("a"), false);
+            step(&mut elector, 6000, leads);
+            step(&mut elector, 6001, Event::BallotDurable);
+            let free = speaks("c", (1, WireRole::Replica), None, true);
+            step(&mut elector, 6100, free);
+            let gave_way = speaks("a", (1, WireRole::Replica), Some(heir), true);
+            let stood = step(&mut elector, 6200, gave_way);
+            assert_eq!(asks_for_votes(&stood, 2, "b"), heir == "b");
+            if heir == "c" {
+                let waits = step(&mut elector, 6200 + T.candidacy - 1, Event::Wake);
+                assert!(!asks_for_votes(&waits, 2, "b"));
+                let voted = step(&mut elector, 6200 + T.candidacy - 1, ask("c", 2));
+                assert!(asks_for_votes(&voted, 2, "c"));
+            }
+        }
     }
 
     #[test]

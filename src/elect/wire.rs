@@ -130,7 +130,8 @@ pub struct Pulse {
     pub role: WireRole,
     /// What it has.
     pub standing: Standing,
-    /// Whom it takes for the primary of its epoch.
+    /// Whom it takes for the primary of its epoch. Who is free takes nobody for that, and is free for one
+    /// alone if it names one: for whom it [gave way](Pulse::heir).
     pub follows: Option<NodeId>,
     /// It would vote, if asked by somebody who has all that it has.
     pub is_free: bool,
@@ -138,6 +139,13 @@ pub struct Pulse {
     pub stamp: Stamp,
     /// The last stamp that the sender got from the receiver.
     pub echo: Option<Stamp>,
+}
+
+impl Pulse {
+    /// The member that is to stand and alone gets the sender's vote, after the sender led and gave way for it.
+    pub fn heir(&self) -> Option<NodeId> {
+        self.follows.filter(|_| self.is_free)
+    }
 }
 
 impl Message {

@@ -377,6 +377,7 @@ impl ElectionView {
             ("elect_lease_lapses_total", tally.lapses),
             ("elect_catch_ups_total", tally.catch_ups),
             ("elect_outdated_total", tally.outdated),
+            ("elect_handed_over_total", tally.handed_over),
             ("elect_messages_refused_total", tally.refused),
         ]
     }
