@@ -12,6 +12,7 @@
 //!   link, or of all that a node says, hears, or both, for elections alone or for the streams, too. Start,
 //!   going on and mending are free.
 //! - **writes**: so many are accepted, in turn on two streams.
+//! - **handovers**: so often a primary gives way for a member that is chosen, whatever that has.
 //! - **epoch**: a history ends where a node comes to a higher one.
 //!
 //! One walk begins when all three start, the other one with a primary of epoch 2 that both others follow. In
@@ -39,6 +40,7 @@ struct Bound {
     late: u8,
     faults: u8,
     writes: u8,
+    handovers: u8,
     epoch: u64,
 }
 
@@ -160,6 +162,7 @@ enum Act {
     Passes,
     Arrives(Parcel),
     IsLate(Parcel),
+    HandsOver { node: usize, to: usize },
     Written(usize),
     NotWritten { node: usize, is_there: bool },
     Pulls { node: usize, stream: usize },
@@ -396,6 +399,10 @@ impl State {
             if node.gate > self.now && node.leading.is_some() && self.left.writes > 0 {
                 acts.push(Act::Writes(at));
             }
+            if node.leading.is_some() && self.left.handovers > 0 {
+                let others = (0..COUNT).filter(|to| *to != at);
+                acts.extend(others.map(|to| Act::HandsOver { node: at, to }));
+            }
             if self.left.faults > 0 {
                 acts.push(Act::Stops(at));
                 acts.push(Act::Crashes {
@@ -462,6 +469,12 @@ impl State {
                 let at = self.bag.iter().position(|other| other == parcel);
                 self.bag[at.expect("it is on its way")].is_late = true;
                 return Ok(());
+            }
+            Act::HandsOver { node, to } => {
+                self.left.handovers -= 1;
+                let to = name(*to);
+                self.tell_position(*node)?;
+                return self.step(*node, Event::HandOver { to });
             }
             Act::Written(node) => {
                 let ballot = self.nodes[*node].writing.expect("it is being written");
@@ -840,6 +853,7 @@ const fn bound(late: u8, faults: u8, writes: u8) -> Bound {
         late,
         faults,
         writes,
+        handovers: 0,
         epoch: 3,
     }
 }
@@ -849,6 +863,17 @@ fn no_order_after_a_start_breaks_a_rule() {
     let near = [bound(0, 0, 1), bound(1, 0, 0)];
     let far = [bound(1, 0, 1)];
     walk_all(State::new, &near, &far);
+}
+
+#[test]
+fn no_order_breaks_a_rule_when_a_part_is_handed_over() {
+    let handed = |bound| Bound {
+        handovers: 1,
+        ..bound
+    };
+    let near = [handed(bound(0, 0, 1)), handed(bound(1, 0, 0))];
+    let far = [handed(bound(0, 1, 0)), handed(bound(1, 0, 1))];
+    walk_all(State::settled, &near, &far);
 }
 
 #[test]

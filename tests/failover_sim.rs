@@ -24,7 +24,7 @@ use ringkeep::{
     base::{Position, Rng},
     failover::{
         Answer, Candidate, Coordinator, Effect, Event, Facts, Id, Phase, Place, Record, Request,
-        Say, Settings, Stands, Target, Verdict,
+        Rule, Say, Settings, Stands, Target, Verdict,
         record::{Kind, Ledger},
     },
 };
@@ -387,9 +387,13 @@ impl World {
         }
         let mut out = Vec::new();
         let ask = (id, request.clone());
-        let begun = node
-            .coordinator
-            .begin(self.now, ask, &candidates, (&node.ledger, &mut out));
+        let begun = node.coordinator.begin(
+            self.now,
+            ask,
+            &candidates,
+            Rule::Records,
+            (&node.ledger, &mut out),
+        );
         match begun {
             Ok(()) => {
                 self.note(format!("n{at} begins {id}: {request:?}"));
@@ -612,6 +616,7 @@ impl World {
                 let facts = Facts {
                     at: is_linked.then(|| vec![node.position()]),
                     obstacle: None,
+                    elected: None,
                 };
                 let node = &mut self.nodes[at];
                 let answer = node.target.hear(&say, &facts, &mut node.ledger);
@@ -667,7 +672,8 @@ impl World {
                         }
                     }
                 }
-                Effect::AskAcks => {}
+                // Nobody is elected here.
+                Effect::AskAcks | Effect::HandOver(_) => {}
                 Effect::Say { to, say, .. } => self.post(node_at(&to), Parcel::Say(at, say)),
                 Effect::Demote => (node.leads, node.follows) = (false, None),
                 Effect::Follow(to) => (node.follows, node.link) = (Some(node_at(&to)), None),

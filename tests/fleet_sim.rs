@@ -2,8 +2,8 @@
 //!
 //! Whole nodes run on the in-memory twin of the ring, three of them: the shipped cores with elector, links,
 //! journal and gate of writes, under virtual time. A seed decides who has a turn next, which machine loses
-//! its power (and what its disk had not synced), which process stops for a while, and who cannot reach whom.
-//! Clients write to whoever accepts it and ask with WAITAOF whether a majority has it.
+//! its power (and what its disk had not synced), which process stops for a while, who cannot reach whom, and
+//! when somebody wants the part of the primary to be elsewhere (FAILOVER). Clients write to whoever accepts it and ask with WAITAOF whether a majority has it.
 //!
 //! After every step at most one node has its gate open. When all has healed there is one primary, everybody
 //! holds the same, and every write that a majority acknowledged is there.
@@ -112,6 +112,8 @@ struct Seen {
     accepted: u64,
     acked: u64,
     fenced: u64,
+    begun: u64,
+    handed_over: u64,
 }
 
 fn machine(at: usize) -> Machine {
@@ -264,6 +266,8 @@ impl Fleet {
                 let ports = [port(PORT + 200)];
                 core.take_part(membership, &ports)
                     .map_err(|error| text(&error))?;
+                core.serve_failovers(Some(Path::new(DIR)))
+                    .map_err(|error| text(&error))?;
             }
             core.begin();
             cores.push(core);
@@ -410,6 +414,9 @@ impl Fleet {
         for _ in 0..10 + self.rng.below(15) {
             let calm = 200 + self.rng.below(2500);
             self.run_for(calm)?;
+            if self.rng.below(3) == 0 {
+                self.hand_over()?;
+            }
             self.disturb();
         }
         self.world.heal();
@@ -420,6 +427,34 @@ impl Fleet {
             self.back[at] = self.back[at].min(self.now() + 500 * MS);
         }
         self.settle()
+    }
+
+    /// The part of the primary is to be elsewhere; something may go wrong meanwhile.
+    fn hand_over(&mut self) -> Outcome<()> {
+        let Some(leader) = (0..3).find(|at| self.is_open(*at)) else {
+            return Ok(());
+        };
+        let reply = self.ask(leader, &["FAILOVER", "TIMEOUT", "400"])?;
+        self.note(&format!("FAILOVER on {}: {reply:?}", NAMES[leader]));
+        if reply != Some(Reply::Text("OK".into())) {
+            return Ok(());
+        }
+        self.seen.begun += 1;
+        if self.rng.below(3) == 0 {
+            let soon = self.rng.below(30);
+            self.run_for(soon)?;
+            self.disturb();
+        }
+        // Less than it takes to miss a primary.
+        let end = self.now() + 500 * MS;
+        while self.now() < end {
+            self.step()?;
+            if (0..3).any(|at| at != leader && self.is_open(at)) {
+                self.seen.handed_over += 1;
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// All is well: now there is a primary, and everybody has what it has.
@@ -709,6 +744,8 @@ fn a_fleet_has_one_primary_and_loses_nothing_that_a_majority_has() {
         ("accepted writes", sum(|seen| seen.accepted)),
         ("writes of a majority", sum(|seen| seen.acked)),
         ("fenced writes", sum(|seen| seen.fenced)),
+        ("failovers", sum(|seen| seen.begun)),
+        ("parts handed over", sum(|seen| seen.handed_over)),
     ];
     println!("{count} seeds: {sums:?}");
     let shown: Vec<_> = failures.iter().take(3).map(|text| text.as_str()).collect();

@@ -236,6 +236,8 @@ pub struct View<'a> {
     pub writes_until: Ms,
     /// The disk refused a ballot; the node neither votes nor stands.
     pub is_muted: bool,
+    /// It has been here for long enough to vote and to stand.
+    pub is_awake: bool,
     /// What happened to the role.
     pub role_counters: &'a Counters,
     /// What else happened.
@@ -536,6 +538,7 @@ impl Elector {
             primary: self.primary,
             writes_until: self.gate,
             is_muted: self.is_muted,
+            is_awake: self.is_awake,
             role_counters: self.machine.counters(),
             tally: &self.tally,
         }
@@ -1646,6 +1649,22 @@ mod tests {
                 let voted = step(&mut elector, 6200 + T.candidacy - 1, ask("c", 2));
                 assert!(asks_for_votes(&voted, 2, "c"));
             }
+        }
+    }
+
+    #[test]
+    fn who_is_free_for_the_heir_is_free_for_nobody_else() {
+        for names in [Some("c"), None] {
+            let mut elector = member();
+            let leads = speaks("a", (1, WireRole::Primary), Some("a"), false);
+            step(&mut elector, 6000, leads);
+            step(&mut elector, 6001, Event::BallotDurable);
+            let mut stood = Vec::new();
+            for now in (7000..7000 + 3 * T.candidacy).step_by(200) {
+                let free = speaks("a", (1, WireRole::Replica), names, true);
+                stood.extend(step(&mut elector, now, free));
+            }
+            assert_eq!(asks_for_votes(&stood, 2, "b"), names.is_none());
         }
     }
 

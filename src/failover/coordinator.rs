@@ -17,7 +17,7 @@ const ASK_MS: Ms = 1000;
 /// Between two questions.
 const ASK_AGAIN_MS: Ms = 250;
 /// Replicas are asked how far they are.
-const ACKS_MS: Ms = 100;
+const ACKS_MS: Ms = 20;
 /// Between two grants, and for how long they are said before the target is asked to do without.
 const GRANT_AGAIN_MS: Ms = 100;
 /// See there.
@@ -51,6 +51,28 @@ pub struct Candidate {
     pub durable: Option<Vec<u64>>,
 }
 
+/// Who says who the primary is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// The records of the two nodes.
+    Records,
+    /// Elections: this node leads this epoch.
+    Elected(u64),
+}
+
+/// Who leads, where primaries are elected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leader {
+    /// This node.
+    Us,
+    /// The one that the part is handed over to.
+    Target,
+    /// Somebody else.
+    Another,
+    /// Nobody, as far as is known.
+    Nobody,
+}
+
 /// What happens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -62,6 +84,10 @@ pub enum Event {
     Replicas(Vec<Candidate>),
     /// The target answered.
     Heard(Id, Answer),
+    /// Where primaries are elected: who leads, and the epoch.
+    Led(Leader, u64),
+    /// [`Effect::HandOver`] was not possible, and this node still leads.
+    Kept(String),
 }
 
 /// What the shell has to do, in this order.
@@ -82,6 +108,8 @@ pub enum Effect {
         /// What.
         say: Say,
     },
+    /// Primaries are elected: have this one be elected next, which has everything.
+    HandOver(Place),
     /// Be a replica of nobody: no write is taken from here on, frozen or not.
     Demote,
     /// Follow the new primary.
@@ -247,6 +275,7 @@ struct Run {
     forced: bool,
     old_epoch: u64,
     epoch: u64,
+    rule: Rule,
     /// What the record said before the decision.
     before: Stands,
 }
@@ -309,7 +338,8 @@ impl Coordinator {
         self.run.request.timeout.unwrap_or(self.settings.timeout)
     }
 
-    /// Begins one. The caller has seen to it that this node is a primary.
+    /// Begins one. The caller has seen to it that this node is a primary, and, where primaries are elected,
+    /// that each candidate can be.
     ///
     /// # Errors
     /// The reply to the operator: nothing has happened.
@@ -318,6 +348,7 @@ impl Coordinator {
         now: Ms,
         (id, request): (Id, Request),
         candidates: &[Candidate],
+        rule: Rule,
         (ledger, out): (&Ledger, &mut Vec<Effect>),
     ) -> Result<(), Error> {
         self.now = self.now.max(now);
@@ -345,10 +376,14 @@ impl Coordinator {
                 ));
             }
         }
-        let old_epoch = ledger.record().epoch;
+        let old_epoch = match rule {
+            Rule::Records => ledger.record().epoch,
+            Rule::Elected(epoch) => epoch,
+        };
         self.run = Run {
             old_epoch,
             epoch: old_epoch + 1,
+            rule,
             ..Run::new(id, request, self.now)
         };
         self.enter(Phase::Freezing);
@@ -374,7 +409,7 @@ impl Coordinator {
                 self.give_up("operator", out);
                 Ok(())
             }
-            Phase::Granting | Phase::Unknown if force => {
+            Phase::Granting | Phase::Unknown if force && !self.run.is_elected() => {
                 self.reclaim(ledger);
                 Ok(())
             }
@@ -406,15 +441,27 @@ impl Coordinator {
             },
             Event::Heard(id, answer) if id == self.run.id => self.hear(answer, ledger, out),
             Event::Heard(..) => {}
+            Event::Led(leader, epoch) => self.look_at_leader(leader, epoch, out),
+            Event::Kept(reason) if self.phase == Phase::Granting => {
+                self.give_up(&format!("refused: {reason}"), out);
+            }
+            Event::Kept(_) => {}
         }
         self.look_at_disk(ledger, out);
         self.look_at_clock(ledger, out);
+        if self.phase == Phase::Deciding && self.run.is_elected() {
+            // From here on it is decided by votes.
+            let place = self.run.chosen.clone().map(|(place, _)| place);
+            out.extend(place.map(Effect::HandOver));
+            self.enter(Phase::Granting);
+        }
     }
 
     /// When to step at the latest.
     pub fn wakes_at(&self) -> Ms {
         match self.phase {
             Phase::Idle | Phase::Freezing | Phase::Deciding | Phase::Reclaiming => self.limit(),
+            Phase::Granting | Phase::Unknown if self.run.is_elected() => self.limit(),
             Phase::Waiting | Phase::Asking | Phase::Granting | Phase::Unknown => {
                 self.limit().min(self.again_at)
             }
@@ -459,7 +506,8 @@ impl Coordinator {
         let is_late = self.now >= self.patience();
         let first = meant.next();
         let chosen = match complete {
-            None if is_late && run.request.force => first,
+            // Nobody votes for who lacks something.
+            None if is_late && run.request.force && !run.is_elected() => first,
             found => found,
         };
         let Some(candidate) = chosen else {
@@ -526,12 +574,7 @@ impl Coordinator {
                 let place = self.run.chosen.clone().map(|(place, _)| place);
                 ledger.change(|record| record.open = None);
                 out.extend(place.map(Effect::Follow));
-                let lacks = self.run.skipped() > 0 || self.run.lacks_disk();
-                let verdict = match lacks {
-                    false => Verdict::Clean,
-                    true => Verdict::Forced,
-                };
-                self.end(verdict, String::new(), out);
+                self.end(self.run.verdict(), String::new(), out);
             }
             (Phase::Granting | Phase::Unknown, Answer::Refused(_) | Answer::Revoked) => {
                 self.reclaim(ledger);
@@ -545,6 +588,9 @@ impl Coordinator {
         let Some((place, kind)) = self.run.chosen.clone() else {
             return;
         };
+        if self.run.is_elected() {
+            return self.enter(Phase::Deciding);
+        }
         let (id, epoch) = (self.run.id, self.run.epoch);
         self.run.before = ledger.record().stands.clone();
         self.change = Some(ledger.change(|record| {
@@ -564,6 +610,30 @@ impl Coordinator {
             record.open = None;
         }));
         self.enter(Phase::Reclaiming);
+    }
+
+    /// Elections go on while a part is handed over.
+    fn look_at_leader(&mut self, leader: Leader, epoch: u64, out: &mut Vec<Effect>) {
+        let Rule::Elected(led) = self.run.rule else {
+            return;
+        };
+        match self.phase {
+            Phase::Freezing | Phase::Waiting | Phase::Asking => {
+                if (leader, epoch) != (Leader::Us, led) {
+                    self.give_up("election", out);
+                }
+            }
+            Phase::Granting | Phase::Unknown if epoch > led => {
+                self.run.epoch = epoch;
+                match leader {
+                    Leader::Target => self.end(self.run.verdict(), String::new(), out),
+                    Leader::Us => self.end(Verdict::Reclaimed, "target".into(), out),
+                    Leader::Another => self.end(Verdict::Aborted, "election".into(), out),
+                    Leader::Nobody => {}
+                }
+            }
+            _ => {}
+        }
     }
 
     fn look_at_disk(&mut self, ledger: &mut Ledger, out: &mut Vec<Effect>) {
@@ -631,6 +701,7 @@ impl Coordinator {
                 self.enter(Phase::Unknown);
                 self.look_at_clock(ledger, out);
             }
+            Phase::Granting | Phase::Unknown if self.run.is_elected() => {}
             Phase::Granting if self.now >= self.again_at => {
                 self.again_at = self.now + GRANT_AGAIN_MS;
                 let (id, epoch) = (self.run.id, self.run.epoch);
@@ -661,6 +732,7 @@ impl Coordinator {
 
     /// Undoes everything: nothing was decided, and a target that is ready will be granted nothing.
     fn give_up(&mut self, reason: &str, out: &mut Vec<Effect>) {
+        self.run.epoch = self.run.old_epoch;
         self.end(Verdict::Aborted, reason.into(), out);
     }
 
@@ -673,14 +745,13 @@ impl Coordinator {
     fn end(&mut self, verdict: Verdict, reason: String, out: &mut Vec<Effect>) {
         self.thaw(out);
         let run = &self.run;
-        let is_over = matches!(verdict, Verdict::Aborted);
         let outcome = Outcome {
             id: run.id,
             verdict,
             reason,
             to: run.chosen.clone().map(|(place, _)| place),
             old_epoch: run.old_epoch,
-            new_epoch: if is_over { run.old_epoch } else { run.epoch },
+            new_epoch: run.epoch,
             frontier: run.frontier.clone(),
             reached: run.reached.clone(),
             skipped: match verdict {
@@ -734,6 +805,7 @@ impl Run {
             forced: false,
             old_epoch: 0,
             epoch: 0,
+            rule: Rule::Records,
             before: Stands::AsStarted,
         }
     }
@@ -742,6 +814,18 @@ impl Run {
     fn is_there(&self, reached: &[u64]) -> bool {
         let mut pairs = reached.iter().zip(&self.frontier);
         reached.len() == self.frontier.len() && pairs.all(|(at, wanted)| *at >= wanted.offset)
+    }
+
+    fn is_elected(&self) -> bool {
+        self.rule != Rule::Records
+    }
+
+    /// How it ends if the target is the primary.
+    fn verdict(&self) -> Verdict {
+        match self.skipped() > 0 || self.lacks_disk() {
+            false => Verdict::Clean,
+            true => Verdict::Forced,
+        }
     }
 
     /// Was the target's disk to have everything, and was not waited for?
@@ -754,5 +838,176 @@ impl Run {
         pairs
             .map(|(wanted, at)| wanted.offset.saturating_sub(*at))
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Id = Id(7);
+
+    fn place(host: &str) -> Place {
+        let host = host.into();
+        Place { host, port: 1 }
+    }
+
+    fn replica(applied: u64, durable: u64) -> Vec<Candidate> {
+        vec![Candidate {
+            place: place("b"),
+            kind: Kind::Ringkeep,
+            is_online: true,
+            applied: vec![applied],
+            durable: Some(vec![durable]),
+        }]
+    }
+
+    fn frontier() -> Vec<Position> {
+        vec![Position {
+            generation: 1,
+            offset: 10,
+        }]
+    }
+
+    struct Desk {
+        coordinator: Coordinator,
+        ledger: Ledger,
+        now: Ms,
+    }
+
+    impl Desk {
+        /// A failover that waits for its target, which lacks nothing.
+        fn waiting(rule: Rule, force: bool) -> Self {
+            let mut ledger = Ledger::default();
+            let mut coordinator = Coordinator::new(0, Settings::default(), &ledger);
+            let request = Request {
+                to: Some(place("b")),
+                force,
+                timeout: Some(500),
+                durable: None,
+            };
+            let mut out = Vec::new();
+            let begun = (&ledger, &mut out);
+            let ask = (ID, request);
+            coordinator
+                .begin(1, ask, &replica(9, 9), rule, begun)
+                .expect("it can be");
+            coordinator.step(1, Event::Frozen(frontier()), &mut ledger, &mut out);
+            Self {
+                coordinator,
+                ledger,
+                now: 1,
+            }
+        }
+
+        /// One that is decided as soon as it can be.
+        fn ready(rule: Rule) -> (Self, Vec<Effect>) {
+            let mut desk = Self::waiting(rule, false);
+            desk.step(Event::Replicas(replica(10, 10)));
+            let out = desk.step(Event::Heard(ID, Answer::Ready(frontier())));
+            (desk, out)
+        }
+
+        fn step(&mut self, event: Event) -> Vec<Effect> {
+            let mut out = Vec::new();
+            self.now += 1;
+            self.coordinator
+                .step(self.now, event, &mut self.ledger, &mut out);
+            out
+        }
+
+        fn write(&mut self) -> Vec<Effect> {
+            assert!(self.ledger.next_write().is_some());
+            self.ledger.on_written(true);
+            self.step(Event::Wake)
+        }
+    }
+
+    fn ended(out: &[Effect]) -> Option<(Verdict, &str, u64)> {
+        out.iter().find_map(|effect| match effect {
+            Effect::Ended(outcome) => {
+                Some((outcome.verdict, outcome.reason.as_str(), outcome.new_epoch))
+            }
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn who_is_the_primary_again_has_noted_that() {
+        let (mut desk, _) = Desk::ready(Rule::Records);
+        assert_eq!(desk.write()[0], Effect::Demote);
+        let refused = desk.step(Event::Heard(ID, Answer::Refused("no".into())));
+        assert_eq!(refused, []);
+        assert_eq!(desk.write()[0], Effect::Lead);
+    }
+
+    #[test]
+    fn who_is_to_be_forced_is_not_waited_for_without_a_rest() {
+        let mut desk = Desk::waiting(Rule::Records, true);
+        for now in 400..1500 {
+            desk.now = now;
+            desk.step(Event::Replicas(Vec::new()));
+            assert!(desk.coordinator.wakes_at() > desk.now, "at {now}");
+        }
+        let out = desk.step(Event::Replicas(Vec::new()));
+        assert_eq!(ended(&out), Some((Verdict::Aborted, "catch-up", 0)));
+    }
+
+    #[test]
+    fn in_elections_the_part_is_handed_over_and_nothing_is_noted() {
+        let (mut desk, out) = Desk::ready(Rule::Elected(4));
+        assert_eq!(out, [Effect::HandOver(place("b"))]);
+        assert!(desk.ledger.is_settled());
+        assert_eq!(desk.step(Event::Led(Leader::Nobody, 4)), []);
+        let out = desk.step(Event::Led(Leader::Target, 5));
+        assert_eq!(out[0], Effect::Thaw);
+        assert_eq!(ended(&out), Some((Verdict::Clean, "", 5)));
+    }
+
+    #[test]
+    fn what_elections_make_of_it_is_told() {
+        for (event, wanted) in [
+            (Event::Led(Leader::Us, 6), (Verdict::Reclaimed, "target", 6)),
+            (
+                Event::Led(Leader::Another, 5),
+                (Verdict::Aborted, "election", 5),
+            ),
+            (
+                Event::Kept("no".into()),
+                (Verdict::Aborted, "refused: no", 4),
+            ),
+        ] {
+            let (mut desk, _) = Desk::ready(Rule::Elected(4));
+            assert_eq!(ended(&desk.step(event)), Some(wanted));
+        }
+        // Before it is handed over, any other leader ends it.
+        for (leader, epoch) in [(Leader::Nobody, 4), (Leader::Another, 5), (Leader::Us, 5)] {
+            let mut desk = Desk::waiting(Rule::Elected(4), false);
+            assert_eq!(desk.step(Event::Led(Leader::Us, 4)), []);
+            let out = desk.step(Event::Led(leader, epoch));
+            assert_eq!(ended(&out), Some((Verdict::Aborted, "election", 4)));
+        }
+    }
+
+    #[test]
+    fn nobody_who_lacks_something_is_handed_a_part_in_elections() {
+        let mut desk = Desk::waiting(Rule::Elected(4), true);
+        desk.now = 600;
+        assert_eq!(desk.step(Event::Replicas(replica(9, 9))), [Effect::AskAcks]);
+        desk.now = 1600;
+        let out = desk.step(Event::Replicas(replica(9, 9)));
+        assert_eq!(ended(&out), Some((Verdict::Aborted, "catch-up", 4)));
+    }
+
+    #[test]
+    fn held_writes_do_not_wait_for_an_election_for_ever() {
+        let (mut desk, _) = Desk::ready(Rule::Elected(4));
+        desk.now += GRANT_MS;
+        assert_eq!(desk.step(Event::Led(Leader::Nobody, 4)), [Effect::Thaw]);
+        assert_eq!(desk.coordinator.phase(), Phase::Unknown);
+        let tools = (&mut desk.ledger, &mut Vec::new());
+        assert!(desk.coordinator.abort(desk.now, true, tools).is_err());
+        let out = desk.step(Event::Led(Leader::Target, 5));
+        assert_eq!(ended(&out), Some((Verdict::Clean, "", 5)));
     }
 }

@@ -21,6 +21,11 @@
 //! So at any time one node at most takes writes. A target that is silent behind the decision leaves none:
 //! then it is asked until it says that it is the primary, or that it never will be by this grant.
 //!
+//! # Where primaries are elected
+//!
+//! Steps 4 to 6 are the elections' own there ([`elect`](crate::elect)): the old primary gives way for the
+//! target ([`Effect::HandOver`]), which is elected by votes as ever. Nothing is noted here.
+//!
 //! # How a shell drives it
 //!
 //! As with [`elect`](crate::elect): events in, effects out, to be carried out in their order. Times are
@@ -33,7 +38,9 @@ pub mod request;
 pub mod target;
 pub mod wire;
 
-pub use coordinator::{Candidate, Coordinator, Effect, Event, Outcome, Phase, Settings, Verdict};
+pub use coordinator::{
+    Candidate, Coordinator, Effect, Event, Leader, Outcome, Phase, Rule, Settings, Verdict,
+};
 pub use record::{End, Record, RecordFault, Stands};
 pub use request::{Command, Place, Request};
 pub use target::{Facts, Target};

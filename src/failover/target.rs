@@ -14,6 +14,8 @@ pub struct Facts {
     pub at: Option<Vec<Position>>,
     /// Why it cannot be a primary, if so.
     pub obstacle: Option<String>,
+    /// Primaries are elected, and this node is in this epoch.
+    pub elected: Option<u64>,
 }
 
 /// See the module page.
@@ -47,6 +49,9 @@ struct Offer {
 impl Target {
     /// Takes in a message. No answer: it comes later, see [`answer`](Target::answer).
     pub fn hear(&mut self, say: &Say, facts: &Facts, ledger: &mut Ledger) -> Option<Answer> {
+        if facts.elected.is_some() && !matches!(say, Say::Ask { .. }) {
+            return Some(Answer::Refused("primaries are elected here".into()));
+        }
         if let Some(answer) = self.answer(say, ledger) {
             return Some(answer);
         }
@@ -200,8 +205,9 @@ impl Offer {
         let Some(at) = &facts.at else {
             return Err("it follows no primary, or does not have all of its data yet".into());
         };
-        if self.epoch <= ledger.record().epoch {
-            return Err(format!("it knows epoch {}", ledger.record().epoch));
+        let known = facts.elected.unwrap_or(ledger.record().epoch);
+        if self.epoch <= known {
+            return Err(format!("it knows epoch {known}"));
         }
         let is_same = at.len() == self.frontier.len()
             && at
@@ -237,6 +243,7 @@ mod tests {
         Facts {
             at: at.map(|at| vec![at]),
             obstacle: None,
+            elected: None,
         }
     }
 
@@ -293,6 +300,27 @@ mod tests {
             );
             assert_eq!(ledger.record().stands, Stands::AsStarted);
         }
+    }
+
+    #[test]
+    fn a_member_of_elections_is_asked_and_granted_nothing() {
+        let (mut target, mut ledger) = (Target::default(), Ledger::default());
+        let here = Facts {
+            elected: Some(4),
+            ..facts(Some(at(3, 10)))
+        };
+        let ready = target.hear(&ask(5, at(3, 10)), &here, &mut ledger);
+        assert_eq!(ready, Some(Answer::Ready(vec![at(3, 10)])));
+        let late = target.hear(&ask(4, at(3, 10)), &here, &mut ledger);
+        assert_eq!(late, Some(Answer::Refused("it knows epoch 4".into())));
+        for say in [Say::Grant { id: ID, epoch: 5 }, Say::Revoke { id: ID }] {
+            let answer = target.hear(&say, &here, &mut ledger);
+            assert_eq!(
+                answer,
+                Some(Answer::Refused("primaries are elected here".into()))
+            );
+        }
+        assert!(ledger.is_settled());
     }
 
     #[test]

@@ -942,7 +942,8 @@ impl<R: Reactor> Core<R> {
                 worked |= election.step(&mut self.state, follower, &mut self.reactor);
             }
             if let Some(failing) = &mut self.failing {
-                worked |= failing.step(&mut self.state, follower, &mut self.reactor);
+                let election = self.election.as_deref_mut();
+                worked |= failing.step(&mut self.state, follower, election, &mut self.reactor);
             }
             let orders = std::mem::take(&mut self.state.ordered);
             if orders.is_empty() {

@@ -22,6 +22,7 @@ use self::line::Line;
 use super::{
     alarm::Alarm,
     conn::Conn,
+    elect::Election,
     follow::Follower,
     log,
     message::{Message, Order},
@@ -33,9 +34,10 @@ use super::{
 use crate::{
     base::{Ms, Position},
     cmd::Spec,
+    elect::elector::NoHeir,
     failover::{
-        Answer, Candidate, Command, Coordinator, Effect, Event, Facts, Id, Outcome, Phase, Place,
-        Record, Request, Say, Settings, Stands, Target, Verdict,
+        Answer, Candidate, Command, Coordinator, Effect, Event, Facts, Id, Leader, Outcome, Phase,
+        Place, Record, Request, Rule, Say, Settings, Stands, Target, Verdict,
         record::{Kind, Ledger},
         request,
     },
@@ -314,6 +316,7 @@ impl Failing {
         &mut self,
         state: &mut State,
         follower: &mut Follower,
+        mut election: Option<&mut Election>,
         reactor: &mut R,
     ) -> bool {
         let waits = &state.shared.failovers.waits;
@@ -325,10 +328,15 @@ impl Failing {
         let now = reactor.boot_clock_ms();
         let mut desk = lock(&shared.failovers.desk);
         let desk = &mut *desk;
-        self.hear(desk, state, follower);
+        self.hear(desk, state, follower, election.as_deref());
         let mut out = Vec::new();
         if self.busy != Busy::No && self.orders.are_settled(state) {
             self.on_all_settled(desk, &mut out, now, state, follower);
+        }
+        if let Some(election) = &election {
+            let event = led(election, desk, &shared);
+            desk.coordinator
+                .step(now, event, &mut desk.ledger, &mut out);
         }
         for (id, answer) in self.line.take_answers() {
             let event = Event::Heard(id, answer);
@@ -336,7 +344,7 @@ impl Failing {
                 .step(now, event, &mut desk.ledger, &mut out);
         }
         let event = match desk.coordinator.phase() {
-            Phase::Waiting | Phase::Asking => Event::Replicas(candidates(&shared)),
+            Phase::Waiting | Phase::Asking => Event::Replicas(joined(&shared)),
             _ => Event::Wake,
         };
         desk.coordinator
@@ -349,13 +357,35 @@ impl Failing {
             self.busy = Busy::Leaving(2);
         }
         while let Some(effect) = desk.due.pop_front() {
-            self.carry_out(effect, desk, now, state, follower);
+            match (effect, &mut election) {
+                (Effect::HandOver(to), Some(election)) => {
+                    let view = shared
+                        .election
+                        .as_ref()
+                        .map(|election| lock(&election.view));
+                    let id = view.and_then(|view| Some(view.as_ref()?.member_at(&to)?.id));
+                    let handed = id.map(|id| election.hand_over(id, state, follower, reactor));
+                    let reason = match handed {
+                        Some(Ok(())) => continue,
+                        Some(Err(why)) => why.to_string(),
+                        None => NoHeir::Unknown.to_string(),
+                    };
+                    let mut out = Vec::new();
+                    let event = Event::Kept(reason);
+                    desk.coordinator
+                        .step(now, event, &mut desk.ledger, &mut out);
+                    desk.due.extend(out);
+                }
+                (effect, _) => self.carry_out(effect, desk, now, state, follower),
+            }
         }
         self.answer(desk, state);
         self.persist(desk, now, &shared, reactor);
         self.line.step(now, &state.tunables, reactor);
         let phase = desk.coordinator.phase();
-        let waits = matches!(phase, Phase::Waiting | Phase::Asking);
+        // Elections are looked at in every turn.
+        let is_elected = election.is_some() && phase != Phase::Idle;
+        let waits = is_elected || matches!(phase, Phase::Waiting | Phase::Asking);
         shared.failovers.waits.store(waits, Relaxed);
         let again = match self.write_again_at > now && !desk.ledger.is_settled() {
             true => self.write_again_at,
@@ -367,13 +397,20 @@ impl Failing {
     }
 
     /// Questions that came.
-    fn hear(&mut self, desk: &mut Desk, state: &mut State, follower: &Follower) {
+    fn hear(
+        &mut self,
+        desk: &mut Desk,
+        state: &mut State,
+        follower: &Follower,
+        election: Option<&Election>,
+    ) {
         if desk.heard.is_empty() {
             return;
         }
         let shared = state.shared.clone();
-        let obstacle = if shared.election.is_some() {
-            Some("primaries are elected here")
+        let elected = election.and_then(Election::obstacle);
+        let obstacle = if shared.election.is_some() && (election.is_none() || elected.is_some()) {
+            elected.or(Some("it takes no part in elections yet"))
         } else if shared.durable.broken.load(Relaxed) {
             Some("its journal cannot be written")
         } else if shared.is_stopping() {
@@ -386,6 +423,10 @@ impl Failing {
         let facts = Facts {
             at: follower.joined(),
             obstacle: obstacle.map(str::to_string),
+            elected: shared.election.is_some().then(|| {
+                let epoch = election.map(|election| election.leader().1);
+                epoch.map_or(0, |epoch| epoch.0)
+            }),
         };
         for (question, say) in std::mem::take(&mut desk.heard) {
             match desk.target.hear(&say, &facts, &mut desk.ledger) {
@@ -436,6 +477,8 @@ impl Failing {
                 self.busy = Busy::No;
                 self.orders.give(Order::Thaw, state);
             }
+            // Where nobody is elected nobody is handed anything.
+            Effect::HandOver(_) => {}
             Effect::AskAcks => state.ask_acks(),
             Effect::Say { to, kind, say } => self.line.say(now, &to, kind, &say),
             Effect::Demote => {
@@ -581,6 +624,68 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
     candidates
 }
 
+/// Those of them that can be elected: ringkeeps that are members.
+fn heirs(shared: &Shared) -> Vec<Candidate> {
+    let mut found = candidates(shared);
+    if let Some(election) = &shared.election {
+        let view = lock(&election.view);
+        let is_heir = |candidate: &Candidate| {
+            let member = view
+                .as_ref()
+                .and_then(|view| view.member_at(&candidate.place));
+            let is_ringkeep = member.and_then(|member| Some(member.other?.is_ringkeep));
+            candidate.kind == Kind::Ringkeep && is_ringkeep == Some(true)
+        };
+        found.retain(is_heir);
+    }
+    found
+}
+
+/// The same. Where primaries are elected, what somebody has counts from when it has joined this one.
+fn joined(shared: &Shared) -> Vec<Candidate> {
+    let mut found = heirs(shared);
+    if let Some(election) = &shared.election {
+        let led = election.epoch_led.load(SeqCst);
+        let has_joined = |place: &Place| {
+            shared.replicas.iter().all(|replicas| {
+                let links = lock(&replicas.links);
+                let mut links = links.iter().rev();
+                let link = links.find(|link| is_at(link, place));
+                link.is_some_and(|link| link.epoch == Some(led))
+            })
+        };
+        for heir in &mut found {
+            heir.is_online &= has_joined(&heir.place);
+        }
+    }
+    found
+}
+
+fn is_at(link: &ReplicaView, place: &Place) -> bool {
+    link.port == place.port && link.ip.to_canonical().to_string() == place.host
+}
+
+/// What elections say of the part that is handed over.
+fn led(election: &Election, desk: &Desk, shared: &Shared) -> Event {
+    let (primary, epoch) = election.leader();
+    let target = desk.coordinator.view().and_then(|view| view.target);
+    let is_target = |id| {
+        let view = shared
+            .election
+            .as_ref()
+            .map(|election| lock(&election.view));
+        let member = |place| Some(view.as_ref()?.as_ref()?.member_at(place)?.id);
+        target.as_ref().and_then(member) == Some(id)
+    };
+    let leader = match primary {
+        None => Leader::Nobody,
+        Some(id) if election.is_us(id) => Leader::Us,
+        Some(id) if is_target(id) => Leader::Target,
+        Some(_) => Leader::Another,
+    };
+    Event::Led(leader, epoch.0)
+}
+
 impl State {
     /// FAILOVER.
     pub(super) fn failover(&mut self, conn: &mut Conn, args: Args<'_>) {
@@ -591,9 +696,6 @@ impl State {
             Ok(Command::Begin(_)) if shared.settings.slots.is_some() => {
                 Err(Error::fixed("ERR FAILOVER not allowed in cluster mode."))
             }
-            Ok(Command::Begin(_)) if shared.election.is_some() => Err(Error::fixed(
-                "ERR FAILOVER not allowed while primaries are elected, see ELECT STATUS.",
-            )),
             Ok(Command::Begin(request)) => self.begin_failover(request),
             Ok(Command::Abort(force)) => {
                 let mut desk = lock(&shared.failovers.desk);
@@ -628,17 +730,48 @@ impl State {
         if desk.target.is_busy() {
             return Err(Error::fixed("ERR FAILOVER already in progress."));
         }
+        let rule = match &shared.election {
+            None => Rule::Records,
+            Some(election) => self.check_heirs(election, &request)?,
+        };
         // No two are the same, whatever the chance.
         let id = Id((self.now << 20) | self.rng.below(1 << 20));
         let mut out = Vec::new();
         desk.coordinator.begin(
             self.boot_clock,
             (id, request),
-            &candidates(&shared),
+            &heirs(&shared),
+            rule,
             (&desk.ledger, &mut out),
         )?;
         desk.due.extend(out);
         Ok(())
+    }
+
+    /// Can the part of this primary be handed over in elections? The epoch that it leads.
+    ///
+    /// # Errors
+    /// The reply to the operator.
+    fn check_heirs(&self, election: &super::Election, request: &Request) -> Result<Rule, Error> {
+        let epoch = election.epoch_led.load(SeqCst);
+        if epoch == 0 || self.boot_clock >= election.writes_until.load(SeqCst) {
+            return Err(Error::fixed(
+                "ERR FAILOVER not possible without a majority, see ELECT STATUS.",
+            ));
+        }
+        let raw = candidates(&self.shared);
+        let heirs = heirs(&self.shared);
+        let is_meant = |place: &Place| request.to.as_ref().is_none_or(|to| to == place);
+        let mut meant = raw.iter().filter(|other| is_meant(&other.place)).peekable();
+        if meant.peek().is_some() && !heirs.iter().any(|other| is_meant(&other.place)) {
+            return Err(match meant.any(|other| other.kind == Kind::Ringkeep) {
+                true => Error::fixed("ERR FAILOVER target is no member of the elections."),
+                false => {
+                    Error::fixed("ERR FAILOVER target is a kevy, which cannot be told to stand.")
+                }
+            });
+        }
+        Ok(Rule::Elected(epoch))
     }
 
     /// FAILOVER STATUS: names and values.

@@ -494,7 +494,10 @@ fn failover(shared: &Shared, lines: &mut Lines<'_>) {
     let desk = lock(&shared.failovers.desk);
     lines.put("master_failover_state", desk.redis_state());
     for (name, value) in desk.lines() {
-        lines.put(name, value);
+        // Elections number their epochs themselves.
+        if name != "role_epoch" || shared.election.is_none() {
+            lines.put(name, value);
+        }
     }
 }
 

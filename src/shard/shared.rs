@@ -22,6 +22,7 @@ use crate::{
         elector::{OtherView, Tally},
         role::{Counters, Role, Signal},
     },
+    failover::Place,
     resp::Error,
     script::Scripts,
     store::Policy,
@@ -357,8 +358,21 @@ pub struct ElectionView {
 }
 
 impl ElectionView {
+    /// The other member that takes clients at this place. Members whose client port is not listed are known
+    /// by their address alone.
+    pub fn member_at(&self, place: &Place) -> Option<&MemberView> {
+        let ip = place.host.parse().ok();
+        let is_there = |member: &&MemberView| {
+            let has_port = member.client_port.is_none_or(|port| port == place.port);
+            member.other.is_some() && has_port && member.ip.is_some() && member.ip == ip
+        };
+        let mut found = self.members.iter().filter(is_there);
+        let one = found.next();
+        one.filter(|_| found.next().is_none())
+    }
+
     /// What happened, by name.
-    pub fn counts(&self) -> [(&'static str, u64); 14] {
+    pub fn counts(&self) -> [(&'static str, u64); 15] {
         let (role, tally) = (&self.role_counters, &self.tally);
         [
             ("role_transitions_total", role.transitions.iter().sum()),
@@ -388,8 +402,10 @@ impl ElectionView {
 pub struct MemberView {
     /// Its name.
     pub id: NodeId,
-    /// Its machine.
+    /// Its machine, and the address of it, as far as it is known.
     pub host: String,
+    /// See there.
+    pub ip: Option<std::net::IpAddr>,
     /// Its ports.
     pub elect_port: u16,
     /// See there.

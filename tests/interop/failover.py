@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 
+from elections import RINGKEEP, Fleet, Loopback
 from wire import (
     Broken,
     Closed,
@@ -47,10 +48,15 @@ def status(node):
     return found
 
 
+def ended_so_far(node):
+    """How many failovers have ended there since its start."""
+    return sum(int(status(node)[b"failovers_%s_total" % kind]) for kind in (b"clean", b"forced", b"aborted", b"reclaimed"))
+
+
 def outcome(node, before):
     """The outcome that came behind so many others."""
-    ended = wait_until("an outcome", 30, lambda: len(status(node)[b"outcomes"]) > before and status(node))
-    return ended[b"outcomes"][-1]
+    wait_until("an outcome", 30, lambda: ended_so_far(node) > before)
+    return status(node)[b"outcomes"][-1]
 
 
 def digest(node):
@@ -79,7 +85,7 @@ def pair(scratch, args=(), threads=2, names=("a", "b")):
 
 
 def hand_over(old, new, *options):
-    before = len(status(old)[b"outcomes"])
+    before = ended_so_far(old)
     with old.conn(30) as c:
         c.ask("FAILOVER", "TO", "127.0.0.1", str(new.port), *options)
     return outcome(old, before)
@@ -304,7 +310,7 @@ def held(scratch, count):
             c.ask("SET", "n", "1")
             c.ask("SET", "short", "x", "PX", "300")
             in_step(a, 1)
-            before = len(status(a)[b"outcomes"])
+            before = ended_so_far(a)
             b.proc.send_signal(signal.SIGSTOP)
             with a.conn() as k:
                 k.ask("INCR", "n")
@@ -381,7 +387,7 @@ LARGE = 3000
 
 def written(node, target, name, count):
     """Writes them, has the target take over without waiting, and returns how that ended."""
-    before = len(status(node)[b"outcomes"])
+    before = ended_so_far(node)
     value = "v" * 20000
     with node.conn(60) as c:
         said = c.many([("SET", "large%d" % n, value) for n in range(LARGE)])
@@ -423,7 +429,7 @@ def forced(scratch, count):
     a, b = pair(scratch)
     wanted = sum(x[1] for x in ends(a))
     value = "v" * (256 << 10)
-    before = len(status(a)[b"outcomes"])
+    before = ended_so_far(a)
     with a.conn(60) as c, a.conn() as d:
         for n in range(400):
             c.send("SET", "big%d" % (n % 50), value)
@@ -524,7 +530,7 @@ def accidents(scratch, count):
             c.ask("SET", key, "1")
             if c.ask("WAITAOF", "1", "1", "3000") == [1, 1]:
                 confirmed[key] = b"1"
-        before = len(status(old)[b"outcomes"])
+        before = ended_so_far(old)
         with old.conn() as c:
             c.ask("FAILOVER", "TO", "127.0.0.1", str(new.port), "TIMEOUT", "1000")
         time.sleep(rng.choice((0, 0.001, 0.003, 0.006, 0.01, 0.02)))
@@ -606,7 +612,166 @@ def kevys(scratch, count):
         a.stop()
 
 
-SCENARIOS = (errors, to_and_fro, third, held, unseen, foreign, forced, restarts, accidents, kevys)
+def elected(scratch, count):
+    """Members of elections: the part is handed over by votes, at once, and the epoch goes up by one."""
+    fleet = Fleet(scratch, OPTS, Loopback(3), (RINGKEEP,) * 3, 2000)
+    fleet.start()
+    primary = fleet.settled()
+    nodes = [m.server for m in fleet.members]
+    with primary.conn(60) as c:
+        wait_until("all in step", 30, lambda: c.ask("WAIT", "2", "1000") == 2)
+    time.sleep(0.5)
+    full = [int(info(node)["sync_full"]) for node in nodes]
+    load = Load(nodes)
+    gaps, bad, stood_still = [], [], 0
+    for turn in range(max(20, OPTS.rounds)):
+        time.sleep(OPTS.rng.uniform(0.05, 0.4))
+        primary = wait_until("one primary", 30, fleet.primary)
+        others = [m for m in fleet.members if m is not primary]
+        OPTS.rng.shuffle(others)
+        to, third = others
+        online = "port=%d,state=online" % to.port
+        wait_until("a link", 30, lambda: online in " ".join(primary.info().values()))
+        epoch = int(primary.info()["role_epoch"])
+        before = ended_so_far(primary.server)
+        stops = {2: third, 4: to}.get(turn % 5)
+        if stops:
+            stood_still += 1
+            stops.pause()
+        with primary.conn(30) as c:
+            named = ("TO", "127.0.0.1", str(to.port)) if stops or turn % 2 else ()
+            reply = c.call("FAILOVER", *named, "TIMEOUT", "300" if stops is to else "5000")
+        if reply.value != b"OK":
+            bad.append((turn, reply.value))
+            stops and stops.resume()
+            continue
+        ended = outcome(primary.server, before)
+        if stops:
+            time.sleep(OPTS.rng.uniform(0, 0.5))
+            stops.resume()
+        found = (ended[b"result"], ended[b"reason"], ended[b"old-epoch"], ended[b"new-epoch"])
+        if stops is to:
+            wanted = (b"aborted", b"catch-up", epoch, epoch)
+        else:
+            wanted = (b"clean", b"", epoch, epoch + 1)
+            gaps.append(ended[b"frozen-ms"])
+        if found != wanted:
+            bad.append((turn, found, wanted))
+        now = wait_until("one primary", 30, fleet.primary)
+        if {int(m.info()["role_epoch"]) for m in fleet.members} != {wanted[3]}:
+            bad.append((turn, "epochs", [m.info()["role_epoch"] for m in fleet.members]))
+        if (now is primary) != (stops is to) or (named and stops is not to and now is not to):
+            bad.append((turn, "primary", now.id))
+    load.stop()
+    count.check("elected: each is clean, or aborted at its time-out", not bad, repr(bad[:5]))
+    primary = fleet.settled()
+    in_step(primary.server, 2)
+    missing = [load.missing(node) for node in nodes]
+    count.check("elected: no acknowledged write is lost", missing == [0, 0, 0], "%r missing" % missing)
+    count.check("elected: no wrong reply", not load.wrong, repr(load.wrong[:3]))
+    count.check("elected: all hold the same", same(nodes))
+    now = [int(info(node)["sync_full"]) for node in nodes]
+    count.check("elected: nobody needed all of the data", now == full, "%r, then %r" % (full, now))
+    gaps.sort()
+    print(
+        "    %d handed over, %d with a member stopped, %d writes acknowledged, without writes: median %d ms, most %d ms"
+        % (len(gaps), stood_still, len(load.acked), gaps[len(gaps) // 2], gaps[-1])
+    )
+    with others[0].conn() as c:
+        reply = c.call("FAILOVER")
+        is_replica = others[0] is not primary
+        count.check(
+            "elected: only the primary hands over",
+            not is_replica or reply.value == b"ERR FAILOVER is not valid when server is a replica.",
+            repr(reply.value),
+        )
+    # And an election works as ever.
+    primary.server.kill()
+    rest = [m for m in fleet.members if m is not primary]
+
+    def leads():
+        for m in rest:
+            with m.conn(3.0) as c:
+                if not c.call("SET", "after", "1").is_error:
+                    return m
+
+    heir = wait_until("somebody else", 30, leads)
+    count.check("elected: a lost primary is replaced", load.missing(heir.server) == 0)
+    primary.server.start()
+    fleet.settled()
+    for m in fleet.members:
+        m.server.stop()
+
+
+class Folder:
+    """A part of the folder for the servers' data."""
+
+    def __init__(self, scratch, name):
+        self.scratch, self.name = scratch, name
+
+    def sub(self, name):
+        return self.scratch.sub(os.path.join(self.name, name))
+
+
+def elected_with_kevy(scratch, count):
+    """A kevy follows whoever is handed the part, and is handed nothing."""
+    version = "7.0.0"
+    if kevy_binary(version) is None:
+        return count.fail("elected, kevy %s" % version, "tests/peers.sh has not built it")
+    fleet = Fleet(Folder(scratch, "with-kevy"), OPTS, Loopback(3), (RINGKEEP, RINGKEEP, version), 5000)
+    fleet.start()
+    primary = fleet.settled()
+    # Who was started may have promised something before, and does not stand for a while.
+    time.sleep(6)
+    while not primary.is_ringkeep:
+        primary.server.kill()
+        time.sleep(12)
+        primary.server.start()
+        primary = fleet.settled()
+    kevy = fleet.members[2]
+    with primary.conn(30) as c:
+        ports = lambda: [port for port in (m.port for m in fleet.members) if "port=%d," % port in str(c.info("replication"))]
+        wait_until("two replicas", 60, lambda: len(ports()) == 2)
+        reply = c.call("FAILOVER", "TO", "127.0.0.1", str(kevy.port))
+        text = b"ERR FAILOVER target is a kevy, which cannot be told to stand."
+        count.check("elected, kevy: it is handed nothing", reply.value == text, repr(reply.value))
+    for turn in range(4):
+        primary = wait_until("one primary", 60, fleet.primary)
+        to = [m for m in fleet.members if m.is_ringkeep and m is not primary][0]
+        epoch = int(primary.info()["role_epoch"])
+        before = ended_so_far(primary.server)
+        with primary.conn(30) as c:
+            c.ask("SET", "turn", str(turn))
+            wait_until("online", 30, lambda: "port=%d,state=online" % to.port in " ".join(primary.info().values()))
+            reply = c.call("FAILOVER", "TIMEOUT", "5000")
+            count.check("elected, kevy %d: begun" % turn, reply.value == b"OK", repr(reply.value))
+        ended = outcome(primary.server, before)
+        found = (ended[b"result"], ended[b"reason"], ended[b"new-epoch"])
+        count.check("elected, kevy %d: clean" % turn, found == (b"clean", b"", epoch + 1), repr(found))
+        now = wait_until("one primary", 60, fleet.primary)
+        count.check("elected, kevy %d: the other ringkeep leads" % turn, now is to, now.id)
+        with now.conn() as c, kevy.conn() as k:
+            c.ask("SET", "turn", "after %d" % turn)
+            has = lambda: k.call("GET", "turn").value == b"after %d" % turn
+            wait_until("the kevy has it", 30, has)
+    for m in fleet.members:
+        m.server.stop()
+
+
+SCENARIOS = (
+    errors,
+    to_and_fro,
+    third,
+    held,
+    unseen,
+    foreign,
+    forced,
+    restarts,
+    accidents,
+    kevys,
+    elected,
+    elected_with_kevy,
+)
 
 
 def main():

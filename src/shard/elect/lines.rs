@@ -105,6 +105,12 @@ impl Lines {
         lines.any(|other| other.id == id && matches!(other.line, Line::Up(_)))
     }
 
+    /// The address of a member, as far as it is known.
+    pub fn address(&self, id: NodeId) -> Option<IpAddr> {
+        let found = self.outbound.iter().find(|other| other.id == id);
+        found.and_then(|other| other.ip).map(|ip| ip.to_canonical())
+    }
+
     /// Says something to a member, if it can be reached.
     pub fn send(&mut self, to: NodeId, message: &Message) {
         let mut lines = self.outbound.iter_mut();

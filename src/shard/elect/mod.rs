@@ -34,7 +34,8 @@ use crate::{
     base::{Ms, Position},
     elect::{
         Ballot, Effect, Elector, Epoch, Event, NodeId, Places, Settings, SettingsFault,
-        elector::Following, role::Role,
+        elector::{Following, NoHeir},
+        role::Role,
     },
 };
 
@@ -262,6 +263,54 @@ impl Election {
                 .is_some_and(|since| self.stepped >= since + ENDING_MS)
     }
 
+    /// The primary that is known, and the epoch. This node is that not before all cores have begun.
+    pub fn leader(&self) -> (Option<NodeId>, Epoch) {
+        let view = self.elector.view();
+        let is_begun = |id: &NodeId| *id != self.settings.id || self.leads;
+        (view.primary.filter(is_begun), view.epoch)
+    }
+
+    /// Is this the name of this node?
+    pub fn is_us(&self, id: NodeId) -> bool {
+        id == self.settings.id
+    }
+
+    /// Why this node could not stand now, if so.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        let view = self.elector.view();
+        if view.role != Role::Replica || view.primary.is_none() {
+            Some("it follows no primary in elections")
+        } else if view.is_muted {
+            Some("it cannot write its ballot")
+        } else if !view.is_awake {
+            Some("it was started too recently to stand")
+        } else if self.joined != Joined::Yes {
+            Some("it has not noted yet that it has the data of its primary")
+        } else {
+            None
+        }
+    }
+
+    /// Gives way for a member that has everything.
+    ///
+    /// # Errors
+    /// Why that cannot be; nothing has happened.
+    pub fn hand_over<R: Reactor>(
+        &mut self,
+        to: NodeId,
+        state: &mut State,
+        follower: &mut Follower,
+        reactor: &mut R,
+    ) -> Result<(), NoHeir> {
+        let now = reactor.boot_clock_ms();
+        self.tell_positions(follower, state, now);
+        self.tell(Event::Wake, now);
+        self.elector.check_heir(to)?;
+        self.tell(Event::HandOver { to }, now);
+        self.go_on(state, follower, reactor);
+        Ok(())
+    }
+
     /// Is nothing on its way to the disk?
     pub fn rests(&self) -> bool {
         self.ballot.rests() && self.noted.rests()
@@ -288,6 +337,10 @@ impl Election {
             self.deaf_until = now + timings.heartbeat;
         }
         self.stepped = now;
+        if !self.lines.heard.is_empty() {
+            // Who is asked to stand, or to vote, says how far it is now.
+            self.tell_positions(follower, state, now);
+        }
         for (message, source) in std::mem::take(&mut self.lines.heard) {
             worked = true;
             if now >= self.deaf_until {
@@ -625,6 +678,7 @@ impl Election {
             MemberView {
                 id: peer.id,
                 host: peer.host.clone(),
+                ip: self.lines.address(peer.id),
                 elect_port: peer.elect_port,
                 client_port: peer.client_port,
                 is_reached: self.lines.is_up(peer.id),
