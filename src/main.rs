@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Ok(Command::Check(paths)) => report(tools::check(&paths)),
         Ok(Command::Repair(repair)) => report(tools::repair(&repair)),
         Ok(Command::Reshard(reshard)) => report(tools::reshard(&reshard)),
+        Ok(Command::Rollback(paths)) => report(tools::rollback(&paths)),
         Ok(Command::Help) => {
             print!("{}", node::USAGE);
             ExitCode::SUCCESS

@@ -28,6 +28,17 @@ pub enum FileName {
         /// Its number.
         seq: u64,
     },
+    /// Frames of one shard that were given up for the history of a primary which lacks them.
+    Rollback {
+        /// The shard.
+        shard: u32,
+        /// The history that they are of.
+        generation: u64,
+        /// The first of them.
+        from: u64,
+        /// Behind the last of them.
+        to: u64,
+    },
 }
 
 impl FileName {
@@ -44,7 +55,7 @@ impl FileName {
                 let bundle = name.strip_prefix("bundle-");
                 let bundle = bundle.and_then(|name| number(name.strip_suffix(".rkb")?));
                 let bundle = bundle.map(|seq| FileName::Bundle { seq });
-                segment.or(snapshot).or(bundle)
+                segment.or(snapshot).or(bundle).or_else(|| rollback(name))
             }
         }
     }
@@ -70,8 +81,28 @@ impl fmt::Display for FileName {
             Self::Segment { shard, seq } => write!(out, "journal-{shard}-{seq:016x}.rkj"),
             Self::Snapshot { shard, seq } => write!(out, "snapshot-{shard}-{seq:016x}.rks"),
             Self::Bundle { seq } => write!(out, "bundle-{seq:016x}.rkb"),
+            Self::Rollback {
+                shard,
+                generation,
+                from,
+                to,
+            } => write!(out, "rollback-{shard}-{generation}-{from}-{to}.rkj"),
         }
     }
+}
+
+/// Decimal numbers, in the order in which they are written.
+fn rollback(name: &str) -> Option<FileName> {
+    let middle = name.strip_prefix("rollback-")?.strip_suffix(".rkj")?;
+    let numbers = middle.split('-');
+    let numbers = numbers.map(|number| crate::base::parse_u64(number.as_bytes()));
+    let [shard, generation, from, to] = numbers.collect::<Option<Vec<_>>>()?.try_into().ok()?;
+    Some(FileName::Rollback {
+        shard: u32::try_from(shard).ok()?,
+        generation,
+        from,
+        to,
+    })
 }
 
 /// Shard and number between `start` and `end`, in the one form in which they are written.
@@ -112,6 +143,15 @@ mod tests {
                 FileName::Bundle { seq: 0xabc },
                 "bundle-0000000000000abc.rkb",
             ),
+            (
+                FileName::Rollback {
+                    shard: 3,
+                    generation: u64::MAX,
+                    from: 0,
+                    to: 12,
+                },
+                "rollback-3-18446744073709551615-0-12.rkj",
+            ),
         ] {
             assert_eq!(file.to_string(), name);
             assert_eq!(FileName::parse(name), Some(file));
@@ -131,6 +171,10 @@ mod tests {
             "other.tmp",
             "bundle-abc.rkb",
             "bundle-0-0000000000000abc.rkb",
+            "rollback-0-1-2.rkj",
+            "rollback-0-1-2-3-4.rkj",
+            "rollback-0-1-02-3.rkj",
+            "rollback-4294967296-1-2-3.rkj",
         ] {
             assert_eq!(FileName::parse(name), None, "{name}");
         }

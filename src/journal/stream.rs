@@ -588,6 +588,31 @@ pub struct Block {
 }
 
 impl Block {
+    /// A block of frames that were composed before, up to offset `end`; the first of them finds itself in
+    /// this database.
+    pub fn of_frames(
+        shard: u32,
+        at: Position,
+        end: u64,
+        (database, frames): (u32, &[u8]),
+    ) -> Block {
+        let mut bytes = BytesMut::zeroed(BLOCK_HEADER_LEN);
+        bytes.extend_from_slice(frames);
+        Block {
+            bytes,
+            shard,
+            generation: at.generation,
+            database,
+            first: at.offset,
+            end,
+            flags: 0,
+            is_plain: false,
+            is_joined: true,
+            sum: None,
+            participants: Vec::new(),
+        }
+    }
+
     /// Offset of its first frame.
     pub fn first(&self) -> u64 {
         self.first

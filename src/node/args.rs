@@ -29,6 +29,8 @@ pub enum Command {
     Repair(Repair),
     /// Split a data directory into another number of shards.
     Reshard(Reshard),
+    /// Print the commands in files of what was given up for a primary.
+    Rollback(Vec<PathBuf>),
     /// Print the usage.
     Help,
     /// Print the version.
@@ -147,6 +149,8 @@ usage: ringkeep [options]          serve
                                    give up what a damaged journal file holds from this byte on
        ringkeep reshard DIR --shards N
                                    split a data directory into another number of shards
+       ringkeep rollback FILE..    print what a node did that its new primary lacks, as redis-cli --pipe
+                                   takes it
 
   --port N             client port (6379)
   --bind ADDR          address to listen on, may be repeated (127.0.0.1)
@@ -244,9 +248,16 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "doctor" => return Ok(Command::Doctor),
             "import" => return parse_import(args),
             "export" => return parse_export(args),
-            "check" => return parse_check(args),
+            "check" => {
+                let paths = parse_paths(args, "check needs a file or a directory")?;
+                return Ok(Command::Check(paths));
+            }
             "repair" => return parse_repair(args),
             "reshard" => return parse_reshard(args),
+            "rollback" => {
+                let paths = parse_paths(args, "rollback needs a file")?;
+                return Ok(Command::Rollback(paths));
+            }
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             "--port" => options.port = number(&name, value()?, 1, 65_535)? as u16,
@@ -439,7 +450,10 @@ fn parse_export(args: impl Iterator<Item = String>) -> Result<Command, UsageErro
     }))
 }
 
-fn parse_check(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_paths(
+    args: impl Iterator<Item = String>,
+    wanted: &'static str,
+) -> Result<Vec<PathBuf>, UsageError> {
     let mut paths = Vec::new();
     for arg in args {
         if arg.starts_with("--") {
@@ -448,9 +462,9 @@ fn parse_check(args: impl Iterator<Item = String>) -> Result<Command, UsageError
         paths.push(PathBuf::from(arg));
     }
     if paths.is_empty() {
-        return Err(UsageError::Incomplete("check needs a file or a directory"));
+        return Err(UsageError::Incomplete(wanted));
     }
-    Ok(Command::Check(paths))
+    Ok(paths)
 }
 
 fn parse_repair(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
@@ -573,6 +587,7 @@ mod tests {
             ("export x", "unknown option 'x', see --help"),
             ("check", "check needs a file or a directory, see --help"),
             ("check --x", "unknown option '--x', see --help"),
+            ("rollback", "rollback needs a file, see --help"),
             ("repair x", "repair needs --truncate-at, see --help"),
             ("repair --truncate-at 5", "repair needs a file, see --help"),
             (

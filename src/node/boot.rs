@@ -74,6 +74,9 @@ impl Boot {
             }
             Taking::Plainly | Taking::First => Vec::new(),
         };
+        shared.rollbacks.look_at(&dir).map_err(|error| {
+            StartError::Data(DataError::Io("read", dir.path().to_owned(), error))
+        })?;
         // From here on the directory changes.
         let owner = handoff::take_over(dir.path(), taking != Taking::Plainly)
             .map_err(|error| StartError::Handoff(format!("{}: {error}", files::OWNER)))?;

@@ -6,6 +6,7 @@
 
 mod frames;
 mod load;
+pub mod tail;
 
 use std::{fmt, io, path::Path};
 
@@ -281,7 +282,7 @@ fn look(files: &impl Files, name: FileName, found: &mut Found) -> Result<(), Rec
             }),
             None => found.unused.push(name),
         },
-        FileName::Lock | FileName::Meta | FileName::Bundle { .. } => {}
+        FileName::Lock | FileName::Meta | FileName::Bundle { .. } | FileName::Rollback { .. } => {}
     }
     Ok(())
 }
@@ -442,7 +443,10 @@ impl Found {
         });
         let seqs = self.sizes.iter().map(|(name, _)| match name {
             FileName::Segment { seq, .. } | FileName::Snapshot { seq, .. } => *seq,
-            FileName::Lock | FileName::Meta | FileName::Bundle { .. } => 0,
+            FileName::Lock
+            | FileName::Meta
+            | FileName::Bundle { .. }
+            | FileName::Rollback { .. } => 0,
         });
         Plan {
             shard,

@@ -504,6 +504,14 @@ impl Failing {
                     outcome.frozen_ms,
                     outcome.skipped
                 ));
+                if matches!(verdict, Verdict::Clean | Verdict::Forced) {
+                    let reached = outcome.frontier.iter().zip(&outcome.reached);
+                    let reached = reached.map(|(at, offset)| Position {
+                        offset: *offset,
+                        ..*at
+                    });
+                    state.shared.rollbacks.hand_over(reached.collect());
+                }
                 let count = Verdict::ALL.iter().position(|other| *other == verdict);
                 desk.counts[count.unwrap_or(0)] += 1;
                 desk.outcomes.push_back((state.now, *outcome));

@@ -6,6 +6,7 @@
 //! every frame has been applied.
 
 mod redis;
+mod rollback;
 mod synced;
 
 use std::{
@@ -13,14 +14,18 @@ use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::{
         Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
         mpsc,
     },
 };
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
-use self::{redis::Redis, synced::Synced};
+pub use self::rollback::Rollbacks;
+use self::{redis::Redis, rollback::Keeping, synced::Synced};
 use super::{
     frames::{Adopt, Applied, Copied, Part},
     load::{Load, Placement},
@@ -212,6 +217,17 @@ struct Run {
     parts: Vec<Part>,
     /// They are whole, and other parts of the same unit are not here yet.
     is_held: bool,
+    /// What is to be loaded once what it takes the place of is kept.
+    next_load: Option<NextLoad>,
+    /// Of all shards, where the streams are not those of one shard each.
+    are_all_kept: Arc<AtomicBool>,
+}
+
+struct NextLoad {
+    load: Load,
+    session: u64,
+    offset: u64,
+    keeping: Keeping,
 }
 
 /// Frames that are applied together.
@@ -366,7 +382,8 @@ impl Follower {
         let links = &self.target.as_ref()?.links;
         let is_there = |run: &Run| {
             let is_whole = run.adopts.is_none() && !run.link.is_behind();
-            run.settled && run.loading.is_none() && run.connected && is_whole
+            let is_loading = run.loading.is_some() || run.next_load.is_some();
+            run.settled && !is_loading && run.connected && is_whole
         };
         if links.is_empty() || !links.iter().all(is_there) {
             return None;
@@ -706,9 +723,10 @@ impl Target {
                 run.connected = false;
                 continue;
             }
+            worked |= run.go_on_to_load(state);
             worked |= run.adopt(state);
             run.note_synced(is_kept, &state.shared, now);
-            if run.is_held && !run.receiving {
+            if run.next_load.is_some() || (run.is_held && !run.receiving) {
                 // It is not read, so it cannot be silent.
                 run.link.heard(now);
             }
@@ -975,6 +993,7 @@ impl Target {
         let known: Vec<_> = (0..streams)
             .map(|at| known(&upstreams, at, streams, holders))
             .collect();
+        let are_all_kept: Arc<AtomicBool> = Arc::default();
         self.links = (0..usize::from(upstream.streams.max(1)))
             .map(|stream| Run {
                 link: Link::new(
@@ -1007,6 +1026,8 @@ impl Target {
                 is_refused: false,
                 parts: Vec::new(),
                 is_held: false,
+                next_load: None,
+                are_all_kept: are_all_kept.clone(),
             })
             .collect();
     }
@@ -1147,7 +1168,7 @@ impl Run {
                 Some(link::Event::HistoryStart) => {
                     self.ahead.clear();
                     let load = Load::clearing(self.stream, self.session, streams, *placement);
-                    self.start_load(state, load, 0);
+                    self.load_instead(state, load, 0, false);
                 }
                 Some(link::Event::Snapshot(image)) => {
                     let offset = image.position.offset;
@@ -1171,8 +1192,9 @@ impl Run {
                         generation,
                         offset,
                     });
-                    self.adopts = self.may_adopt(state, streams, placement).then_some(true);
-                    self.start_load(state, load, offset);
+                    let may_adopt = self.may_adopt(state, streams, placement);
+                    self.adopts = may_adopt.then_some(true);
+                    self.load_instead(state, load, offset, may_adopt);
                 }
                 Some(link::Event::Units(units)) => {
                     self.units = Some(Open {
@@ -1275,6 +1297,7 @@ impl Run {
         self.paused
             || self.is_held
             || self.is_refused
+            || self.next_load.is_some()
             || (self.adopts.is_some() && !self.link.is_behind())
     }
 
@@ -1293,7 +1316,8 @@ impl Run {
 
     /// Has the shard take over the history of the primary, once it has everything that was received.
     fn adopt(&mut self, state: &mut State) -> bool {
-        let is_open = self.loading.is_some() || !self.pending.is_empty() || !self.parts.is_empty();
+        let is_loading = self.loading.is_some() || self.next_load.is_some();
+        let is_open = is_loading || !self.pending.is_empty() || !self.parts.is_empty();
         if is_open || self.link.is_behind() {
             return false;
         }
@@ -1372,6 +1396,56 @@ impl Run {
         }
     }
 
+    /// Loads what comes from the primary's history in the place of what is here, once what that history lacks
+    /// is kept. `is_same`: the stream is the history of the shard.
+    fn load_instead(&mut self, state: &mut State, load: Load, offset: u64, is_same: bool) {
+        let rollbacks = &state.shared.rollbacks;
+        let shards = match is_same {
+            true => self.stream..self.stream + 1,
+            false if self.are_all_kept.swap(true, Relaxed) => 0..0,
+            false => 0..state.homes.shards.count(),
+        };
+        let known = shards.filter_map(|shard| {
+            let mut known = Vec::from_iter(rollbacks.of_failover(shard));
+            if is_same {
+                known.push(self.link.position());
+                known.extend(self.link.ancestry().histories());
+            }
+            (!known.is_empty()).then_some((shard, known))
+        });
+        let known: Vec<_> = known.collect();
+        let primary = lock(&state.shared.follow)
+            .as_ref()
+            .map(|view| format!("{}:{}", view.host, view.port));
+        let keeping = match known.is_empty() {
+            true => None,
+            false => Keeping::begin(known, &primary.unwrap_or_default(), state),
+        };
+        match keeping {
+            None => self.start_load(state, load, offset),
+            Some(keeping) => {
+                self.next_load = Some(NextLoad {
+                    load,
+                    session: self.session,
+                    offset,
+                    keeping,
+                });
+            }
+        }
+    }
+
+    /// Begins the load that waits, if it need not any more.
+    fn go_on_to_load(&mut self, state: &mut State) -> bool {
+        let next = self.next_load.take_if(|next| next.keeping.step(state));
+        let Some(next) = next else {
+            return false;
+        };
+        self.start_load(state, next.load, next.offset);
+        // The connection may be another one by now.
+        self.loading = Some((next.session, next.offset));
+        true
+    }
+
     fn start_load(&mut self, state: &mut State, load: Load, offset: u64) {
         self.loading = Some((self.session, offset));
         self.paused = true;
@@ -1385,8 +1459,9 @@ impl Run {
     fn view(&self, now: Ms) -> LinkView {
         let status = self.link.status(now);
         LinkView {
-            up: status.is_up && self.loading.is_none(),
+            up: status.is_up && self.loading.is_none() && self.next_load.is_none(),
             syncing: self.loading.is_some()
+                || self.next_load.is_some()
                 || matches!(
                     status.state,
                     LinkState::Snapshot | LinkState::AwaitingSnapshot

@@ -415,6 +415,10 @@ fn followed(shared: &Shared, now: Ms, lines: &mut Lines<'_>) {
     if let Some(port) = shared.settings.replication_port {
         lines.put("repl_port_base", port);
     }
+    let rollbacks = &shared.rollbacks;
+    lines.put("rollback_files", rollbacks.files.load(Relaxed));
+    lines.put("rollback_frames_total", rollbacks.frames.load(Relaxed));
+    lines.put("rollback_lost_frames_total", rollbacks.lost.load(Relaxed));
     let sum = |of: fn(&Replicas) -> &AtomicU64| -> u64 {
         let replicas = shared.replicas.iter();
         replicas.map(|replicas| of(replicas).load(Relaxed)).sum()

@@ -52,6 +52,7 @@ pub use self::core::Core;
 pub use durable::{Fsync, Loaded, OldSegment, SavePoints, Start};
 pub use elect::{BALLOT, Membership, PLACES};
 pub use failover::{Failovers, RECORD};
+pub use follow::Rollbacks;
 pub use handoff::{Back, Estate, Handover, Stage};
 pub use log::log;
 pub use message::Message;

@@ -12,6 +12,7 @@ use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
+    follow::Rollbacks,
     handoff::Handover,
 };
 use crate::{
@@ -512,6 +513,8 @@ pub struct Shared {
     pub election: Option<Election>,
     /// Failovers to and from this node.
     pub failovers: Failovers,
+    /// What this node did that its primary lacks.
+    pub rollbacks: Rollbacks,
     /// Who follows each shard.
     pub replicas: Vec<Replicas>,
     /// How far the node is on its way to another process.
@@ -556,6 +559,7 @@ impl Shared {
             found: Mutex::default(),
             election: None,
             failovers: Failovers::default(),
+            rollbacks: Rollbacks::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),
             handover: Handover::default(),
             waiters: AtomicUsize::new(0),

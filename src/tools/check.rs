@@ -109,7 +109,9 @@ fn check_file(path: &Path, progress: &mut Progress) -> Result<bool, ToolError> {
         "parts",
     );
     let found = match name {
-        Some(name @ FileName::Segment { .. }) => segment(path, name, progress)?,
+        Some(name @ (FileName::Segment { .. } | FileName::Rollback { .. })) => {
+            segment(path, name, progress)?
+        }
         Some(name @ FileName::Snapshot { .. }) => snapshot(path, name, progress)?,
         Some(FileName::Meta) => meta(path, progress)?,
         Some(FileName::Bundle { .. }) => bundle(path, progress)?,
@@ -203,13 +205,24 @@ fn segment(
         return Ok(Ok(untouched()));
     };
     let (shard, seq) = (segment.shard, segment.seq);
-    if (FileName::Segment { shard, seq }) != name {
-        return damaged(PlanError::Misnamed { file: name });
-    }
     let end = match scan.finish() {
         Ok(end) => end,
         Err(fault) => return damaged(PlanError::Header { file: name, fault }),
     };
+    let fits = match name {
+        FileName::Rollback { .. } => {
+            name == FileName::Rollback {
+                shard,
+                generation: segment.start.generation,
+                from: segment.start.offset,
+                to: end.next,
+            }
+        }
+        _ => name == FileName::Segment { shard, seq },
+    };
+    if !fits {
+        return damaged(PlanError::Misnamed { file: name });
+    }
     let mut note = None;
     let tail = match end.tail {
         Tail::Clean => "stopped in order",

@@ -1,5 +1,5 @@
-//! Data directories without a server: `ringkeep import` and `export`, `check`, `repair` and `reshard`, and
-//! what the node shares with them.
+//! Data directories without a server: `ringkeep import` and `export`, `check`, `repair`, `reshard` and
+//! `rollback`, and what the node shares with them.
 //!
 //! What other servers have left in files is read whole into memory, as the node would hold it, and then
 //! written as a data directory that a node starts from; a data directory is read the same way and written
@@ -17,6 +17,7 @@ mod rdb;
 mod repair;
 mod replay;
 mod reshard;
+mod rollback;
 mod tally;
 
 use std::{
@@ -30,6 +31,7 @@ pub use self::{
     data::{DataDir, DataError, routing_number},
     repair::{Repair, repair},
     reshard::{Reshard, reshard},
+    rollback::rollback,
 };
 use self::{progress::Progress, replay::Replay, tally::Tally};
 use crate::{

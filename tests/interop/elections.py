@@ -8,7 +8,8 @@
 A round takes something away and gives it back: the primary is killed, stopped in good order, paused for
 longer than the others wait, cut off (both ways, or one), heard by nobody or hears nobody while its data flows
 on; two members are cut apart; a replica is killed; two members are killed, or all are started anew; one that
-has missed writes is left with as few others as make a majority. Meanwhile clients write, to whoever takes it,
+has missed writes is left with as few others as make a majority; the primary takes writes that nobody else gets,
+and comes back when another one leads without them. Meanwhile clients write, to whoever takes it,
 and ask WAIT for a majority; a write that WAIT confirmed is called confirmed. One more client for each member
 tries all the time whether that one accepts writes.
 
@@ -340,6 +341,7 @@ peers = "%s"
 class Fleet:
     def __init__(self, scratch, opts, net, kinds, down_after):
         self.net, self.down_after = net, down_after / 1000
+        self.node = os.path.abspath(opts.node)
         self.members = [Member(n, kind, net) for n, kind in enumerate(kinds)]
         self.all_ringkeeps = all(m.is_ringkeep for m in self.members)
         self.has_ringkeeps = any(m.is_ringkeep for m in self.members)
@@ -368,6 +370,24 @@ class Fleet:
     def start(self):
         for m in self.members:
             m.server.start()
+
+    def rolled_back(self, member):
+        """The files of what a member has given up."""
+        names = os.listdir(member.server.dir)
+        return [os.path.join(member.server.dir, n) for n in names if n.startswith("rollback-") and n.endswith(".rkj")]
+
+    def commands_in(self, path):
+        said = subprocess.run([self.node, "rollback", path], check=True, capture_output=True).stdout
+        found = []
+        while said:
+            head, _, said = said.partition(b"\r\n")
+            words = []
+            for _ in range(int(head[1:])):
+                head, _, said = said.partition(b"\r\n")
+                words.append(said[: int(head[1:])])
+                said = said[int(head[1:]) + 2 :]
+            found.append(words)
+        return found
 
     def views(self):
         def view(m):
@@ -638,6 +658,8 @@ class Loss:
         # A majority lost what was not on the disk.
         self.is_large = False
         self.takes_primary = False
+        # What it has found out itself.
+        self.problems = []
 
     def away(self, least=1.3, most=3.0):
         time.sleep(self.rng.uniform(least, most) * self.fleet.down_after)
@@ -669,6 +691,57 @@ class Loss:
         self.primary.pause()
         self.away(0.7, 1.2)
         self.primary.resume()
+
+    def tail(self):
+        """The primary takes writes that nobody else gets, and comes back when there is another one, which lacks
+        them: it keeps them in files."""
+        self.takes_primary = self.is_large = True
+        for m in self.others:
+            m.server.kill()
+        taken = []
+        try:
+            with self.primary.conn(3.0) as c:
+                for n in range(40):
+                    key = "tail:%d:%d" % (self.rng.randrange(1 << 40), n)
+                    if c.call("SET", key, str(n)).is_error:
+                        break
+                    taken.append([b"SET", key.encode(), b"%d" % n])
+        except GONE:
+            pass
+        # It reaches the journal, and the gate is shut.
+        time.sleep(0.2)
+        self.primary.server.kill()
+        for m in self.others:
+            m.server.start()
+
+        def others_settled():
+            said = [m.view(self.fleet.members) for m in self.others]
+            return len(set(v[0] for v in said)) == 1 and said[0][0] in self.others and all(v[2] for v in said)
+
+        def is_settled():
+            try:
+                return others_settled()
+            except GONE:
+                return False
+
+        wait_until("one primary without %s" % self.primary.id, self.fleet.settle_limit(), is_settled, every=0.03)
+        before = set(self.fleet.rolled_back(self.primary))
+        self.primary.server.start()
+        self.fleet.settled()
+        new = set(self.fleet.rolled_back(self.primary)) - before
+        inside = [words for path in sorted(new) for words in self.fleet.commands_in(path)]
+        self.what += ", %d writes that nobody else had, %d commands in %d files" % (len(taken), len(inside), len(new))
+        ours = {tuple(words) for words in taken}
+        missing = ours - {tuple(words) for words in inside}
+        there = [m.id for m in self.fleet.data if any(values(m, [words[1] for words in taken]).values())]
+        if missing:
+            self.problems.append("%d of %d such writes are in no file" % (len(missing), len(taken)))
+        if there:
+            self.problems.append("they are on %s" % " ".join(there))
+        for shard in range(SHARDS):
+            order = [words for words in taken if shard_of(words[1], SHARDS) == shard]
+            if [words for words in inside if tuple(words) in ours and words in order] != order:
+                self.problems.append("those of shard %d are in another order" % shard)
 
     def cut_off(self):
         self.takes_primary = True
@@ -784,12 +857,15 @@ ALWAYS = (
     "kill two",
     "restart all",
 )
+# Only where all are ringkeeps: a kevy does not tell where its history began.
+RINGKEEPS = ("tail",)
 CUTS = ("cut off", "cut out", "cut in", "unheard", "deaf", "deaf replica", "cut apart", "stale member")
 
 
-def order(rng, rounds, can_cut, only):
+def order(rng, rounds, can_cut, only, kinds_of):
     """Every kind of loss before one comes again."""
-    kinds, out = ALWAYS + (CUTS if can_cut else ()), []
+    ours = RINGKEEPS if set(kinds_of) == {RINGKEEP} else ()
+    kinds, out = ALWAYS + ours + (CUTS if can_cut else ()), []
     kinds = [kind for kind in kinds if not only or only in kind]
     while len(out) < rounds:
         out += rng.sample(kinds, len(kinds))
@@ -903,7 +979,7 @@ class Run:
             self.hold()
             fresh = len(journal.confirmed) - known
             differences, primary = self.all_in_step(primary)
-            problems += differences + self.kept(loss, primary)
+            problems += loss.problems + differences + self.kept(loss, primary)
         except (TimeoutError, RuntimeError, *GONE) as e:
             problems += ["%s: %s" % (type(e).__name__, e)] + fleet.describe()
             primary = None
@@ -1125,7 +1201,7 @@ def main():
     print("seed %d" % seed, flush=True)
     count = Count()
     if opts.short or not opts.fleet:
-        plan = [("three", 15), ("with-7.0", 2)]
+        plan = [("three", 16), ("with-7.0", 2)]
     else:
         plan = [(name, opts.rounds) for name in opts.fleet]
     largest = max(len(FLEETS[name]) for name, _ in plan)
@@ -1151,7 +1227,7 @@ def main():
                     if opts.idle:
                         run.idle(opts.idle)
                     else:
-                        run.rounds(order(random.Random(seed), rounds, net.can_cut, opts.only))
+                        run.rounds(order(random.Random(seed), rounds, net.can_cut, opts.only, kinds))
                 except (*GONE, RuntimeError, TimeoutError) as e:
                     lines = ["%s: %s" % (type(e).__name__, e)] + run.fleet.describe()
                     count.fail(name, "\n        ".join(lines))

@@ -13,10 +13,12 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 
 from elections import RINGKEEP, Fleet, Loopback
+from kevy_replica import shard_of
 from wire import (
     Broken,
     Closed,
@@ -424,15 +426,53 @@ def foreign(scratch, count):
         node.stop()
 
 
+def rolled_back(node):
+    """What a node has kept of what it gave up: shard, generation, first frame, the one behind the last, commands."""
+    data, found = os.path.join(node.dir, "data"), []
+    for name in sorted(os.listdir(data)):
+        if name.startswith("rollback-"):
+            path = os.path.join(data, name)
+            numbers = [int(x) for x in name[len("rollback-") : -len(".rkj")].split("-")]
+            found.append((*numbers, commands_in(path)))
+            checked = subprocess.run([os.path.abspath(OPTS.node), "check", path], capture_output=True)
+            if checked.returncode:
+                raise RuntimeError("check: %r" % checked.stdout)
+    return found
+
+
+def commands_in(path):
+    """The commands in a rollback file."""
+    rest = subprocess.run([os.path.abspath(OPTS.node), "rollback", path], check=True, capture_output=True).stdout
+    commands = []
+    while rest:
+        head, _, rest = rest.partition(b"\r\n")
+        words = []
+        for _ in range(int(head[1:])):
+            head, _, rest = rest.partition(b"\r\n")
+            words.append(rest[: int(head[1:])])
+            rest = rest[int(head[1:]) + 2 :]
+        commands.append(words)
+    return commands
+
+
+def on_disk(primary):
+    """The replica's disk has everything: its journal has nothing to begin anew."""
+    with primary.conn() as c:
+        c.ask("SET", "step", str(random.random()))
+        wait_until("the replica's disk", 30, lambda: c.ask("WAITAOF", "0", "1", "1000")[1] == 1)
+
+
 def forced(scratch, count):
-    """With FORCE a target that lacks writes takes over, and what it lacks is told; an empty one never does."""
+    """With FORCE a target that lacks writes takes over; what it lacks is told, and kept in files command by
+    command. An empty target never takes over."""
     a, b = pair(scratch)
     wanted = sum(x[1] for x in ends(a))
     value = "v" * (256 << 10)
     before = ended_so_far(a)
+    sets = [("big%d" % (n % 50), "%d:%s" % (n, value)) for n in range(400)]
     with a.conn(60) as c, a.conn() as d:
-        for n in range(400):
-            c.send("SET", "big%d" % (n % 50), value)
+        for pair_of in sets:
+            c.send("SET", *pair_of)
         wait_until("the first of them", 10, lambda: sum(x[1] for x in ends(a)) > wanted)
         d.ask("FAILOVER", "TO", "127.0.0.1", str(b.port), "FORCE", "TIMEOUT", "1", "DURABLE", "no")
         ended = outcome(a, before)
@@ -445,6 +485,26 @@ def forced(scratch, count):
     print("    %s, %d frames skipped" % (ended[b"result"].decode(), ended[b"skipped"]))
     count.check("forced: one primary", [role(a), role(b)] == ["slave", "master"])
     count.check("forced: both the same", same((a, b)))
+    # The target may have gone on a little between its answer and its grant.
+    kept = rolled_back(a)
+    frames = sum(to - first for _, _, first, to, _ in kept)
+    lost = int(info(a)["rollback_lost_frames_total"])
+    fits = 0 <= frames <= ended[b"skipped"] and (frames > 0 or ended[b"skipped"] < 5) and lost == 0
+    count.check("forced: what is skipped is in files", fits, "%d of %d, %d lost" % (frames, ended[b"skipped"], lost))
+    told = [int(info(a)["rollback_" + name]) for name in ("files", "frames_total")]
+    count.check("forced: INFO counts it", told == [len(kept), frames], "%r, %d, %d" % (told, len(kept), frames))
+    taken = [pair_of for pair_of, reply in zip(sets, said) if reply.value == b"OK"]
+    last = {}
+    for shard in range(2):
+        own = [[b"SET", k.encode(), v.encode()] for k, v in taken if shard_of(k, 2) == shard]
+        files = [row for row in kept if row[0] == shard]
+        inside = [words for row in files for words in row[-1] if words[0] != b"SELECT"]
+        fits = len(files) <= 1 and inside == own[len(own) - len(inside) :]
+        count.check("forced: shard %d: the last %d of %d commands" % (shard, len(inside), len(own)), fits)
+        last.update((k, v) for _, k, v in own[: len(own) - len(inside)])
+    with b.conn(60) as c:
+        wrong = [k for k, v in last.items() if c.ask("GET", k) != v]
+    count.check("forced: the new primary has all before them", not wrong, repr(wrong[:3]))
     # One that has just come, and has nothing yet.
     with b.conn(60) as c:
         for n in range(300):
@@ -465,6 +525,111 @@ def forced(scratch, count):
     count.check("forced: with these words", said <= set(allowed), repr(said))
     for node in (a, b, e):
         node.stop()
+
+
+def given_up(scratch, count):
+    """A node that was a primary follows another one: what that one lacks is kept in files, and in the right ones;
+    where it lacks nothing there is none."""
+    a, b = pair(scratch)
+    on_disk(a)
+    with b.conn() as d:
+        d.ask("REPLICAOF", "NO", "ONE")
+        sets = [("own%d" % n, "value %d" % n) for n in range(200)]
+        for words in sets:
+            d.ask("SET", *words)
+        d.ask("SELECT", "3")
+        d.ask("SET", "elsewhere", "x")
+        wait_until("the replica's own disk", 20, lambda: d.ask("WAITAOF", "1", "0", "1000")[0] == 1)
+    b.kill()
+    b.start()
+    with a.conn() as c, b.conn() as d:
+        c.ask("SET", "meanwhile", "1")
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+    in_step(a, 1)
+    count.check("given up: both the same", same((a, b)))
+    kept = rolled_back(b)
+    with a.conn() as c:
+        digest_before = c.ask("REPL.DIGEST")[:2]
+    inside = {shard: [words for row in kept if row[0] == shard for words in row[-1]] for shard in (0, 1)}
+    for shard in (0, 1):
+        own = [[b"SELECT", b"0"]] + [[b"SET", k.encode(), v.encode()] for k, v in sets if shard_of(k, 2) == shard]
+        if shard_of("elsewhere", 2) == shard:
+            own += [[b"SELECT", b"3"], [b"SET", b"elsewhere", b"x"]]
+        count.check("given up: shard %d: every command" % shard, inside[shard] == own, repr(inside[shard][:4]))
+    count.check("given up: INFO counts the files", info(b)["rollback_files"] == str(len(kept)) == "2")
+    # As an operator would use it: what is in the files goes to the primary.
+    with a.conn() as c:
+        for commands in inside.values():
+            for words in commands:
+                c.ask(*words)
+        c.ask("SELECT", "0")
+        have = [c.ask("GET", k) == v.encode() for k, v in sets]
+    count.check("given up: the commands can be run again", all(have))
+    in_step(a, 1)
+    with a.conn() as c:
+        count.check("given up: and are all that was missing", c.ask("REPL.DIGEST")[:2] != digest_before and same((a, b)))
+    # It has everything, so nothing is given up, also where it follows anew and after a restart.
+    b.stop()
+    b.start()
+    in_step(a, 1)
+    with b.conn() as d:
+        d.ask("REPLICAOF", "NO", "ONE")
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+    in_step(a, 1)
+    count.check("given up: nothing where nothing is missing", len(rolled_back(b)) == 2, repr([r[:4] for r in rolled_back(b)]))
+    count.check("given up: the files outlive a restart", info(b)["rollback_files"] == "2")
+    for node in (a, b):
+        node.stop()
+
+
+def refused(scratch, count):
+    """A disk that takes no file: it is said, counted, and the node goes on."""
+    a, b = pair(scratch)
+    on_disk(a)
+    with b.conn() as d:
+        old = [x[0] for x in ends(b)]
+        d.ask("REPLICAOF", "NO", "ONE")
+        began = wait_until("histories of its own", 10, lambda: own_histories(b, old))
+        for n in range(50):
+            d.ask("SET", "own%d" % n, "x")
+        # What is written beside the file cannot be: somebody has the name.
+        for shard, (generation, first) in enumerate(began):
+            name = "rollback-%d-%d-%d-%d.rkj.tmp" % (shard, generation, first, first)
+            os.mkdir(os.path.join(b.dir, "data", name))
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+    wait_until("it to give up", 30, lambda: int(info(b)["rollback_lost_frames_total"]) >= 50)
+    in_step(a, 1)
+    count.check("refused: both the same in the end", same((a, b)))
+    fields = info(b)
+    count.check("refused: no file", rolled_back_names(b) == [], repr(rolled_back_names(b)))
+    count.check("refused: it is counted", int(fields["rollback_lost_frames_total"]) >= 50, repr(fields))
+    log = b.log_text()
+    count.check("refused: it is said", "cannot be kept" in log and "LOST: about" in log, b.log_tail(20))
+    for node in (a, b):
+        node.stop()
+    # Without a journal nothing is kept either.
+    a, b = pair(scratch, args=("--appendonly", "no"), names=("c", "d"))
+    with b.conn() as d:
+        d.ask("REPLICAOF", "NO", "ONE")
+        d.ask("REPL.TOKEN")
+        for n in range(50):
+            d.ask("SET", "own%d" % n, "x")
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+    in_step(a, 1)
+    count.check("refused: without a journal it follows all the same", same((a, b)))
+    count.check("refused: and has no files", rolled_back_names(b) == [])
+    for node in (a, b):
+        node.stop()
+
+
+def own_histories(node, old):
+    found = ends(node)
+    return found if all(generation not in old for generation, _ in found) else None
+
+
+def rolled_back_names(node):
+    names = os.listdir(os.path.join(node.dir, "data"))
+    return [name for name in names if name.startswith("rollback-") and name.endswith(".rkj")]
 
 
 def ends(node):
@@ -766,6 +931,8 @@ SCENARIOS = (
     unseen,
     foreign,
     forced,
+    given_up,
+    refused,
     restarts,
     accidents,
     kevys,
