@@ -3,10 +3,11 @@
 //! while something is under way.
 
 mod line;
+mod outcomes;
 
 use std::{
     collections::VecDeque,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Mutex,
         atomic::{
@@ -197,6 +198,8 @@ impl Desk {
 /// Core 0's part.
 pub(super) struct Failing {
     file: Option<SafeFile>,
+    /// Where outcomes are noted.
+    dir: Option<PathBuf>,
     is_writing: bool,
     write_again_at: Ms,
     line: Line,
@@ -225,6 +228,7 @@ impl Failing {
         };
         Ok(Self {
             file,
+            dir: dir.map(Path::to_path_buf),
             is_writing: false,
             write_again_at: 0,
             line: Line::default(),
@@ -511,6 +515,9 @@ impl Failing {
                         ..*at
                     });
                     state.shared.rollbacks.hand_over(reached.collect());
+                }
+                if let Some(dir) = &self.dir {
+                    outcomes::note(dir, state.now, &outcome);
                 }
                 let count = Verdict::ALL.iter().position(|other| *other == verdict);
                 desk.counts[count.unwrap_or(0)] += 1;

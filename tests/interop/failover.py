@@ -10,6 +10,7 @@ line that it had at first. Errors are compared with those of a redis-server, tex
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -462,6 +463,11 @@ def on_disk(primary):
         wait_until("the replica's disk", 30, lambda: c.ask("WAITAOF", "0", "1", "1000")[1] == 1)
 
 
+def outcomes_on_disk(node):
+    with open(os.path.join(node.dir, "data", "failover.log"), encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
 def forced(scratch, count):
     """With FORCE a target that lacks writes takes over; what it lacks is told, and kept in files command by
     command. An empty target never takes over."""
@@ -485,6 +491,9 @@ def forced(scratch, count):
     print("    %s, %d frames skipped" % (ended[b"result"].decode(), ended[b"skipped"]))
     count.check("forced: one primary", [role(a), role(b)] == ["slave", "master"])
     count.check("forced: both the same", same((a, b)))
+    written = outcomes_on_disk(a)[-1]
+    fits = (written["result"].encode(), written["skipped"]) == (ended[b"result"], ended[b"skipped"])
+    count.check("forced: failover.log says the same", fits, repr(written))
     # The target may have gone on a little between its answer and its grant.
     kept = rolled_back(a)
     frames = sum(to - first for _, _, first, to, _ in kept)
