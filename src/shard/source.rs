@@ -65,9 +65,10 @@ const SILENCE_MS: Ms = 60_000;
 const GREETING_MS: Ms = 10_000;
 /// Threads that read the journal of a shard for links; more links wait.
 const READERS_MAX: usize = 4;
-/// Who asks whether it can go on waits 5 s for the answer. Where the journal is not read by then the answer
-/// is no.
+/// A kevy that asks whether it can go on waits 5 s for the answer, a ringkeep 15 s. Where the journal is not read
+/// by then the answer is no.
 const ANSWER_MS: Ms = 2500;
+const ANSWER_RINGKEEP_MS: Ms = 12_000;
 /// Between two looks into it for what is on its way there.
 const READ_AGAIN_MS: Ms = 10;
 /// Bytes that one reading of the journal has.
@@ -1154,7 +1155,11 @@ impl Link {
             (self.stage, self.decided) = (Stage::Streaming(Cursor::new(from)), Some(true));
             return;
         }
-        let is_late = is_first && now.saturating_sub(self.alive) > ANSWER_MS;
+        let patience = match self.kind {
+            Peer::All => ANSWER_RINGKEEP_MS,
+            Peer::Kevy => ANSWER_MS,
+        };
+        let is_late = is_first && now.saturating_sub(self.alive) > patience;
         match reading.as_ref().map(mpsc::Receiver::try_recv) {
             None if !is_late && now >= self.read_at => {}
             Some(Err(mpsc::TryRecvError::Empty)) if !is_late => {
