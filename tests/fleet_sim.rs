@@ -3,7 +3,8 @@
 //! Whole nodes run on the in-memory twin of the ring, three of them: the shipped cores with elector, links,
 //! journal and gate of writes, under virtual time. A seed decides who has a turn next, which machine loses
 //! its power (and what its disk had not synced), which process stops for a while, who cannot reach whom, and
-//! when somebody wants the part of the primary to be elsewhere (FAILOVER). Clients write to whoever accepts it and ask with WAITAOF whether a majority has it.
+//! when somebody wants the part of the primary to be elsewhere (FAILOVER). Clients write to whoever accepts
+//! it and ask with WAITAOF whether a majority has it.
 //!
 //! After every step at most one node has its gate open. When all has healed there is one primary, everybody
 //! holds the same, and every write that a majority acknowledged is there.

@@ -794,6 +794,14 @@ impl State {
         let desk = lock(&self.shared.failovers.desk);
         let mut lines = vec![("master_failover_state", desk.redis_state().to_string())];
         lines.extend(desk.lines());
+        if let Some(election) = &self.shared.election {
+            // Elections number their epochs themselves.
+            let epoch = lock(&election.view).as_ref().map_or(0, |view| view.epoch.0);
+            let known = lines.iter_mut().find(|(name, _)| *name == "role_epoch");
+            known
+                .into_iter()
+                .for_each(|(_, value)| *value = epoch.to_string());
+        }
         let now = self.boot_clock;
         lines.extend(desk.coordinator.view().map(|view| {
             let ago = now.saturating_sub(view.started);

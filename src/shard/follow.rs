@@ -69,7 +69,7 @@ pub(super) struct Follower {
     fading: Vec<(SocketId, Ms)>,
     /// What was told last to those who wait for the links.
     told: u64,
-    /// There was a link to an elected primary.
+    /// There was a link to an elected primary, or this node was it.
     has_followed: bool,
     /// Also without a primary to follow this node is none.
     stands_by: bool,
@@ -345,7 +345,7 @@ impl Follower {
     /// Follows the elected primary, or none: also then nobody else writes here.
     pub(super) fn follow_elected(&mut self, state: &mut State, target: Option<(String, u16)>) {
         let has_links = self.target.iter().any(|target| !target.links.is_empty());
-        // What was loaded at the start is known better than here, until it has changed.
+        // What was loaded at the start is known better than here, until this node has followed or led.
         self.has_followed |= has_links;
         if self.has_followed || lock(&self.shared.upstreams).is_empty() {
             self.note_histories(state);
@@ -361,6 +361,8 @@ impl Follower {
 
     /// This node was elected. Clients' writes are taken once the gate opens.
     pub(super) fn lead(&mut self, state: &mut State) {
+        // From here on the shards are where this node writes them.
+        self.has_followed = true;
         self.follow(state, None);
         self.shared.following.store(true, SeqCst);
     }
