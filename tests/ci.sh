@@ -61,8 +61,11 @@ do_failover() { python3 tests/interop/failover.py --node "$node" --short --seed 
 do_replicas() { python3 tests/interop/replicas.py --node "$node" --seconds 25 --seed 3; }
 do_elections() { python3 tests/interop/elections.py --node "$node" --short --seed 3; }
 do_handoff() {
-    cargo build --locked --manifest-path tests/interop/handoff-supervisor/Cargo.toml --target-dir target/interop &&
-        python3 tests/interop/handoff.py --node "$node" --supervisor target/interop/debug/handoff-supervisor --short
+    for one in handoff-supervisor handoff-supervisor-0.1.2; do
+        cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return
+    done
+    python3 tests/interop/handoff.py --node "$node" --supervisor target/interop/debug/handoff-supervisor \
+        --supervisor target/interop/debug/handoff-supervisor-012 --short
 }
 do_zerocopy() { python3 tests/interop/zerocopy.py --node "$node"; }
 do_upstream() { python3 tests/interop/redis_upstream.py --node "$node" --short --seed 5; }

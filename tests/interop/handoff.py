@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A node that is replaced by another process while clients write, by the supervisor of the published library.
 
-    handoff.py --node BINARY --supervisor BINARY [--short]
+    handoff.py --node BINARY --supervisor BINARY [--supervisor BINARY..] [--short]
 
-What was acknowledged is there afterwards, in every case: after upgrades in a row, with other numbers of cores
+With supervisors of several versions all runs with each of them, and they take turns; with --short the others
+than the first only show upgrades and a few faults. What was acknowledged is there afterwards, in every case: after upgrades in a row, with other numbers of cores
 than listeners; after successors that end, hang, are another program or cannot start; and after a supervisor
 that crashes at any step. A handoff that comes to nothing cuts no connection, unless the successor had begun to
 change the data directory. How many requests were cut off by the upgrades, and the longest time between two
@@ -13,6 +14,7 @@ acknowledged writes, is printed.
 import argparse
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -115,8 +117,9 @@ class Load:
 class Fleet:
     """A supervisor, its nodes, and where they live."""
 
-    def __init__(self, args, scratch, name, listeners=1):
+    def __init__(self, args, scratch, name, listeners=1, program=None, descriptors=()):
         self.args, self.listeners = args, listeners
+        self.program, self.descriptors = program or args.supervisor, descriptors
         self.dir = scratch.sub(name)
         self.control = os.path.join(self.dir, "control")
         self.port = free_base()
@@ -144,9 +147,12 @@ class Fleet:
         env = dict(os.environ)
         if crash_at:
             env["HANDOFF_CRASH_AT"] = crash_at
-        argv = [self.args.supervisor, self.control, str(self.port), str(self.listeners)]
+        argv = [self.program, self.control, str(self.port), str(self.listeners)]
+        if self.descriptors:
+            argv[2:] = ["fd"] + [str(fd) for fd in self.descriptors]
         self.supervisor = subprocess.Popen(
-            argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+            argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            pass_fds=self.descriptors)
 
     def kill_supervisor(self):
         if self.supervisor:
@@ -200,6 +206,11 @@ class Fleet:
         """The process that has the data directory, by its own word."""
         with open(os.path.join(self.dir, "data", "LOCK")) as lock:
             return int(lock.readline())
+
+
+    def logged(self, text):
+        with open(self.log.name, errors="replace") as log:
+            return log.read().count(text)
 
 
 def is_alive(pid):
@@ -293,29 +304,199 @@ def aborts(args, scratch, count):
 def crashes(args, scratch, count):
     """Supervisors that crash: one process serves afterwards, and can be handed over."""
     for at in FEW_CRASHES if args.short else CRASHES:
-        with Fleet(args, scratch, at) as fleet:
-            fleet.start(threads=2)
-            load = Load(fleet.addr)
-            load.goes_on()
-            # Its listeners are gone with it, so that another one has to have some.
-            fleet.supervise(crash_at=at)
-            said = fleet.upgrade(*fleet.node())
-            count.check("%s: it crashed" % at, said == [], str(said))
-            load.goes_on()
-            first = fleet.pids[0]
-            fleet.pids.append(fleet.holder())
-            alone = lambda: fleet.holder() == first or not is_alive(first)
-            wait_until("%s: the old process has ended, or serves" % at, 10, alone)
-            fleet.supervise()
-            said = wait_until("the next one is taken", 20, lambda: committed(fleet))
-            count.check("%s: the next handoff is taken" % at, bool(said))
-            load.goes_on()
-            load.end(count, at)
+        crash(args, scratch, count, at, [])
+
+
+def slow_crashes(args, scratch, count):
+    """The same with successors that need 4 s from the moment on at which they have the directory."""
+    for at in () if args.short else CRASHES:
+        crash(args, scratch, count, at, slow(scratch, 4000))
+    with Fleet(args, scratch, "killed") as fleet:
+        fleet.start(threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        first = fleet.holder()
+        upgrade = threading.Thread(target=lambda: fleet.upgrade(*slow(scratch, 4000), *fleet.node()))
+        upgrade.start()
+        wait_until("the new process has the directory", 20, lambda: fleet.holder() != first)
+        fleet.pids.append(fleet.holder())
+        fleet.supervisor.kill()
+        upgrade.join()
+        load.goes_on()
+        wait_until("the old process ends", 10, lambda: not is_alive(first))
+        count.check("it serves without its supervisor", fleet.holder() == fleet.pids[-1] != first)
+        fleet.supervise()
+        said = wait_until("the next one is taken", 20, lambda: committed(fleet))
+        count.check("the next handoff is taken", bool(said))
+        load.goes_on()
+        load.end(count, "killed while it loads")
+
+
+def crash(args, scratch, count, at, before):
+    name = at + ("-slow" if before else "")
+    with Fleet(args, scratch, name) as fleet:
+        fleet.start(threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        # Its listeners are gone with it, so that another one has to have some.
+        fleet.supervise(crash_at=at)
+        said = fleet.upgrade(*before, *fleet.node())
+        count.check("%s: it crashed" % name, said == [], str(said))
+        load.goes_on()
+        first = fleet.pids[0]
+        fleet.pids.append(fleet.holder())
+        alone = lambda: fleet.holder() == first or not is_alive(first)
+        wait_until("%s: the old process has ended, or serves" % name, 10, alone)
+        fleet.supervise()
+        said = wait_until("the next one is taken", 20, lambda: committed(fleet))
+        count.check("%s: the next handoff is taken" % name, bool(said))
+        load.goes_on()
+        load.end(count, name)
 
 
 def committed(fleet):
     said = fleet.upgrade(*fleet.node())
     return said if said[:1] == ["committed"] else None
+
+
+def slow(scratch, ms):
+    """What stands before a node's command line to make its start take longer."""
+    library = os.path.join(scratch.path, "slow.so")
+    if not os.path.exists(library):
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "slow.c")
+        subprocess.run(["cc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return [shutil.which("env"), "LD_PRELOAD=" + library, "SLOW_MS=%d" % ms]
+
+
+def turns(args, scratch, count):
+    """Supervisors of all versions take turns over the same listeners."""
+    with socket.create_server(("127.0.0.1", free_base()), backlog=1024) as listener:
+        given = {"descriptors": (listener.fileno(),)}
+        fleets = [Fleet(args, scratch, "turns", program=program, **given) for program in args.supervisors]
+        for fleet in fleets:
+            fleet.addr = listener.getsockname()
+        with fleets[0] as first, fleets[-1]:
+            first.start(threads=2)
+            fleets[-1].supervise()
+            load = Load(first.addr)
+            load.goes_on()
+            counts = []
+            for round in range(4 if args.short else 10):
+                fleet = fleets[(round + 1) % len(fleets)]
+                said = fleet.upgrade(*fleet.node(threads=2))
+                count.check("turn %d" % round, said[:1] == ["committed"], str(said))
+                load.goes_on()
+                pids = [int(said[-1])] + [fleet.supervisor.pid for fleet in fleets]
+                counts.append([len(os.listdir("/proc/%d/fd" % pid)) for pid in pids])
+            rises = [max(at) - min(at) for at in zip(*counts[1:])]
+            # Of a node a client more or less may be there at the moment.
+            count.check("no descriptor is left open", rises[0] <= 4 and not any(rises[1:]), str(counts))
+            load.end(count, "turns")
+
+
+def busy(fleet, seconds):
+    """A connection on which a script runs for so long."""
+    script = "local till = os.clock() + ARGV[1] while os.clock() < till do end return 'done'"
+    conn = Conn(fleet.addr, 30.0)
+    conn.send("EVAL", script, "0", str(seconds))
+    return conn
+
+
+def failures(args, scratch, count):
+    """The node cannot come to an end in time, cannot seal, or dies on the way."""
+    with Fleet(args, scratch, "failures") as fleet:
+        always = ("--appendfsync", "always")
+        fleet.start(*always, threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        with busy(fleet, 2.5) as conn:
+            said = fleet.upgrade(*fleet.node(*always), grace=500)
+            count.check("a drain that takes too long", said[:1] == ["failed"], str(said))
+            count.check("what was under way ends", conn.read().value == b"done")
+            count.check("INFO has the reason", b"did not end in time" in conn.call("INFO", "handoff").value)
+        load.goes_on()
+        blocked = os.path.join(fleet.dir, "data", "handoff.seal.new")
+        os.mkdir(blocked)
+        said = fleet.upgrade(*fleet.node(*always))
+        count.check("a seal that fails", said[:1] == ["aborted"] and "seal" in said, str(said))
+        load.goes_on()
+        count.check("no connection was cut", load.cuts() == 0, str(load.cuts()))
+        os.rmdir(blocked)
+
+        # It dies while something is under way.
+        before = fleet.logged("handoff: prepares")
+        conn = busy(fleet, 3)
+        killer = threading.Thread(target=lambda: (
+            wait_until("it prepares", 10, lambda: fleet.logged("handoff: prepares") > before),
+            os.kill(fleet.pids[-1], signal.SIGABRT)))
+        killer.start()
+        said = fleet.upgrade(*fleet.node(*always))
+        killer.join()
+        conn.close()
+        count.check("a node that dies while it drains", said[:1] == ["failed"], str(said))
+        count.check("the directory is free", fleet.say("cold", *fleet.node(*always))[0] == "started")
+        load.goes_on()
+
+        # It dies behind the seal.
+        with lead(fleet.control) as control:
+            os.kill(fleet.pids[-1], signal.SIGABRT)
+            count.check("a node that dies behind the seal", control.recv(1) == b"")
+        count.check("the directory is free again", fleet.say("cold", *fleet.node(*always))[0] == "started")
+        load.goes_on()
+        said = wait_until("the next one is taken", 20, lambda: committed(fleet))
+        count.check("the next handoff is taken", bool(said))
+        load.goes_on()
+        load.end(count, "failures")
+
+
+def lead(path):
+    """A supervisor's line to a node that has sealed for it."""
+    control = socket.socket(socket.AF_UNIX)
+    control.settimeout(20)
+    control.connect(path)
+    name = bytes(range(16))
+    hear(control)
+    control.sendall(frame(b"\x01\x01\x10" + name))
+    # 5 s for all.
+    control.sendall(frame(b"\x02\x10" + name + b"\x01\x88\x27\x88\x27"))
+    while hear(control)[0] != 3:
+        pass
+    control.sendall(frame(b"\x04\x10" + name))
+    while hear(control)[0] != 6:
+        pass
+    return control
+
+
+def late_ones(args, scratch, count):
+    """Successors that are ready at about the moment at which the supervisor gives up: somebody serves, and can
+    be handed over."""
+    with Fleet(args, scratch, "late") as fleet:
+        always = ("--appendfsync", "always")
+        fleet.start(*always, threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        for ms in (1950,) if args.short else (1800, 1900, 1950, 2000, 2050, 2400):
+            said = fleet.upgrade(*slow(scratch, ms), *fleet.node(*always), deadline=1000, grace=500)
+            count.check("one that is ready after %d ms" % ms, said[:1] in (["committed"], ["aborted"]), str(said))
+            load.goes_on()
+            wait_until("the path leads to who serves", 10, lambda: says_hello(fleet.control) == fleet.holder())
+        said = fleet.upgrade(*fleet.node(*always))
+        count.check("the next handoff is taken", said[:1] == ["committed"], str(said))
+        load.goes_on()
+        load.end(count, "late ones")
+
+
+def says_hello(path):
+    """The process that answers supervisors."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(2)
+        control.connect(path)
+        hello, pid, shift = hear(control)[2:], 0, 0
+        for byte in hello:
+            pid |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return pid
 
 
 def replicas(args, scratch, count):
@@ -420,20 +601,28 @@ def be(what):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--node")
-    parser.add_argument("--supervisor")
-    parser.add_argument("--short", action="store_true", help="the cases that say most, within 40 seconds")
-    parser.add_argument("--only", help="upgrades, aborts, crashes, replicas or stops")
+    parser.add_argument("--supervisor", action="append", dest="supervisors", help="may be repeated")
+    parser.add_argument("--short", action="store_true", help="the cases that say most, within 90 seconds")
+    parser.add_argument("--only", help="one of the parts, by the name of its function")
     parser.add_argument("--be", help="used by itself")
     args = parser.parse_args()
     if args.be:
         return be(args.be)
-    args.supervisor = os.path.abspath(args.supervisor)
+    args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, aborts, crashes, replicas) + (() if args.short else (stops,))
-    with Scratch() as scratch:
-        for part in parts:
-            if args.only in (None, part.__name__):
-                part(args, scratch, count)
+    parts = (upgrades, aborts, crashes, slow_crashes, failures, late_ones, replicas)
+    parts += () if args.short else (stops,)
+    for args.supervisor in args.supervisors:
+        if args.supervisor != args.supervisors[0] and args.short:
+            parts = (failures,)
+        print("with %s" % os.path.basename(args.supervisor))
+        with Scratch() as scratch:
+            for part in parts:
+                if args.only in (None, part.__name__):
+                    part(args, scratch, count)
+    if args.only in (None, "turns"):
+        with Scratch() as scratch:
+            turns(args, scratch, count)
     count.close()
 
 

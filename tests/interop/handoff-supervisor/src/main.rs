@@ -1,8 +1,10 @@
 //! Starts and upgrades a daemon with the real supervisor of the `handoff` library.
 //!
 //!     handoff-supervisor CONTROL-SOCKET PORT LISTENERS
+//!     handoff-supervisor CONTROL-SOCKET fd DESCRIPTOR..
 //!
-//! holds so many listeners on one port and reads commands, a line each, which it answers with a line:
+//! holds so many listeners on one port, or those that it was started with, and reads commands, a line each, which
+//! it answers with a line:
 //!
 //! ```text
 //! cold PROGRAM [ARGUMENT]..                              started PID
@@ -27,17 +29,32 @@ use socket2::{Domain, Socket, Type};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, control, port, count] = &args[..] else {
-        return Err("usage: handoff-supervisor CONTROL-SOCKET PORT LISTENERS".into());
+    let [_, control, port, rest @ ..] = &args[..] else {
+        return Err(
+            "usage: handoff-supervisor CONTROL-SOCKET PORT LISTENERS | fd DESCRIPTOR..".into(),
+        );
     };
-    let at = SocketAddr::from(([127, 0, 0, 1], port.parse()?));
-    let listeners = (0..count.parse()?)
-        .map(|_| listen(at))
-        .collect::<Result<Vec<_>, _>>()?;
-    let named: Vec<(String, RawFd)> = listeners
-        .iter()
+    // They are open for as long as the process lives.
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let descriptors = match (port.as_str(), rest) {
+        ("fd", given) => given.iter().map(|fd| Ok(fd.parse()?)).collect(),
+        (port, [count]) => {
+            let at = SocketAddr::from(([127, 0, 0, 1], port.parse()?));
+            for _ in 0..count.parse()? {
+                listeners.push(listen(at)?);
+            }
+            Ok(listeners
+                .iter()
+                .map(|listener| listener.as_raw_fd())
+                .collect())
+        }
+        _ => Err("one port, and how many listeners".into()),
+    };
+    let descriptors: Result<Vec<RawFd>, Box<dyn Error>> = descriptors;
+    let named: Vec<(String, RawFd)> = descriptors?
+        .into_iter()
         .enumerate()
-        .map(|(at, listener)| (format!("resp-{at}"), listener.as_raw_fd()))
+        .map(|(at, fd)| (format!("resp-{at}"), fd))
         .collect();
     let mut supervisor = Supervisor::new(Path::new(control))?;
     for (name, fd) in &named {
