@@ -4,9 +4,10 @@
 use std::{fs, path::Path};
 
 use ringkeep::handoff::{
-    Decoder, Id, Incumbent, Message, Role, Successor,
+    Decoder, Id, Incumbent, Message, Role, Successor, Supervisor,
     incumbent::{self, Reason},
     successor::{self, Ending},
+    supervisor::{self, Plan},
 };
 use serde_json::Value;
 
@@ -153,6 +154,7 @@ impl Node {
                 incumbent::Effect::Drain => "drain",
                 incumbent::Effect::Seal(_) => "seal",
                 incumbent::Effect::TakeBack => "take back",
+                incumbent::Effect::Lend(_) => "lend",
                 incumbent::Effect::Resume(_) => "resume",
                 incumbent::Effect::Exit => "exit",
             });
@@ -291,6 +293,137 @@ fn recorded_sessions_are_answered_as_the_real_ones_were() {
     }
 }
 
+#[test]
+fn our_supervisor_says_what_the_recorded_ones_said() {
+    for row in golden("sessions.json") {
+        let name = text(&row, "name");
+        let events = row["events"].as_array().expect("a list");
+        let mut lead = Lead::of(events);
+        for event in events {
+            let (dir, msg) = (text(event, "dir"), text(event, "msg"));
+            let message = event["hex"].as_str().map(|hex| decode(&unhex(hex)));
+            lead.event(&dir, &msg, message)
+                .unwrap_or_else(|why| panic!("{name}: {why}"));
+        }
+        let committed = text(&row, "outcome").contains("committed=true");
+        let outcome = lead.outcome.expect("it ends");
+        assert_eq!(outcome.is_ok(), committed, "{name}: {outcome:?}");
+        assert_eq!(lead.said, [Vec::new(), Vec::new()], "{name}");
+    }
+}
+
+/// Our supervisor, fed with what the processes of a recording sent.
+struct Lead {
+    machine: Supervisor,
+    now: u64,
+    successor: u32,
+    is_gone: bool,
+    /// What the machine wants to tell either process and the recording has not shown yet.
+    said: [Vec<Message>; 2],
+    outcome: Option<Result<(), supervisor::Failure>>,
+}
+
+impl Lead {
+    fn of(events: &[Value]) -> Self {
+        let message = |event: &Value| event["hex"].as_str().map(|hex| decode(&unhex(hex)));
+        let messages: Vec<Message> = events.iter().filter_map(message).collect();
+        let hello = |wanted| {
+            let pid = messages.iter().find_map(|message| match message {
+                Message::Hello { role, pid, .. } if *role == wanted => Some(*pid),
+                _ => None,
+            });
+            pid.expect("it says hello")
+        };
+        let of = messages.iter().find_map(|message| match message {
+            Message::HelloAck { id, .. } => Some(*id),
+            _ => None,
+        });
+        let times = messages.iter().find_map(|message| match message {
+            Message::Prepare {
+                deadline_ms,
+                grace_ms,
+                ..
+            } => Some((*deadline_ms, *grace_ms)),
+            _ => None,
+        });
+        let (deadline_ms, grace_ms) = times.expect("it is prepared");
+        let plan = Plan {
+            id: of.expect("it is acknowledged"),
+            incumbent: hello(Role::Incumbent),
+            deadline_ms,
+            grace_ms,
+        };
+        Self {
+            machine: Supervisor::new(plan, 0),
+            now: 0,
+            successor: hello(Role::Successor),
+            is_gone: false,
+            said: [Vec::new(), Vec::new()],
+            outcome: None,
+        }
+    }
+
+    fn event(&mut self, dir: &str, msg: &str, message: Option<Message>) -> Result<(), String> {
+        match (dir, message) {
+            ("O" | "N", None) if msg == "!open" => {}
+            // What it wanted to say to a process that was gone is not in the recording.
+            ("N", None) if msg == "!EPIPE" => {
+                self.said[1].clear();
+                if !std::mem::replace(&mut self.is_gone, true) {
+                    self.step(supervisor::Event::NewGone);
+                }
+            }
+            ("O" | "N", None) => {}
+            ("O>S", Some(message)) => self.step(supervisor::Event::Old(&frame(&message))),
+            ("N>S", Some(message)) => self.step(supervisor::Event::New(&frame(&message))),
+            ("S>O" | "S>N", Some(recorded)) => {
+                let side = usize::from(dir == "S>N");
+                if self.said[side].is_empty() {
+                    self.now = self.machine.wakes_at().ok_or("nothing is waited for")?;
+                    self.step(supervisor::Event::Tick);
+                }
+                if self.said[side].is_empty() {
+                    return Err(format!("nothing was said instead of {recorded:?}"));
+                }
+                let worded = |message| match message {
+                    // The words for people are our own.
+                    Message::Abort { id, .. } => Message::Abort {
+                        id,
+                        reason: String::new(),
+                    },
+                    message => message,
+                };
+                let ours = worded(self.said[side].remove(0));
+                if ours != worded(recorded.clone()) {
+                    return Err(format!("{ours:?} instead of {recorded:?}"));
+                }
+            }
+            (dir, message) => return Err(format!("{dir} {msg} {message:?}")),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: supervisor::Event<'_>) {
+        let mut effects = Vec::new();
+        self.machine.step(self.now, event, &mut effects);
+        for effect in effects {
+            match effect {
+                supervisor::Effect::TellOld(message) => self.said[0].push(message),
+                supervisor::Effect::TellNew(message) => self.said[1].push(message),
+                supervisor::Effect::Start => {
+                    self.step(supervisor::Event::Started(self.successor));
+                }
+                supervisor::Effect::Check => self.step(supervisor::Event::Checked(Ok(()))),
+                supervisor::Effect::EndNew { .. } => {
+                    self.step(supervisor::Event::NewEnded("was killed".into()));
+                }
+                supervisor::Effect::Note(_) => {}
+                supervisor::Effect::Over(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+}
+
 /// Both machines, fed with what the supervisor of a recording sent.
 struct Replay {
     incumbent: Incumbent,
@@ -395,6 +528,7 @@ impl Replay {
                 }
                 // What comes of these stands in the recording.
                 incumbent::Effect::Drain
+                | incumbent::Effect::Lend(_)
                 | incumbent::Effect::Seal(_)
                 | incumbent::Effect::Close(_) => {}
             }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Decoder, HEARTBEAT_MS, Id, Message, Role, VERSION};
+use super::{Decoder, HEARTBEAT_MS, Id, Message, Role, VERSION, wire::LENDS};
 use crate::base::Ms;
 
 /// A supervisor that does not go on for so long is let go. The real one waits five seconds for a successor.
@@ -66,6 +66,8 @@ pub enum Effect {
     /// Try to get the data directory back: answered by [`Event::Back`], [`Event::Held`] or
     /// [`Event::Replaced`].
     TakeBack,
+    /// Give this supervisor the listeners.
+    Lend(u64),
     /// Serve again. The data directory is ours.
     Resume(Reason),
     /// Another process serves: end this one.
@@ -107,6 +109,8 @@ struct Session {
     decoder: Decoder,
     /// Of its hello.
     id: Option<Id>,
+    /// It has the listeners. Once is enough for anybody.
+    is_lent: bool,
     /// It has to go on until then.
     until: Ms,
 }
@@ -230,6 +234,7 @@ impl Incumbent {
         let opened = Session {
             decoder: Decoder::default(),
             id: None,
+            is_lent: false,
             until: now + IDLE_MS,
         };
         self.sessions.insert(session, opened);
@@ -238,7 +243,7 @@ impl Incumbent {
             pid: self.pid,
             build: self.build.clone(),
             versions: (VERSION, VERSION),
-            capabilities: 0,
+            capabilities: LENDS,
         };
         out.push(Effect::Send(session, hello));
     }
@@ -273,6 +278,11 @@ impl Incumbent {
         let id = match (message, session.id) {
             (Message::HelloAck { version, id }, None) if version == VERSION => {
                 session.id = Some(id);
+                return true;
+            }
+            (Message::Ask, Some(_)) if !session.is_lent => {
+                session.is_lent = true;
+                out.push(Effect::Lend(from));
                 return true;
             }
             (
@@ -557,6 +567,21 @@ mod tests {
         let mut node = Node::sealed();
         assert_eq!(node.hear(1, &Message::Commit(ID)), [Effect::Exit]);
         assert_eq!(node.step(Event::Gone(1)), []);
+    }
+
+    #[test]
+    fn listeners_are_given_once_at_any_time() {
+        for mut node in [Node::greeted(1), Node::sealed()] {
+            assert_eq!(node.hear(1, &Message::Ask), [Effect::Lend(1)]);
+            assert_eq!(node.hear(1, &Message::Ask)[0], Effect::Close(1));
+        }
+        let mut node = Node::greeted(1);
+        node.step(Event::Opened(2));
+        assert_eq!(
+            node.hear(2, &Message::Ask),
+            [Effect::Close(2)],
+            "it has not said hello"
+        );
     }
 
     #[test]

@@ -6,17 +6,22 @@
 //! [handoff](crate::docs::handoff) tells the whole.
 //!
 //! - [`wire`] reads and writes frames.
-//! - [`incumbent`] and [`successor`] decide: events in, effects out, and the caller's clock as an argument.
-//! - [`files`] are the texts that both leave in the data directory.
+//! - [`incumbent`], [`successor`] and [`supervisor`] decide: events in, effects out, and the caller's clock
+//!   as an argument.
+//! - [`files`] are the texts that processes leave in the data directory, [`notes`] is that of a supervisor.
 
 pub mod files;
 pub mod incumbent;
+pub mod notes;
 pub mod successor;
+pub mod supervisor;
 pub mod wire;
 
 pub use files::{FileFault, Owner, Seal};
 pub use incumbent::Incumbent;
+pub use notes::{Noted, Notes};
 pub use successor::Successor;
+pub use supervisor::Supervisor;
 pub use wire::{Decoder, Message, Role, WireError};
 
 use crate::base::Ms;

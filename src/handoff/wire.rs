@@ -19,6 +19,10 @@ pub const FRAME_MAX: usize = 1 << 20;
 const FRAME_MIN: usize = 2;
 const LENGTH_LEN: usize = 4;
 
+/// A capability, and no part of the library's protocol: an incumbent gives its listeners to a supervisor that
+/// asks for them, so that one that has lost them goes on with the same ones.
+pub const LENDS: u64 = 1;
+
 /// Who says hello.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {
@@ -41,7 +45,7 @@ pub enum Message {
         build: Vec<u8>,
         /// The versions that it speaks.
         versions: (u16, u16),
-        /// Of no meaning yet.
+        /// Bits; the library has none. See [`LENDS`].
         capabilities: u64,
     },
     /// The supervisor's answer.
@@ -127,6 +131,10 @@ pub enum Message {
         /// By its clock, milliseconds since 1970.
         at_ms: u64,
     },
+    /// To the incumbent: give the listeners. Only said to one that has [`LENDS`].
+    Ask,
+    /// They come with this, as descriptors, in this order.
+    Listeners(Vec<String>),
 }
 
 /// Why a channel is of no more use. Whoever sees one closes it.
@@ -230,10 +238,7 @@ impl Message {
                 revisions,
             } => {
                 put_bytes(&id.0, out);
-                put_number(listening.len() as u64, out);
-                for name in listening {
-                    put_bytes(name.as_bytes(), out);
-                }
+                put_texts(listening, out);
                 out.push(u8::from(*is_healthy));
                 put_numbers(revisions, out);
             }
@@ -246,6 +251,8 @@ impl Message {
             | Message::Commit(id)
             | Message::Resume(id) => put_bytes(&id.0, out),
             Message::Heartbeat { at_ms } => put_number(*at_ms, out),
+            Message::Ask => {}
+            Message::Listeners(names) => put_texts(names, out),
         }
     }
 
@@ -265,6 +272,9 @@ impl Message {
             Message::Abort { .. } => 11,
             Message::Resume(_) => 12,
             Message::Heartbeat { .. } => 13,
+            // Far from what the library may add.
+            Message::Ask => 96,
+            Message::Listeners(_) => 97,
         }
     }
 
@@ -328,6 +338,8 @@ impl Message {
             13 => Message::Heartbeat {
                 at_ms: take_number(rest)?,
             },
+            96 => Message::Ask,
+            97 => Message::Listeners(take_list(rest, take_text)?),
             _ => return None,
         })
     }
@@ -393,6 +405,13 @@ fn put_numbers(numbers: &[u64], out: &mut Vec<u8>) {
     put_number(numbers.len() as u64, out);
     for number in numbers {
         put_number(*number, out);
+    }
+}
+
+fn put_texts(texts: &[String], out: &mut Vec<u8>) {
+    put_number(texts.len() as u64, out);
+    for text in texts {
+        put_bytes(text.as_bytes(), out);
     }
 }
 
@@ -532,6 +551,8 @@ mod tests {
             id.clone().prop_map(Message::Commit),
             id.prop_map(Message::Resume),
             any::<u64>().prop_map(|at_ms| Message::Heartbeat { at_ms }),
+            Just(Message::Ask),
+            vec(any::<String>(), 0..4).prop_map(Message::Listeners),
         ]
     }
 

@@ -391,6 +391,10 @@ impl Estate for House {
         Ok(sum)
     }
 
+    fn listeners(&self) -> (&[String], &[OwnedFd]) {
+        (&self.names, &self.clients)
+    }
+
     fn take_back(&mut self) -> Back {
         match self.dir.take_back() {
             Ok(true) => {}

@@ -7,7 +7,13 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::UnixStream,
+        },
+    },
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -15,7 +21,7 @@ use std::{
     },
 };
 
-use uring::{Endpoint, Nanos, Outgoing, Reactor, SocketId};
+use uring::{Endpoint, Nanos, Outgoing, Reactor, SocketId, pass};
 
 use super::{
     conn::Hold,
@@ -29,6 +35,7 @@ use crate::{
     handoff::{
         Id, Incumbent,
         incumbent::{Effect, Event, Reason},
+        wire,
     },
 };
 
@@ -101,6 +108,9 @@ pub trait Estate: Send {
     /// # Errors
     /// It could not be written; the directory was kept.
     fn let_go(&mut self, id: Id, ends: Vec<Position>) -> io::Result<[u8; 32]>;
+
+    /// The listeners that were left to this process, and their names.
+    fn listeners(&self) -> (&[String], &[OwnedFd]);
 
     /// Tries to get the data directory back.
     fn take_back(&mut self) -> Back;
@@ -385,6 +395,13 @@ impl Control {
                 handover.set(Stage::Sealing);
                 self.begin(Asking::Seal(id), state);
             }
+            Effect::Lend(session) => {
+                if let Err(error) = self.lend(session, reactor) {
+                    log(&format!("handoff: cannot give the listeners: {error}"));
+                    self.effects.push(Effect::Close(session));
+                    self.tell(Event::Gone(session), now, state.now);
+                }
+            }
             Effect::TakeBack => {
                 let event = match self.estate.take_back() {
                     Back::Ours => Event::Back,
@@ -419,6 +436,25 @@ impl Control {
                 self.leave_at = Some(now + LEAVE_NS);
                 tell_cores(state);
             }
+        }
+    }
+
+    /// Gives a supervisor the listeners. What it is sent is little and it has answered all that was sent
+    /// before, so that this does not wait.
+    fn lend<R: Reactor>(&self, session: u64, reactor: &R) -> io::Result<()> {
+        let Some((socket, line)) = self.lines.get(&session) else {
+            return Ok(());
+        };
+        if line.is_sending || !line.out.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (names, descriptors) = self.estate.listeners();
+        let mut bytes = Vec::new();
+        wire::Message::Listeners(names.to_vec()).encode(&mut bytes);
+        let stream = UnixStream::from(reactor.duplicate(*socket)?);
+        match pass::send_descriptors(&stream, &bytes, descriptors)? {
+            sent if sent == bytes.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
         }
     }
 

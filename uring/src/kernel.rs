@@ -1366,6 +1366,11 @@ impl Reactor for KernelReactor {
         net::peer_user(&self.sockets.get(socket.into())?.fd)
     }
 
+    fn duplicate(&self, socket: SocketId) -> io::Result<OwnedFd> {
+        let socket = self.sockets.get(socket.into());
+        socket.ok_or(io::ErrorKind::NotConnected)?.fd.try_clone()
+    }
+
     fn local_addr(&self, socket: SocketId) -> Option<SocketAddr> {
         net::local_addr(self.sockets.get(socket.into())?.fd.as_raw_fd())
     }

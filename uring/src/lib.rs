@@ -11,6 +11,8 @@ pub mod durable;
 pub mod fake;
 mod kernel;
 mod net;
+pub mod pass;
+pub mod process;
 mod reactor;
 mod ring;
 mod slots;

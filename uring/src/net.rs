@@ -218,7 +218,7 @@ fn set_option(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Resu
 }
 
 /// The user of the process at the other end; `None` where the kernel does not know one.
-pub(crate) fn peer_user(fd: &OwnedFd) -> Option<u32> {
+pub(crate) fn peer_user(fd: &impl AsRawFd) -> Option<u32> {
     let mut peer = libc::ucred {
         pid: 0,
         uid: libc::uid_t::MAX,

@@ -280,6 +280,14 @@ pub trait Reactor {
         None
     }
 
+    /// Another descriptor of a connection, for what is no ring's business.
+    ///
+    /// # Errors
+    /// There is no such socket, or this reactor knows no descriptors.
+    fn duplicate(&self, _socket: SocketId) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The address a TCP listener or connection is bound to.
     fn local_addr(&self, socket: SocketId) -> Option<SocketAddr>;
 

@@ -1,10 +1,11 @@
-//! What supervisors may say: no input panics either side, where it is cut changes nothing, what was read is
-//! written so that it is read again; and the files of a handoff.
+//! What supervisors and processes may say: no input panics any side, where it is cut changes nothing, what
+//! was read is written so that it is read again; and the files of a handoff.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringkeep::handoff::{
-    Decoder, Id, Incumbent, Message, Owner, Seal, Successor, WireError, incumbent, successor,
+    Decoder, Id, Incumbent, Message, Notes, Owner, Role, Seal, Successor, Supervisor, WireError,
+    incumbent, successor, supervisor,
 };
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -19,6 +20,12 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert_eq!(read(&again, usize::from(cut) + 1), (whole.0, None));
     serve(bytes, cut);
     succeed(bytes);
+    for step in 0..5 {
+        lead(bytes, cut, step);
+    }
+    if let Ok(notes) = Notes::read(bytes) {
+        assert_eq!(notes.compose().as_bytes(), bytes);
+    }
     if let Ok(owner) = Owner::read(bytes) {
         assert_eq!(Owner::read(owner.compose().as_bytes()), Ok(owner));
     }
@@ -71,7 +78,7 @@ fn serve(bytes: &[u8], how: u8) {
                     over = true;
                     continue;
                 }
-                incumbent::Effect::Resume(_) => continue,
+                incumbent::Effect::Resume(_) | incumbent::Effect::Lend(_) => continue,
             };
             machine.step(now, 0, event, &mut effects);
         }
@@ -98,4 +105,110 @@ fn succeed(bytes: &[u8]) {
         )
     };
     assert_eq!(effects.iter().filter(is_end).count(), 1);
+}
+
+/// A supervisor that is so far hears the bytes from one of the two, as `how` says; whatever it wants is done.
+/// It ends, once, and tells the incumbent to end only if the successor serves.
+fn lead(bytes: &[u8], how: u8, step: usize) {
+    let id = Id(*b"0123456789abcdef");
+    let (listening, revisions) = (Vec::new(), Vec::new());
+    let hello = |role, pid| Message::Hello {
+        role,
+        pid,
+        build: Vec::new(),
+        versions: (1, 1),
+        capabilities: 0,
+    };
+    let good = [
+        (false, hello(Role::Incumbent, 1)),
+        (true, hello(Role::Successor, 2)),
+        (
+            false,
+            Message::Drained {
+                open_conns: 0,
+                accept_closed: true,
+            },
+        ),
+        (
+            false,
+            Message::SealComplete {
+                id,
+                revisions: Vec::new(),
+                fingerprint: [0; 32],
+            },
+        ),
+        (
+            true,
+            Message::Ready {
+                id,
+                listening,
+                is_healthy: true,
+                revisions,
+            },
+        ),
+    ];
+    let plan = supervisor::Plan {
+        id,
+        incumbent: 1,
+        deadline_ms: 5000,
+        grace_ms: 2000,
+    };
+    let (mut machine, mut effects) = (Supervisor::new(plan, 0), Vec::new());
+    let mut outcome = None;
+    let mut is_committed = false;
+    let mut settle = |machine: &mut Supervisor, effects: &mut Vec<supervisor::Effect>| {
+        while !effects.is_empty() {
+            for effect in std::mem::take(effects) {
+                assert!(outcome.is_none(), "{effect:?} behind the end");
+                let event = match effect {
+                    supervisor::Effect::Start if how & 4 == 0 => supervisor::Event::Started(2),
+                    supervisor::Effect::Start => supervisor::Event::CannotStart(String::new()),
+                    supervisor::Effect::Check if how & 8 == 0 => supervisor::Event::Checked(Ok(())),
+                    supervisor::Effect::Check => supervisor::Event::Checked(Err(String::new())),
+                    supervisor::Effect::EndNew { .. } => supervisor::Event::NewEnded(String::new()),
+                    supervisor::Effect::TellOld(Message::Commit(_)) => {
+                        is_committed = true;
+                        continue;
+                    }
+                    supervisor::Effect::Over(result) => {
+                        assert!(result.is_ok() || !is_committed);
+                        outcome = Some(result);
+                        continue;
+                    }
+                    _ => continue,
+                };
+                machine.step(1, event, effects);
+            }
+        }
+    };
+    let mut hear = |machine: &mut Supervisor, new: bool, bytes: &[u8]| {
+        let event = match new {
+            true => supervisor::Event::New(bytes),
+            false => supervisor::Event::Old(bytes),
+        };
+        machine.step(1, event, &mut effects);
+        settle(machine, &mut effects);
+    };
+    for (new, message) in &good[..step] {
+        let mut frame = Vec::new();
+        message.encode(&mut frame);
+        hear(&mut machine, *new, &frame);
+    }
+    hear(&mut machine, how & 1 == 0, bytes);
+    for _ in 0..8 {
+        if let Some(at) = machine.wakes_at() {
+            let mut effects = Vec::new();
+            machine.step(at, supervisor::Event::Tick, &mut effects);
+            for effect in effects {
+                if let supervisor::Effect::EndNew { .. } = effect {
+                    machine.step(
+                        at,
+                        supervisor::Event::NewEnded(String::new()),
+                        &mut Vec::new(),
+                    );
+                }
+            }
+        }
+    }
+    assert!(machine.is_over());
 }
