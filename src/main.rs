@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use ringkeep::{
     node::{self, Command},
-    tools::{self, ToolError},
+    tools,
 };
 
 #[global_allocator]
@@ -27,6 +27,13 @@ fn main() -> ExitCode {
         Ok(Command::Repair(repair)) => report(tools::repair(&repair)),
         Ok(Command::Reshard(reshard)) => report(tools::reshard(&reshard)),
         Ok(Command::Rollback(paths)) => report(tools::rollback(&paths)),
+        Ok(Command::Supervise(asked)) => report(node::supervise(&asked)),
+        Ok(Command::Upgrade(asked)) => report(node::upgrade(&asked).map_err(|error| {
+            format!(
+                "no supervisor can be asked at {}: {error}",
+                asked.control.display()
+            )
+        })),
         Ok(Command::Help) => {
             print!("{}", node::USAGE);
             ExitCode::SUCCESS
@@ -43,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 /// How a tool ends: well only if everything was taken.
-fn report(result: Result<bool, ToolError>) -> ExitCode {
+fn report(result: Result<bool, impl std::fmt::Display>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

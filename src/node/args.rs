@@ -31,11 +31,46 @@ pub enum Command {
     Reshard(Reshard),
     /// Print the commands in files of what was given up for a primary.
     Rollback(Vec<PathBuf>),
+    /// Keep a node running and replace it when asked.
+    Supervise(Box<Supervise>),
+    /// Ask for that.
+    Upgrade(Upgrade),
     /// Print the usage.
     Help,
     /// Print the version.
     Version,
 }
+
+/// How to keep a node running.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Supervise {
+    /// Where upgrades are asked for.
+    pub control: PathBuf,
+    /// The program of the node.
+    pub binary: String,
+    /// Milliseconds for a handoff.
+    pub deadline_ms: u64,
+    /// A Unix socket for clients, which the supervisor holds.
+    pub unix: Option<String>,
+    /// The command line of the node, and what it means.
+    pub node: Vec<String>,
+    /// See there.
+    pub options: Box<Options>,
+}
+
+/// A request for an upgrade.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upgrade {
+    /// The supervisor's socket.
+    pub control: PathBuf,
+    /// The program that is to serve.
+    pub binary: PathBuf,
+}
+
+/// Where a supervisor is asked if nobody says otherwise: a name in the working directory.
+const CONTROL: &str = "ringkeep.control";
+/// Milliseconds for a handoff, as the library's own program has it.
+const DEADLINE_MS: u64 = 60_000;
 
 /// How to serve.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -151,6 +186,11 @@ usage: ringkeep [options]          serve
                                    split a data directory into another number of shards
        ringkeep rollback FILE..    print what a node did that its new primary lacks, as redis-cli --pipe
                                    takes it
+       ringkeep supervise [--control PATH] [--deadline-ms N] [options]
+                                   serve in a process that is started anew when it crashes, and replaced by
+                                   a new binary without a lost write; SIGHUP: the one now at its path
+       ringkeep upgrade --binary PATH [--control PATH]
+                                   replace it by this one
 
   --port N             client port (6379)
   --bind ADDR          address to listen on, may be repeated (127.0.0.1)
@@ -258,6 +298,8 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 let paths = parse_paths(args, "rollback needs a file")?;
                 return Ok(Command::Rollback(paths));
             }
+            "supervise" => return parse_supervise(args),
+            "upgrade" => return parse_upgrade(args),
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             "--port" => options.port = number(&name, value()?, 1, 65_535)? as u16,
@@ -501,6 +543,74 @@ fn parse_reshard(args: impl Iterator<Item = String>) -> Result<Command, UsageErr
     }))
 }
 
+/// The supervisor's own options, and those of the node that it starts.
+fn parse_supervise(mut args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (mut control, mut deadline_ms, mut unix) = (PathBuf::from(CONTROL), DEADLINE_MS, None);
+    let mut node = Vec::new();
+    while let Some(arg) = args.next() {
+        let (name, inline) = match arg.split_once('=') {
+            Some((name, value)) => (name.to_string(), Some(value.to_string())),
+            None => (arg.clone(), None),
+        };
+        let mut value = || {
+            let value = inline.clone().or_else(|| args.next());
+            value.ok_or_else(|| UsageError::NoValue(name.clone()))
+        };
+        match name.as_str() {
+            "--control" => control = value()?.into(),
+            "--deadline-ms" => deadline_ms = number(&name, value()?, 100, 86_400_000)?,
+            "--unixsocket" => unix = Some(value()?),
+            _ => node.push(arg),
+        }
+    }
+    // Any of them in `--name=value`, too, and a later one counts.
+    let names_socket = |arg: &String| arg.split('=').next() == Some("--handoff-socket");
+    if !node.iter().any(names_socket) {
+        node.push(format!("--handoff-socket={}.node", control.display()));
+    }
+    match parse(node.clone())? {
+        Command::Serve(options) => Ok(Command::Supervise(Box::new(Supervise {
+            control,
+            binary: own_path(),
+            deadline_ms,
+            unix,
+            node,
+            options,
+        }))),
+        Command::Help => Ok(Command::Help),
+        Command::Version => Ok(Command::Version),
+        _ => Err(UsageError::Incomplete(
+            "supervise has the options of a node, and no other command",
+        )),
+    }
+}
+
+/// The path by which this program was started, links in it unresolved, so that it leads to whatever is put
+/// there.
+fn own_path() -> String {
+    let asked = std::env::args().next().unwrap_or_default();
+    let asked = Some(PathBuf::from(asked)).filter(|path| path.components().count() > 1);
+    let found = asked.or_else(|| std::env::current_exe().ok());
+    let found = found.and_then(|path| std::path::absolute(path).ok());
+    found.map_or_else(String::new, |path| path.display().to_string())
+}
+
+fn parse_upgrade(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (mut control, mut binary) = (PathBuf::from(CONTROL), None);
+    each_option(args, |name, value| {
+        match name {
+            "--control" => control = value.into(),
+            "--binary" => binary = Some(PathBuf::from(value)),
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    Ok(Command::Upgrade(Upgrade {
+        control,
+        binary: binary.ok_or(UsageError::Incomplete("upgrade needs --binary"))?,
+    }))
+}
+
 /// Visits options that have a value each.
 fn each_option(
     args: impl Iterator<Item = String>,
@@ -596,6 +706,53 @@ mod tests {
             ),
             ("reshard x", "reshard needs --shards, see --help"),
             ("reshard x --shards 0", "option '--shards' cannot be '0'"),
+        ] {
+            let error = parsed(line).expect_err(line);
+            assert_eq!(error.to_string(), want);
+        }
+    }
+
+    #[test]
+    fn a_supervisor_has_options_of_its_own_and_passes_on_the_rest() {
+        let parsed = |line: &str| parse(line.split_whitespace().map(String::from));
+        match parsed("supervise --control=c --dir d --unixsocket s --deadline-ms 500 --port 7000") {
+            Ok(Command::Supervise(supervise)) => {
+                assert_eq!(supervise.control, PathBuf::from("c"));
+                assert_eq!((supervise.deadline_ms, supervise.options.port), (500, 7000));
+                assert_eq!(supervise.unix.as_deref(), Some("s"));
+                let node = ["--dir", "d", "--port", "7000", "--handoff-socket=c.node"];
+                assert_eq!(supervise.node, node);
+                assert_eq!(supervise.options.handoff.as_deref(), Some("c.node"));
+            }
+            other => panic!("{other:?}"),
+        }
+        match parsed("supervise --dir d --handoff-socket x") {
+            Ok(Command::Supervise(supervise)) => {
+                assert_eq!(supervise.control, PathBuf::from(CONTROL));
+                assert_eq!(supervise.node, ["--dir", "d", "--handoff-socket", "x"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        match parsed("upgrade --binary b") {
+            Ok(Command::Upgrade(upgrade)) => {
+                assert_eq!(upgrade.binary, PathBuf::from("b"));
+                assert_eq!(upgrade.control, PathBuf::from(CONTROL));
+            }
+            other => panic!("{other:?}"),
+        }
+        for (line, want) in [
+            (
+                "supervise",
+                "a node is handed over with its journal: --handoff-socket needs --dir, see --help",
+            ),
+            ("supervise --prot 1", "unknown option '--prot', see --help"),
+            ("supervise --control", "option '--control' needs a value"),
+            (
+                "supervise --dir d doctor",
+                "supervise has the options of a node, and no other command, see --help",
+            ),
+            ("upgrade", "upgrade needs --binary, see --help"),
+            ("upgrade --port 1", "unknown option '--port', see --help"),
         ] {
             let error = parsed(line).expect_err(line);
             assert_eq!(error.to_string(), want);

@@ -4,6 +4,7 @@ mod args;
 mod boot;
 mod handoff;
 mod member;
+mod supervise;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -16,9 +17,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub use args::{Command, Options, USAGE, UsageError, parse};
+pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
 use handoff::{House, Inherited};
+pub use supervise::{SuperviseError, supervise, upgrade};
 use uring::{
     Doctor, Endpoint, KernelReactor, Reactor, RingConfig, Severity, Wake,
     affinity::{self, CoreNumber},

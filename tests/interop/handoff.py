@@ -394,12 +394,22 @@ def turns(args, scratch, count):
             load.end(count, "turns")
 
 
-def busy(fleet, seconds):
+def busy(addr, seconds):
     """A connection on which a script runs for so long."""
     script = "local till = os.clock() + ARGV[1] while os.clock() < till do end return 'done'"
-    conn = Conn(fleet.addr, 30.0)
+    conn = Conn(addr, 30.0)
     conn.send("EVAL", script, "0", str(seconds))
     return conn
+
+
+def while_busy(addr, seconds, upgrade):
+    """What comes of an upgrade that begins while a script runs, and the script's answer. Where the script is on the
+    core that supervisors speak to, they are only heard behind it: then nothing was under way."""
+    while True:
+        with busy(addr, seconds) as conn:
+            said = upgrade()
+            if said[0] not in ("committed", 0):
+                return said, conn.read().value
 
 
 def failures(args, scratch, count):
@@ -409,12 +419,6 @@ def failures(args, scratch, count):
         fleet.start(*always, threads=2)
         load = Load(fleet.addr)
         load.goes_on()
-        with busy(fleet, 2.5) as conn:
-            said = fleet.upgrade(*fleet.node(*always), grace=500)
-            count.check("a drain that takes too long", said[:1] == ["failed"], str(said))
-            count.check("what was under way ends", conn.read().value == b"done")
-            count.check("INFO has the reason", b"did not end in time" in conn.call("INFO", "handoff").value)
-        load.goes_on()
         blocked = os.path.join(fleet.dir, "data", "handoff.seal.new")
         os.mkdir(blocked)
         said = fleet.upgrade(*fleet.node(*always))
@@ -422,10 +426,17 @@ def failures(args, scratch, count):
         load.goes_on()
         count.check("no connection was cut", load.cuts() == 0, str(load.cuts()))
         os.rmdir(blocked)
+        upgrade = lambda: fleet.upgrade(*fleet.node(*always, threads=2), grace=500)
+        said, answer = while_busy(fleet.addr, 2.5, upgrade)
+        count.check("a drain that takes too long", said[:1] == ["failed"], str(said))
+        count.check("what was under way ends", answer == b"done")
+        with Conn(fleet.addr, 20.0) as conn:
+            count.check("INFO has the reason", b"did not end in time" in conn.call("INFO", "handoff").value)
+        load.goes_on()
 
         # It dies while something is under way.
         before = fleet.logged("handoff: prepares")
-        conn = busy(fleet, 3)
+        conn = busy(fleet.addr, 3)
         killer = threading.Thread(target=lambda: (
             wait_until("it prepares", 10, lambda: fleet.logged("handoff: prepares") > before),
             os.kill(fleet.pids[-1], signal.SIGABRT)))
@@ -489,7 +500,7 @@ def late_ones(args, scratch, count):
 def says_hello(path):
     """The process that answers supervisors."""
     with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(2)
+        control.settimeout(20)
         control.connect(path)
         hello, pid, shift = hear(control)[2:], 0, 0
         for byte in hello:
@@ -564,6 +575,305 @@ def stops(args, scratch, count):
             count.check("a late commit is not heard", rest == b"" and conn.ask("INCR", "kept") == 3)
 
 
+class Own:
+    """Our own supervisor, its node, and where they live."""
+
+    def __init__(self, args, scratch, name, deadline=20000):
+        self.args, self.deadline = args, deadline
+        self.dir = scratch.sub(name)
+        self.control = os.path.join(self.dir, "control")
+        self.port = free_base()
+        self.addr = ("127.0.0.1", self.port)
+        # A path of its own, under which another program can be put.
+        self.binary = self.program("ringkeep")
+        self.process, self.pids = None, set()
+        self.log = open(os.path.join(self.dir, "log"), "ab")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.kill()
+        for pid in self.pids | self.holders():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.log.close()
+        if kind is not None:
+            print(self.log_text()[-4000:])
+
+    def log_text(self):
+        with open(self.log.name, errors="replace") as log:
+            return log.read()
+
+    def holders(self):
+        try:
+            with open(os.path.join(self.dir, "data", "LOCK")) as lock:
+                return {int(lock.readline())}
+        except (OSError, ValueError):
+            return set()
+
+    def program(self, name):
+        """A copy of the node."""
+        path = os.path.join(self.dir, name)
+        shutil.copy(self.args.node, path + ".new")
+        os.replace(path + ".new", path)
+        return path
+
+    def script(self, name, *argv):
+        """A program that is another one: the supervisor's arguments are left out, or stand where "$@" is."""
+        path = os.path.join(self.dir, name)
+        with open(path, "w") as script:
+            script.write("#!/bin/sh\nexec %s\n" % " ".join(argv))
+        os.chmod(path, 0o755)
+        return path
+
+    def argv(self, *more):
+        argv = [self.binary, "supervise", "--control", self.control, "--deadline-ms", str(self.deadline)]
+        argv += ["--port", str(self.port), "--dir", os.path.join(self.dir, "data"), "--shards", "3"]
+        return argv + ["--threads", "2", "--no-pin", "--spin-us", "0", "--appendfsync", "always"] + list(more)
+
+    def start(self, *more, argv=None, **how):
+        self.process = subprocess.Popen(
+            argv or self.argv(*more), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, **how)
+        wait_until("the supervisor has a node that serves", 20, self.is_found)
+        return self.node()
+
+    def is_found(self):
+        """Somebody serves, and the supervisor knows it."""
+        with open(self.control + ".state") as state, socket.socket(socket.AF_UNIX) as line:
+            line.connect(self.control)
+            return "node %d " % self.node() in state.read()
+
+    def node(self):
+        """The process that serves."""
+        with Conn(self.addr, 20.0) as conn:
+            pid = int(conn.info("server")["process_id"])
+        self.pids.add(pid)
+        return pid
+
+    def upgrade(self, binary):
+        argv = [self.binary, "upgrade", "--binary", binary, "--control", self.control]
+        asked = subprocess.run(argv, capture_output=True, timeout=60)
+        return asked.returncode, asked.stdout.decode() + asked.stderr.decode()
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def own_upgrades(args, scratch, count):
+    """Our own supervisor: upgrades on request and by SIGHUP, and programs that are of no use."""
+    itself = [sys.executable, os.path.abspath(__file__), "--be"]
+    with Own(args, scratch, "own", deadline=4000) as own:
+        first = own.start()
+        count.check("only we may ask", os.stat(own.control).st_mode & 0o777 == 0o600)
+        second = subprocess.run(own.argv(), capture_output=True, timeout=20)
+        told = second.returncode == 1 and b"another supervisor answers" in second.stderr
+        count.check("a second supervisor is refused", told, str(second))
+        if os.geteuid() == 0:
+            count.check("another user is turned away", is_turned_away(scratch, own))
+        load = Load(own.addr)
+        load.goes_on()
+        bad = [
+            ("ends at once", "/bin/false", "before it said hello"),
+            ("is not there", "/nonexistent", "No such file"),
+            ("is no program", os.path.join(own.dir, "log"), "cannot be started"),
+            ("ends when it is known", own.script("known", *itself, "known"), "before it was"),
+            ("ends when it should begin", own.script("begun", *itself, "begun"), "before it was ready"),
+            ("is ready and does not serve", own.script("lies", *itself, "ready"), "does not serve"),
+        ]
+        if not args.short:
+            bad += [
+                ("hangs when it should begin", own.script("hung", *itself, "hung"), "not ready in time"),
+                ("says nothing", own.script("sleep", "/bin/sleep", "60"), "no hello in time"),
+            ]
+        for what, binary, why in bad:
+            code, said = own.upgrade(binary)
+            good = code == 1 and why in said and said.endswith("the old process serves on\n")
+            count.check("a program that " + what, good, said)
+            load.goes_on()
+        blocked = os.path.join(own.dir, "data", "handoff.seal.new")
+        os.mkdir(blocked)
+        code, said = own.upgrade(own.binary)
+        os.rmdir(blocked)
+        count.check("a node that cannot seal", code == 1 and "seal failed" in said, said)
+        load.goes_on()
+        count.check("no connection was cut", load.cuts() == 0 and own.node() == first, str(load.cuts()))
+        (code, said), answer = while_busy(own.addr, 3.5, lambda: own.upgrade(own.binary))
+        good = code == 1 and "cannot end what is under way" in said and answer == b"done"
+        count.check("a node that has to end first what it does", good, said)
+        first = own.node()
+        code, said = own.upgrade(own.program("other"))
+        good = code == 0 and "the new process loads the data" in said and "done: process %d serves" % own.node() in said
+        count.check("an upgrade", good and not is_alive(first), said)
+        load.goes_on()
+        if not args.short:
+            late = own.script("late", *slow(scratch, 7000), own.binary, '"$@"')
+            code, said = own.upgrade(late)
+            count.check("one that has the directory and is late", code == 1 and "not ready in time" in said, said)
+            load.goes_on()
+        # What is now at the path of the node, which is no more that of the supervisor.
+        before = own.node()
+        own.program("other")
+        own.process.send_signal(signal.SIGHUP)
+        wait_until("another process serves", 20, lambda: own.node() != before)
+        exe = os.readlink("/proc/%d/exe" % own.node())
+        count.check("SIGHUP brings the program that is at its path", exe.endswith("/other"), exe)
+        load.goes_on()
+        load.end(count, "own upgrades")
+        own.process.send_signal(signal.SIGTERM)
+        count.check("it stops with its node", own.process.wait(20) == 0 and not is_alive(max(own.pids)))
+        left = [name for name in os.listdir(own.dir) if name.startswith("control")]
+        count.check("and leaves nothing", not left, str(left))
+
+
+def is_turned_away(scratch, own):
+    """Another user asks for an upgrade, with the door left open."""
+    for folder in (scratch.path, own.dir):
+        os.chmod(folder, 0o755)
+    os.chmod(own.control, 0o666)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setuid(65534)
+            with socket.socket(socket.AF_UNIX) as line:
+                line.settimeout(10)
+                line.connect(own.control)
+                line.sendall(b"upgrade /bin/false\n")
+                os._exit(len(line.recv(100)))
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(0)
+        except BaseException:
+            os._exit(77)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def own_crashes(args, scratch, count):
+    """Our own supervisor is killed, or its node is."""
+    with Own(args, scratch, "own-crashes") as own:
+        first = own.start()
+        load = Load(own.addr)
+        load.goes_on()
+        own.kill()
+        load.goes_on()
+        count.check("the node does not need it", own.start() == first)
+        load.goes_on()
+        count.check("no connection was cut", load.cuts() == 0, str(load.cuts()))
+        code, said = own.upgrade(own.binary)
+        count.check("the next supervisor has the listeners", code == 0, said)
+        load.goes_on()
+
+        # While the new process has the directory, and while it has not.
+        for what, ms in (("loads", 3000),):
+            before = own.node()
+            late = own.script("late", *slow(scratch, ms), own.binary, '"$@"')
+            asked = subprocess.Popen([own.binary, "upgrade", "--binary", late, "--control", own.control],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            wait_until("the new process has the directory", 20, lambda: own.holders() != {before})
+            own.kill()
+            count.check("who asked is told", asked.wait(20) == 1 and b"went away" in asked.stderr.read())
+            after = own.start()
+            count.check("one that %s serves in the end" % what, after != before and own.holders() == {after})
+            wait_until("the old process ends", 10, lambda: not is_alive(before))
+            load.goes_on()
+            said = wait_until("the next upgrade", 20, lambda: taken(own, own.binary))
+            count.check("the next upgrade is taken", bool(said))
+            load.goes_on()
+
+        before = own.node()
+        os.kill(before, signal.SIGKILL)
+        wait_until("the node is started again", 20, lambda: own.node() != before)
+        load.goes_on()
+        # One that cannot start is tried again and again, at longer and longer distances.
+        os.replace(own.script("broken", "/bin/false"), own.binary)
+        os.kill(own.node(), signal.SIGKILL)
+        tries = lambda: own.log_text().count("ended with status 1")
+        wait_until("it is tried again", 20, lambda: tries() >= 3)
+        own.program("ringkeep")
+        wait_until("it starts when it can", 20, own.node)
+        load.goes_on()
+        count.check("it is not tried all the time", tries() <= 8, str(tries()))
+        # Both at once: nobody is found, the files of both are left.
+        last = own.node()
+        own.kill()
+        os.kill(last, signal.SIGKILL)
+        count.check("both are started again", own.start() != last)
+        load.goes_on()
+        load.end(count, "own crashes")
+        with Conn(own.addr) as conn:
+            conn.send("SHUTDOWN")
+        count.check("a node that is told to end is not started again", own.process.wait(20) == 0)
+    with Own(args, scratch, "own-bad") as own:
+        bad = subprocess.run(own.argv("--replication-port", str(own.port)), capture_output=True, timeout=20)
+        told = b"ended with status 1 before it served" in bad.stderr
+        count.check("a node that cannot start is not tried for ever", bad.returncode == 1 and told, str(bad))
+
+
+def taken(own, binary):
+    code, said = own.upgrade(binary)
+    return said if code == 0 else None
+
+
+def own_manager(args, scratch, count):
+    """What a service manager does: sockets that it opened, and to be told how the service is."""
+    with Own(args, scratch, "own-manager") as own, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes, \
+            socket.create_server(own.addr, backlog=1024) as listener:
+        path = os.path.join(own.dir, "notes")
+        notes.bind(path)
+        notes.settimeout(20)
+        told = lambda: notes.recv(4096).decode().splitlines()
+        # Who is started by systemd finds its own number in LISTEN_PID.
+        script = 'exec 3<&%d; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ringkeep.socket exec "$@"' % listener.fileno()
+        argv = ["/bin/sh", "-c", script, "sh"] + own.argv("--unixsocket", os.path.join(own.dir, "unused"))
+        first = own.start(argv=argv, pass_fds=[listener.fileno()], env=dict(os.environ, NOTIFY_SOCKET=path))
+        count.check("it is told that the node serves", told() == ["READY=1", "STATUS=process %d serves" % first])
+        with open("/proc/%d/environ" % first) as environ:
+            names = {entry.split("=")[0] for entry in environ.read().split("\0")}
+        count.check("what is the supervisor's is not the node's", not names & {"NOTIFY_SOCKET", "LISTEN_PID"})
+        unused = os.path.exists(os.path.join(own.dir, "unused"))
+        count.check("the manager's sockets are the only ones", not unused)
+        own.process.send_signal(signal.SIGHUP)
+        lines = told()
+        good = lines[0] == "RELOADING=1" and int(lines[1].partition("MONOTONIC_USEC=")[2]) > 0
+        count.check("it is told of a reload", good, str(lines))
+        lines = told()
+        count.check("and of its end", lines == ["READY=1", "STATUS=process %d serves" % own.node()], str(lines))
+        # The manager starts it again with the same sockets.
+        own.kill()
+        again = own.start(argv=argv, pass_fds=[listener.fileno()], env=dict(os.environ, NOTIFY_SOCKET=path))
+        count.check("the next one finds the node", told()[0] == "READY=1" and again == own.node() != first)
+        own.process.send_signal(signal.SIGTERM)
+        count.check("it is told of the stop", told()[0] == "STOPPING=1" and own.process.wait(20) == 0)
+
+
+def exchanges(args, scratch, count):
+    """Our supervisor goes on where the library's was, and the other way round."""
+    with Fleet(args, scratch, "exchange") as fleet, Own(args, scratch, "exchange") as own:
+        own.port, own.addr = fleet.port, fleet.addr
+        handoff = ["--handoff-socket", fleet.control]
+        own.control += "-own"
+        fleet.start(threads=2)
+        load = Load(fleet.addr)
+        load.goes_on()
+        fleet.kill_supervisor()
+        count.check("ours finds the node of the library's", own.start(*handoff) == fleet.pids[0])
+        code, said = own.upgrade(own.binary)
+        count.check("and replaces it", code == 0, said)
+        load.goes_on()
+        own.kill()
+        before = own.node()
+        fleet.supervise()
+        said = wait_until("the library's replaces ours", 20, lambda: committed(fleet))
+        count.check("the library's replaces the node of ours", bool(said))
+        wait_until("the old process ends", 10, lambda: not is_alive(before))
+        load.goes_on()
+        load.end(count, "exchanges")
+
+
 def frame(payload):
     return struct.pack("<IH", len(payload) + 2, 1) + payload
 
@@ -590,11 +900,13 @@ def be(what):
     while pid > 0x7F:
         varint, pid = varint + bytes([pid & 0x7F | 0x80]), pid >> 7
     control.sendall(frame(b"\x00\x01" + varint + bytes([pid]) + b"\x00\x01\x01\x00"))
-    hear(control)
+    name = hear(control)[2:]
     if what == "known":
         return
     hear(control)
-    if what == "hung":
+    if what == "ready":
+        control.sendall(frame(b"\x09" + name + b"\x00\x01\x00"))
+    if what in ("hung", "ready"):
         time.sleep(60)
 
 
@@ -623,6 +935,12 @@ def main():
     if args.only in (None, "turns"):
         with Scratch() as scratch:
             turns(args, scratch, count)
+    print("with our own supervisor")
+    args.supervisor = args.supervisors[0]
+    for part in (own_upgrades, own_crashes, own_manager, exchanges):
+        if args.only in (None, part.__name__):
+            with Scratch() as scratch:
+                part(args, scratch, count)
     count.close()
 
 

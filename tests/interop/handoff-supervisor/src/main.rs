@@ -3,8 +3,8 @@
 //!     handoff-supervisor CONTROL-SOCKET PORT LISTENERS
 //!     handoff-supervisor CONTROL-SOCKET fd DESCRIPTOR..
 //!
-//! holds so many listeners on one port, or those that it was started with, and reads commands, a line each, which
-//! it answers with a line:
+//! holds so many listeners on one port, or those that it was started with, and reads commands, a line each,
+//! which it answers with a line:
 //!
 //! ```text
 //! cold PROGRAM [ARGUMENT]..                              started PID
