@@ -8,11 +8,13 @@
 //! - [`wire`] reads and writes frames.
 //! - [`incumbent`], [`successor`] and [`supervisor`] decide: events in, effects out, and the caller's clock
 //!   as an argument.
+//! - [`passing`] is what goes with the connections of clients.
 //! - [`files`] are the texts that processes leave in the data directory, [`notes`] is that of a supervisor.
 
 pub mod files;
 pub mod incumbent;
 pub mod notes;
+pub mod passing;
 pub mod successor;
 pub mod supervisor;
 pub mod wire;

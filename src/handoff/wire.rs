@@ -206,7 +206,7 @@ impl Message {
                 accept_closed,
             } => {
                 put_number(u64::from(*open_conns), out);
-                out.push(u8::from(*accept_closed));
+                put_flag(*accept_closed, out);
             }
             Message::SealProgress {
                 sealed,
@@ -239,7 +239,7 @@ impl Message {
             } => {
                 put_bytes(&id.0, out);
                 put_texts(listening, out);
-                out.push(u8::from(*is_healthy));
+                put_flag(*is_healthy, out);
                 put_numbers(revisions, out);
             }
             Message::Abort { id, reason } => {
@@ -388,7 +388,7 @@ impl Decoder {
     }
 }
 
-fn put_number(mut number: u64, out: &mut Vec<u8>) {
+pub(super) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -396,26 +396,29 @@ fn put_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_number(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
 fn put_numbers(numbers: &[u64], out: &mut Vec<u8>) {
-    put_number(numbers.len() as u64, out);
-    for number in numbers {
-        put_number(*number, out);
-    }
+    put_list(numbers, out, |number, out| put_number(*number, out));
 }
 
 fn put_texts(texts: &[String], out: &mut Vec<u8>) {
-    put_number(texts.len() as u64, out);
-    for text in texts {
-        put_bytes(text.as_bytes(), out);
-    }
+    put_list(texts, out, |text, out| put_bytes(text.as_bytes(), out));
 }
 
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
+pub(super) fn put_flag(flag: bool, out: &mut Vec<u8>) {
+    out.push(u8::from(flag));
+}
+
+pub(super) fn put_list<T>(items: &[T], out: &mut Vec<u8>, put: fn(&T, &mut Vec<u8>)) {
+    put_number(items.len() as u64, out);
+    items.iter().for_each(|item| put(item, out));
+}
+
+pub(super) fn take_number(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (byte, behind) = rest.split_first()?;
@@ -440,7 +443,7 @@ fn take_u16(rest: &mut &[u8]) -> Option<u16> {
     take_number(rest)?.try_into().ok()
 }
 
-fn take_flag(rest: &mut &[u8]) -> Option<bool> {
+pub(super) fn take_flag(rest: &mut &[u8]) -> Option<bool> {
     match take_array(rest)? {
         [0] => Some(false),
         [1] => Some(true),
@@ -448,13 +451,13 @@ fn take_flag(rest: &mut &[u8]) -> Option<bool> {
     }
 }
 
-fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+pub(super) fn take_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (array, behind) = rest.split_first_chunk()?;
     *rest = behind;
     Some(*array)
 }
 
-fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let len = take_number(rest)?.try_into().ok()?;
     let (bytes, behind) = rest.split_at_checked(len)?;
     *rest = behind;
@@ -470,7 +473,7 @@ fn take_text(rest: &mut &[u8]) -> Option<String> {
 }
 
 /// Each item takes a byte at least, so what is there bounds what is made of it.
-fn take_list<T>(rest: &mut &[u8], take: fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
+pub(super) fn take_list<T>(rest: &mut &[u8], take: fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
     let count = take_number(rest)?;
     let mut list = Vec::new();
     for _ in 0..count {

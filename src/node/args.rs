@@ -93,6 +93,8 @@ pub struct Options {
     pub databases: usize,
     /// Path at which supervisors hand the node over to another process.
     pub handoff: Option<String>,
+    /// A successor takes the connections of the incumbent's clients over.
+    pub passes_clients: bool,
     /// Data directory; without one nothing is kept.
     pub dir: Option<String>,
     /// Keep a journal; absent: where there is a data directory.
@@ -146,6 +148,7 @@ impl Default for Options {
             pin: true,
             databases: 16,
             handoff: None,
+            passes_clients: true,
             dir: None,
             journals: None,
             fsync: Fsync::default(),
@@ -219,6 +222,8 @@ usage: ringkeep [options]          serve
   --dir PATH           data directory; what is written is kept there (none: memory only)
   --handoff-socket PATH
                        where a supervisor hands the node over to another process, without a lost write (none)
+  --handoff-pass-connections yes|no
+                       as the successor, take the clients' connections over; no: they are closed (yes)
   --appendonly yes|no  keep a journal in the data directory (yes where there is one)
   --no-aof             the same as --appendonly no
   --appendfsync WHEN   always: before the reply; everysec: each second; no: never (everysec)
@@ -314,14 +319,12 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "--databases" => options.databases = number(&name, value()?, 1, 10_000)? as usize,
             "--dir" => options.dir = Some(value()?),
             "--handoff-socket" => options.handoff = Some(value()?),
+            "--handoff-pass-connections" => {
+                options.passes_clients = yes_or_no(&name, value()?)?;
+            }
             "--no-aof" => options.journals = Some(false),
             "--appendonly" => {
-                let text = value()?;
-                options.journals = Some(match text.as_str() {
-                    "yes" => true,
-                    "no" => false,
-                    _ => return Err(UsageError::BadValue(name, text)),
-                });
+                options.journals = Some(yes_or_no(&name, value()?)?);
             }
             "--appendfsync" => {
                 let text = value()?;
@@ -638,6 +641,14 @@ fn each_argument(
         }
     }
     Ok(())
+}
+
+fn yes_or_no(name: &str, text: String) -> Result<bool, UsageError> {
+    match text.as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(UsageError::BadValue(name.into(), text)),
+    }
 }
 
 fn number(name: &str, text: String, min: u64, max: u64) -> Result<u64, UsageError> {

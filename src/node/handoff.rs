@@ -4,29 +4,34 @@
 use std::{
     env, fs,
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
     process::Command,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::SeqCst, mpsc},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use uring::sys;
+use uring::{
+    Wake,
+    pass::{own_user, peer_user, receive_descriptors},
+    sys,
+};
 
 use super::{Options, StartError};
 use crate::{
     base::{Ms, Position},
     handoff::{
         Id, Owner, Seal, Successor, files,
+        passing::{Client, Greeting, HEAD_LEN, Head, Kind, states},
         successor::{Effect, Event},
     },
     recover::Plan,
-    shard::{Back, Estate, log},
+    shard::{Arrival, Back, Estate, Shared, for_clients, log},
     tools::DataDir,
 };
 
@@ -34,6 +39,10 @@ use crate::{
 const LISTENERS_MAX: u16 = 1000;
 /// A successor that loads looks after its supervisor this often.
 const LOOK: Duration = Duration::from_millis(5);
+/// Once everything is loaded, nobody is made to wait for clients of the incumbent longer than this.
+const CLIENTS_WAIT: Duration = Duration::from_millis(500);
+/// An incumbent that has begun to say something says all of it within this.
+const FRAME_TIME: Duration = Duration::from_secs(5);
 
 /// What whoever started the process has left it, where handoffs are wanted.
 pub(super) struct Inherited {
@@ -276,6 +285,181 @@ impl Turn {
         });
         sender
     }
+}
+
+/// The line on which the clients of the incumbent come. Asked for by a successor that has the directory.
+pub(super) struct Passage {
+    line: UnixStream,
+    /// Who has the next client without a port of its own.
+    turn: usize,
+    taken: usize,
+}
+
+impl Passage {
+    /// Tells the incumbent at this control socket that its clients will be taken over; nothing if it passes
+    /// none on.
+    pub fn ask(control: &Path, id: Id) -> Option<Self> {
+        let mut line = UnixStream::connect(for_clients(control)).ok()?;
+        let user = peer_user(&line);
+        if !user.is_some_and(|user| user == own_user() || user == 0) {
+            log("handoff: clients of a process of another user are not taken over");
+            return None;
+        }
+        line.write_all(&Greeting(id).compose()).ok()?;
+        line.set_read_timeout(Some(LOOK)).ok()?;
+        Some(Self {
+            line,
+            turn: 0,
+            taken: 0,
+        })
+    }
+
+    /// Takes clients over as they come, on a thread of its own.
+    pub fn accompany<W: Wake + Send + 'static>(mut self, shared: Arc<Shared>, wakers: Vec<W>) {
+        thread::spawn(move || {
+            let mut serving = Serving {
+                shared,
+                wakers,
+                since: None,
+                has_gone: false,
+            };
+            let end = loop {
+                match self.frame(&mut serving) {
+                    Ok(None) => {}
+                    Ok(Some(closed)) => break Ok(closed),
+                    Err(error) => break Err(error),
+                }
+            };
+            serving.go();
+            let taken = self.taken;
+            match end {
+                Ok(closed) => log(&format!(
+                    "handoff: {taken} connections of clients taken over, {closed} were closed"
+                )),
+                Err(error) => log(&format!(
+                    "handoff: {taken} connections of clients taken over, then: {error}"
+                )),
+            }
+        });
+    }
+
+    /// Reads a frame; at the end, how many clients were not passed on.
+    fn frame<W: Wake>(&mut self, serving: &mut Serving<W>) -> io::Result<Option<u32>> {
+        let mut head = [0; HEAD_LEN];
+        let (got, fds) = loop {
+            serving.look();
+            match receive_descriptors(&self.line, &mut head) {
+                Err(error) if is_early(&error) => {}
+                other => break other?,
+            }
+        };
+        if got == 0 {
+            return Err(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the process before is gone",
+            ));
+        }
+        self.read(&mut head[got..])?;
+        let unknown = || io::Error::new(ErrorKind::InvalidData, "it says what cannot be read");
+        let head = Head::read(head).ok_or_else(unknown)?;
+        let mut body = vec![0; head.len];
+        self.read(&mut body)?;
+        let number = || body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        match head.kind {
+            Kind::Clients => {
+                let states = states(&body, head.clients).ok_or_else(unknown)?;
+                if fds.len() != states.len() {
+                    // The limit of open descriptors.
+                    let text = "the kernel has lost connections";
+                    return Err(io::Error::other(text));
+                }
+                for (fd, state) in fds.into_iter().zip(states) {
+                    let client = Client::decode(state).ok_or_else(unknown)?;
+                    self.deliver(fd, client, serving);
+                }
+                serving.wakers.iter().for_each(Wake::wake);
+            }
+            Kind::Go => {
+                serving.shared.skip_clients(number().unwrap_or_default());
+                serving.go();
+            }
+            Kind::End => return Ok(number().map(|counts| (counts >> 32) as u32)),
+        }
+        Ok(None)
+    }
+
+    fn deliver<W>(&mut self, fd: OwnedFd, client: Client, serving: &Serving<W>) {
+        let connection = TcpStream::from(fd);
+        // A Unix socket has no such addresses.
+        let (peer, local) = (connection.peer_addr().ok(), connection.local_addr().ok());
+        let cores = serving.wakers.len();
+        let core = match client.port_shard {
+            Some(shard) => (shard % cores as u64) as usize,
+            None => {
+                self.turn += 1;
+                self.turn % cores
+            }
+        };
+        let arrival = Arrival {
+            fd: connection.into(),
+            peer,
+            local,
+            client,
+        };
+        self.taken += 1;
+        serving.shared.handover.passage.deliver(core, arrival);
+    }
+
+    /// Reads so many bytes, which must come soon.
+    fn read(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
+        let until = Instant::now() + FRAME_TIME;
+        while !bytes.is_empty() {
+            match self.line.read(bytes) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => bytes = &mut bytes[len..],
+                Err(error) if is_early(&error) && Instant::now() < until => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A successor that serves nobody before the clients of the incumbent have come.
+struct Serving<W> {
+    shared: Arc<Shared>,
+    wakers: Vec<W>,
+    /// When everything was loaded.
+    since: Option<Instant>,
+    has_gone: bool,
+}
+
+impl<W: Wake> Serving<W> {
+    /// Begins without them if it takes too long.
+    fn look(&mut self) {
+        if self.has_gone || self.shared.loading.load(SeqCst) {
+            return;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= CLIENTS_WAIT {
+            log("handoff: serves without having heard of the clients of the process before");
+            self.go();
+        }
+    }
+
+    fn go(&mut self) {
+        if !std::mem::replace(&mut self.has_gone, true) && self.shared.handover.go() {
+            self.wakers.iter().for_each(Wake::wake);
+        }
+    }
+}
+
+/// Has nothing come yet?
+fn is_early(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }
 
 /// Checks that a directory is what the incumbent has sealed for this handoff. Where each shard goes on.

@@ -107,6 +107,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         (Some(_), None) => Taking::First,
         (None, None) => Taking::Plainly,
     };
+    let successor_of = turn.as_ref().map(|turn| turn.id);
     // A successor has ports beside those of the process that it follows.
     let is_beside = turn.is_some();
     let served = turn.map(handoff::Turn::accompany);
@@ -240,6 +241,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             let taken = (boot.dir(), boot.owner, boot.revisions.clone());
             House::new(inherited, taken, served)
         });
+
+    // The directory is ours, so the incumbent has let it go.
+    let passage = options
+        .handoff
+        .as_ref()
+        .zip(successor_of)
+        .filter(|_| options.passes_clients)
+        .and_then(|(path, id)| handoff::Passage::ask(Path::new(path), id));
+    if passage.is_some() {
+        shared.handover.await_clients();
+    }
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and
     // hands its waker over; the mailboxes are built from all wakers and handed back.
@@ -403,6 +415,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let _ = shared.signals.set(signals);
         if let Some(boot) = boot {
             boot.start(&shared, &wakers);
+        }
+        if let Some(passage) = passage {
+            passage.accompany(shared.clone(), wakers.clone());
         }
         log(&format!(
             "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, \

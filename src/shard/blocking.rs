@@ -83,7 +83,12 @@ impl State {
         true
     }
 
-    pub(super) fn hold_blocked(&mut self, conn: &mut Conn, blocked: Blocked) {
+    pub(super) fn hold_blocked(&mut self, conn: &mut Conn, mut blocked: Blocked) {
+        if let Some((slot, deadline)) = conn.give_up_at.take()
+            && slot == blocked.slot
+        {
+            blocked.deadline = deadline;
+        }
         if let Some(deadline) = blocked.deadline {
             self.waits.deadlines.insert((deadline, conn.socket.index));
         }

@@ -47,10 +47,6 @@ impl State {
             .clients()
             .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
         let refused = others + self.clients.count >= self.tunables.conns_max;
-        let index = socket.index as usize;
-        if self.clients.places.len() <= index {
-            self.clients.places.resize_with(index + 1, || None);
-        }
         let id = self.shared.next_client();
         let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
         conn.local = local;
@@ -67,8 +63,17 @@ impl State {
         } else {
             self.stats.accepted += 1;
         }
-        self.clients.places[index] = Some(conn);
+        self.place_conn(conn);
         !refused
+    }
+
+    /// Puts a connection into its place for the first time.
+    pub(super) fn place_conn(&mut self, conn: Box<Conn>) {
+        let index = conn.socket.index as usize;
+        if self.clients.places.len() <= index {
+            self.clients.places.resize_with(index + 1, || None);
+        }
+        self.clients.places[index] = Some(conn);
     }
 
     pub(super) fn take_conn(&mut self, socket: SocketId) -> Option<Box<Conn>> {
@@ -142,6 +147,10 @@ impl State {
     /// The peer finished sending, or the connection failed.
     pub(super) fn on_end(&mut self, conn: &mut Conn, finished: bool) {
         conn.ended = true;
+        if conn.leaving.is_some() {
+            // The next process sees it, too.
+            return;
+        }
         if !finished {
             return self.drop_conn(conn);
         }

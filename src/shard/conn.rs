@@ -8,10 +8,15 @@ use std::{
 use bytes::Bytes;
 use uring::{GATHER_MAX, Outgoing, SocketId};
 
-use super::{homes::Want, tracking::Tracking};
+use super::{
+    homes::Want,
+    passing::{GiveUpAt, Leaving},
+    tracking::Tracking,
+};
 use crate::{
     base::Ms,
     cmd::{OnTimeout, Spec},
+    handoff::passing,
     resp::{Out, OwnedArgs, Parser, Proto},
 };
 
@@ -209,6 +214,12 @@ pub struct Conn {
     pub shard_channels: BTreeSet<Vec<u8>>,
     /// MONITOR.
     pub monitors: bool,
+    /// It is being given to another process, and nothing of it is run here.
+    pub leaving: Option<Leaving>,
+    /// With what it was blocked in another process, to be asked again here.
+    pub carried: Option<Box<passing::Blocked>>,
+    /// When that gives up, and the place of its reply.
+    pub give_up_at: GiveUpAt,
     /// Is in the list of connections with something to send.
     pub listed: bool,
     /// When it was accepted, by the clock that nobody sets; so are the next two.
@@ -268,6 +279,9 @@ impl Conn {
             patterns: BTreeSet::new(),
             shard_channels: BTreeSet::new(),
             monitors: false,
+            leaving: None,
+            carried: None,
+            give_up_at: None,
             listed: false,
             since: now,
             used: now,
@@ -382,6 +396,11 @@ impl Conn {
     /// Suppresses the replies of all slots from this one on.
     pub fn mute_from(&mut self, slot: u64) {
         self.muted.extend(slot..self.next_slot());
+    }
+
+    /// Is this slot's reply suppressed?
+    pub fn is_muted(&self, slot: u64) -> bool {
+        self.muted.contains(&slot)
     }
 
     /// Writes a message behind everything that is owed, replies included that are still missing. Not while

@@ -20,6 +20,7 @@ use super::{
     handoff::{self, Control, Estate, Stage},
     log::log,
     message::{CoreId, Message, Order},
+    passing::Parting,
     requests::GROUP_LEN,
     safe_file,
     shared::{FollowView, Shared, lock},
@@ -82,6 +83,10 @@ pub struct Core<R: Reactor> {
     accepts: bool,
     /// Where another process can take over; on core 0 only.
     control: Option<Box<Control>>,
+    /// Clients leave for another process.
+    parting: Option<Parting>,
+    /// Clients that came from another process in this turn.
+    arrived: usize,
     /// What came from other nodes while this one could not do anything with it.
     late: Vec<Late>,
     /// Messages of other cores that were handled.
@@ -138,6 +143,8 @@ impl<R: Reactor> Core<R> {
             listeners: Vec::new(),
             accepts: true,
             control: None,
+            parting: None,
+            arrived: 0,
             late: Vec::new(),
             heard: 0,
             stopping: false,
@@ -453,6 +460,7 @@ impl<R: Reactor> Core<R> {
         self.state.note_broken();
         self.state.note_stale();
         let (mut worked, mut is_further) = (false, false);
+        let stage_before = self.state.shared.handover.stage();
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {
             let Some((from, message)) = self.state.mesh.receive() else {
@@ -492,19 +500,26 @@ impl<R: Reactor> Core<R> {
                 }
             }
         }
-        self.heed_stage();
+        worked |= self.heed_stage(stage_before);
+        self.arrived += self.state.take_arrivals(&mut self.reactor);
         if is_further && let Some(durable) = &mut self.durable {
             durable.advance(&mut self.state);
         }
         worked
     }
 
-    /// Goes along with a handoff: stops taking anything in, or takes up what waited.
-    fn heed_stage(&mut self) {
-        let stage = self.state.shared.handover.stage();
+    /// Goes along with a handoff: stops taking anything in, or takes up what waited. `before` is how far it was
+    /// when this turn began; true if there is more to do in the next turn.
+    fn heed_stage(&mut self, before: Stage) -> bool {
+        let mut stage = self.state.shared.handover.stage();
+        let is_going = self.state.stage == Stage::Arriving && stage == Stage::Serving;
+        if is_going && before != stage {
+            // What other cores say of the clients that have come to them is heard before anybody is served.
+            stage = Stage::Arriving;
+        }
         let was = std::mem::replace(&mut self.state.stage, stage);
         match (was, stage) {
-            (Stage::Serving, Stage::Serving) => {}
+            (was, stage) if was == stage => {}
             (Stage::Serving, _) => {
                 self.state.hush();
                 for listener in &self.listeners {
@@ -517,15 +532,12 @@ impl<R: Reactor> Core<R> {
                 }
             }
             (_, Stage::Serving) => self.serve_on(),
-            (_, Stage::Over) if was != stage => {
-                // The end of the process would take from clients what they have not read yet.
-                let conns: Vec<_> = self.state.conns().map(|conn| conn.socket).collect();
-                conns
-                    .into_iter()
-                    .for_each(|conn| self.reactor.finish_sending(conn));
+            (_, Stage::Over) => {
+                self.parting = Parting::begin(&mut self.state, &mut self.reactor);
             }
             _ => {}
         }
+        is_going && stage == Stage::Arriving
     }
 
     /// Takes clients in.
@@ -547,7 +559,10 @@ impl<R: Reactor> Core<R> {
 
     /// Serves again after a handoff that came to nothing.
     fn serve_on(&mut self) {
-        self.accept_all();
+        // Who connects while the data is loaded waits.
+        if !self.state.shared.loading.load(Relaxed) {
+            self.accept_all();
+        }
         for late in std::mem::take(&mut self.late) {
             match late {
                 Late::Data(socket, bytes) => {
@@ -607,7 +622,8 @@ impl<R: Reactor> Core<R> {
                     .send(from, Message::Hushed(round, calm, work)),
             }
         }
-        if !self.accepts && !self.state.shared.loading.load(Relaxed) {
+        let is_arriving = self.state.stage == Stage::Arriving;
+        if !self.accepts && !is_arriving && !self.state.shared.loading.load(Relaxed) {
             self.accept_all();
         }
         let Some(control) = &mut self.control else {
@@ -704,10 +720,17 @@ impl<R: Reactor> Core<R> {
                     conn.reuse(outgoing);
                     match result {
                         Ok(()) => {
-                            self.state.relieve(&mut conn);
+                            if conn.leaving.is_none() {
+                                self.state.relieve(&mut conn);
+                            }
                             self.state.list(&mut conn);
                         }
-                        Err(_) => self.state.drop_conn(&mut conn),
+                        Err(_) => {
+                            if let (Some(parting), Some(_)) = (&mut self.parting, conn.leaving) {
+                                parting.lose(&conn);
+                            }
+                            self.state.drop_conn(&mut conn);
+                        }
                     }
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
@@ -722,6 +745,13 @@ impl<R: Reactor> Core<R> {
                 {
                 } else if let Some(follower) = &mut self.follower {
                     follower.on_sent(socket);
+                }
+            }
+            Event::HandedOut { socket, fd } => {
+                if let Some(parting) = &mut self.parting {
+                    parting.on_handed_out(&mut self.state, socket, fd);
+                } else if let Some(control) = &mut self.control {
+                    control.on_handed_out(fd, &mut self.state);
                 }
             }
             Event::Released { socket, usage } => {
@@ -927,7 +957,19 @@ impl<R: Reactor> Core<R> {
         while let Some(socket) = self.state.dropped.pop() {
             self.reactor.close(socket);
         }
+        if let Some(parting) = &mut self.parting {
+            parting.step(&mut self.state, &mut self.reactor);
+        }
         self.state.mesh.post();
+        if self.arrived > 0 && !self.state.mesh.has_unsent() {
+            // All cores have been told what these clients listen to.
+            let count = std::mem::take(&mut self.arrived);
+            if self.state.shared.handover.settle(count) {
+                handoff::tell_cores(&mut self.state);
+                self.state.mesh.post();
+            }
+            worked = true;
+        }
         worked
     }
 
@@ -972,11 +1014,15 @@ impl<R: Reactor> Core<R> {
                         self.state.drop_conn(conn);
                     }
                 }
+                None if conn.leaving.is_some() => self.reactor.hand_out(conn.socket),
                 None if conn.closing && !conn.is_waiting() && !conn.has_held() => {
                     self.state.drop_conn(conn);
                 }
                 None => {}
             }
+        }
+        if conn.leaving.is_some() {
+            return;
         }
         let wants = conn.wants_input();
         if wants != conn.receiving && !conn.ended {

@@ -27,6 +27,7 @@ use super::{
     conn::Hold,
     log,
     message::{CoreId, Message},
+    passing::Passage,
     shared::lock,
     state::State,
 };
@@ -35,6 +36,7 @@ use crate::{
     handoff::{
         Id, Incumbent,
         incumbent::{Effect, Event, Reason},
+        passing::{GREETING_LEN, Greeting},
         wire,
     },
 };
@@ -46,6 +48,8 @@ pub(super) const MARK: u64 = 2;
 const ROUND_NS: Nanos = 2_000_000;
 /// What clients were told may take so long to reach them before the process ends.
 const LEAVE_NS: Nanos = 100_000_000;
+/// Clients may take so long to leave for the next process.
+const PART_NS: Nanos = 900_000_000;
 const NANOS_PER_MS: Nanos = 1_000_000;
 /// Longest name of a socket in the file system, as the kernel keeps it.
 const PATH_MAX: usize = 107;
@@ -57,6 +61,8 @@ pub enum Stage {
     /// It is not.
     #[default]
     Serving,
+    /// It is not any more, but clients of the process before it are still to come.
+    Arriving,
     /// Requests that have begun end, others wait.
     Draining,
     /// Everything is written down.
@@ -81,12 +87,20 @@ pub struct Handover {
     pub resumed: AtomicU64,
     /// Why it went on serving the last time.
     pub last: Mutex<Option<Reason>>,
+    /// The way of clients from one process to the next.
+    pub passage: Passage,
 }
 
 impl Handover {
     /// How far it is.
     pub fn stage(&self) -> Stage {
-        let stages = [Stage::Draining, Stage::Sealing, Stage::Sealed, Stage::Over];
+        let stages = [
+            Stage::Arriving,
+            Stage::Draining,
+            Stage::Sealing,
+            Stage::Sealed,
+            Stage::Over,
+        ];
         let stage = self.stage.load(SeqCst);
         if stage == Stage::Serving as u8 {
             return Stage::Serving;
@@ -97,6 +111,25 @@ impl Handover {
 
     fn set(&self, stage: Stage) {
         self.stage.store(stage as u8, SeqCst);
+    }
+
+    /// Nobody is served before the clients of the process before this one are here. Before the first turn.
+    pub fn await_clients(&self) {
+        self.passage.begin();
+        self.set(Stage::Arriving);
+    }
+
+    /// No more clients are waited for; whoever comes later is taken in then. True if everybody may be served
+    /// from now on, which the cores are to be told.
+    pub fn go(&self) -> bool {
+        self.settle(1)
+    }
+
+    /// So many that have come are at their cores; as [`go`](Handover::go).
+    pub(super) fn settle(&self, count: usize) -> bool {
+        let (old, new) = (Stage::Arriving as u8, Stage::Serving as u8);
+        let swap = || self.stage.compare_exchange(old, new, SeqCst, SeqCst);
+        self.passage.settle(count) && swap().is_ok()
     }
 }
 
@@ -159,6 +192,7 @@ pub(super) struct Control {
     /// The user that may lead.
     user: u32,
     lines: BTreeMap<u64, (SocketId, Line)>,
+    side: Side,
     effects: Vec<Effect>,
     asking: Asking,
     /// The round of questions to all cores, and who has answered it how.
@@ -169,6 +203,8 @@ pub(super) struct Control {
     /// When the next round begins.
     ask_at: Option<Nanos>,
     leave_at: Option<Nanos>,
+    /// Then it ends whoever is left.
+    end_at: Nanos,
     timer: Option<Nanos>,
 }
 
@@ -178,7 +214,7 @@ impl Control {
     /// # Errors
     /// The path is too long for a socket.
     pub fn new(path: PathBuf, estate: Box<dyn Estate>) -> io::Result<Self> {
-        if beside(&path).as_os_str().len() > PATH_MAX {
+        if for_clients(&path).as_os_str().len() > PATH_MAX {
             return Err(io::Error::other(format!("longer than {PATH_MAX} bytes")));
         }
         let build = concat!("ringkeep ", env!("CARGO_PKG_VERSION"));
@@ -189,6 +225,7 @@ impl Control {
             listener: None,
             user: 0,
             lines: BTreeMap::new(),
+            side: Side::default(),
             effects: Vec::new(),
             asking: Asking::No,
             round: 0,
@@ -196,6 +233,7 @@ impl Control {
             calm: None,
             ask_at: None,
             leave_at: None,
+            end_at: 0,
             timer: None,
         })
     }
@@ -245,23 +283,31 @@ impl Control {
         socket: SocketId,
         reactor: &mut R,
     ) -> bool {
-        if self.listener.is_none_or(|(ours, _)| ours != listener) {
+        let leads = self.listener.is_some_and(|(ours, _)| ours == listener);
+        if !leads && self.side.listener != Some(listener) {
             return false;
         }
         let user = reactor.peer_user(socket);
         if !user.is_some_and(|user| user == self.user || user == 0) {
-            log("handoff: a supervisor of another user was turned away");
+            log("handoff: a process of another user was turned away");
             reactor.close(socket);
             return true;
         }
         reactor.start_receiving(socket);
+        if !leads {
+            self.side.guests.push((socket, Vec::new()));
+            return true;
+        }
         self.lines.insert(number(socket), (socket, Line::default()));
         self.tell(Event::Opened(number(socket)), reactor.now(), 0);
         true
     }
 
-    /// Hears a supervisor; false if the socket is none's.
+    /// Hears a supervisor or the next process; false if the socket is none's.
     pub fn on_data(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
+        if self.side.on_data(socket, bytes) {
+            return true;
+        }
         let line = self.lines.get_mut(&number(socket));
         line.map(|(_, line)| line.heard.extend_from_slice(bytes))
             .is_some()
@@ -275,6 +321,10 @@ impl Control {
 
     /// A supervisor is gone; false if the socket is none's.
     pub fn on_end<R: Reactor>(&mut self, socket: SocketId, reactor: &mut R) -> bool {
+        if self.side.on_end(socket) {
+            reactor.close(socket);
+            return true;
+        }
         let Some((_, line)) = self.lines.remove(&number(socket)) else {
             return false;
         };
@@ -321,9 +371,14 @@ impl Control {
             self.tell(Event::Bytes(session, &bytes), now, state.now);
         }
         if self.leave_at.is_some_and(|at| at <= now) {
-            log("handoff: another process serves");
-            std::process::exit(0);
+            if now < self.end_at && !state.shared.handover.passage.is_over() {
+                self.leave_at = Some(now + ROUND_NS);
+            } else {
+                log("handoff: another process serves");
+                std::process::exit(0);
+            }
         }
+        self.side.greet(reactor);
         if !self.answers.is_empty() && self.answers.iter().all(Option::is_some) {
             self.judge(state, now);
         }
@@ -393,6 +448,9 @@ impl Control {
             }
             Effect::Seal(id) => {
                 handover.set(Stage::Sealing);
+                if let Err(error) = self.side.open(&self.path, id, reactor) {
+                    log(&format!("handoff: clients cannot be passed on: {error}"));
+                }
                 self.begin(Asking::Seal(id), state);
             }
             Effect::Lend(session) => {
@@ -420,6 +478,7 @@ impl Control {
                 handover.resumed.fetch_add(1, SeqCst);
                 handover.set(Stage::Serving);
                 self.end_asking();
+                self.side.close(&self.path, reactor);
                 tell_cores(state);
                 // A successor that came to nothing may have put its own there.
                 if !self.has_path()
@@ -432,9 +491,14 @@ impl Control {
                 }
             }
             Effect::Exit => {
-                handover.set(Stage::Over);
                 self.leave_at = Some(now + LEAVE_NS);
-                tell_cores(state);
+                self.end_at = now + PART_NS;
+                match self.side.next.take() {
+                    // Cores hear of it once there is somebody to whom clients can go.
+                    Some(next) => reactor.hand_out(next),
+                    None => self.part(state),
+                }
+                self.side.close(&self.path, reactor);
             }
         }
     }
@@ -456,6 +520,18 @@ impl Control {
             sent if sent == bytes.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         }
+    }
+
+    /// The line to the next process is here as a descriptor.
+    pub fn on_handed_out(&mut self, line: OwnedFd, state: &mut State) {
+        Passage::open(&state.shared, UnixStream::from(line));
+        self.part(state);
+    }
+
+    /// It is over: cores let clients go.
+    fn part(&self, state: &mut State) {
+        state.shared.handover.set(Stage::Over);
+        tell_cores(state);
     }
 
     fn begin(&mut self, asking: Asking, state: &mut State) {
@@ -521,6 +597,74 @@ impl Control {
     }
 }
 
+/// Where the next process finds the way for clients.
+#[derive(Debug, Default)]
+struct Side {
+    listener: Option<SocketId>,
+    /// Names the handoff.
+    id: Id,
+    /// Who is connected and has not said who it is, and what it has said.
+    guests: Vec<(SocketId, Vec<u8>)>,
+    /// The next process.
+    next: Option<SocketId>,
+}
+
+impl Side {
+    fn open<R: Reactor>(&mut self, path: &Path, id: Id, reactor: &mut R) -> io::Result<()> {
+        self.close(path, reactor);
+        let path = for_clients(path);
+        self.listener = Some(reactor.listen(&Endpoint::Unix(path.clone()), 4)?);
+        self.id = id;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+    }
+
+    fn on_data(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
+        let guest = self.guests.iter_mut().find(|(guest, _)| *guest == socket);
+        if let Some((_, said)) = guest {
+            // More than a greeting is none.
+            let room = GREETING_LEN + 1 - said.len().min(GREETING_LEN + 1);
+            said.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            return true;
+        }
+        self.next == Some(socket)
+    }
+
+    fn on_end(&mut self, socket: SocketId) -> bool {
+        let before = self.guests.len();
+        self.guests.retain(|(guest, _)| *guest != socket);
+        self.next.take_if(|next| *next == socket).is_some() || self.guests.len() < before
+    }
+
+    /// Finds the next process among those that have said something.
+    fn greet<R: Reactor>(&mut self, reactor: &mut R) {
+        let (next, id) = (&mut self.next, self.id);
+        self.guests.retain(|(guest, said)| {
+            if said.len() < GREETING_LEN {
+                return true;
+            }
+            if next.is_none() && Greeting::read(said) == Some(Greeting(id)) {
+                *next = Some(*guest);
+            } else {
+                reactor.close(*guest);
+            }
+            false
+        });
+    }
+
+    fn close<R: Reactor>(&mut self, path: &Path, reactor: &mut R) {
+        if let Some(listener) = self.listener.take() {
+            reactor.close(listener);
+            // Where it is gone already, all is well.
+            let _ = std::fs::remove_file(for_clients(path));
+        }
+        let guests = std::mem::take(&mut self.guests);
+        let guests = guests.into_iter().map(|(guest, _)| guest);
+        for socket in guests.chain(self.next.take()) {
+            reactor.close(socket);
+        }
+    }
+}
+
 impl State {
     /// Has this core come to an end with all that its clients and the other cores asked for?
     pub(super) fn has_drained(&self) -> bool {
@@ -556,8 +700,17 @@ pub(super) fn tell_cores(state: &mut State) {
 
 /// The name under which the socket is made.
 fn beside(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
+}
+
+/// Where a sealed node with this path for supervisors waits for the process that is to have its clients.
+pub fn for_clients(path: &Path) -> PathBuf {
+    with_suffix(path, ".pass")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".new");
+    name.push(suffix);
     name.into()
 }
 

@@ -148,6 +148,10 @@ fn handoff(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("handoff_rolled_back_total", handover.resumed.load(Relaxed));
     let last = lock(&handover.last).map_or_else(String::new, |reason| reason.to_string());
     lines.put("handoff_last_reason", last);
+    lines.put(
+        "handoff_clients_taken",
+        handover.passage.taken.load(Relaxed),
+    );
 }
 
 fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {

@@ -370,8 +370,10 @@ impl State {
         }
         for socket in std::mem::take(&mut self.clients.paused) {
             if let Some(mut conn) = self.take_conn(socket) {
-                if conn.is_paused() {
-                    self.wake(&mut conn);
+                match conn.carried.take() {
+                    Some(carried) if conn.is_paused() => self.ask_again(&mut conn, carried),
+                    _ if conn.is_paused() => self.wake(&mut conn),
+                    _ => {}
                 }
                 self.put_conn(conn);
             }

@@ -186,7 +186,13 @@ impl State {
         }
     }
 
-    fn set_subscription(&mut self, conn: &mut Conn, kind: Topics, name: &[u8], listens: bool) {
+    pub(super) fn set_subscription(
+        &mut self,
+        conn: &mut Conn,
+        kind: Topics,
+        name: &[u8],
+        listens: bool,
+    ) {
         let mine = names_of(conn, kind);
         let changed = if listens {
             mine.insert(name.to_vec())

@@ -116,6 +116,9 @@ impl State {
             return;
         }
         conn.used = self.beat;
+        if conn.leaving.is_some() {
+            return conn.input.extend_from_slice(bytes);
+        }
         if !conn.input.is_empty() && conn.is_free() && conn.need >= LARGE_MIN {
             return self.on_more(conn, bytes);
         }
@@ -139,7 +142,7 @@ impl State {
 
     /// Runs the requests that a connection kept while it had to wait.
     pub(super) fn run_kept(&mut self, conn: &mut Conn) {
-        if conn.closing {
+        if conn.closing || conn.leaving.is_some() {
             return;
         }
         let mut input = std::mem::take(&mut conn.input);

@@ -574,6 +574,11 @@ impl Shared {
         self.next_client.fetch_add(1, Relaxed)
     }
 
+    /// Numbers below this one are others'.
+    pub fn skip_clients(&self, next: u64) {
+        self.next_client.fetch_max(next, Relaxed);
+    }
+
     /// Must the node stop?
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Relaxed)

@@ -232,7 +232,7 @@ def upgrades(args, scratch, count):
             served = sum(conn.call("PING").value == b"PONG" for conn in idle)
             # It reads its replies only when the process that wrote them is gone.
             idle[0].send_raw(encode(["PING"]) * 500)
-            said = fleet.upgrade(*fleet.node(threads=threads))
+            said = fleet.upgrade(*fleet.node("--handoff-pass-connections", "no", threads=threads))
             count.check("upgrade %d to %d cores" % (round, threads), said[:1] == ["committed"], str(said))
             count.check("the old process ends well", fleet.say("reap") == ["ended", "0"])
             replies = [idle[0].read().value for _ in range(500)]
@@ -267,6 +267,7 @@ def aborts(args, scratch, count):
         fleet.start(threads=2)
         load = Load(fleet.addr)
         load.goes_on()
+        busy = Busy(fleet.addr, 20)
         bad = [
             ("ends at once", ["/bin/false"]),
             ("is another program", ["/bin/cat", "/dev/null"]),
@@ -274,6 +275,8 @@ def aborts(args, scratch, count):
             ("ends when it should begin", itself + ["begun"]),
             ("wants the data otherwise", fleet.node("--shards", "4")),
         ]
+        greets = itself + ["greets", "--control", fleet.control]
+        bad.append(("ends when it has asked for the connections", greets))
         slow = [("hangs when it should begin", itself + ["hung"])]
         if not args.short:
             slow.append(("says nothing", ["/bin/sleep", "60"]))
@@ -286,10 +289,12 @@ def aborts(args, scratch, count):
                 load.goes_on()
                 count.check("the connection of before is served", conn.ask("INCR", "kept") > 1)
             count.check("no connection was cut", load.cuts() == 0, str(load.cuts()))
+            busy.goes_on()
+            busy.end(fleet.addr, count, "aborts")
             fields = conn.info("handoff")
             # Of those that had said hello.
             told = (fields.get("handoff_rolled_back_total"), fields.get("handoff_generation"))
-            count.check("INFO tells of all that came to nothing", told == ("4", "1"), str(fields))
+            count.check("INFO tells of all that came to nothing", told == ("5", "1"), str(fields))
         # It fails behind the point where it has the directory: what it may have written counts.
         with socket.create_server(("127.0.0.1", fleet.port + 9)) as taken:
             said = fleet.upgrade(*fleet.node("--replication-port", str(taken.getsockname()[1])))
@@ -573,6 +578,264 @@ def stops(args, scratch, count):
             except OSError:
                 rest = b""
             count.check("a late commit is not heard", rest == b"" and conn.ask("INCR", "kept") == 3)
+
+
+class Busy(threading.Thread):
+    """Connections that each count with INCR, so many at a time: a reply that is missing, refused or of a
+    request that was done twice shows at once. Notes how long each batch took."""
+
+    def __init__(self, addr, conns, batch=16, every=0.01):
+        super().__init__(daemon=True)
+        self.batch, self.every, self.ending = batch, every, False
+        self.faults, self.took = [], []
+        self.conns = [Counter(addr, "busy:%d" % n, batch) for n in range(conns)]
+        self.longest = 0.0
+        self.start()
+
+    def run(self):
+        poll = select.epoll()
+        by_fd = {conn.sock.fileno(): conn for conn in self.conns}
+        for fd in by_fd:
+            poll.register(fd, select.EPOLLIN)
+        waiting = 0
+        while not self.ending or waiting:
+            now = time.monotonic()
+            for conn in self.conns:
+                if not self.ending and not conn.missing and conn.ended is None and now >= conn.next:
+                    conn.ask(now)
+                    conn.next = now + self.every
+            for fd, _ in poll.poll(0.002):
+                conn = by_fd[fd]
+                took = conn.hear()
+                if took is not None:
+                    self.took.append(took)
+                    self.longest = max(self.longest, took)
+                if conn.ended is not None:
+                    self.faults.append(conn.ended)
+                    poll.unregister(fd)
+            waiting = sum(conn.missing > 0 and conn.ended is None for conn in self.conns)
+
+    def longest_since(self):
+        longest, self.longest = self.longest, 0.0
+        return longest
+
+    def goes_on(self, limit=20.0):
+        """All of them are answered what they ask from now on."""
+        before = [conn.done for conn in self.conns]
+        moved = lambda: all(c.done > n + 2 * self.batch for c, n in zip(self.conns, before)) or self.faults
+        wait_until("all are answered", limit, moved)
+
+    def end(self, addr, count, what):
+        self.ending = True
+        self.join(30)
+        total = sum(conn.done for conn in self.conns)
+        count.check("%s: %d connections, %d requests, each answered once and rightly"
+                    % (what, len(self.conns), total), not self.faults and not self.is_alive(), str(self.faults[:3]))
+        with Conn(addr, 20.0) as conn:
+            kept = [int(conn.ask("GET", c.key)) for c in self.conns]
+        count.check(what + ": what was answered was done, once", kept == [c.done for c in self.conns])
+
+
+class Counter:
+    def __init__(self, addr, key, batch):
+        self.sock = socket.create_connection(addr, timeout=20)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.key, self.text = key, encode(["INCR", key]) * batch
+        self.batch, self.done, self.missing, self.rest = batch, 0, 0, b""
+        self.asked = self.next = 0.0
+        self.ended = None
+
+    def ask(self, now):
+        self.asked, self.missing = now, self.batch
+        try:
+            self.sock.sendall(self.text)
+        except OSError as error:
+            self.ended = "%s: %s" % (self.key, error)
+
+    def hear(self):
+        """How long a batch took, if it is whole."""
+        try:
+            got = self.sock.recv(1 << 16)
+        except OSError as error:
+            got, self.ended = b"", "%s: %s" % (self.key, error)
+        if not got:
+            self.ended = self.ended or "%s: closed" % self.key
+            return None
+        *replies, self.rest = (self.rest + got).split(b"\r\n")
+        for reply in replies:
+            if reply != b":%d" % (self.done + 1):
+                self.ended = "%s: %r behind %d" % (self.key, reply, self.done)
+                return None
+            self.done, self.missing = self.done + 1, self.missing - 1
+        return None if self.missing else time.monotonic() - self.asked
+
+
+class Listeners(threading.Thread):
+    """Subscribers, and one client that tells them numbers without pause: each hears every one, in order."""
+
+    def __init__(self, addr, conns):
+        super().__init__(daemon=True)
+        self.ending, self.told, self.faults = False, 0, []
+        self.conns = [Conn(addr, 20.0) for _ in range(conns)]
+        for at, conn in enumerate(self.conns):
+            word, name = (("SUBSCRIBE", "told"), ("PSUBSCRIBE", "to?d"))[at % 2]
+            conn.ask(word, name)
+        self.teller = Conn(addr, 20.0)
+        self.start()
+
+    def run(self):
+        try:
+            while not self.ending:
+                heard = self.teller.ask("PUBLISH", "told", self.told + 1)
+                if heard != len(self.conns):
+                    self.faults.append("number %d was heard by %d" % (self.told + 1, heard))
+                self.told += 1
+                time.sleep(0.002)
+        except (OSError, Closed, Broken, RuntimeError) as error:
+            self.faults.append("PUBLISH: %s" % error)
+
+    def end(self, count, what):
+        self.ending = True
+        self.join(30)
+        for at, conn in enumerate(self.conns):
+            try:
+                for number in range(1, self.told + 1):
+                    heard = conn.read().plain()[-1]
+                    if heard != b"%d" % number:
+                        self.faults.append("listener %d: %r for %d" % (at, heard, number))
+                        break
+            except (OSError, Closed, Broken) as error:
+                self.faults.append("listener %d: %s" % (at, error))
+        count.check("%s: %d listeners hear each of %d messages" % (what, len(self.conns), self.told),
+                    not self.faults and self.told > 10, str(self.faults[:3]))
+
+
+def passing(args, scratch, count):
+    """Connections go along: busy ones, idle ones, those that listen, wait, or are in the middle of something."""
+    with Fleet(args, scratch, "passing", listeners=2) as fleet:
+        fleet.start(threads=2)
+        with Conn(fleet.addr, 60.0) as conn:
+            for first in range(0, args.keys, 1000):
+                pairs = ("key:%d" % n if half == 0 else "value:%040d" % n
+                         for n in range(first, first + 1000) for half in range(2))
+                conn.ask("MSET", *pairs)
+        idle = [Conn(fleet.addr, 20.0) for _ in range(500)]
+        for at, conn in enumerate(idle):
+            conn.ask("CLIENT", "SETNAME", "idle-%d" % at)
+        busy, listeners = Busy(fleet.addr, 50), Listeners(fleet.addr, 50)
+        busy.goes_on()
+        steady, pauses = busy.longest_since(), []
+        for round in range(args.upgrades):
+            with Middle(fleet.addr) as middle:
+                said = fleet.upgrade(*fleet.node(threads=(1, 3, 2)[round % 3]), deadline=60000)
+                count.check("upgrade %d with connections" % round, said[:1] == ["committed"], str(said))
+                busy.goes_on()
+                pauses.append(busy.longest_since())
+                middle.check(count)
+            count.check("the old process ends well", fleet.say("reap") == ["ended", "0"])
+            served = sum(is_served(conn, "idle-%d" % at) for at, conn in enumerate(idle))
+            count.check("idle connections are served", served == len(idle), str(served))
+        with Conn(fleet.addr, 20.0) as conn:
+            taken = int(conn.info("handoff")["handoff_clients_taken"])
+        count.check("INFO tells how many came along", taken >= 600, str(taken))
+        listeners.end(count, "passing")
+        busy.end(fleet.addr, count, "passing")
+        took = sorted(busy.took)
+        print("passing: %d keys, %d upgrades: longest pause %.0f ms, median of each upgrade's %.0f ms; of %d batches "
+              "p99 %.1f ms, p99.9 %.1f ms; longest before %.0f ms"
+              % (args.keys, args.upgrades, max(pauses) * 1000, sorted(pauses)[len(pauses) // 2] * 1000, len(took),
+                 took[int(len(took) * 0.99)] * 1000, took[int(len(took) * 0.999)] * 1000, steady * 1000))
+
+
+def is_served(conn, name):
+    try:
+        return conn.ask("CLIENT", "GETNAME") == name.encode()
+    except (OSError, Closed, Broken, RuntimeError):
+        return False
+
+
+class Middle:
+    """Connections in the middle of something."""
+
+    def __init__(self, addr):
+        self.addr, self.all = addr, []
+        self.began = time.monotonic()
+        self.queued, self.watching, self.half, self.third = (self.conn() for _ in range(4))
+        self.blocked, self.short, self.stream, self.silent = (self.conn() for _ in range(4))
+        self.shards, self.monitor, self.tracking = (self.conn() for _ in range(3))
+        with Conn(addr, 20.0) as conn:
+            conn.ask("DEL", "middle:n", "middle:list", "middle:none", "middle:stream", "middle:half")
+            conn.ask("XADD", "middle:stream", "1-1", "is", "old")
+        self.queued.ask("SELECT", "5")
+        self.queued.ask("DEL", "middle:n")
+        self.queued.ask("MULTI")
+        self.queued.ask("INCRBY", "middle:n", "7")
+        self.watching.ask("WATCH", "middle:n")
+        self.watching.ask("MULTI")
+        self.watching.ask("INCR", "middle:n")
+        self.third.ask("HELLO", "3")
+        self.id = self.third.ask("CLIENT", "ID")
+        self.half.send_raw(encode(["SET", "middle:half", "whole"])[:-9])
+        # Behind what waits, a request that is to run next.
+        self.blocked.send_raw(encode(["BLPOP", "middle:list", "0"]) + encode(["PING"]))
+        self.short.send("BLPOP", "middle:none", "1.5")
+        self.stream.send("XREAD", "BLOCK", "0", "STREAMS", "middle:stream", "$")
+        self.silent.send("CLIENT", "REPLY", "OFF")
+        self.shards.ask("SSUBSCRIBE", "middle:channel")
+        self.monitor.ask("MONITOR")
+        self.tracking.ask("HELLO", "3")
+        self.tracking.ask("CLIENT", "TRACKING", "ON")
+        with Conn(addr, 20.0) as conn:
+            wait_until("three are blocked", 20, lambda: conn.info("clients")["blocked_clients"] == "3")
+
+    def conn(self):
+        self.all.append(Conn(self.addr, 20.0))
+        return self.all[-1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for conn in self.all:
+            conn.close()
+
+    def check(self, count):
+        with Conn(self.addr, 20.0) as conn:
+            count.check("a transaction is run in its database", self.queued.ask("EXEC") == [7]
+                        and self.queued.ask("GET", "middle:n") == b"7")
+            void = self.watching.ask("EXEC")
+            count.check("one that watches is void", void is None and conn.ask("GET", "middle:n") is None, str(void))
+            self.half.send_raw(encode(["SET", "middle:half", "whole"])[-9:])
+            count.check("a request goes on where it was cut", self.half.read().value == b"OK"
+                        and self.half.ask("GET", "middle:half") == b"whole")
+            told = self.third.call("HGETALL", "middle:nothing")
+            count.check("the protocol and the number stay", told.kind == "%" and self.third.ask("CLIENT", "ID") == self.id)
+            conn.ask("RPUSH", "middle:list", "one", "two")
+            got = self.blocked.read().plain()
+            count.check("who waits for a list gets it", got == [b"middle:list", b"one"]
+                        and self.blocked.read().value == b"PONG" and conn.ask("LLEN", "middle:list") == 1, str(got))
+            conn.ask("XADD", "middle:stream", "2-1", "is", "new")
+            got = self.stream.read().plain()
+            count.check("who waits for a stream gets what is new", b"new" in str(got).encode()
+                        and b"old" not in str(got).encode(), str(got))
+            got = self.short.read().value
+            took = time.monotonic() - self.began
+            count.check("a time-out goes on", got is None and took > 1.4, "%r after %.1f s" % (got, took))
+            heard = conn.ask("SPUBLISH", "middle:channel", "text")
+            count.check("shard channels are heard", heard == 1 and self.shards.read().plain()[-1] == b"text")
+            self.silent.send("PING")
+            self.silent.send("CLIENT", "REPLY", "ON")
+            count.check("who wants no replies gets none", self.silent.read().value == b"OK")
+            gone = [ends(self.drained(other)) for other in (self.monitor, self.tracking)]
+            count.check("who cannot go along is told the end", gone == [True, True], str(gone))
+            got = conn.ask("PING")
+            count.check("a new connection is served", got == b"PONG")
+
+    def drained(self, conn):
+        """What it was sent before."""
+        while not conn.sock.settimeout(5) and conn.sock.recv(1 << 16, socket.MSG_PEEK):
+            conn.sock.recv(1 << 16)
+        return conn
 
 
 class Own:
@@ -893,36 +1156,43 @@ def hear(control):
     return exactly(length - 2)
 
 
-def be(what):
+def be(what, path):
     """A successor that comes to nothing."""
     control = socket.socket(fileno=int(os.environ["HANDOFF_SOCK_FD"]))
     pid, varint = os.getpid(), b""
     while pid > 0x7F:
         varint, pid = varint + bytes([pid & 0x7F | 0x80]), pid >> 7
     control.sendall(frame(b"\x00\x01" + varint + bytes([pid]) + b"\x00\x01\x01\x00"))
-    name = hear(control)[2:]
+    name = hear(control)[3:]
     if what == "known":
         return
     hear(control)
     if what == "ready":
-        control.sendall(frame(b"\x09" + name + b"\x00\x01\x00"))
+        control.sendall(frame(b"\x09\x10" + name + b"\x00\x01\x00"))
     if what in ("hung", "ready"):
         time.sleep(60)
+    if what == "greets":
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(path + ".pass")
+            line.sendall(b"rkpass\0\x01" + name)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--node")
     parser.add_argument("--supervisor", action="append", dest="supervisors", help="may be repeated")
-    parser.add_argument("--short", action="store_true", help="the cases that say most, within 90 seconds")
+    parser.add_argument("--short", action="store_true", help="the cases that say most, within 120 seconds")
     parser.add_argument("--only", help="one of the parts, by the name of its function")
+    parser.add_argument("--upgrades", type=int, default=3, help="in a row, of passing")
+    parser.add_argument("--keys", type=int, default=1000, help="of passing")
     parser.add_argument("--be", help="used by itself")
+    parser.add_argument("--control", help="used by itself")
     args = parser.parse_args()
     if args.be:
-        return be(args.be)
+        return be(args.be, args.control)
     args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, aborts, crashes, slow_crashes, failures, late_ones, replicas)
+    parts = (upgrades, passing, aborts, crashes, slow_crashes, failures, late_ones, replicas)
     parts += () if args.short else (stops,)
     for args.supervisor in args.supervisors:
         if args.supervisor != args.supervisors[0] and args.short:

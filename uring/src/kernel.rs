@@ -60,6 +60,8 @@ pub struct KernelReactor {
     /// Closed sockets with nothing in flight; freed in the next turn, so that `Closed` comes before
     /// anything of the place's next owner.
     ended: Vec<Token>,
+    /// Sockets that are being handed out.
+    leaving: usize,
     /// Events that arose outside a turn.
     pending: Vec<Event>,
     /// Spare headers for gather sends.
@@ -109,6 +111,8 @@ struct Socket {
     /// No more data will come.
     has_ended: bool,
     is_closing: bool,
+    /// To be handed out once nothing is in flight.
+    is_leaving: bool,
     finish_after_send: bool,
     /// Operations whose last completion is still to come, cancels not counted.
     in_flight: u8,
@@ -323,6 +327,7 @@ impl KernelReactor {
             },
             starved: VecDeque::new(),
             ended: Vec::new(),
+            leaving: 0,
             pending: Vec::new(),
             messages: Vec::new(),
             batch: vec![Completion::default(); BATCH],
@@ -457,10 +462,16 @@ impl KernelReactor {
             return;
         };
         match op {
-            Op::Recv => self.on_receive(token, result, flags, events),
+            Op::Recv => {
+                self.on_receive(token, result, flags, events);
+                self.finish_leaving(token, events);
+            }
             Op::Send => self.on_send(token, result, events),
             Op::Lend => self.on_lent(token, result, flags, events),
-            Op::Poll => self.on_poll(token, result, events),
+            Op::Poll => {
+                self.on_poll(token, result, events);
+                self.finish_leaving(token, events);
+            }
             Op::Accept => self.on_accept(token, result, flags, events),
             Op::Connect => self.on_connect(token, result, events),
             Op::File => self.on_file(token, result, events),
@@ -854,6 +865,7 @@ impl KernelReactor {
         } else if finish {
             net::shutdown(fd, libc::SHUT_WR);
         }
+        self.finish_leaving(token, events);
     }
 
     /// The send is over; what it lent may be read still.
@@ -1031,9 +1043,29 @@ impl KernelReactor {
             .is_some_and(|socket| socket.in_flight == 0)
         {
             // Closes the descriptor.
-            self.sockets.remove(token);
+            let ended = self.sockets.remove(token);
+            self.leaving -= usize::from(ended.is_some_and(|socket| socket.is_leaving));
             events.push(Event::Closed {
                 socket: token.into(),
+            });
+        }
+    }
+
+    /// Gives the descriptor of a leaving socket away once nothing is in flight.
+    #[inline]
+    fn finish_leaving(&mut self, token: Token, events: &mut Vec<Event>) {
+        if self.leaving == 0 {
+            return;
+        }
+        let is_over =
+            |socket: &Socket| socket.is_leaving && !socket.is_closing && socket.in_flight == 0;
+        if self.sockets.get(token).is_some_and(is_over)
+            && let Some(Socket { fd, .. }) = self.sockets.remove(token)
+        {
+            self.leaving -= 1;
+            events.push(Event::HandedOut {
+                socket: token.into(),
+                fd,
             });
         }
     }
@@ -1362,6 +1394,28 @@ impl Reactor for KernelReactor {
         Ok(token.into())
     }
 
+    fn take_in(&mut self, connection: OwnedFd) -> io::Result<SocketId> {
+        net::set_blocking(&connection)?;
+        let socket = Socket::new(connection, Role::Stream);
+        Ok(self.sockets.insert(socket).into())
+    }
+
+    fn hand_out(&mut self, connection: SocketId) {
+        let token = connection.into();
+        let Some(socket) = self.sockets.get_mut(token) else {
+            return;
+        };
+        if socket.is_closing || socket.is_leaving || socket.role != Role::Stream {
+            return;
+        }
+        socket.is_leaving = true;
+        self.leaving += 1;
+        if socket.in_flight == 0 {
+            self.ended.push(token);
+        }
+        self.stop_receiving(connection);
+    }
+
     fn peer_user(&self, socket: SocketId) -> Option<u32> {
         net::peer_user(&self.sockets.get(socket.into())?.fd)
     }
@@ -1397,7 +1451,9 @@ impl Reactor for KernelReactor {
 
     fn start_receiving(&mut self, socket: SocketId) {
         let token = socket.into();
-        if let Some(socket) = self.sockets.get_mut(token) {
+        if let Some(socket) = self.sockets.get_mut(token)
+            && !socket.is_leaving
+        {
             socket.wants_data = true;
             // With a cancel in flight, its target's completion arms again.
             self.arm_receive(token);
@@ -1438,6 +1494,7 @@ impl Reactor for KernelReactor {
         if total == 0
             || socket.sending.is_some()
             || socket.is_closing
+            || socket.is_leaving
             || socket.role != Role::Stream
         {
             return Err(outgoing);
@@ -1464,6 +1521,7 @@ impl Reactor for KernelReactor {
         if total == 0
             || socket.sending.is_some()
             || socket.is_closing
+            || socket.is_leaving
             || socket.role != Role::Stream
         {
             return Err(pieces);
@@ -1660,6 +1718,7 @@ impl Reactor for KernelReactor {
             }
         }
         for token in std::mem::take(&mut self.ended) {
+            self.finish_leaving(token, events);
             self.finish_close(token, events);
         }
         events.append(&mut self.pending);
@@ -1679,6 +1738,7 @@ impl Socket {
             is_starved: false,
             has_ended: false,
             is_closing: false,
+            is_leaving: false,
             finish_after_send: false,
             in_flight: 0,
             held: None,

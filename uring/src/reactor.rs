@@ -166,6 +166,13 @@ pub enum Event {
         /// The socket.
         socket: SocketId,
     },
+    /// The last event of a socket that the caller handed out: the place in the table is free.
+    HandedOut {
+        /// The socket.
+        socket: SocketId,
+        /// Its descriptor, of which nothing is in flight any more.
+        fd: OwnedFd,
+    },
     /// The end of a [`Reactor::write`] or [`Reactor::write_durable`].
     Written {
         /// The caller's mark.
@@ -273,6 +280,22 @@ pub trait Reactor {
     /// This reactor knows no descriptors.
     fn adopt(&mut self, _listener: OwnedFd) -> io::Result<SocketId> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes a connection in that was accepted elsewhere; it does not receive until
+    /// [`Reactor::start_receiving`]. It becomes a blocking one, for all that have it.
+    ///
+    /// # Errors
+    /// This reactor knows no descriptors.
+    fn take_in(&mut self, _connection: OwnedFd) -> io::Result<SocketId> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Gives a connection away as it is: receiving is stopped, what is in flight is awaited, data that was
+    /// received meanwhile is still delivered, and [`Event::HandedOut`] brings the descriptor. What nobody
+    /// has received waits in the kernel for the next owner. A reactor that knows no descriptors closes it.
+    fn hand_out(&mut self, connection: SocketId) {
+        self.close(connection);
     }
 
     /// The user that runs the process at the other end of a Unix socket, as of when it connected.

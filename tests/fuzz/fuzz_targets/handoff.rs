@@ -1,11 +1,14 @@
 //! What supervisors and processes may say: no input panics any side, where it is cut changes nothing, what
-//! was read is written so that it is read again; and the files of a handoff.
+//! was read is written so that it is read again; the files of a handoff; and what goes with the connections
+//! of clients.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ringkeep::handoff::{
     Decoder, Id, Incumbent, Message, Notes, Owner, Role, Seal, Successor, Supervisor, WireError,
-    incumbent, successor, supervisor,
+    incumbent,
+    passing::{Client, Greeting, Head, states},
+    successor, supervisor,
 };
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -31,6 +34,19 @@ fuzz_target!(|input: (u8, &[u8])| {
     }
     if let Ok(seal) = Seal::read(bytes) {
         assert_eq!(seal.compose().0.as_bytes(), bytes);
+    }
+    if let Some(client) = Client::decode(bytes) {
+        let mut again = Vec::new();
+        client.encode(&mut again);
+        assert_eq!(Client::decode(&again), Some(client));
+    }
+    if let Some(greeting) = Greeting::read(bytes) {
+        assert_eq!(greeting.compose(), bytes);
+    }
+    if let Some((head, body)) = bytes.split_first_chunk()
+        && let Some(head) = Head::read(*head)
+    {
+        let _ = states(body, head.clients);
     }
 });
 
