@@ -39,6 +39,8 @@ use crate::{
 
 /// As in kevy.
 const REPLICATION_ABOVE: usize = 10_000;
+/// The kernel takes 8 bytes for each.
+const ROOM_FOR_DESCRIPTORS: u64 = 65_536;
 /// Bytes of a segment of a journal.
 const SEGMENT_LEN: u64 = 64 << 20;
 
@@ -98,6 +100,9 @@ pub fn doctor() -> Doctor {
 /// # Errors
 /// [`StartError`]: nothing was served.
 pub fn run(options: &Options) -> Result<(), StartError> {
+    let descriptors = sys::raise_descriptor_limit().unwrap_or(1024);
+    // While there are no threads. Who has more than this opens them slowly, not never.
+    let _ = sys::make_room_for_descriptors(descriptors.min(ROOM_FOR_DESCRIPTORS));
     let mut inherited = handoff::arrive(options)?;
     let turn = inherited
         .as_mut()
@@ -125,7 +130,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .is_none_or(|clients| clients.is_empty())
         .then_some(options.port);
     sys::ignore_sigpipe();
-    let descriptors = sys::raise_descriptor_limit().unwrap_or(1024);
     let cpus = if options.cpus.is_empty() {
         affinity::usable_cores()
             .into_iter()
