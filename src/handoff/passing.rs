@@ -13,8 +13,8 @@
 //! end       u32  LE clients that were passed, u32 LE that were not
 //! ```
 //!
-//! A state is written as messages of the supervisor's protocol are: numbers are varints, strings, byte strings
-//! and lists have their length before them. What is received on this line was written by a process of the same
+//! A state is written as messages of the supervisor's protocol are: numbers are varints, byte strings and
+//! lists have their length before them. What is received on this line was written by a process of the same
 //! user; it is checked all the same.
 
 use super::{

@@ -508,8 +508,8 @@ impl<R: Reactor> Core<R> {
         worked
     }
 
-    /// Goes along with a handoff: stops taking anything in, or takes up what waited. `before` is how far it was
-    /// when this turn began; true if there is more to do in the next turn.
+    /// Goes along with a handoff: stops taking anything in, or takes up what waited. `before` is how far it
+    /// was when this turn began; true if there is more to do in the next turn.
     fn heed_stage(&mut self, before: Stage) -> bool {
         let mut stage = self.state.shared.handover.stage();
         let is_going = self.state.stage == Stage::Arriving && stage == Stage::Serving;

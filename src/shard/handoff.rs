@@ -718,3 +718,81 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn number(socket: SocketId) -> u64 {
     u64::from(socket.generation) << 32 | u64::from(socket.index)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::{handoff::passing::Client, shard::Arrival};
+
+    fn arrival() -> Arrival {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("it has one");
+        Arrival {
+            fd: TcpStream::connect(at).expect("it listens").into(),
+            peer: None,
+            local: None,
+            client: Client::default(),
+        }
+    }
+
+    #[test]
+    fn nobody_is_served_before_all_that_came_are_taken_in() {
+        let handover = Handover::default();
+        assert_eq!(handover.stage(), Stage::Serving);
+        handover.await_clients();
+        for core in [0, 1, 1] {
+            handover.passage.deliver(core, arrival());
+        }
+        assert_eq!(handover.passage.arrivals(1).len(), 2);
+        assert!(!handover.settle(2));
+        assert!(!handover.go(), "one is still on its way to core 0");
+        assert_eq!(handover.stage(), Stage::Arriving);
+        assert_eq!(handover.passage.arrivals(0).len(), 1);
+        assert!(handover.settle(1));
+        assert_eq!(handover.stage(), Stage::Serving);
+        // Who comes later changes nothing.
+        handover.passage.deliver(0, arrival());
+        assert_eq!(handover.passage.arrivals(0).len(), 1);
+        assert!(!handover.settle(1));
+        assert!(handover.passage.arrivals(0).is_empty());
+    }
+
+    #[test]
+    fn a_handoff_that_began_meanwhile_is_not_undone() {
+        let handover = Handover::default();
+        handover.await_clients();
+        handover.set(Stage::Draining);
+        assert!(!handover.go());
+        assert_eq!(handover.stage(), Stage::Draining);
+    }
+
+    #[test]
+    fn the_next_process_is_who_names_the_handoff() {
+        let socket = |index| SocketId {
+            index,
+            generation: 0,
+        };
+        let id = Id([7; 16]);
+        let mut side = Side {
+            id,
+            guests: vec![(socket(1), Vec::new()), (socket(2), Vec::new())],
+            ..Side::default()
+        };
+        let mut reactor = uring::fake::FakeWorld::seeded(1).reactor(uring::fake::Machine(1));
+        let (wrong, right) = (Greeting(Id([8; 16])).compose(), Greeting(id).compose());
+        assert!(side.on_data(socket(1), &wrong));
+        assert!(side.on_data(socket(2), &right[..9]));
+        side.greet(&mut reactor);
+        assert_eq!((side.next, side.guests.len()), (None, 1));
+        assert!(side.on_data(socket(2), &right[9..]));
+        side.greet(&mut reactor);
+        assert_eq!((side.next, side.guests.len()), (Some(socket(2)), 0));
+        // It says nothing more that counts, and is missed when it is gone.
+        assert!(side.on_data(socket(2), b"more"));
+        assert!(!side.on_data(socket(3), b"more"));
+        assert!(side.on_end(socket(2)));
+        assert_eq!(side.next, None);
+    }
+}

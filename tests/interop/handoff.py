@@ -762,7 +762,7 @@ class Middle:
         self.began = time.monotonic()
         self.queued, self.watching, self.half, self.third = (self.conn() for _ in range(4))
         self.blocked, self.short, self.stream, self.silent = (self.conn() for _ in range(4))
-        self.shards, self.monitor, self.tracking = (self.conn() for _ in range(3))
+        self.shards, self.monitor, self.tracking, self.large = (self.conn() for _ in range(4))
         with Conn(addr, 20.0) as conn:
             conn.ask("DEL", "middle:n", "middle:list", "middle:none", "middle:stream", "middle:half")
             conn.ask("XADD", "middle:stream", "1-1", "is", "old")
@@ -776,6 +776,8 @@ class Middle:
         self.third.ask("HELLO", "3")
         self.id = self.third.ask("CLIENT", "ID")
         self.half.send_raw(encode(["SET", "middle:half", "whole"])[:-9])
+        self.value = encode(["SET", "middle:large", os.urandom(3 << 20)])
+        self.large.send_raw(self.value[:2 << 20])
         # Behind what waits, a request that is to run next.
         self.blocked.send_raw(encode(["BLPOP", "middle:list", "0"]) + encode(["PING"]))
         self.short.send("BLPOP", "middle:none", "1.5")
@@ -808,6 +810,9 @@ class Middle:
             self.half.send_raw(encode(["SET", "middle:half", "whole"])[-9:])
             count.check("a request goes on where it was cut", self.half.read().value == b"OK"
                         and self.half.ask("GET", "middle:half") == b"whole")
+            self.large.send_raw(self.value[2 << 20:])
+            count.check("so does a large one", self.large.read().value == b"OK"
+                        and encode(["SET", "middle:large", conn.ask("GET", "middle:large")]) == self.value)
             told = self.third.call("HGETALL", "middle:nothing")
             count.check("the protocol and the number stay", told.kind == "%" and self.third.ask("CLIENT", "ID") == self.id)
             conn.ask("RPUSH", "middle:list", "one", "two")

@@ -167,6 +167,7 @@ impl<R: Reactor> Host<R> {
                 self.alive(socket);
                 self.sent.push((socket, outgoing, result));
             }
+            Event::HandedOut { .. } => panic!("nobody asked for it"),
             Event::Released { socket, usage } => {
                 self.alive(socket);
                 let before = self.released.iter().filter(|(of, _)| *of == socket);
