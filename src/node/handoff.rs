@@ -40,7 +40,7 @@ const LISTENERS_MAX: u16 = 1000;
 /// A successor that loads looks after its supervisor this often.
 const LOOK: Duration = Duration::from_millis(5);
 /// Once everything is loaded, nobody is made to wait for clients of the incumbent longer than this.
-const CLIENTS_WAIT: Duration = Duration::from_millis(500);
+const CLIENTS_WAIT: Duration = Duration::from_secs(2);
 /// An incumbent that has begun to say something says all of it within this.
 const FRAME_TIME: Duration = Duration::from_secs(5);
 

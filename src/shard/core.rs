@@ -725,12 +725,7 @@ impl<R: Reactor> Core<R> {
                             }
                             self.state.list(&mut conn);
                         }
-                        Err(_) => {
-                            if let (Some(parting), Some(_)) = (&mut self.parting, conn.leaving) {
-                                parting.lose(&conn);
-                            }
-                            self.state.drop_conn(&mut conn);
-                        }
+                        Err(_) => self.lose(&mut conn),
                     }
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
@@ -1011,7 +1006,7 @@ impl<R: Reactor> Core<R> {
                     }
                     conn.sending = self.reactor.send(conn.socket, outgoing).is_ok();
                     if !conn.sending {
-                        self.state.drop_conn(conn);
+                        self.lose(conn);
                     }
                 }
                 None if conn.leaving.is_some() => self.reactor.hand_out(conn.socket),
@@ -1033,6 +1028,14 @@ impl<R: Reactor> Core<R> {
                 self.reactor.stop_receiving(conn.socket);
             }
         }
+    }
+
+    /// Ends a connection that takes nothing any more.
+    fn lose(&mut self, conn: &mut Conn) {
+        if let (Some(parting), Some(_)) = (&mut self.parting, conn.leaving) {
+            parting.lose(conn);
+        }
+        self.state.drop_conn(conn);
     }
 
     /// Looks after time: blocked clients, idle clients, slow readers, expiry, counters, the stop.

@@ -49,7 +49,7 @@ const ROUND_NS: Nanos = 2_000_000;
 /// What clients were told may take so long to reach them before the process ends.
 const LEAVE_NS: Nanos = 100_000_000;
 /// Clients may take so long to leave for the next process.
-const PART_NS: Nanos = 900_000_000;
+const PART_NS: Nanos = 10_000_000_000;
 const NANOS_PER_MS: Nanos = 1_000_000;
 /// Longest name of a socket in the file system, as the kernel keeps it.
 const PATH_MAX: usize = 107;

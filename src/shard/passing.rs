@@ -42,9 +42,9 @@ use crate::{
 };
 
 /// For so long a client may go on reading what it is owed before it is passed on.
-const READ_NS: Nanos = 400_000_000;
+const READ_NS: Nanos = 1_000_000_000;
 /// What cannot be told the next process within this is not told.
-const SEND_TIME: Duration = Duration::from_millis(500);
+const SEND_TIME: Duration = Duration::from_secs(5);
 /// Between two tries while too many descriptors are on their way.
 const CROWDED: Duration = Duration::from_millis(1);
 
@@ -348,15 +348,18 @@ impl Parting {
             return;
         }
         if self.reading > 0 && reactor.now() >= self.until {
+            // Who has been told everything is on its way.
+            let is_told = |conn: &Conn| conn.owed() == 0 && !conn.sending;
             let slow = state.conns().filter(|conn| conn.leaving.is_some());
+            let slow = slow.filter(|conn| !is_told(conn));
             let slow: Vec<_> = slow.map(|conn| conn.socket).collect();
             for socket in slow {
                 if let Some(mut conn) = state.take_conn(socket) {
+                    self.lose(&conn);
                     state.drop_conn(&mut conn);
                     state.put_conn(conn);
                 }
             }
-            self.closed += std::mem::take(&mut self.reading);
         }
         if self.reading == 0 {
             self.is_done = true;
