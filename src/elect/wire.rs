@@ -142,7 +142,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// The member for which the sender, which led, gave way: it is to stand, and alone gets the sender's vote.
+    /// The member for which the sender led no more: it is to stand, and alone gets the sender's vote.
     pub fn heir(&self) -> Option<NodeId> {
         self.follows.filter(|_| self.is_free)
     }
