@@ -2,11 +2,13 @@
 """A node that is replaced by another process while clients write, by the supervisor of the published library.
 
     handoff.py --node BINARY --supervisor BINARY [--supervisor BINARY..] [--short]
+    handoff.py --node BINARY --supervisor BINARY --only passing --upgrades 20 --keys 1000000
 
 With supervisors of several versions all runs with each of them, and they take turns; with --short the others
-than the first only show upgrades and a few faults. What was acknowledged is there afterwards, in every case: after upgrades in a row, with other numbers of cores
-than listeners; after successors that end, hang, are another program or cannot start; and after a supervisor
-that crashes at any step. A handoff that comes to nothing cuts no connection, unless the successor had begun to
+than the first only show upgrades and a few faults. Clients keep their connections: each request is answered once,
+whatever the client is in the middle of. What was acknowledged is there afterwards, in every case: after upgrades in
+a row, with other numbers of cores than listeners; after successors that end, hang, are another program or cannot
+start; and after a supervisor that crashes at any step. A handoff that comes to nothing cuts no connection, unless the successor had begun to
 change the data directory. How many requests were cut off by the upgrades, and the longest time between two
 acknowledged writes, is printed.
 """
