@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 
-from elections import RINGKEEP, Fleet, Loopback
+from elections import RINGKEEP, Fleet, Loopback, process_state
 from kevy_replica import shard_of
 from wire import (
     Broken,
@@ -60,6 +60,12 @@ def outcome(node, before):
     """The outcome that came behind so many others."""
     wait_until("an outcome", 30, lambda: ended_so_far(node) > before)
     return status(node)[b"outcomes"][-1]
+
+
+def stand_still(node):
+    """Stops a process. Its threads go on until the first of them has taken the signal in."""
+    node.proc.send_signal(signal.SIGSTOP)
+    wait_until("%s is stopped" % node.name, 10, lambda: process_state(node.proc.pid) == "T", every=0.001)
 
 
 def digest(node):
@@ -212,7 +218,7 @@ def errors(scratch, count):
             here += [(r, c.call(*r).value) for r in followed]
             here += [(r, d.call(*r).value) for r in (("FAILOVER",), ("FAILOVER", "ABORT"))]
             # The target stands still: the failover waits.
-            two.proc.send_signal(signal.SIGSTOP)
+            stand_still(two)
             with one.conn() as e:
                 e.send("SET", "k", "v")
                 e.read()
@@ -314,7 +320,7 @@ def held(scratch, count):
             c.ask("SET", "short", "x", "PX", "300")
             in_step(a, 1)
             before = ended_so_far(a)
-            b.proc.send_signal(signal.SIGSTOP)
+            stand_still(b)
             with a.conn() as k:
                 k.ask("INCR", "n")
             c.ask("FAILOVER", "TO", "127.0.0.1", str(b.port), "TIMEOUT", "1500" if ends == "aborted" else "20000")
@@ -716,7 +722,7 @@ def accidents(scratch, count):
             victim.start()
         else:
             what = "stop"
-            victim.proc.send_signal(signal.SIGSTOP)
+            stand_still(victim)
             time.sleep(rng.uniform(0.1, 2.5))
             victim.proc.send_signal(signal.SIGCONT)
 
