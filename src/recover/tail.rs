@@ -326,8 +326,8 @@ mod tests {
     }
 
     impl Shelf {
-        /// A segment with these blocks of so many frames, each `SET` of what was the next offset; in a database
-        /// of its own from the second block on, which a frame before them says.
+        /// A segment with these blocks of so many frames, each `SET` of what was the next offset; in a
+        /// database of its own from the second block on, which a frame before them says.
         fn segment(mut self, seq: u64, start: Position, parent: Position, blocks: &[u64]) -> Self {
             let mut stream = Stream::new(SHARD, start);
             let segment = Segment {

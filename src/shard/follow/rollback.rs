@@ -1,8 +1,8 @@
 //! What a node did that its new primary lacks is kept in files before a snapshot takes its place.
 //!
-//! Reading the journal and writing the files is done by a thread; the link that the snapshot came on waits for
-//! it. The disk may refuse: after some tries the node goes on, because a replica that never comes back is no
-//! better for the data that is left, and says what it gave up.
+//! Reading the journal and writing the files is done by a thread; the link that the snapshot came on waits
+//! for it. The disk may refuse: after some tries the node goes on, because a replica that never comes back is
+//! no better for the data that is left, and says what it gave up.
 
 use std::{
     fs::{self, File},
