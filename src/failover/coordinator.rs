@@ -618,10 +618,10 @@ impl Coordinator {
             return;
         };
         match self.phase {
-            Phase::Freezing | Phase::Waiting | Phase::Asking => {
-                if (leader, epoch) != (Leader::Us, led) {
-                    self.give_up("election", out);
-                }
+            Phase::Freezing | Phase::Waiting | Phase::Asking
+                if (leader, epoch) != (Leader::Us, led) =>
+            {
+                self.give_up("election", out);
             }
             Phase::Granting | Phase::Unknown if epoch > led => {
                 self.run.epoch = epoch;

@@ -155,7 +155,16 @@ async fn run(count: &mut Count, host: &str, port: u16, version: RespVersion) -> 
     listener.init().await?;
     let mut messages = listener.message_rx();
     listener.subscribe("news").await?;
-    pool.next().publish::<(), _, _>("news", "hello").await?;
+    // `subscribe` of this crate returns before the server has heard of it, on a busy machine long before.
+    let arrives = async {
+        while pool.next().publish::<i64, _, _>("news", "hello").await? == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Error>(())
+    };
+    tokio::time::timeout(Duration::from_secs(10), arrives)
+        .await
+        .map_err(|_| Error::new(ErrorKind::Timeout, "nobody listens"))??;
     let message = tokio::time::timeout(Duration::from_secs(10), messages.recv()).await;
     let text = message
         .ok()
