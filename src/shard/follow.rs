@@ -55,6 +55,8 @@ const REST_MAX: usize = 1 << 20;
 const FADE_MS: Ms = 1000;
 /// Pause after a search that found no primary.
 const SEARCH_AGAIN_MS: Ms = 1000;
+/// A load waits so long for streams of which nothing is heard, for the sake of what it takes the place of.
+const OTHERS_MS: Ms = 5000;
 
 /// Follows one primary, or nobody. Lives on core 0.
 pub(super) struct Follower {
@@ -227,7 +229,30 @@ struct NextLoad {
     load: Load,
     session: u64,
     offset: u64,
-    keeping: Keeping,
+    /// What it takes the place of is being kept.
+    keeping: Option<Keeping>,
+    since: Ms,
+}
+
+impl NextLoad {
+    /// Loads of which what they take the place of is kept begin once this is so of all links: the first one
+    /// gives all journals a new beginning, so that what other shards did is found in them no more.
+    fn is_kept_of(run: &Run, since: Ms, now: Ms) -> bool {
+        if run.is_refused || run.loading.is_some() {
+            return true;
+        }
+        if let Some(next) = &run.next_load {
+            return next.keeping.is_none();
+        }
+        match run.link.status(now).state {
+            LinkState::Streaming => true,
+            LinkState::AwaitingSnapshot | LinkState::Snapshot => false,
+            // A stream that cannot be had must not keep the others from their data.
+            LinkState::Waiting | LinkState::Connecting | LinkState::Handshake => {
+                now.saturating_sub(since) > OTHERS_MS
+            }
+        }
+    }
 }
 
 /// Frames that are applied together.
@@ -719,13 +744,14 @@ impl Target {
         }
         for at in 0..self.links.len() {
             worked |= self.feed_rest(at, state);
+            let may_load = self.may_load(at, now);
             let run = &mut self.links[at];
             if run.is_refused {
                 closing.extend(run.socket.take());
                 run.connected = false;
                 continue;
             }
-            worked |= run.go_on_to_load(state);
+            worked |= run.go_on_to_load(state, may_load);
             worked |= run.adopt(state);
             run.note_synced(is_kept, &state.shared, now);
             if run.next_load.is_some() || (run.is_held && !run.receiving) {
@@ -776,6 +802,15 @@ impl Target {
             }
         }
         worked
+    }
+
+    /// May a link's load begin, as far as the other links are concerned?
+    fn may_load(&self, at: usize, now: Ms) -> bool {
+        let Some(next) = &self.links[at].next_load else {
+            return false;
+        };
+        let mut others = self.links.iter().enumerate();
+        others.all(|(other, run)| other == at || NextLoad::is_kept_of(run, next.since, now))
     }
 
     /// Applies units over several streams of which all parts are here.
@@ -1423,24 +1458,30 @@ impl Run {
             true => None,
             false => Keeping::begin(known, &primary.unwrap_or_default(), state),
         };
-        match keeping {
-            None => self.start_load(state, load, offset),
-            Some(keeping) => {
-                self.next_load = Some(NextLoad {
-                    load,
-                    session: self.session,
-                    offset,
-                    keeping,
-                });
-            }
-        }
+        self.next_load = Some(NextLoad {
+            load,
+            session: self.session,
+            offset,
+            keeping,
+            since: state.now,
+        });
     }
 
-    /// Begins the load that waits, if it need not any more.
-    fn go_on_to_load(&mut self, state: &mut State) -> bool {
-        let next = self.next_load.take_if(|next| next.keeping.step(state));
-        let Some(next) = next else {
+    /// Goes on with what is to be done before the load that waits, and begins it if it `may` begin.
+    fn go_on_to_load(&mut self, state: &mut State, may: bool) -> bool {
+        let Some(next) = &mut self.next_load else {
             return false;
+        };
+        let is_kept = next
+            .keeping
+            .as_mut()
+            .is_none_or(|keeping| keeping.step(state));
+        if !is_kept {
+            return false;
+        }
+        let was_keeping = next.keeping.take().is_some();
+        let Some(next) = self.next_load.take_if(|_| may) else {
+            return was_keeping;
         };
         self.start_load(state, next.load, next.offset);
         // The connection may be another one by now.

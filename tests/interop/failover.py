@@ -19,7 +19,7 @@ import threading
 import time
 
 from elections import RINGKEEP, Fleet, Loopback, process_state
-from kevy_replica import shard_of
+from kevy_replica import Proxy, shard_of
 from wire import (
     Broken,
     Closed,
@@ -597,6 +597,36 @@ def given_up(scratch, count):
         node.stop()
 
 
+class LateProxy(Proxy):
+    """The second stream is there a second after the first one."""
+
+    def _pump(self, down, up, counted):
+        if up.getpeername()[1] == self.target + 10001:
+            time.sleep(1)
+        super()._pump(down, up, counted)
+
+
+def late(scratch, count):
+    """One stream's data is there before another one is heard of: what is lacking of both is kept."""
+    a, b = pair(scratch)
+    on_disk(a)
+    with b.conn() as d:
+        old = [x[0] for x in ends(b)]
+        d.ask("REPLICAOF", "NO", "ONE")
+        wait_until("histories of its own", 10, lambda: own_histories(b, old))
+        for n in range(100):
+            d.ask("SET", "own%d" % n, "x")
+        proxy = LateProxy(a.port, 2)
+        d.ask("REPLICAOF", "127.0.0.1", str(proxy.base + 10000))
+    in_step(a, 1)
+    count.check("late: both the same", same((a, b)))
+    own = sum(words[0] == b"SET" for row in rolled_back(b) for words in row[-1])
+    count.check("late: everything is kept", own == 100, "%d of 100" % own)
+    proxy.close()
+    for node in (a, b):
+        node.stop()
+
+
 def refused(scratch, count):
     """A disk that takes no file: it is said, counted, and the node goes on."""
     a, b = pair(scratch)
@@ -952,6 +982,7 @@ SCENARIOS = (
     foreign,
     forced,
     given_up,
+    late,
     refused,
     restarts,
     accidents,
