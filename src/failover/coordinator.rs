@@ -3,7 +3,7 @@
 use super::{
     Answer, Id, Place, Request, Say, Stands,
     record::{Change, Kind, Ledger},
-    request::FORCE_NEEDS,
+    request::{FORCE_NEEDS, NO_REPLICA},
 };
 use crate::{
     base::{Ms, Position},
@@ -363,9 +363,7 @@ impl Coordinator {
         }
         if let Some(to) = &request.to {
             let Some(found) = candidates.iter().find(|other| other.place == *to) else {
-                return Err(Error::fixed(
-                    "ERR FAILOVER target HOST and PORT is not a replica.",
-                ));
+                return Err(NO_REPLICA);
             };
             if !found.is_online {
                 return Err(Error::fixed("ERR FAILOVER target replica is not online."));

@@ -25,6 +25,8 @@ impl std::fmt::Display for Place {
 pub enum Command {
     /// Begin.
     Begin(Request),
+    /// The same, to the member of elections with this name.
+    BeginTo(String, Request),
     /// Undo what was begun; with `true` also behind the decision: the operator says that the target is not
     /// and will not be a primary.
     Abort(bool),
@@ -48,6 +50,8 @@ pub struct Request {
 /// The reply to FORCE without what it needs.
 pub const FORCE_NEEDS: Error =
     Error::fixed("ERR FAILOVER with force option requires both a timeout and target HOST and IP.");
+/// The reply where nobody follows from the place that is named.
+pub const NO_REPLICA: Error = Error::fixed("ERR FAILOVER target HOST and PORT is not a replica.");
 const TIMEOUT_ZERO: Error = Error::fixed("ERR FAILOVER timeout must be greater than 0");
 
 /// Reads the command.
@@ -60,7 +64,7 @@ pub fn parse(args: Args<'_>) -> Result<Command, Error> {
         return Ok(Command::Status);
     }
     let mut request = Request::default();
-    let mut aborts = None;
+    let (mut aborts, mut node) = (None, None);
     let mut at = 1;
     while at < args.len() {
         if is(at, "abort") && aborts.is_none() && at == 1 {
@@ -86,6 +90,10 @@ pub fn parse(args: Args<'_>) -> Result<Command, Error> {
                 () => return Err(Error::SYNTAX),
             });
             at += 2;
+        } else if is(at, "to") && is(at + 1, "node") && at + 2 < args.len() && node.is_none() {
+            // Redis has no such form. A machine that is called "node" is to be had by its address.
+            node = Some(String::from_utf8_lossy(args.at(at + 2)).into_owned());
+            at += 3;
         } else if is(at, "to") && at + 2 < args.len() && request.to.is_none() {
             request.to = Some(place(args.at(at + 1), args.at(at + 2))?);
             at += 3;
@@ -98,12 +106,16 @@ pub fn parse(args: Args<'_>) -> Result<Command, Error> {
         }
     }
     if let Some(force) = aborts {
-        return match request == Request::default() {
+        return match request == Request::default() && node.is_none() {
             true => Ok(Command::Abort(force)),
             false => Err(Error::SYNTAX),
         };
     }
-    Ok(Command::Begin(request))
+    match node {
+        None => Ok(Command::Begin(request)),
+        Some(_) if request.to.is_some() => Err(Error::SYNTAX),
+        Some(node) => Ok(Command::BeginTo(node, request)),
+    }
 }
 
 fn place(host: &[u8], port: &[u8]) -> Result<Place, Error> {
@@ -126,6 +138,17 @@ mod tests {
     fn to(host: &str, port: u16) -> Option<Place> {
         let host = host.into();
         Some(Place { host, port })
+    }
+
+    #[test]
+    fn a_member_is_named() {
+        let request = Request {
+            timeout: Some(300),
+            ..Request::default()
+        };
+        let wanted = Ok(Command::BeginTo("a".into(), request));
+        assert_eq!(read("FAILOVER TO NODE a TIMEOUT 300"), wanted);
+        assert_eq!(read("failover timeout 300 to node a"), wanted);
     }
 
     #[test]
@@ -176,6 +199,13 @@ mod tests {
             ("FAILOVER ABORT TIMEOUT 5", "ERR syntax error"),
             ("FAILOVER ABORT TO a 1", "ERR syntax error"),
             ("FAILOVER TO a", "ERR syntax error"),
+            ("FAILOVER TO NODE", "ERR syntax error"),
+            (
+                "FAILOVER TO NODE a TO NODE b",
+                "ERR value is not an integer or out of range",
+            ),
+            ("FAILOVER TO NODE a TO b 7", "ERR syntax error"),
+            ("FAILOVER ABORT TO NODE a", "ERR syntax error"),
             ("FAILOVER TIMEOUT", "ERR syntax error"),
             ("FAILOVER NOW", "ERR syntax error"),
             ("FAILOVER FORCE FORCE", "ERR syntax error"),

@@ -656,6 +656,33 @@ fn heirs(shared: &Shared) -> Vec<Candidate> {
     found
 }
 
+/// Where the member with this name follows from.
+///
+/// # Errors
+/// The reply to the operator.
+fn replica_named(shared: &Shared, node: &str) -> Result<Place, Error> {
+    let Some(election) = &shared.election else {
+        return Err(Error::fixed(
+            "ERR FAILOVER TO NODE is for members of elections.",
+        ));
+    };
+    let candidates = candidates(shared);
+    let view = lock(&election.view);
+    let members = view.iter().flat_map(|view| &view.members);
+    let mut members = members.filter(|member| member.other.is_some());
+    if !members.any(|member| member.id.as_str() == node) {
+        return Err(Error::fixed(
+            "ERR FAILOVER target is no member of the elections.",
+        ));
+    }
+    let is_named = |place: &Place| {
+        let member = view.as_ref().and_then(|view| view.member_at(place));
+        member.is_some_and(|member| member.id.as_str() == node)
+    };
+    let mut places = candidates.into_iter().map(|other| other.place);
+    places.find(is_named).ok_or(request::NO_REPLICA)
+}
+
 /// The same. Where primaries are elected, what somebody has counts from when it has joined this one.
 fn joined(shared: &Shared) -> Vec<Candidate> {
     let mut found = heirs(shared);
@@ -708,10 +735,11 @@ impl State {
         let result = match request::parse(args) {
             Err(error) => Err(error),
             Ok(Command::Status) => return self.failover_status(conn),
-            Ok(Command::Begin(_)) if shared.settings.slots.is_some() => {
+            Ok(Command::Begin(_) | Command::BeginTo(..)) if shared.settings.slots.is_some() => {
                 Err(Error::fixed("ERR FAILOVER not allowed in cluster mode."))
             }
-            Ok(Command::Begin(request)) => self.begin_failover(request),
+            Ok(Command::Begin(request)) => self.begin_failover(None, request),
+            Ok(Command::BeginTo(node, request)) => self.begin_failover(Some(&node), request),
             Ok(Command::Abort(force)) => {
                 let mut desk = lock(&shared.failovers.desk);
                 let desk = &mut *desk;
@@ -732,7 +760,7 @@ impl State {
         }
     }
 
-    fn begin_failover(&mut self, request: Request) -> Result<(), Error> {
+    fn begin_failover(&mut self, node: Option<&str>, mut request: Request) -> Result<(), Error> {
         let shared = self.shared.clone();
         let mut desk = lock(&shared.failovers.desk);
         let desk = &mut *desk;
@@ -744,6 +772,9 @@ impl State {
         }
         if desk.target.is_busy() {
             return Err(Error::fixed("ERR FAILOVER already in progress."));
+        }
+        if let Some(node) = node {
+            request.to = Some(replica_named(&shared, node)?);
         }
         let rule = match &shared.election {
             None => Rule::Records,

@@ -853,7 +853,8 @@ def elected(scratch, count):
             stood_still += 1
             stops.pause()
         with primary.conn(30) as c:
-            named = ("TO", "127.0.0.1", str(to.port)) if stops or turn % 2 else ()
+            place = ("NODE", to.id) if turn % 3 == 1 else ("127.0.0.1", str(to.port))
+            named = ("TO", *place) if stops or turn % 3 else ()
             reply = c.call("FAILOVER", *named, "TIMEOUT", "300" if stops is to else "5000")
         if reply.value != b"OK":
             bad.append((turn, reply.value))
@@ -899,6 +900,10 @@ def elected(scratch, count):
             not is_replica or reply.value == b"ERR FAILOVER is not valid when server is a replica.",
             repr(reply.value),
         )
+    with primary.conn() as c:
+        reply = c.call("FAILOVER", "TO", "NODE", "nobody").value
+        text = b"ERR FAILOVER target is no member of the elections."
+        count.check("elected: a name that nobody has is refused", reply == text, repr(reply))
     # And an election works as ever.
     primary.server.kill()
     rest = [m for m in fleet.members if m is not primary]
