@@ -1000,6 +1000,8 @@ def own_upgrades(args, scratch, count):
         count.check("SIGHUP brings the program that is at its path", exe.endswith("/other"), exe)
         load.goes_on()
         load.end(count, "own upgrades")
+        waited = "without having heard of the clients" in own.log_text()
+        count.check("each new process has the clients of the one before", not waited)
         own.process.send_signal(signal.SIGTERM)
         count.check("it stops with its node", own.process.wait(20) == 0 and not is_alive(max(own.pids)))
         left = [name for name in os.listdir(own.dir) if name.startswith("control")]

@@ -5,10 +5,10 @@ use std::{
     io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr, TcpListener},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
     },
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -29,12 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Listeners {
     pub names: Vec<String>,
     pub fds: Vec<OwnedFd>,
-}
-
-/// Where clients find a listener.
-pub(super) enum Address {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
 }
 
 impl Listeners {
@@ -83,8 +77,14 @@ impl Listeners {
             return Ok(None);
         }
         let (fds, _) = sys::inherit(count, None).map_err(SuperviseError::Inherited)?;
-        let is_tcp = |fd: &OwnedFd| matches!(address(fd.as_fd()), Ok(Address::Tcp(_)));
-        let (tcp, local) = fds.into_iter().partition(is_tcp);
+        let (mut tcp, mut local) = (Vec::new(), Vec::new());
+        for fd in fds {
+            let listener = TcpListener::from(fd);
+            match listener.local_addr() {
+                Ok(_) => tcp.push(listener.into()),
+                Err(_) => local.push(listener.into()),
+            }
+        }
         Ok(Some(Self::named(tcp, local)))
     }
 
@@ -97,32 +97,6 @@ impl Listeners {
             fds: tcp.into_iter().chain(local).collect(),
         }
     }
-
-    /// Where clients find the service.
-    pub fn addresses(&self) -> Vec<Address> {
-        let mut found: Vec<Address> = Vec::new();
-        for at in self.fds.iter().filter_map(|fd| address(fd.as_fd()).ok()) {
-            let is_same = |known: &Address| match (known, &at) {
-                (Address::Tcp(known), Address::Tcp(at)) => known == at,
-                (Address::Unix(known), Address::Unix(at)) => known == at,
-                _ => false,
-            };
-            if !found.iter().any(is_same) {
-                found.push(at);
-            }
-        }
-        found
-    }
-}
-
-fn address(fd: BorrowedFd<'_>) -> io::Result<Address> {
-    let tcp = TcpListener::from(fd.try_clone_to_owned()?);
-    if let Ok(at) = tcp.local_addr() {
-        return Ok(Address::Tcp(at));
-    }
-    let local = UnixListener::from(fd.try_clone_to_owned()?);
-    let path = local.local_addr()?.as_pathname().map(Path::to_path_buf);
-    path.map(Address::Unix).ok_or(ErrorKind::Unsupported.into())
 }
 
 /// Who answers supervisors.
@@ -203,70 +177,6 @@ impl Greeting {
                 Ok(None) if len > 0 => {}
                 _ => return Err(ErrorKind::InvalidData.into()),
             }
-        }
-    }
-}
-
-/// Asks as a client does who it is that serves. Only one process takes clients when a handoff is checked: the
-/// other one has stopped to.
-///
-/// # Errors
-/// In words, what is wrong.
-pub(super) fn check_client(at: &Address, pid: u32) -> Result<(), String> {
-    let (name, answer) = match at {
-        Address::Tcp(at) => {
-            let mut near = *at;
-            if at.ip().is_unspecified() {
-                near.set_ip(match at {
-                    SocketAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
-                    SocketAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-                });
-            }
-            let answer = std::net::TcpStream::connect_timeout(&near, PATIENCE).and_then(|stream| {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                ask_info(stream)
-            });
-            (at.to_string(), answer)
-        }
-        Address::Unix(path) => {
-            let answer = process::connect_now(path).and_then(|stream| {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                ask_info(stream)
-            });
-            (path.display().to_string(), answer)
-        }
-    };
-    let answer = answer.map_err(|error| format!("a client at {name}: {error}"))?;
-    // Whom it asks for a password serves.
-    if answer.starts_with("-NOAUTH") {
-        return Ok(());
-    }
-    let mut fields = answer
-        .lines()
-        .filter_map(|line| line.strip_prefix("process_id:"));
-    match fields.next() {
-        Some(found) if found.trim() == pid.to_string() => Ok(()),
-        Some(found) => Err(format!("a client at {name} is served by process {found}")),
-        None => Err(format!(
-            "a client at {name} is answered {:?}",
-            answer.lines().next()
-        )),
-    }
-}
-
-fn ask_info(mut stream: impl Read + io::Write) -> io::Result<String> {
-    stream.write_all(b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n")?;
-    let (mut answer, mut bytes) = (Vec::new(), [0; 4096]);
-    loop {
-        let len = stream.read(&mut bytes)?;
-        answer.extend_from_slice(&bytes[..len]);
-        let text = String::from_utf8_lossy(&answer);
-        let is_error = text.starts_with('-') && text.ends_with("\r\n");
-        let has_it = text
-            .find("process_id:")
-            .is_some_and(|at| text[at..].contains('\n'));
-        if len == 0 || is_error || has_it || answer.len() > 1 << 16 {
-            return Ok(text.into_owned());
         }
     }
 }

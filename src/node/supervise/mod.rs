@@ -37,7 +37,7 @@ use crate::{
 };
 use child::Node;
 use desk::Desk;
-use listeners::{Greeting, Listeners, check_client};
+use listeners::{Greeting, Listeners};
 use notify::Notifier;
 
 /// Between two looks at whether a node serves.
@@ -779,12 +779,13 @@ impl Keeper<'_> {
         }
     }
 
-    /// Does the successor serve? It has to answer supervisors in place of the incumbent, and clients.
+    /// Does the successor serve? It has to answer supervisors in place of the incumbent. Clients it answers only
+    /// once it has those of the incumbent, who lets them go when it is told to end.
     fn check(&self, pid: u32) -> Result<(), String> {
         let end = Instant::now() + CHECK;
         loop {
             let found = match Greeting::hear(self.node_path()) {
-                Ok(greeting) if greeting.pid == pid => break,
+                Ok(greeting) if greeting.pid == pid => return Ok(()),
                 Ok(greeting) => format!("process {} answers supervisors", greeting.pid),
                 Err(error) => format!("nobody answers supervisors: {error}"),
             };
@@ -793,9 +794,6 @@ impl Keeper<'_> {
             }
             std::thread::sleep(LOOK);
         }
-        let listeners = self.listeners.as_ref();
-        let addresses = listeners.map(Listeners::addresses).unwrap_or_default();
-        addresses.iter().try_for_each(|at| check_client(at, pid))
     }
 
     fn finish(&mut self, outcome: Result<(), String>) {
