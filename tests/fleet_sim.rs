@@ -4,7 +4,8 @@
 //! journal and gate of writes, under virtual time. A seed decides who has a turn next, which machine loses
 //! its power (and what its disk had not synced), which process stops for a while, who cannot reach whom, and
 //! when somebody wants the part of the primary to be elsewhere (FAILOVER). Clients write to whoever accepts
-//! it and ask with WAITAOF whether a majority has it.
+//! it and ask with WAITAOF whether a majority has it. In every other seed they need not ask: a reply says so
+//! (`quorum-writes yes`).
 //!
 //! After every step at most one node has its gate open. When all has healed there is one primary, everybody
 //! holds the same, and every write that a majority acknowledged is there.
@@ -83,6 +84,8 @@ struct Fleet {
     rng: Rng,
     cores: usize,
     shards: usize,
+    /// `quorum-writes`.
+    quorum: bool,
     nodes: [Option<Node>; 3],
     /// When a machine without power has it again.
     back: [u64; 3],
@@ -112,6 +115,8 @@ struct Seen {
     epochs: u64,
     accepted: u64,
     acked: u64,
+    agreed: u64,
+    unanswered: u64,
     fenced: u64,
     begun: u64,
     handed_over: u64,
@@ -132,6 +137,7 @@ impl Fleet {
             rng,
             cores,
             shards,
+            quorum: seed % 2 == 1,
             nodes: [None, None, None],
             back: [0; 3],
             lines: Default::default(),
@@ -225,7 +231,9 @@ impl Fleet {
         let mut shared = Shared::new(settings, now_ms, String::new());
         shared.election = Some(Election::default());
         let shared = Arc::new(shared);
-        shared.tunables.write().expect("nobody panicked").fsync = Fsync::Always;
+        if let Ok(mut tunables) = shared.tunables.write() {
+            (tunables.fsync, tunables.quorum_writes) = (Fsync::Always, self.quorum);
+        }
         shared.tunables_version.fetch_add(1, SeqCst);
         let loading = &shared.durable.loading;
         loading.shards.store(self.shards, SeqCst);
@@ -311,12 +319,19 @@ impl Fleet {
     }
 
     fn crash(&mut self, at: usize) {
+        self.count_unanswered(at);
         self.nodes[at] = None;
         self.world.crash(machine(at));
         self.lines[at] = Line::default();
         self.back[at] = self.now() + (200 + self.rng.below(4000)) * MS;
         self.seen.crashes += 1;
         self.note(&format!("{} loses its power", NAMES[at]));
+    }
+
+    fn count_unanswered(&mut self, at: usize) {
+        let node = self.nodes[at].as_ref();
+        let election = node.and_then(|node| node.shared.election.as_ref());
+        self.seen.unanswered += election.map_or(0, |election| election.unanswered.load(Relaxed));
     }
 
     /// Is the gate of writes open there?
@@ -501,6 +516,7 @@ impl Fleet {
             Some(election.view.lock().ok()?.as_ref()?.epoch.0)
         });
         self.seen.epochs = views.max().unwrap_or(0);
+        (0..3).for_each(|at| self.count_unanswered(at));
         Ok(())
     }
 
@@ -592,7 +608,9 @@ impl Fleet {
                 line.since = now;
                 let (key, value) = (format!("k{}", self.writes), self.writes.to_string());
                 line.out.extend(request(&["SET", &key, &value]));
-                line.out.extend(request(&["WAITAOF", "1", "1", "400"]));
+                if !self.quorum {
+                    line.out.extend(request(&["WAITAOF", "1", "1", "400"]));
+                }
                 worked = true;
             }
         } else if now > line.since + 1500 * MS {
@@ -649,6 +667,12 @@ impl Fleet {
                 break;
             };
             match (line.is_accepted, reply) {
+                (false, Reply::Text(_)) if self.quorum => {
+                    line.asked = Vec::new();
+                    self.acked.insert(write);
+                    self.seen.accepted += 1;
+                    self.seen.agreed += 1;
+                }
                 (false, Reply::Text(_)) => {
                     line.is_accepted = true;
                     self.seen.accepted += 1;
@@ -744,6 +768,8 @@ fn a_fleet_has_one_primary_and_loses_nothing_that_a_majority_has() {
         ("epochs", sum(|seen| seen.epochs)),
         ("accepted writes", sum(|seen| seen.accepted)),
         ("writes of a majority", sum(|seen| seen.acked)),
+        ("writes answered for a majority", sum(|seen| seen.agreed)),
+        ("connections left unanswered", sum(|seen| seen.unanswered)),
         ("fenced writes", sum(|seen| seen.fenced)),
         ("failovers", sum(|seen| seen.begun)),
         ("parts handed over", sum(|seen| seen.handed_over)),

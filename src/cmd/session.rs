@@ -72,6 +72,25 @@ impl Verb {
             _ => &[],
         }
     }
+
+    /// Does the reply tell nothing of any key or value, or of what became of other requests?
+    pub fn is_blind(self) -> bool {
+        matches!(
+            self,
+            Verb::Auth
+                | Verb::Command
+                | Verb::Config
+                | Verb::Echo
+                | Verb::Elect
+                | Verb::Failover
+                | Verb::Hello
+                | Verb::Info
+                | Verb::Ping
+                | Verb::Role
+                | Verb::Select
+                | Verb::Time
+        )
+    }
 }
 
 const CLIENT: &[(&str, i16)] = &[

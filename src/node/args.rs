@@ -134,6 +134,8 @@ pub struct Options {
     pub elect_port: Option<u16>,
     /// Milliseconds after which a primary that is not heard is gone.
     pub down_after_ms: u64,
+    /// As the primary, replies wait until a majority of the members has what they tell of.
+    pub quorum_writes: bool,
 }
 
 impl Default for Options {
@@ -168,6 +170,7 @@ impl Default for Options {
             peers: Vec::new(),
             elect_port: None,
             down_after_ms: Timings::KEVY.down_after,
+            quorum_writes: false,
         }
     }
 }
@@ -218,6 +221,8 @@ usage: ringkeep [options]          serve
   --elect-down-after-ms N
                        a primary that is not heard for so long is gone; another value than kevy's is for
                        fleets without kevys, and the same for all (5000)
+  --quorum-writes yes|no
+                       a primary that was elected answers a write when a majority has it (no)
   --databases N        databases of SELECT (16)
   --dir PATH           data directory; what is written is kept there (none: memory only)
   --handoff-socket PATH
@@ -379,6 +384,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             "--elect-down-after-ms" => {
                 options.down_after_ms = number(&name, value()?, 100, 600_000)?;
             }
+            "--quorum-writes" => options.quorum_writes = yes_or_no(&name, value()?)?,
             "--requirepass" => options.password = value()?,
             "--masterauth" => options.primary_password = value()?,
             "--masteruser" => options.primary_user = value()?,
@@ -409,6 +415,11 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
     if options.node_id.is_some() == options.peers.is_empty() {
         return Err(UsageError::Incomplete(
             "elections need both --node-id and --peers",
+        ));
+    }
+    if options.quorum_writes && options.peers.is_empty() {
+        return Err(UsageError::Incomplete(
+            "--quorum-writes needs --peers: without members there is no majority",
         ));
     }
     if !options.peers.is_empty() {

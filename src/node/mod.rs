@@ -221,6 +221,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.primary_password = options.primary_password.clone();
         tunables.fsync = options.fsync;
         tunables.replicas_min = options.replicas_min;
+        tunables.quorum_writes = options.quorum_writes;
         tunables.staleness_max_ms = options.staleness_max_ms;
         tunables.save_points = options.save_points.clone();
     }

@@ -153,9 +153,11 @@ pub struct Conn {
     behind_len: usize,
     /// Slots whose replies CLIENT REPLY suppressed.
     muted: Vec<u64>,
-    /// Replies that wait for the disk, with the numbers under which they do.
+    /// Replies that wait for the disk or a majority, with the numbers under which they do.
     held: VecDeque<(u64, Out)>,
     held_len: usize,
+    /// Bytes of this turn's replies that tell nothing of the data.
+    pub blind_len: usize,
     /// Those that no longer wait.
     freed: Out,
     /// Large replies on their way, cut into sendable pieces.
@@ -249,6 +251,7 @@ impl Conn {
             muted: Vec::new(),
             held: VecDeque::new(),
             held_len: 0,
+            blind_len: 0,
             freed: Out::default(),
             pieces: VecDeque::new(),
             pieces_len: 0,
@@ -452,9 +455,15 @@ impl Conn {
         self.out.len() + self.held_len + self.freed.len() + self.pieces_len
     }
 
-    /// Do replies wait for the disk?
+    /// Do replies wait for the disk or a majority?
     pub fn has_held(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// Do all replies written so far tell nothing of the data? Asked once in each turn, for all of it.
+    pub fn is_blind(&mut self) -> bool {
+        let blind_len = std::mem::take(&mut self.blind_len);
+        !self.has_held() && blind_len > 0 && blind_len == self.out.len()
     }
 
     /// Has the replies written so far wait under this number.
@@ -604,6 +613,23 @@ mod tests {
         conn.fill_slot(first, reply);
         assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
         assert!(!conn.is_waiting());
+    }
+
+    #[test]
+    fn replies_are_blind_as_long_as_all_of_them_are() {
+        let mut conn = conn();
+        assert!(!conn.is_blind());
+        conn.out.simple("PONG");
+        conn.blind_len = conn.out.len();
+        assert!(conn.is_blind());
+        assert!(!conn.is_blind(), "they are of an earlier turn");
+        conn.blind_len = conn.out.len();
+        conn.out.int(1);
+        assert!(!conn.is_blind());
+        conn.hold_back(1);
+        conn.out.simple("PONG");
+        conn.blind_len = conn.out.len();
+        assert!(!conn.is_blind(), "another one waits before them");
     }
 
     #[test]

@@ -203,6 +203,13 @@ impl<R: Reactor> Core<R> {
     /// A port could not be opened.
     pub fn take_part(&mut self, membership: Membership, at: &[Endpoint]) -> std::io::Result<()> {
         let listeners = at.iter().map(|at| self.reactor.listen(at, 64));
+        if let Some(election) = &self.state.shared.election {
+            let others = membership.settings.peers.len() / 2;
+            election.others_needed.store(others, Relaxed);
+            // What is read of parameters depends on that.
+            let version = &self.state.shared.tunables_version;
+            version.fetch_add(1, Relaxed);
+        }
         self.member = Some((membership, listeners.collect::<std::io::Result<_>>()?));
         self.state.shared.following.store(true, Relaxed);
         self.state.shared.primary_expires.store(true, Relaxed);
@@ -639,6 +646,17 @@ impl<R: Reactor> Core<R> {
         control.step(&mut self.state, &mut self.reactor)
     }
 
+    /// Is what this replica says heard although the node is hushed? Requests that have begun may wait for it.
+    fn hears_acks(&self, socket: SocketId) -> bool {
+        let is_late = |late: &Late| match late {
+            Late::Data(of, _) | Late::End(of) => *of == socket,
+        };
+        self.state.gate.asks_majority()
+            && self.state.stage < Stage::Sealing
+            && self.source.has_link(socket)
+            && !self.late.iter().any(is_late)
+    }
+
     /// Begins what every core has to do before an election goes on.
     fn heed(&mut self, order: Order) {
         // The gate may have been shut after this turn began.
@@ -699,6 +717,8 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(control) = &mut self.control
                     && control.on_data(socket, bytes)
                 {
+                } else if self.state.is_hushed() && self.hears_acks(socket) {
+                    self.source.on_data(&mut self.state, socket, bytes);
                 } else if self.state.is_hushed() {
                     self.late.push(Late::Data(socket, bytes.to_vec()));
                     self.reactor.stop_receiving(socket);
@@ -942,12 +962,17 @@ impl<R: Reactor> Core<R> {
             worked = true;
             conn.listed = false;
             if !self.state.gate.is_idle()
+                && !conn.is_blind()
                 && let Some(number) = self.state.gate.hold(conn.socket, conn.has_held())
             {
                 conn.hold_back(number);
             }
             self.push_out(&mut conn);
             self.state.put_conn(conn);
+        }
+        if self.state.gate.has_asked_majority() {
+            // This node may be the primary no more, since this turn.
+            self.state.let_go();
         }
         while let Some(socket) = self.state.dropped.pop() {
             self.reactor.close(socket);

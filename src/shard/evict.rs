@@ -138,7 +138,13 @@ impl State {
             .unwrap_or_default();
         self.limits.bulk_len_max = self.tunables.bulk_len_max;
         // From now on, not from the next beat on: whoever set it has been told so.
-        self.gate.on |= self.tunables.fsync == Fsync::Always && self.shared.settings.journals;
+        if self.tunables.fsync == Fsync::Always && self.shared.settings.journals {
+            self.gate.wait_for_disk(true);
+        }
+        let election = self.shared.election.as_ref();
+        let others = election.map_or(0, |election| election.others_needed.load(Relaxed));
+        let waits = self.tunables.quorum_writes && others > 0;
+        self.gate.wait_for_majority(waits);
         self.note_events();
         if self.memory.policy != self.tunables.policy {
             self.memory.policy = self.tunables.policy;

@@ -675,6 +675,7 @@ impl State {
             Hold::Loan { .. } | Hold::Gather | Hold::Mail => false,
         };
         self.loans.is_idle()
+            && !self.gate.has_asked_majority()
             && self.clients.woken.is_empty()
             && !self.mesh.has_unsent()
             && !self.has_digest_work()

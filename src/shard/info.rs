@@ -491,6 +491,8 @@ fn election(shared: &Shared, lines: &mut Lines<'_>) {
     for (name, count) in view.counts() {
         lines.put(name, count);
     }
+    let unanswered = election.unanswered.load(Relaxed);
+    lines.put("quorum_unanswered_total", unanswered);
 }
 
 fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
@@ -749,6 +751,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             "replica-max-staleness-ms",
             tunables.staleness_max_ms.to_string(),
         ),
+        ("quorum-writes", yes_no(tunables.quorum_writes)),
         ("replica-serve-stale-data", yes_no(tunables.serves_stale)),
         ("slave-serve-stale-data", yes_no(tunables.serves_stale)),
         ("repl-backlog-size", tunables.backlog_len.to_string()),
@@ -904,6 +907,18 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             "replica-max-staleness-ms" => changed.staleness_max_ms = number()?,
             "replica-serve-stale-data" | "slave-serve-stale-data" => {
                 changed.serves_stale = match &value.to_ascii_lowercase()[..] {
+                    b"yes" => true,
+                    b"no" => false,
+                    _ => return Err(failed("argument must be 'yes' or 'no'")),
+                };
+            }
+            "quorum-writes" => {
+                changed.quorum_writes = match &value.to_ascii_lowercase()[..] {
+                    b"yes" if shared.election.is_none() => {
+                        return Err(failed(
+                            "it needs --peers: without members there is no majority",
+                        ));
+                    }
                     b"yes" => true,
                     b"no" => false,
                     _ => return Err(failed("argument must be 'yes' or 'no'")),

@@ -644,10 +644,16 @@ impl State {
             Message::Borrow(shard, id) => self.lend(shard, from, id),
             Message::Lent(id, lent, is_wanted) => self.on_lent(id, lent, is_wanted),
             Message::Returned(shard, lent, after) => {
-                if self.gate.on
-                    && let Some(stream) = &lent.stream
-                {
-                    self.watch.push((shard, from, stream.next()));
+                if let Some(stream) = &lent.stream {
+                    let until = (shard, from, stream.next());
+                    if self.gate.waits_for_disk() {
+                        self.watch.push(until);
+                    }
+                    if self.gate.asks_majority() {
+                        self.watch_agreed.push(until);
+                        // It may have been acknowledged before the shard was here.
+                        self.on_agreed(shard);
+                    }
                 }
                 self.homes.come_home(shard, lent);
                 let mut heard = Vec::new();
@@ -736,6 +742,7 @@ impl State {
             | Message::Order(..)
             | Message::Settled(_) => {}
             Message::Hush(_) | Message::Hushed(..) => {}
+            Message::Unanswered(socket) => self.leave_unanswered(socket),
             Message::Acked => self.acked = true,
             Message::AskAcks => self.asks_acks = true,
         }

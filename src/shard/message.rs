@@ -222,6 +222,8 @@ pub enum Message {
     Copy(usize, Box<Copied>),
     /// The reply.
     Ran(Asker, Box<Out>),
+    /// What this connection of yours had asked is never answered, as this node is the primary no more.
+    Unanswered(SocketId),
     /// Lend a shard to the sender's collection.
     Borrow(usize, u64),
     /// Here it is, for that collection; is somebody blocked on a key of it?

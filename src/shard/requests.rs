@@ -511,7 +511,12 @@ impl State {
                     self.note_time(Some(conn), spec, *args, start);
                 }
                 let reply = conn.out.as_bytes();
-                self.count_reply(spec, &reply[before.min(reply.len())..]);
+                let reply = &reply[before.min(reply.len())..];
+                self.count_reply(spec, reply);
+                let is_next = !conn.is_waiting() && conn.reply_mode == ReplyMode::On;
+                if self.gate.asks_majority() && is_next && verb.is_blind() {
+                    conn.blind_len += reply.len();
+                }
             }
             Run::Store(run) => self.store_request(conn, spec, Work::Store(run), args),
             Run::Script if matches!(spec.keys, Keys::None) => self.keep_script(conn, spec, *args),

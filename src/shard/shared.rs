@@ -114,6 +114,8 @@ pub struct Tunables {
     pub primary_user: String,
     /// See there.
     pub primary_password: String,
+    /// As the primary that members elected, replies wait until a majority has what they tell of.
+    pub quorum_writes: bool,
 }
 
 impl Default for Tunables {
@@ -144,6 +146,7 @@ impl Default for Tunables {
             backlog_ttl_secs: 3600,
             primary_user: String::new(),
             primary_password: String::new(),
+            quorum_writes: false,
         }
     }
 }
@@ -325,6 +328,12 @@ pub struct Election {
     pub writes_until: AtomicU64,
     /// The epoch that this node leads; 0: none. Acknowledgements count that are of it.
     pub epoch_led: AtomicU64,
+    /// See [`Term`](super::durable::Term): of this node as the primary.
+    pub term: AtomicU64,
+    /// Together with this node, so many members are a majority.
+    pub others_needed: AtomicUsize,
+    /// Connections that were closed with replies that nobody can give any more.
+    pub unanswered: AtomicU64,
     /// How things stand, once the node takes part.
     pub view: Mutex<Option<ElectionView>>,
 }

@@ -6,7 +6,7 @@
 //! starts over once what it needs is kept no longer.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -20,6 +20,7 @@ use uring::{Chunk, GATHER_MAX, Outgoing, Reactor, SocketId, Usage};
 
 use super::{
     chunks::BLOCK_LEN,
+    durable::Fsync,
     in_place::InPlace,
     kept::{AWAY_MS, Away, Kept},
     log,
@@ -300,6 +301,11 @@ impl Source {
         self.away.clear();
     }
 
+    /// Is the socket a replica's?
+    pub fn has_link(&self, socket: SocketId) -> bool {
+        self.links.iter().any(|link| link.socket == socket)
+    }
+
     fn link(&mut self, socket: SocketId) -> Option<&mut Link> {
         self.links.iter_mut().find(|link| link.socket == socket)
     }
@@ -356,6 +362,8 @@ impl Source {
                 link.acked = if is_further { applied } else { link.acked };
                 link.durable = if is_safer { durable } else { link.durable };
                 let own = link.own;
+                // Before others see how far it is, and go on with what comes of that.
+                self.agree(own, state);
                 self.publish(own, state);
                 state.tell_acks();
             }
@@ -569,7 +577,8 @@ impl Source {
                 && is_busy
                 && feed.taken == state.now
                 && stream.pending_bytes() < HOLD_LEN
-                && state.shared.waiters.load(Relaxed) == 0;
+                && state.shared.waiters.load(Relaxed) == 0
+                && !state.gate.asks_majority();
             if may_wait {
                 self.holds |= stream.pending_bytes() > 0;
             } else {
@@ -743,6 +752,7 @@ impl Source {
         link.out_bytes -= len;
         if let (Stage::Streaming(cursor), true) = (&mut link.stage, link.out.is_empty()) {
             let room = (GATHER_MAX - 1, SEND_LEN.saturating_sub(len));
+            let before = pieces.len();
             match feed.history.gather(cursor, link.kind, room, pieces) {
                 Ok(more) => {
                     len += more;
@@ -754,7 +764,10 @@ impl Source {
             }
             let composed = feed.history.take_composed();
             replicas.frame_bytes_copied.fetch_add(composed, Relaxed);
-            if link.takes_pings && state.now >= link.ping_at {
+            // Whoever gets frames is to say when it has them, if replies wait for that.
+            let counts = link.kind == Peer::All && state.gate.asks_majority();
+            let is_asked = counts && pieces.len() > before;
+            if link.takes_pings && (is_asked || state.now >= link.ping_at) {
                 link.ping_at = state.now + PING_MS;
                 let next = state.homes.stream_end(feed.shard);
                 let generation = feed.history.generation();
@@ -839,6 +852,7 @@ impl Source {
             if !state.feeding[own] {
                 continue;
             }
+            self.agree(own, state);
             self.publish(own, state);
             let feed = &mut self.feeds[own];
             let is_idle = now.saturating_sub(feed.used) > state.tunables.backlog_ttl_secs * 1000;
@@ -867,6 +881,47 @@ impl Source {
         }
     }
 
+    /// Sees how much of a shard a majority of the members has, and lets go what waits for that. What is to be
+    /// durable here before it is told must be so there, too.
+    fn agree(&self, own: usize, state: &mut State) {
+        if !state.gate.waits_for_majority() {
+            return;
+        }
+        let Some(election) = &state.shared.election else {
+            return;
+        };
+        let (led, needed) = (
+            election.epoch_led.load(SeqCst),
+            election.others_needed.load(Relaxed),
+        );
+        let is_durable = state.tunables.fsync == Fsync::Always && state.shared.settings.journals;
+        let of_members = self.links.iter().filter(|link| {
+            let is_told = link.gone.is_none() && link.kind == Peer::All;
+            is_told && link.own == own && led > 0 && link.epoch == Some(led)
+        });
+        let reached = of_members.map(|link| {
+            let ReplicaView {
+                ip,
+                port,
+                acked,
+                durable,
+                ..
+            } = link.view();
+            let reached = if is_durable {
+                durable.unwrap_or(0)
+            } else {
+                acked
+            };
+            ((ip, port), reached)
+        });
+        let shard = self.feeds[own].shard;
+        let agreed = agreed(reached.collect(), needed);
+        let mark = &state.shared.durable.shards[shard].agreed;
+        if mark.fetch_max(agreed, SeqCst) < agreed {
+            state.on_agreed(shard);
+        }
+    }
+
     /// Tells who follows a shard.
     fn publish(&self, own: usize, state: &State) {
         let feed = &self.feeds[own];
@@ -879,6 +934,19 @@ impl Source {
             .first
             .store(feed.history.first().unwrap_or_default(), Relaxed);
     }
+}
+
+/// How far so many of these members are, at least. One whose connection was lost may have another one.
+fn agreed(reached: Vec<((IpAddr, u16), u64)>, needed: usize) -> u64 {
+    let mut members: BTreeMap<(IpAddr, u16), u64> = BTreeMap::new();
+    for (member, offset) in reached {
+        let furthest = members.entry(member).or_default();
+        *furthest = offset.max(*furthest);
+    }
+    let mut offsets: Vec<u64> = members.into_values().collect();
+    offsets.sort_unstable_by(|one, other| other.cmp(one));
+    let last = needed.checked_sub(1).and_then(|at| offsets.get(at));
+    last.copied().unwrap_or(0)
 }
 
 impl Feed {
@@ -1313,6 +1381,8 @@ impl State {
         }
         let reached = lock(&self.shared.upstreams).clone();
         for (at, shard) in own.into_iter().enumerate() {
+            // Of this history nobody has acknowledged anything.
+            self.shared.durable.shards[shard].agreed.store(0, SeqCst);
             self.start_stream(at, shard);
             let mut reached = reached.iter().filter(|(of, _)| *of == shard);
             if let Some(stream) = &mut self.homes.shards.shard(shard).stream {
@@ -1349,5 +1419,22 @@ impl State {
             self.tell_all(|| Message::Acked);
             self.acked = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_is_of_members_and_not_of_connections() {
+        let member =
+            |host: u8, port: u16, offset: u64| ((IpAddr::from([10, 0, 0, host]), port), offset);
+        assert_eq!(agreed(vec![], 1), 0);
+        assert_eq!(agreed(vec![member(1, 1, 7), member(2, 1, 5)], 1), 7);
+        let twice = vec![member(1, 1, 7), member(1, 1, 9), member(2, 1, 5)];
+        assert_eq!(agreed(twice, 2), 5, "one of them lost a connection");
+        assert_eq!(agreed(vec![member(1, 1, 7), member(1, 2, 5)], 2), 5);
+        assert_eq!(agreed(vec![member(1, 1, 7)], 2), 0);
     }
 }

@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Instant,
 };
@@ -18,7 +21,7 @@ use super::{
     client::Gathers,
     clients::Clients,
     digest::Digests,
-    durable::Gate,
+    durable::{Gate, Term, Verdict},
     evict::Memory,
     handoff::Stage,
     homes::Homes,
@@ -119,10 +122,12 @@ pub(super) struct State {
     /// REPLICAOF said on this core (0): whom to follow from the end of this turn.
     pub follow_request: Option<Option<(String, u16)>>,
     pub freeing: bool,
-    /// Replies that wait for the disk.
+    /// Replies that wait for the disk, or for a majority.
     pub gate: Gate,
     /// Shards of ours that cores had on loan, and the offset up to which their frontier matters to those.
     pub watch: Vec<(usize, CoreId, u64)>,
+    /// The same of what a majority acknowledges.
+    pub watch_agreed: Vec<(usize, CoreId, u64)>,
     /// What was written and is for replicas: which of the core's shards, and the frames.
     pub written: Vec<(usize, Part)>,
     /// Which of the core's shards keep what they do for replicas.
@@ -225,6 +230,7 @@ impl State {
             freeing: false,
             gate: Gate::default(),
             watch: Vec::new(),
+            watch_agreed: Vec::new(),
             written: Vec::new(),
             feeding: Vec::new(),
             digests: Digests::default(),
@@ -350,23 +356,47 @@ impl State {
         self.shared.refusal(why)
     }
 
-    /// Lets go the replies that waited for the disk and need not any more.
+    /// Lets go the replies that waited for the disk or a majority and need not any more.
     pub(super) fn let_go(&mut self) {
         if self.gate.is_idle() {
             return;
         }
         let (shared, homes) = (&self.shared, &self.homes);
         let is_replaced = shared.durable.replaced.load(SeqCst);
-        let released = self.gate.release(|shard, next, replaced| {
+        let (waits, term) = (self.gate.waits_for_majority(), self.term());
+        let released = self.gate.release(|shard, next, awaits| {
             let marks = &shared.durable.shards[shard];
+            if let Some(of) = awaits.term.filter(|_| waits)
+                && marks.agreed.load(SeqCst) < next
+            {
+                return match of == term {
+                    true => Verdict::Missing,
+                    false => Verdict::Lost,
+                };
+            }
             // A shard that took over the history of a primary may have lower numbers than before. What was
             // waited for is gone then, with the data that it was about.
             let is_lower = || match homes.shards.stream_next(shard) {
                 Some(end) if homes.owner(shard) == self.me => end < next,
-                _ => is_replaced > replaced && marks.next.load(SeqCst) < next,
+                _ => is_replaced > awaits.replaced && marks.next.load(SeqCst) < next,
             };
-            marks.passed.load(SeqCst) >= next || is_lower()
+            match !awaits.disk || marks.passed.load(SeqCst) >= next || is_lower() {
+                true => Verdict::There,
+                false => Verdict::Missing,
+            }
         });
+        for socket in released.lost {
+            self.leave_unanswered(socket);
+        }
+        for (to, message) in released.lost_messages {
+            self.mesh.send(
+                to,
+                match message {
+                    Message::Ran(Asker::Conn(socket, _), _) => Message::Unanswered(socket),
+                    message => message,
+                },
+            );
+        }
         for socket in released.conns {
             if let Some(mut conn) = self.take_conn(socket) {
                 conn.let_go(released.number);
@@ -379,20 +409,64 @@ impl State {
         }
     }
 
-    /// The end of a turn, before its replies leave: with `appendfsync always` they wait for what is missing
-    /// on the disk.
+    /// Ends a connection whose replies would tell of what may not be on a later primary: its client has to
+    /// see for itself.
+    pub(super) fn leave_unanswered(&mut self, socket: SocketId) {
+        if let Some(mut conn) = self.take_conn(socket) {
+            if let Some(election) = &self.shared.election {
+                election.unanswered.fetch_add(1, Relaxed);
+            }
+            self.drop_conn(&mut conn);
+            self.put_conn(conn);
+        }
+    }
+
+    /// This node as the primary of its members.
+    fn term(&self) -> Term {
+        let election = self.shared.election.as_ref();
+        Term(election.map_or(0, |election| election.term.load(SeqCst)))
+    }
+
+    /// The end of a turn, before its replies leave: they wait for what is missing on the disk with
+    /// `appendfsync always`, and on a majority of the members with `quorum-writes yes`.
     pub(super) fn close_gate(&mut self) {
         if self.gate.is_idle() {
             return;
         }
-        let (shared, homes) = (&self.shared, &mut self.homes);
+        let (term, shared, homes) = (self.term(), &self.shared, &mut self.homes);
         let own = homes.own().map(|shard| (shard, homes.stream_end(shard)));
-        let frontier = |shard: usize| shared.durable.shards[shard].passed.load(SeqCst);
         let replaced = shared.durable.replaced.load(SeqCst);
-        let free = self.gate.end_turn(own, frontier, replaced);
+        let awaits = self.gate.awaits(term, replaced);
+        let frontier = |shard: usize| {
+            let marks = &shared.durable.shards[shard];
+            let reached = |waits: bool, mark: &AtomicU64| match waits {
+                true => mark.load(SeqCst),
+                false => u64::MAX,
+            };
+            let agreed = reached(awaits.term.is_some(), &marks.agreed);
+            agreed.min(reached(awaits.disk, &marks.passed))
+        };
+        let free = self.gate.end_turn(own, frontier, awaits);
         for (to, message) in free {
             self.mesh.send(to, message);
         }
+        if !self.gate.asks_majority() {
+            self.watch_agreed.clear();
+        }
+    }
+
+    /// A majority of the members has acknowledged more of a shard of this core.
+    pub(super) fn on_agreed(&mut self, shard: usize) {
+        let agreed = self.shared.durable.shards[shard].agreed.load(SeqCst);
+        let (me, mesh) = (self.me, &mut self.mesh);
+        self.watch_agreed.retain(|(of, core, offset)| {
+            let is_there = *of == shard && *offset <= agreed;
+            if is_there && *core != me {
+                mesh.send(*core, Message::Frontier);
+            }
+            !is_there
+        });
+        self.let_go();
     }
 
     pub(super) fn run_ready(&mut self) {

@@ -20,6 +20,10 @@ At the end of a round, with everything healed:
     kept      every confirmed write is on the primary and on all replicas
     alone     no two members accepted writes at the same time, and none two of the same epoch
 
+In the fleet "quorum" nobody asks: it runs with `--quorum-writes yes`, so what was answered is confirmed. Before
+its rounds two members of three are stopped, twice: then no write may be answered, nor what would show it, while
+PING and INFO are; and whoever waits is told by a closed connection.
+
 In a fleet of ringkeeps all four are asserted. "kept" has one exception: where a majority was killed at once,
 only writes that WAITAOF confirmed must be there, as the journals are synced once a second.
 
@@ -70,6 +74,7 @@ VOTERS = ("1.19.0", "2.0.20")
 FLEETS = {
     "three": (RINGKEEP,) * 3,
     "five": (RINGKEEP,) * 5,
+    "quorum": (RINGKEEP,) * 3,
     "with-7.0": (RINGKEEP, RINGKEEP, "7.0.0"),
     "with-5.4": (RINGKEEP, "5.4.0", "5.4.0"),
     "with-voter": (RINGKEEP, RINGKEEP, "2.0.20"),
@@ -339,8 +344,11 @@ peers = "%s"
 
 
 class Fleet:
-    def __init__(self, scratch, opts, net, kinds, down_after):
+    def __init__(self, scratch, opts, net, name, down_after):
+        kinds = FLEETS[name]
         self.net, self.down_after = net, down_after / 1000
+        # A reply says that a majority has it.
+        self.quorum = name == "quorum"
         self.node = os.path.abspath(opts.node)
         self.members = [Member(n, kind, net) for n, kind in enumerate(kinds)]
         self.all_ringkeeps = all(m.is_ringkeep for m in self.members)
@@ -355,6 +363,8 @@ class Fleet:
                 argv = [os.path.abspath(opts.node), "--port", m.port, "--bind", "0.0.0.0", "--threads", 1]
                 argv += ["--shards", SHARDS, "--no-pin", "--spin-us", 0, "--dir", directory]
                 argv += ["--node-id", m.id, "--peers", peers]
+                if self.quorum:
+                    argv += ["--quorum-writes", "yes"]
                 if down_after != KEVY_DOWN_AFTER:
                     argv += ["--elect-down-after-ms", down_after]
             else:
@@ -543,14 +553,20 @@ class Writer(Client):
                 if not reply.is_error:
                     self.journal.accepted.append((sent, time.monotonic(), self.member))
                     taken.append(pair)
+                    if self.fleet.quorum and not self.on_disk:
+                        self.journal.confirmed[pair[0]] = (pair[1], self.member, "WAIT")
         except GONE:
             self.journal.unknown += len(batch) - len(taken)
-            self.journal.unconfirmed.update(taken)
+            if not self.fleet.quorum or self.on_disk:
+                self.journal.unconfirmed.update(taken)
             raise
         if not taken:
             self.journal.refused += 1
             self.lost()
             time.sleep(0.01)
+            return
+        if self.fleet.quorum and not self.on_disk:
+            time.sleep(0.005)
             return
         self.journal.unconfirmed.update(taken)
         need = str(self.fleet.need)
@@ -862,11 +878,14 @@ RINGKEEPS = ("tail",)
 CUTS = ("cut off", "cut out", "cut in", "unheard", "deaf", "deaf replica", "cut apart", "stale member")
 
 
-def order(rng, rounds, can_cut, only, kinds_of):
+def order(rng, rounds, can_cut, only, name):
     """Every kind of loss before one comes again."""
-    ours = RINGKEEPS if set(kinds_of) == {RINGKEEP} else ()
+    ours = RINGKEEPS if set(FLEETS[name]) == {RINGKEEP} else ()
     kinds, out = ALWAYS + ours + (CUTS if can_cut else ()), []
     kinds = [kind for kind in kinds if not only or only in kind]
+    if name == "quorum":
+        # Nobody is told of writes that a majority does not have.
+        kinds = [kind for kind in kinds if kind != "tail"]
     while len(out) < rounds:
         out += rng.sample(kinds, len(kinds))
     return out[:rounds]
@@ -921,9 +940,65 @@ class Run:
         primary = self.go()
         if self.fleet.all_ringkeeps:
             primary = self.stranger(primary)
+        if self.fleet.quorum:
+            for turn in range(2):
+                primary = self.alone_with_writes(turn, primary)
         for n, name in enumerate(losses):
             primary = self.round(n + 1, name, primary)
         self.summary()
+
+    def alone_with_writes(self, turn, primary):
+        """The two others stand still: nothing that is written now may be answered or shown."""
+        others = [m for m in self.fleet.members if m is not primary]
+        self.hold()
+        writers = [primary.conn(30.0) for _ in range(8)]
+        with primary.conn(5.0) as c:
+            c.ask("SET", "before", turn)
+        for m in others:
+            m.pause()
+        told, hangs, closed = [], [], 0
+        requests = {
+            0: [("SET", "alone:%d", turn)],
+            1: [("MULTI",), ("INCR", "alone:%d"), ("EXEC",)],
+            2: [("EVAL", "return redis.call('SET', KEYS[1], 'script')", "1", "alone:%d")],
+            3: [("SET", "alone:%d", turn), ("GET", "before")],
+            4: [("MSET", "alone:%d", turn, "alone:%d:2", turn, "alone:%d:3", turn)],
+            # It is blocked when the next one pushes.
+            5: [("BLPOP", "alone:list", "0")],
+            6: [("RPUSH", "alone:list", "1")],
+            7: [("GET", "alone:0")],
+        }
+        began = time.monotonic()
+        for n, c in enumerate(writers):
+            for words in requests[n]:
+                c.send(*[w % n if isinstance(w, str) and "%d" in w else w for w in words])
+            time.sleep(0.02)
+        with primary.conn(5.0) as c:
+            c.ask("PING")
+            was_leader = c.info("replication")["node_role"] == "leader"
+        took = time.monotonic() - began
+        for n, c in enumerate(writers):
+            try:
+                replies = []
+                while len(replies) < len(requests[n]):
+                    replies.append(c.read())
+            except Closed as e:
+                closed += 1
+                if "no reply" in str(e):
+                    hangs.append((n, str(e)))
+            told += [(n, r) for r in replies if not r.is_error and r.value not in (b"OK", b"QUEUED")]
+            told += [(n, r) for r in replies if r.value == b"OK" and requests[n][0][0] != "MULTI"]
+            c.close()
+        unanswered = int(primary.info()["quorum_unanswered_total"])
+        for m in others:
+            m.resume()
+        label = "%s: two of three stand still, %d" % (self.name, turn + 1)
+        found = [] if not told else ["told without a majority: %r" % told]
+        found += [] if not hangs else ["waits for good: %r" % hangs]
+        found += [] if was_leader and took < self.fleet.down_after else ["PING and INFO took %.2f s" % took]
+        found += [] if closed >= 6 and unanswered >= 6 else ["%d closed, %d counted" % (closed, unanswered)]
+        self.count.check(label, not found, "; ".join(found))
+        return self.fleet.settled()
 
     def stranger(self, primary):
         """A primary whose id is in no list is announced to everybody. A kevy 7.0.0 that leads gives way to it and
@@ -1201,7 +1276,7 @@ def main():
     print("seed %d" % seed, flush=True)
     count = Count()
     if opts.short or not opts.fleet:
-        plan = [("three", 16), ("with-7.0", 2)]
+        plan = [("three", 16), ("quorum", 8), ("with-7.0", 2)]
     else:
         plan = [(name, opts.rounds) for name in opts.fleet]
     largest = max(len(FLEETS[name]) for name, _ in plan)
@@ -1221,13 +1296,13 @@ def main():
                 continue
             down_after = opts.down_after if set(kinds) == {RINGKEEP} else KEVY_DOWN_AFTER
             with Scratch(opts.keep) as scratch:
-                run = Run(count, name, Fleet(scratch, opts, net, kinds, down_after), seed, opts.node)
+                run = Run(count, name, Fleet(scratch, opts, net, name, down_after), seed, opts.node)
                 began = time.monotonic()
                 try:
                     if opts.idle:
                         run.idle(opts.idle)
                     else:
-                        run.rounds(order(random.Random(seed), rounds, net.can_cut, opts.only, kinds))
+                        run.rounds(order(random.Random(seed), rounds, net.can_cut, opts.only, name))
                 except (*GONE, RuntimeError, TimeoutError) as e:
                     lines = ["%s: %s" % (type(e).__name__, e)] + run.fleet.describe()
                     count.fail(name, "\n        ".join(lines))

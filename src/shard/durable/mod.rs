@@ -23,7 +23,7 @@ use bytes::Bytes;
 use uring::Reactor;
 
 pub use self::{
-    gate::Gate,
+    gate::{Gate, Term, Verdict},
     journal::OldSegment,
     save::{SavePoints, Saves},
 };
@@ -300,7 +300,8 @@ impl Durable {
         }
         state.read_tunables();
         let fsync = state.tunables.fsync;
-        state.gate.on = fsync == Fsync::Always && state.shared.settings.journals;
+        let waits = fsync == Fsync::Always && state.shared.settings.journals;
+        state.gate.wait_for_disk(waits);
         Ok(Self {
             kept,
             tell: Vec::new(),
@@ -394,7 +395,7 @@ impl Durable {
             Fsync::EverySecond => is_late,
             Fsync::No => false,
         };
-        self.leftover = match std::mem::replace(&mut state.gate.on, is_on) && !is_on {
+        self.leftover = match state.gate.wait_for_disk(is_on) && !is_on {
             true => LEFTOVER_BEATS,
             false => self.leftover.saturating_sub(1),
         };
@@ -1021,6 +1022,8 @@ pub struct Marks {
     pub ready: AtomicU64,
     /// Durable and complete.
     pub passed: AtomicU64,
+    /// A majority of the members has acknowledged it, to this node as the primary that it is.
+    pub agreed: AtomicU64,
     /// A recovery would know where the history before the present one ended.
     pub is_rooted: AtomicBool,
     /// The journal does not go on before a new beginning.

@@ -22,6 +22,7 @@ use uring::{FileId, Reactor, SocketId};
 use self::lines::Lines;
 use super::{
     alarm::Alarm,
+    durable::Term,
     follow::Follower,
     log,
     message::Order,
@@ -616,6 +617,9 @@ impl Election {
     fn lead_epoch(&self, epoch: u64) {
         if let Some(election) = &self.shared.election {
             election.epoch_led.store(epoch, SeqCst);
+            let term = &election.term;
+            let is_other = Term(term.load(SeqCst)).leads() != (epoch > 0);
+            term.fetch_add(u64::from(is_other), SeqCst);
         }
     }
 
