@@ -14,6 +14,7 @@ acknowledged writes, is printed.
 """
 
 import argparse
+import json
 import os
 import select
 import shutil
@@ -25,6 +26,7 @@ import sys
 import threading
 import time
 
+from elections import process_state
 from wire import Broken, Closed, Conn, Count, Scratch, encode, free_base, wait_until
 
 CRASHES = (
@@ -547,6 +549,69 @@ def replicas(args, scratch, count):
             shipped = fields.get("sync_full")
             count.check("nobody got all the data again", shipped == "0", str(fields))
         load.end(count, "replicas")
+
+
+def failovers(args, scratch, count):
+    """A failover and a handoff of the same node meet: within a failover no handoff begins, and a failover that is
+    asked for within a handoff is begun by the next process."""
+    with Fleet(args, scratch, "one") as one, Fleet(args, scratch, "two") as two:
+        port = lambda fleet: ("--replication-port", str(fleet.port + 10000))
+        one.start(*port(one), threads=2)
+        two.start("--replicaof", "127.0.0.1:%d" % one.port, *port(two), threads=2)
+        with Conn(one.addr) as conn:
+            conn.ask("SET", "first", "1")
+            wait_until("the replica is in step", 20, lambda: conn.ask("WAIT", "1", "1000") == 1)
+        load = Load(one.addr)
+        load.goes_on()
+        to = ("FAILOVER", "TO", "127.0.0.1", str(two.port), "TIMEOUT")
+        role = lambda fleet: Conn(fleet.addr, 20.0).info("replication")["role"]
+        # The target stands still, so that the failover waits until its time is up.
+        os.kill(two.pids[-1], signal.SIGSTOP)
+        # Its threads go on until the first of them has taken the signal in.
+        wait_until("the target is stopped", 10, lambda: process_state(two.pids[-1]) == "T", every=0.001)
+        with Conn(one.addr) as conn:
+            conn.ask(*to, "1000")
+        said = one.upgrade(*one.node(*port(one), threads=2))
+        count.check("within a failover no handoff begins", said[0] == "failed", str(said))
+
+        def results():
+            with open(os.path.join(one.dir, "data", "failover.log")) as log:
+                return [json.loads(line)["result"] for line in log]
+
+        ended = wait_until("the failover's end", 10, results)
+        os.kill(two.pids[-1], signal.SIGCONT)
+        count.check("the failover ends as it would", ended == ["aborted"] and role(one) == "master", str(ended))
+        load.goes_on()
+        load.end(count, "failovers")
+        # What is asked within a handoff the next process answers. Its replica may not be back yet.
+        with Conn(one.addr) as conn:
+            conn.ask("WAIT", "1", "1000")
+            ending = []
+
+            prepared = one.logged("handoff: prepares")
+
+            def ask():
+                wait_until("the handoff", 20, lambda: one.logged("handoff: prepares") > prepared, every=0.001)
+                while not ending:
+                    reply = conn.call(*to, "5000")
+                    if reply.value == b"OK":
+                        return ending.append("OK")
+                    if b"replica" not in reply.value:
+                        return ending.append(reply.value)
+                    time.sleep(0.001)
+
+            asking = threading.Thread(target=ask)
+            with busy(one.addr, 0.5):
+                asking.start()
+                said = one.upgrade(*one.node(*port(one), threads=2))
+            asking.join(20)
+        count.check("a failover is asked for within a handoff", said[:1] == ["committed"] and ending == ["OK"],
+                    "%r %r" % (said, ending))
+        moved = lambda: (role(one), role(two)) == ("slave", "master")
+        count.check("and the part moves", wait_until("the other one leads", 20, moved))
+        with Conn(two.addr) as conn:
+            count.check("with the data", conn.ask("GET", "first") == b"1")
+            wait_until("both in step", 20, lambda: conn.ask("WAIT", "1", "1000") == 1)
 
 
 def has(addr, key, value):
@@ -1206,7 +1271,7 @@ def main():
         return be(args.be, args.control)
     args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, passing, aborts, crashes, slow_crashes, failures, late_ones, replicas)
+    parts = (upgrades, passing, aborts, crashes, slow_crashes, failures, late_ones, replicas, failovers)
     parts += () if args.short else (stops,)
     for args.supervisor in args.supervisors:
         if args.supervisor != args.supervisors[0] and args.short:
