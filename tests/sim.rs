@@ -36,15 +36,17 @@ use std::{
 use bytes::Bytes;
 use ringkeep::{
     base::Rng,
+    cmd::{Digest, Shard, Walker},
     journal::{
         FileName,
         meta::Meta,
         snapshot::{FOOTER_LEN, Summary},
     },
     mesh,
-    recover::{self, Files, Unnamed},
+    recover::{self, Files, Filling, RecoverError, Survey, Unnamed, View},
     route::Routing,
     shard::{Core, Fsync, Loaded, Message, Settings, Shared, Start},
+    store::Budget,
 };
 use uring::{
     Chunk, Endpoint, Event, FileId, Lease, Nanos, OpenHow, Outgoing, Reactor, SocketId, TimerId,
@@ -121,9 +123,11 @@ enum Point {
     CutAtRecovery,
     TornTail,
     Fault,
+    /// Who read while the node wrote had something that was of use.
+    ReadAhead,
 }
 
-const POINTS: [Point; 20] = [
+const POINTS: [Point; 21] = [
     Point::SegmentMade,
     Point::Header,
     Point::Roll,
@@ -144,6 +148,7 @@ const POINTS: [Point; 20] = [
     Point::CutAtRecovery,
     Point::TornTail,
     Point::Fault,
+    Point::ReadAhead,
 ];
 
 type Visits = BTreeMap<Point, u64>;
@@ -772,6 +777,16 @@ struct Sim {
     idle: usize,
     visits: Visits,
     acked: u64,
+    /// Who reads the disk while the node writes, as the successor in a handoff does, and when.
+    ahead: Ahead,
+    looks: Rng,
+}
+
+/// What was read of a directory in which a node writes.
+#[derive(Default)]
+struct Ahead {
+    survey: Survey,
+    fillings: Vec<Option<Filling>>,
 }
 
 type Outcome<T> = Result<T, String>;
@@ -834,6 +849,9 @@ impl Sim {
             idle: 0,
             visits: Visits::new(),
             acked: 0,
+            ahead: Ahead::default(),
+            // Not of the same numbers: who reads changes nothing.
+            looks: Rng::seeded(seed ^ 0x5eed),
         }
     }
 
@@ -861,12 +879,18 @@ impl Sim {
             }
             self.was_stopped = false;
             self.connect(&node)?;
+            self.ahead = Ahead::default();
             for _ in 0..self.rng.below(self.plan.steps) {
                 self.step(&mut node)?;
+                if self.looks.below(300) == 0 {
+                    // Files may come and go meanwhile.
+                    let _ = self.look_ahead(View::Live);
+                }
             }
             if self.plan.faults.is_none() && self.rng.below(8) == 0 {
                 self.stop(&mut node)?;
             }
+            self.compare_ahead()?;
             self.crashed = self.world.now();
             self.crash(&node);
         }
@@ -882,10 +906,7 @@ impl Sim {
     /// Starts the node, as `node::boot` does. None if the power went meanwhile.
     fn boot(&mut self) -> Outcome<Option<Node>> {
         self.world.set_faults(Faults::default());
-        let meta = Meta {
-            shard_count: self.plan.shards as u32,
-            routing: 0,
-        };
+        let meta = self.meta();
         let world = self.world.clone();
         let disk = Disk(&world, NODE);
         let names = disk.names().map_err(|error| error.to_string())?;
@@ -948,13 +969,7 @@ impl Sim {
         shared.loading.store(true, SeqCst);
         (self.policy, self.holds_from) = (self.plan.policy, world.now());
         for plan in plans {
-            let place = recover::Place {
-                shard: plan.shard,
-                shards: self.plan.shards,
-                databases: 1,
-                routing: Routing::KevyHash,
-                seed: plan.shard as u64,
-            };
+            let place = self.place(plan.shard);
             let shard = recover::load(&disk, &plan, place, |_| ())
                 .map_err(|error| format!("it cannot load: {error}"))?;
             shared.durable.loading.put(Loaded {
@@ -988,6 +1003,80 @@ impl Sim {
             sights,
             shared,
         }))
+    }
+
+    fn meta(&self) -> Meta {
+        Meta {
+            shard_count: self.plan.shards as u32,
+            routing: 0,
+        }
+    }
+
+    fn place(&self, shard: usize) -> recover::Place {
+        recover::Place {
+            shard,
+            shards: self.plan.shards,
+            databases: 1,
+            routing: Routing::KevyHash,
+            seed: shard as u64,
+        }
+    }
+
+    /// Reads what has come since the last look, as far as it goes on from there: the plans, and of how many
+    /// shards something was of use.
+    fn look_ahead(&mut self, view: View) -> Result<(Vec<recover::Plan>, usize), RecoverError> {
+        let world = self.world.clone();
+        let disk = Disk(&world, NODE);
+        let plans = self.ahead.survey.look(&disk, &self.meta(), view)?;
+        if std::mem::take(&mut self.ahead.survey.is_other) {
+            self.ahead.fillings.clear();
+        }
+        self.ahead.fillings.resize_with(plans.len(), || None);
+        let mut useful = 0;
+        for plan in &plans {
+            let place = self.place(plan.shard);
+            let known = self.ahead.fillings[plan.shard].take();
+            let known = known.filter(|known| known.fits(plan));
+            useful += usize::from(known.is_some());
+            let mut filling = known.unwrap_or_else(|| Filling::new(place));
+            filling.fill(&disk, plan, &mut |_| ())?;
+            self.ahead.fillings[plan.shard] = Some(filling);
+        }
+        Ok((plans, useful))
+    }
+
+    /// The node writes no more. Whoever has read before has to know now what a start finds.
+    fn compare_ahead(&mut self) -> Outcome<()> {
+        let world = self.world.clone();
+        let disk = Disk(&world, NODE);
+        let Ok(fresh) = recover::survey(&disk, &self.meta()) else {
+            // Snapshots that have no names yet, which a start would give them first.
+            return Ok(());
+        };
+        let found = self.look_ahead(View::Still);
+        let (plans, useful) =
+            found.map_err(|error| format!("who has read ahead refuses: {error}"))?;
+        if format!("{plans:?}") != format!("{fresh:?}") {
+            return Err(format!(
+                "who has read ahead has {plans:?}, a start {fresh:?}"
+            ));
+        }
+        for plan in &fresh {
+            let mut own = recover::load(&disk, plan, self.place(plan.shard), |_| ())
+                .map_err(|error| format!("it cannot load: {error}"))?;
+            let ahead = self.ahead.fillings[plan.shard].take();
+            let mut ahead = ahead.expect("it was filled").finish();
+            if sum(&mut own) != sum(&mut ahead) {
+                return Err(format!(
+                    "shard {}: who has read ahead has another",
+                    plan.shard
+                ));
+            }
+        }
+        if useful > 0 {
+            self.visit(Point::ReadAhead);
+        }
+        Ok(())
     }
 
     /// Gives snapshots of a bundle their names, as a start does; false if the power went meanwhile.
@@ -1465,6 +1554,24 @@ impl Sim {
 }
 
 /// What a history comes to, so that two can be compared.
+/// All keys of a shard.
+fn sum(shard: &mut Shard) -> u128 {
+    let mut digest = Digest::default();
+    shard.begin_walk(Walker::Digest);
+    loop {
+        let budget = Budget {
+            records: 1000,
+            bytes: 1 << 20,
+        };
+        let mut body = Vec::new();
+        let slice = shard.walk_on(Walker::Digest, budget, &mut body);
+        digest.add(slice.database, &body);
+        if slice.is_last {
+            return digest.sum;
+        }
+    }
+}
+
 fn digest(sim: &Sim) -> (Nanos, u64, u64, Vec<(PathBuf, Vec<u8>)>) {
     let files = sim.world.files(NODE).into_iter();
     let files = files.map(|path| {

@@ -29,8 +29,35 @@ pub struct Scan {
     next: u64,
     /// The last good block is a clean end.
     is_clean: bool,
+    last: Option<Landmark>,
     ended: Option<Ended>,
     parser: Parser,
+}
+
+/// Where and how the last good block begins.
+type Landmark = (u64, [u8; BLOCK_HEADER_LEN]);
+
+/// A place behind a good block, from which a scan of the same segment can go on another time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The segment.
+    pub segment: Segment,
+    /// Where in the file the place is.
+    pub at: u64,
+    next: u64,
+    is_clean: bool,
+    last: Option<Landmark>,
+}
+
+impl Mark {
+    /// What stands where in the file if it is still the same: its header, and that of the block before the
+    /// place.
+    pub fn landmarks(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let last = self.last.map(|(at, header)| (at, header.to_vec()));
+        [(0, self.segment.compose().to_vec())]
+            .into_iter()
+            .chain(last)
+    }
 }
 
 /// What is known of the bytes behind the last good block.
@@ -169,6 +196,35 @@ impl fmt::Display for BlockFault {
 impl std::error::Error for BlockFault {}
 
 impl Scan {
+    /// Goes on behind a block of the same file: the first bytes are those at `mark.at`.
+    pub fn behind(mark: Mark) -> Self {
+        Self {
+            base: mark.at,
+            segment: Some(mark.segment),
+            next: mark.next,
+            is_clean: mark.is_clean,
+            last: mark.last,
+            ..Self::default()
+        }
+    }
+
+    /// The place behind the last good block that was shown; `None` before the header was read.
+    pub fn mark(&self) -> Option<Mark> {
+        let at = self.base + self.at as u64;
+        Some(Mark {
+            segment: self.segment?,
+            at: self.ended.map_or(at, |ended| ended.at),
+            next: self.next,
+            is_clean: self.is_clean,
+            last: self.last,
+        })
+    }
+
+    /// Was a place met where no good block begins?
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// Takes the next bytes of the file.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.at > 0 {
@@ -302,6 +358,7 @@ impl Scan {
         self.at = end;
         self.next = first + u64::from(header.frame_count.get());
         self.is_clean = is_clean_end;
+        self.last = Some((at, zerocopy::transmute!(*header)));
         let (participants, frames) = participants(header, &self.bytes[start..end]);
         ScannedBlock {
             at,

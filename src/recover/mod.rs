@@ -8,10 +8,10 @@ mod frames;
 mod load;
 pub mod tail;
 
-use std::{fmt, io, path::Path};
+use std::{collections::BTreeMap, fmt, io, path::Path};
 
 pub use frames::{Wanted, frames};
-pub use load::{Place, load};
+pub use load::{Filling, Place, load};
 
 use crate::journal::{
     FileName, Position,
@@ -20,7 +20,7 @@ use crate::journal::{
     from_files,
     meta::Meta,
     plan::{PlanError, Replay, Scanned, SegmentFile, ShardFiles, SharedUnit, SnapshotFile, plan},
-    scan::{Scan, Tail},
+    scan::{Mark, Scan, Tail},
     segment::{HeaderFault, SEGMENT_HEADER_LEN},
     snapshot::{FOOTER_LEN, SNAPSHOT_HEADER_LEN, Snapshot, SnapshotFault, SnapshotReason, Summary},
 };
@@ -49,6 +49,9 @@ pub trait Files {
 /// Bytes of a file that are read at once.
 const PIECE_LEN: usize = 1 << 20;
 
+/// Header and footer of the snapshot that a shard begins with.
+pub type Origin = (Snapshot, Summary);
+
 /// What is loaded of one shard, and how it goes on.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -56,6 +59,8 @@ pub struct Plan {
     pub shard: usize,
     /// The snapshot that is loaded, if any.
     pub snapshot: Option<u64>,
+    /// What it says of itself.
+    pub origin: Option<Origin>,
     /// The frames that are replayed behind it.
     pub replays: Vec<Replay>,
     /// Where what is loaded ends.
@@ -230,127 +235,240 @@ pub fn unnamed(files: &impl Files) -> Result<Unnamed, RecoverError> {
 /// # Errors
 /// [`RecoverError`]: something that had been durable cannot be read.
 pub fn survey(files: &impl Files, meta: &Meta) -> Result<Vec<Plan>, RecoverError> {
-    let shards = meta.shard_count as usize;
-    let mut found: Vec<Found> = (0..shards).map(|_| Found::default()).collect();
-    let mut names: Vec<FileName> = files
-        .names()
-        .map_err(|error| RecoverError::Io(None, 0, error.to_string()))?
-        .iter()
-        .filter_map(|name| FileName::parse(name))
-        .collect();
-    names.sort();
-    for name in names {
-        let (FileName::Segment { shard, .. } | FileName::Snapshot { shard, .. }) = name else {
-            continue;
-        };
-        let found = found.get_mut(shard as usize);
-        look(files, name, found.ok_or(RecoverError::Shard(name, shards))?)?;
-    }
-    let all: Vec<ShardFiles> = found.iter().map(|found| found.files.clone()).collect();
-    let plans = plan(meta, &all).map_err(|error| RecoverError::Plan(Box::new(error)))?;
-    let mut reached = vec![0; shards];
-    let scanned = all.iter().flat_map(|files| &files.segments);
-    let scanned = scanned.filter_map(|file| file.found.as_ref().ok());
-    for unit in scanned.flat_map(|scanned| &scanned.shared) {
-        for (shard, first) in &unit.participants {
-            if let Some(reached) = reached.get_mut(*shard as usize) {
+    Survey::default().look(files, meta, View::Still)
+}
+
+/// What is known of the segments of a directory, so that another look costs only what came since.
+#[derive(Debug, Default)]
+pub struct Survey {
+    known: BTreeMap<FileName, Known>,
+    /// What a file's units say of where other shards have been.
+    reached: BTreeMap<usize, u64>,
+    /// A file was found to be another than before: what was loaded from it is of no use.
+    pub is_other: bool,
+}
+
+/// A segment as far as it was read.
+#[derive(Debug)]
+struct Known {
+    mark: Mark,
+    /// The parts of units over several shards that may still lack others.
+    shared: Vec<SharedUnit>,
+}
+
+/// Does a directory change while it is looked at?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum View {
+    /// No.
+    Still,
+    /// Another process writes: a segment ends where no whole block begins, whatever is behind that, and an
+    /// error may only mean that something was removed or came meanwhile.
+    Live,
+}
+
+impl Survey {
+    /// Looks at everything in a directory. What it finds is what a first look would find, as long as
+    /// [`is_other`](Survey::is_other) does not become true.
+    ///
+    /// # Errors
+    /// [`RecoverError`]: something that had been durable cannot be read.
+    pub fn look(
+        &mut self,
+        files: &impl Files,
+        meta: &Meta,
+        view: View,
+    ) -> Result<Vec<Plan>, RecoverError> {
+        let shards = meta.shard_count as usize;
+        let mut found: Vec<Found> = (0..shards).map(|_| Found::default()).collect();
+        let mut names: Vec<FileName> = files
+            .names()
+            .map_err(|error| RecoverError::Io(None, 0, error.to_string()))?
+            .iter()
+            .filter_map(|name| FileName::parse(name))
+            .collect();
+        names.sort();
+        self.known
+            .retain(|name, _| names.binary_search(name).is_ok());
+        for name in names {
+            let (FileName::Segment { shard, .. } | FileName::Snapshot { shard, .. }) = name else {
+                continue;
+            };
+            let found = found.get_mut(shard as usize);
+            let found = found.ok_or(RecoverError::Shard(name, shards))?;
+            self.look_at(files, name, view, found)?;
+        }
+        let all: Vec<ShardFiles> = found.iter().map(|found| found.files.clone()).collect();
+        let plans = plan(meta, &all).map_err(|error| RecoverError::Plan(Box::new(error)))?;
+        let scanned = all.iter().flat_map(|files| &files.segments);
+        let scanned = scanned.filter_map(|file| file.found.as_ref().ok());
+        for unit in scanned.flat_map(|scanned| &scanned.shared) {
+            for (shard, first) in &unit.participants {
+                let reached = self.reached.entry(*shard as usize).or_default();
                 *reached = (*first + 1).max(*reached);
             }
         }
+        let plans = plans.into_iter().zip(found).enumerate();
+        let plans: Vec<Plan> = plans
+            .map(|(shard, (plan, found))| {
+                let reached = self.reached.get(&shard).copied().unwrap_or(0);
+                found.plan(shard, plan, reached)
+            })
+            .collect();
+        self.forget_whole_units(&plans);
+        Ok(plans)
     }
-    let plans = plans.into_iter().zip(found).zip(reached).enumerate();
-    Ok(plans
-        .map(|(shard, ((plan, found), reached))| found.plan(shard, plan, reached))
-        .collect())
-}
 
-/// Looks at one file.
-fn look(files: &impl Files, name: FileName, found: &mut Found) -> Result<(), RecoverError> {
-    let len = files
-        .len(&name.to_string())
-        .map_err(|error| RecoverError::Io(Some(name), 0, error.to_string()))?;
-    found.sizes.push((name, len));
-    match name {
-        FileName::Snapshot { seq, .. } => found.files.snapshots.push(SnapshotFile {
-            seq,
-            found: look_at_snapshot(files, name, len)?,
-        }),
-        FileName::Segment { seq, .. } => match scan(files, name, len)? {
-            Some(found_here) => found.files.segments.push(SegmentFile {
+    /// What counts now has all its parts, and has them for ever.
+    fn forget_whole_units(&mut self, plans: &[Plan]) {
+        for (name, known) in &mut self.known {
+            let FileName::Segment { shard, seq } = *name else {
+                continue;
+            };
+            let replays = plans.get(shard as usize).map(|plan| &plan.replays);
+            let mut replays = replays.into_iter().flatten();
+            if let Some(replay) = replays.find(|replay| replay.seq == seq) {
+                let counts = |unit: &SharedUnit| (replay.from..replay.to).contains(&unit.first);
+                known.shared.retain(|unit| !counts(unit));
+            }
+        }
+    }
+
+    /// Looks at one file.
+    fn look_at(
+        &mut self,
+        files: &impl Files,
+        name: FileName,
+        view: View,
+        found: &mut Found,
+    ) -> Result<(), RecoverError> {
+        let len = files
+            .len(&name.to_string())
+            .map_err(|error| RecoverError::Io(Some(name), 0, error.to_string()))?;
+        found.sizes.push((name, len));
+        match name {
+            FileName::Snapshot { seq, .. } => found.files.snapshots.push(SnapshotFile {
                 seq,
-                found: found_here,
+                found: look_at_snapshot(files, name, len)?,
             }),
-            None => found.unused.push(name),
-        },
-        FileName::Lock | FileName::Meta | FileName::Bundle { .. } | FileName::Rollback { .. } => {}
+            FileName::Segment { seq, .. } => match self.scan(files, name, len, view)? {
+                Some(found_here) => found.files.segments.push(SegmentFile {
+                    seq,
+                    found: found_here,
+                }),
+                None => found.unused.push(name),
+            },
+            FileName::Lock
+            | FileName::Meta
+            | FileName::Bundle { .. }
+            | FileName::Rollback { .. } => {}
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Reads a segment from its beginning to its end; `None` if nothing was ever written to it but, perhaps, a
-/// header that was cut off.
-fn scan(
-    files: &impl Files,
-    name: FileName,
-    len: u64,
-) -> Result<Option<Result<Scanned, HeaderFault>>, RecoverError> {
-    let mut scan = Scan::default();
-    let (mut at, mut shared, mut memory) = (0, Vec::new(), Vec::new());
-    let mut refused = None;
-    while at < len {
-        let bytes = read(files, name, at, &mut memory)?;
-        if bytes.is_empty() {
-            break;
-        }
-        let rest = if at == 0 {
-            &bytes[bytes.len().min(SEGMENT_HEADER_LEN)..]
-        } else {
-            bytes
+    /// What is known of a segment, if that holds.
+    fn take_known(
+        &mut self,
+        files: &impl Files,
+        name: FileName,
+        len: u64,
+    ) -> Result<Option<Known>, RecoverError> {
+        let Some(known) = self.known.remove(&name) else {
+            return Ok(None);
         };
-        at += bytes.len() as u64;
+        let mut is_same = len >= known.mark.at;
+        for (at, bytes) in known.mark.landmarks() {
+            let mut there = vec![0; bytes.len()];
+            is_same = is_same
+                && files
+                    .read(&name.to_string(), at, &mut there)
+                    .map_err(|error| RecoverError::Io(Some(name), at, error.to_string()))?
+                    == bytes.len()
+                && there == bytes;
+        }
+        self.is_other |= !is_same;
+        Ok(is_same.then_some(known))
+    }
+
+    /// Reads a segment from its beginning to its end; `None` if nothing was ever written to it but, perhaps,
+    /// a header that was cut off.
+    fn scan(
+        &mut self,
+        files: &impl Files,
+        name: FileName,
+        len: u64,
+        view: View,
+    ) -> Result<Option<Result<Scanned, HeaderFault>>, RecoverError> {
+        let known = self.take_known(files, name, len)?;
+        let mut at = known.as_ref().map_or(0, |known| known.mark.at);
+        let (mut scan, mut shared) = match known {
+            Some(known) => (Scan::behind(known.mark), known.shared),
+            None => (Scan::default(), Vec::new()),
+        };
+        let mut memory = Vec::new();
+        let mut refused = None;
+        while at < len {
+            let bytes = read(files, name, at, &mut memory)?;
+            if bytes.is_empty() {
+                break;
+            }
+            let rest = if at == 0 {
+                &bytes[bytes.len().min(SEGMENT_HEADER_LEN)..]
+            } else {
+                bytes
+            };
+            at += bytes.len() as u64;
+            if refused.is_some() {
+                // Behind a header that was cut off there is nothing.
+                if rest.iter().any(|byte| *byte != 0) {
+                    return Ok(refused.map(Err));
+                }
+                continue;
+            }
+            scan.feed(bytes);
+            loop {
+                match scan.next() {
+                    Ok(None) => break,
+                    Ok(Some(block)) => {
+                        let participants: Vec<(u32, u64)> = block.participants().collect();
+                        if !participants.is_empty() {
+                            shared.push(SharedUnit {
+                                first: block.first,
+                                participants,
+                            });
+                        }
+                    }
+                    Err(fault) => {
+                        let is_cut = !matches!(fault, HeaderFault::Version(_));
+                        if !is_cut || rest.iter().any(|byte| *byte != 0) {
+                            return Ok(Some(Err(fault)));
+                        }
+                        refused = Some(fault);
+                        break;
+                    }
+                }
+            }
+            if view == View::Live && (scan.has_ended() || refused.is_some()) {
+                break;
+            }
+        }
         if refused.is_some() {
-            // Behind a header that was cut off there is nothing.
-            if rest.iter().any(|byte| *byte != 0) {
-                return Ok(refused.map(Err));
-            }
-            continue;
+            return Ok(None);
         }
-        scan.feed(bytes);
-        loop {
-            match scan.next() {
-                Ok(None) => break,
-                Ok(Some(block)) => {
-                    let participants: Vec<(u32, u64)> = block.participants().collect();
-                    if !participants.is_empty() {
-                        shared.push(SharedUnit {
-                            first: block.first,
-                            participants,
-                        });
-                    }
-                }
-                Err(fault) => {
-                    let is_cut = !matches!(fault, HeaderFault::Version(_));
-                    if !is_cut || rest.iter().any(|byte| *byte != 0) {
-                        return Ok(Some(Err(fault)));
-                    }
-                    refused = Some(fault);
-                    break;
-                }
-            }
-        }
+        let (Some(segment), Some(mark)) = (scan.segment().copied(), scan.mark()) else {
+            return Ok(None);
+        };
+        let known = Known {
+            mark,
+            shared: shared.clone(),
+        };
+        self.known.insert(name, known);
+        let found = scan.finish().map(|end| Scanned {
+            segment,
+            end,
+            shared,
+        });
+        Ok(Some(found))
     }
-    if refused.is_some() {
-        return Ok(None);
-    }
-    let Some(segment) = scan.segment().copied() else {
-        return Ok(None);
-    };
-    let found = scan.finish().map(|end| Scanned {
-        segment,
-        end,
-        shared,
-    });
-    Ok(Some(found))
 }
 
 /// What the header and the footer of a snapshot say.
@@ -451,6 +569,10 @@ impl Found {
         Plan {
             shard,
             snapshot: plan.snapshot,
+            origin: plan.snapshot.and_then(|seq| {
+                let mut files = self.files.snapshots.iter();
+                files.find(|file| file.seq == seq)?.found.ok()
+            }),
             bytes: snapshot_bytes + replayed.sum::<u64>(),
             replays: plan.replays,
             end: plan.end,
@@ -458,7 +580,8 @@ impl Found {
             is_whole: plan.cut_count == 0,
             next_seq: seqs.max().unwrap_or(0) + 1,
             generation,
-            reached,
+            // What lies below is no news, and the files that said so may be gone.
+            reached: reached.max(plan.end.offset),
             segments,
             snapshots: plan.snapshot.into_iter().collect(),
             snapshot_bytes,
