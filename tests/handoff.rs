@@ -452,9 +452,8 @@ impl Replay {
             ("O", None) if msg == "!open" => self.incumbent(incumbent::Event::Opened(1)),
             ("O", None) => self.incumbent(incumbent::Event::Gone(1)),
             ("N", None) if msg == "!open" => {
-                let (successor, hello) = Successor::new(2, b"build", self.now);
-                self.successor = Some(successor);
-                self.note_successor(hello);
+                self.successor = Some(Successor::new(2, b"build", self.now));
+                self.successor(successor::Event::Prepared);
             }
             // An end of a process that is gone is not heard there.
             ("N", None) => self.successor = None,

@@ -1,4 +1,4 @@
-//! The successor: says hello, waits for the data directory, serves.
+//! The successor: reads ahead, says hello, waits for the data directory, serves.
 
 use super::{Decoder, HEARTBEAT_MS, Id, Message, Role, VERSION, WireError};
 use crate::base::Ms;
@@ -12,6 +12,8 @@ pub enum Event<'a> {
     Eof,
     /// Time has passed.
     Tick,
+    /// What can be read before the directory is its own has been read.
+    Prepared,
     /// All is loaded and served: where, and how far each shard is.
     Serving(Vec<String>, Vec<u64>),
 }
@@ -55,6 +57,8 @@ impl std::fmt::Display for Ending {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
+    /// Reads ahead until then at the latest: whoever has heard its hello stops the incumbent at once.
+    Preparing(Ms),
     /// Has said hello.
     Greeted,
     /// Knows the handoff.
@@ -68,6 +72,8 @@ enum Stage {
 #[derive(Debug)]
 pub struct Successor {
     stage: Stage,
+    /// What it has to say first.
+    hello: Option<Message>,
     decoder: Decoder,
     /// When the supervisor is to hear something at the latest.
     heartbeat: Ms,
@@ -76,22 +82,26 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// A process that was started as a successor, and what it says first.
-    pub fn new(pid: u32, build: &[u8], now: Ms) -> (Self, Effect) {
-        let successor = Self {
-            stage: Stage::Greeted,
+    /// A process that was started as a successor. It says hello when it is prepared, or at this time.
+    pub fn new(pid: u32, build: &[u8], hello_at: Ms) -> Self {
+        Self {
+            stage: Stage::Preparing(hello_at),
+            hello: Some(Message::Hello {
+                role: Role::Successor,
+                pid,
+                build: build.to_vec(),
+                versions: (VERSION, VERSION),
+                capabilities: 0,
+            }),
             decoder: Decoder::default(),
-            heartbeat: now + HEARTBEAT_MS,
+            heartbeat: 0,
             is_alone: false,
-        };
-        let hello = Message::Hello {
-            role: Role::Successor,
-            pid,
-            build: build.to_vec(),
-            versions: (VERSION, VERSION),
-            capabilities: 0,
-        };
-        (successor, Effect::Send(hello))
+        }
+    }
+
+    /// Has it said hello?
+    pub fn is_known(&self) -> bool {
+        !matches!(self.stage, Stage::Preparing(_))
     }
 
     /// Goes on. `now` is of a clock that nobody sets, `wall` is only told.
@@ -110,7 +120,11 @@ impl Successor {
             // Whoever has the directory serves: there may be nobody else who could.
             Event::Eof if matches!(self.stage, Stage::Loading(_)) => self.is_alone = true,
             Event::Eof => self.end(Ending::Alone, out),
+            Event::Prepared => self.greet(now, out),
             Event::Tick => {
+                if matches!(self.stage, Stage::Preparing(at) if now >= at) {
+                    self.greet(now, out);
+                }
                 if matches!(self.stage, Stage::Loading(_))
                     && now >= self.heartbeat
                     && !self.is_alone
@@ -133,6 +147,14 @@ impl Successor {
                     out.push(Effect::Serve);
                 }
             }
+        }
+    }
+
+    fn greet(&mut self, now: Ms, out: &mut Vec<Effect>) {
+        if matches!(self.stage, Stage::Preparing(_)) {
+            self.stage = Stage::Greeted;
+            self.heartbeat = now + HEARTBEAT_MS;
+            out.extend(self.hello.take().map(Effect::Send));
         }
     }
 
@@ -187,7 +209,8 @@ mod tests {
 
     /// One that has heard this.
     fn after(heard: &[Message]) -> Successor {
-        let (mut successor, _) = Successor::new(9, b"b", 0);
+        let mut successor = Successor::new(9, b"b", 0);
+        step(&mut successor, 0, Event::Prepared);
         for message in heard {
             hear(&mut successor, message);
         }
@@ -200,16 +223,9 @@ mod tests {
 
     #[test]
     fn the_directory_is_taken_only_when_told() {
-        let (mut successor, hello) = Successor::new(9, b"b", 0);
-        assert!(matches!(
-            hello,
-            Effect::Send(Message::Hello {
-                role: Role::Successor,
-                pid: 9,
-                versions: (1, 1),
-                ..
-            })
-        ));
+        let mut successor = Successor::new(9, b"b", 3000);
+        assert!(is_hello(&step(&mut successor, 0, Event::Prepared)));
+        assert_eq!(step(&mut successor, 3000, Event::Tick), []);
         assert_eq!(hear(&mut successor, &ack()), []);
         assert_eq!(step(&mut successor, 9000, Event::Tick), []);
         assert_eq!(hear(&mut successor, &Message::Heartbeat { at_ms: 5 }), []);
@@ -230,6 +246,38 @@ mod tests {
         let effects = step(&mut successor, 9002, serving);
         assert_eq!(effects, [Effect::Send(ready), Effect::Serve]);
         assert_eq!(step(&mut successor, 9003, Event::Eof), []);
+    }
+
+    fn is_hello(effects: &[Effect]) -> bool {
+        matches!(
+            effects,
+            [Effect::Send(Message::Hello {
+                role: Role::Successor,
+                pid: 9,
+                versions: (1, 1),
+                ..
+            })]
+        )
+    }
+
+    #[test]
+    fn it_reads_ahead_no_longer_than_it_may() {
+        let new = || Successor::new(9, b"b", 3000);
+        let mut successor = new();
+        assert_eq!(step(&mut successor, 2999, Event::Tick), []);
+        assert!(!successor.is_known());
+        assert!(is_hello(&step(&mut successor, 3000, Event::Tick)));
+        // It has read on.
+        assert_eq!(step(&mut successor, 3001, Event::Prepared), []);
+        assert_eq!(hear(&mut successor, &ack()), []);
+        assert_eq!(step(&mut successor, 3002, Event::Prepared), []);
+        let begin = hear(&mut successor, &Message::Begin(ID));
+        assert_eq!(begin, [Effect::Begin(ID)]);
+        let alone = [Effect::Exit(Ending::Alone)];
+        assert_eq!(step(&mut new(), 0, Event::Eof), alone);
+        // Nobody knows it yet.
+        let order = [Effect::Exit(Ending::Order)];
+        assert_eq!(hear(&mut new(), &ack()), order);
     }
 
     #[test]

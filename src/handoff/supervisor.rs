@@ -10,6 +10,9 @@ use crate::base::Ms;
 
 /// Either process has to say hello within this time.
 const HELLO_MS: Ms = 5_000;
+/// A successor that reads ahead may need longer, but no longer than an incumbent puts up with a supervisor
+/// that wants nothing yet.
+const HELLO_MAX_MS: Ms = 12_000;
 /// Who is waited for has to give a sign of life within this time.
 const SILENCE_MS: Ms = 10_000;
 /// Answers may be this much later than the time that the other side was given.
@@ -285,12 +288,19 @@ impl Supervisor {
         }
     }
 
+    /// The successor has to say hello within this time. Before that it reads what there is while the other
+    /// one serves.
+    pub fn hello_ms(&self) -> Ms {
+        (self.plan.deadline_ms / 3).clamp(HELLO_MS, HELLO_MAX_MS)
+    }
+
     /// When [`Event::Tick`] is due at the latest.
     pub fn wakes_at(&self) -> Option<Ms> {
         let all = self.began + self.plan.deadline_ms + SLACK_MS;
         let silence = self.heard + SILENCE_MS;
         match self.stage {
-            Stage::Greeting | Stage::Starting(_) => Some(self.since + HELLO_MS),
+            Stage::Greeting => Some(self.since + HELLO_MS),
+            Stage::Starting(_) => Some(self.since + self.hello_ms()),
             Stage::Draining => Some(silence.min(self.since + self.plan.grace_ms + SLACK_MS)),
             Stage::Sealing | Stage::Loading => Some(silence.min(all.max(self.since + LEAST_MS))),
             Stage::Checking | Stage::Ending(..) | Stage::Over => None,
@@ -858,7 +868,7 @@ mod tests {
     fn nobody_is_waited_for_for_ever() {
         let late = |step| Failure::Late(step);
         for (step, failure, at) in [
-            (Step::Start, late(Step::Start), 6_000),
+            (Step::Start, late(Step::Start), 11_000),
             (Step::Drain, late(Step::Drain), 7_000),
             (Step::Seal, Failure::Silent(Step::Seal), 11_000),
             (Step::Load, Failure::Silent(Step::Load), 11_000),
@@ -878,6 +888,25 @@ mod tests {
         }
         lead.wake();
         assert_eq!(ended(&mut lead), [resume(), over(&late(Step::Load))]);
+    }
+
+    #[test]
+    fn a_successor_may_read_ahead_for_a_while() {
+        for (deadline_ms, hello_ms) in [(1000, 5000), (30_000, 10_000), (600_000, 12_000)] {
+            let plan = Plan {
+                deadline_ms,
+                ..Lead::new().machine.plan
+            };
+            let mut lead = Lead {
+                machine: Supervisor::new(plan, 1000),
+                now: 1000,
+            };
+            assert_eq!(lead.machine.wakes_at(), Some(6000));
+            lead.now = 1500;
+            lead.old(&hello(Role::Incumbent, 1));
+            lead.step(Event::Started(2));
+            assert_eq!(lead.machine.wakes_at(), Some(1500 + hello_ms));
+        }
     }
 
     #[test]

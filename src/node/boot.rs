@@ -10,13 +10,17 @@ use std::{
 
 use uring::Wake;
 
-use super::{StartError, handoff};
+use super::{
+    StartError, handoff,
+    preload::{Preload, Preloaded},
+};
 use crate::{
+    cmd::Shard,
     handoff::{Id, Owner, files},
     journal::meta::Meta,
-    recover::{self, Plan},
+    recover::{self, Filling, Place, Plan, RecoverError, Survey, View},
     route::Routing,
-    shard::{Loaded, Shared, Start, log},
+    shard::{Loaded, Settings, Shared, Start, log},
     tools::{DataDir, DataError, routing_number},
 };
 
@@ -24,6 +28,8 @@ use crate::{
 pub(super) struct Boot {
     dir: Arc<DataDir>,
     plans: Vec<Plan>,
+    /// What was loaded before the directory was ours, by shard.
+    fillings: Vec<Option<Filling>>,
     seed: u64,
     began: Instant,
     /// As which owner the directory was taken.
@@ -44,7 +50,7 @@ pub(super) enum Taking {
 }
 
 impl Boot {
-    /// Locks the directory and finds out what is to be loaded.
+    /// Locks the directory and finds out what is to be loaded, and what of it was loaded before.
     ///
     /// # Errors
     /// What keeps the node from starting.
@@ -52,21 +58,24 @@ impl Boot {
         dir: &Path,
         shared: &Shared,
         seed: u64,
-        taking: Taking,
+        (taking, preload): (Taking, Option<Preload>),
     ) -> Result<Self, StartError> {
         let began = Instant::now();
         let settings = &shared.settings;
-        let routing = match settings.slots {
-            Some(_) => Routing::Slots,
-            None => Routing::KevyHash,
-        };
-        let wanted = Meta {
-            shard_count: settings.shards as u32,
-            routing: routing_number(routing),
-        };
+        let wanted = wanted(settings);
         let dir = DataDir::open(dir, wanted).map_err(StartError::Data)?;
         dir.check(&wanted).map_err(StartError::Data)?;
-        let plans = recover::survey(&dir, &dir.meta)
+        let (mut survey, mut fillings, preloaded) = match preload.and_then(Preload::end) {
+            Some(Preloaded {
+                survey,
+                fillings,
+                bytes,
+                ..
+            }) => (survey, fillings, bytes),
+            None => (Survey::default(), Vec::new(), 0),
+        };
+        let plans = survey
+            .look(&dir, &dir.meta, View::Still)
             .map_err(|error| StartError::Recover(dir.path().to_owned(), error))?;
         let revisions = match taking {
             Taking::Over(id) => {
@@ -86,6 +95,19 @@ impl Boot {
                 StartError::Data(DataError::Io("tidy up", dir.path().to_owned(), error))
             })?;
         }
+        if survey.is_other {
+            fillings.clear();
+        }
+        fillings.resize_with(plans.len(), || None);
+        for (plan, filling) in plans.iter().zip(&mut fillings) {
+            // What the incumbent did meanwhile may have taken another way.
+            let fitting = filling.take_if(|filling| filling.fits(plan));
+            *filling = fitting;
+        }
+        let handover = &shared.handover;
+        let shards = fillings.iter().flatten().count() as u64;
+        handover.preloaded_shards.store(shards, Relaxed);
+        handover.preloaded_bytes.store(preloaded, Relaxed);
         let bytes = plans.iter().map(|plan| plan.bytes).sum();
         let loading = &shared.durable.loading;
         loading.bytes.store(bytes, Relaxed);
@@ -95,6 +117,7 @@ impl Boot {
         Ok(Self {
             dir: Arc::new(dir),
             plans,
+            fillings,
             seed,
             began,
             owner,
@@ -116,18 +139,18 @@ impl Boot {
         let cores = wakers.len();
         // Nobody else sets it.
         let _ = shared.durable.files.set(self.dir.clone());
-        let mut parts: Vec<Vec<Plan>> = (0..cores).map(|_| Vec::new()).collect();
+        let mut parts: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
         let bytes: u64 = self.plans.iter().map(|plan| plan.bytes).sum();
-        for plan in self.plans {
-            parts[plan.shard % cores].push(plan);
+        for part in self.plans.into_iter().zip(self.fillings) {
+            parts[part.0.shard % cores].push(part);
         }
         let mut threads = Vec::new();
-        for (core, plans) in parts.into_iter().enumerate() {
+        for (core, parts) in parts.into_iter().enumerate() {
             let (dir, shared) = (self.dir.clone(), shared.clone());
             let (waker, seed) = (wakers[core].clone(), self.seed);
             threads.push(thread::spawn(move || {
-                for plan in plans {
-                    load(&dir, plan, &shared, seed);
+                for (plan, filling) in parts {
+                    load(&dir, plan, filling, &shared, seed);
                     waker.wake();
                 }
             }));
@@ -154,22 +177,43 @@ impl Boot {
     }
 }
 
-fn load(dir: &DataDir, plan: Plan, shared: &Shared, seed: u64) {
-    let settings = &shared.settings;
-    let place = recover::Place {
-        shard: plan.shard,
+/// What a directory has to be for this node.
+pub(super) fn wanted(settings: &Settings) -> Meta {
+    Meta {
+        shard_count: settings.shards as u32,
+        routing: routing_number(routing(settings)),
+    }
+}
+
+fn routing(settings: &Settings) -> Routing {
+    match settings.slots {
+        Some(_) => Routing::Slots,
+        None => Routing::KevyHash,
+    }
+}
+
+/// What a shard becomes.
+pub(super) fn place(settings: &Settings, seed: u64, shard: usize) -> Place {
+    Place {
+        shard,
         shards: settings.shards,
         databases: settings.databases,
-        routing: match settings.slots {
-            Some(_) => Routing::Slots,
-            None => Routing::KevyHash,
-        },
-        seed: seed.wrapping_add((plan.shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-    };
+        routing: routing(settings),
+        seed: seed.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+    }
+}
+
+fn load(dir: &DataDir, plan: Plan, filling: Option<Filling>, shared: &Shared, seed: u64) {
     let done = &shared.durable.loading.done;
-    let loaded = match recover::load(dir, &plan, place, |bytes| {
-        done.fetch_add(bytes, Relaxed);
-    }) {
+    let place = place(&shared.settings, seed, plan.shard);
+    let loaded = match filling.map(|filling| finish(dir, &plan, filling, shared)) {
+        Some(Ok(loaded)) => Ok(loaded),
+        // What was loaded before is not needed.
+        Some(Err(_)) | None => recover::load(dir, &plan, place, |bytes| {
+            done.fetch_add(bytes, Relaxed);
+        }),
+    };
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             log(&error.to_string());
@@ -180,6 +224,24 @@ fn load(dir: &DataDir, plan: Plan, shared: &Shared, seed: u64) {
         shard: loaded,
         start: Start::after(plan, dir.meta.routing, now_ms(), dir.is_same_boot),
     });
+}
+
+/// Loads the rest of a shard.
+fn finish(
+    dir: &DataDir,
+    plan: &Plan,
+    mut filling: Filling,
+    shared: &Shared,
+) -> Result<Box<Shard>, RecoverError> {
+    let handover = &shared.handover;
+    let before = filling.frames;
+    let filled = filling.fill(dir, plan, &mut |bytes| {
+        handover.tail_bytes.fetch_add(bytes, Relaxed);
+    });
+    let frames = filling.frames - before;
+    handover.tail_frames.fetch_add(frames, Relaxed);
+    shared.durable.loading.done.fetch_add(plan.bytes, Relaxed);
+    filled.map(|()| filling.finish())
 }
 
 fn now_ms() -> u64 {

@@ -22,7 +22,7 @@ use uring::{
     sys,
 };
 
-use super::{Options, StartError};
+use super::{Options, StartError, preload::Preload};
 use crate::{
     base::{Ms, Position},
     handoff::{
@@ -39,6 +39,10 @@ use crate::{
 const LISTENERS_MAX: u16 = 1000;
 /// A successor that loads looks after its supervisor this often.
 const LOOK: Duration = Duration::from_millis(5);
+/// A supervisor waits so long for a hello, unless it says otherwise.
+const HELLO_MS: Ms = 5000;
+/// It has it this much earlier.
+const HELLO_SPARE_MS: Ms = 2000;
 /// Once everything is loaded, nobody is made to wait for clients of the incumbent longer than this.
 const CLIENTS_WAIT: Duration = Duration::from_secs(2);
 /// An incumbent that has begun to say something says all of it within this.
@@ -65,23 +69,30 @@ pub(super) struct Served {
 pub(super) struct Turn {
     /// For this handoff it was sealed.
     pub id: Id,
+    /// What was read of it before.
+    pub preload: Option<Preload>,
     channel: Channel,
 }
 
 /// What the environment says.
-#[derive(PartialEq, Eq, Debug, Default)]
+#[derive(PartialEq, Eq, Debug)]
 struct Environment {
     names: Vec<String>,
     /// The descriptor on which a successor finds its supervisor.
     channel: Option<RawFd>,
+    /// When a successor is to have said hello, in milliseconds from its start.
+    hello_ms: Ms,
 }
 
 /// Takes what was inherited, before anything else is opened. A successor then waits here until it is its
-/// turn, and may wait for long.
+/// turn, and may wait for long; meanwhile it reads ahead, which `preload` begins.
 ///
 /// # Errors
 /// The supervisor left something that cannot be used, or has given up.
-pub(super) fn arrive(options: &Options) -> Result<Option<Inherited>, StartError> {
+pub(super) fn arrive(
+    options: &Options,
+    preload: impl FnOnce() -> Option<Preload>,
+) -> Result<Option<Inherited>, StartError> {
     if options.handoff.is_none() {
         return Ok(None);
     }
@@ -94,7 +105,9 @@ pub(super) fn arrive(options: &Options) -> Result<Option<Inherited>, StartError>
     Ok(Some(Inherited {
         clients: Arc::new(clients),
         names: found.names,
-        turn: channel.map(Channel::greet).transpose()?,
+        turn: channel
+            .map(|channel| Channel::greet(channel, found.hello_ms, preload()))
+            .transpose()?,
     }))
 }
 
@@ -133,7 +146,12 @@ impl Environment {
                 Some(number.map_err(|_| format!("HANDOFF_SOCK_FD cannot be '{text}'"))?)
             }
         };
-        Ok(Self { names, channel })
+        let hello_ms = var("HANDOFF_HELLO_MS").and_then(|text| text.parse().ok());
+        Ok(Self {
+            names,
+            channel,
+            hello_ms: hello_ms.unwrap_or(HELLO_MS),
+        })
     }
 }
 
@@ -175,22 +193,33 @@ struct Channel {
 }
 
 impl Channel {
-    /// Says hello and waits for its turn.
-    fn greet(fd: OwnedFd) -> Result<Turn, StartError> {
+    /// Says hello, which the supervisor waits for so long, and waits for its turn.
+    fn greet(fd: OwnedFd, hello_ms: Ms, preload: Option<Preload>) -> Result<Turn, StartError> {
         let build = concat!("ringkeep ", env!("CARGO_PKG_VERSION"));
-        let (machine, hello) = Successor::new(std::process::id(), build.as_bytes(), 0);
+        let hello_at = hello_ms.saturating_sub(HELLO_SPARE_MS);
+        let machine = Successor::new(std::process::id(), build.as_bytes(), hello_at);
         let mut channel = Channel {
             stream: UnixStream::from(fd),
             machine,
             began: Instant::now(),
-            effects: vec![hello],
+            effects: Vec::new(),
         };
         let blocking = channel.stream.set_nonblocking(false);
         blocking.map_err(|error| StartError::Handoff(error.to_string()))?;
+        let _ = channel.stream.set_read_timeout(Some(LOOK));
         loop {
+            if !channel.machine.is_known() && preload.as_ref().is_none_or(Preload::is_done) {
+                channel.step(Event::Prepared);
+            }
             for effect in std::mem::take(&mut channel.effects) {
                 match effect {
-                    Effect::Begin(id) => return Ok(Turn { id, channel }),
+                    Effect::Begin(id) => {
+                        return Ok(Turn {
+                            id,
+                            preload,
+                            channel,
+                        });
+                    }
                     Effect::Exit(ending) => return Err(StartError::Handoff(ending.to_string())),
                     Effect::Send(_) => channel.send(&effect),
                     Effect::Serve => {}
@@ -608,7 +637,8 @@ impl Estate for House {
             .env("LISTEN_FDS", self.names.len().to_string())
             .env("LISTEN_FDNAMES", self.names.join(":"))
             .env_remove("HANDOFF_ROLE")
-            .env_remove("HANDOFF_SOCK_FD");
+            .env_remove("HANDOFF_SOCK_FD")
+            .env_remove("HANDOFF_HELLO_MS");
         // It comes back only if it fails.
         let error = left.err().unwrap_or_else(|| command.exec());
         log(&format!("handoff: cannot begin anew: {error}"));
@@ -638,29 +668,33 @@ mod tests {
         Environment::read(|name| find(name).map(|(_, value)| value.to_string()))
     }
 
+    fn found(names: Vec<String>, channel: Option<RawFd>, hello_ms: Ms) -> Environment {
+        Environment {
+            names,
+            channel,
+            hello_ms,
+        }
+    }
+
     #[test]
     fn the_environment_of_a_supervisor_is_understood() {
-        assert_eq!(read(&[]), Ok(Environment::default()));
+        assert_eq!(read(&[]), Ok(found(Vec::new(), None, 5000)));
         let cold = [("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "resp-0:unix-0")];
         let names = vec!["resp-0".to_string(), "unix-0".to_string()];
-        let channel = None;
-        assert_eq!(
-            read(&cold),
-            Ok(Environment {
-                names: names.clone(),
-                channel
-            })
-        );
+        assert_eq!(read(&cold), Ok(found(names.clone(), None, 5000)));
         let role = [("HANDOFF_ROLE", "successor"), ("HANDOFF_SOCK_FD", "5")];
-        let channel = Some(5);
-        assert_eq!(
-            read(&[cold, role].concat()),
-            Ok(Environment { names, channel })
-        );
+        let successor = [cold, role].concat();
+        assert_eq!(read(&successor), Ok(found(names.clone(), Some(5), 5000)));
+        let patient = [("HANDOFF_HELLO_MS", "12000")];
+        let patient = [&successor[..], &patient].concat();
+        assert_eq!(read(&patient), Ok(found(names, Some(5), 12000)));
         let other = [("HANDOFF_ROLE", "x"), ("HANDOFF_SOCK_FD", "5")];
-        assert_eq!(read(&other), Ok(Environment::default()));
+        assert_eq!(read(&other), Ok(found(Vec::new(), None, 5000)));
         // A supervisor's own activation is nothing to its children.
-        assert_eq!(read(&[("LISTEN_PID", "1")]), Ok(Environment::default()));
+        assert_eq!(
+            read(&[("LISTEN_PID", "1")]),
+            Ok(found(Vec::new(), None, 5000))
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod args;
 mod boot;
 mod handoff;
 mod member;
+mod preload;
 mod supervise;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
 use handoff::{House, Inherited};
+use preload::Preload;
 pub use supervise::{SuperviseError, supervise, upgrade};
 use uring::{
     Doctor, Endpoint, KernelReactor, Reactor, RingConfig, Severity, Wake,
@@ -103,32 +105,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let descriptors = sys::raise_descriptor_limit().unwrap_or(1024);
     // While there are no threads. Who has more than this opens them slowly, not never.
     let _ = sys::make_room_for_descriptors(descriptors.min(ROOM_FOR_DESCRIPTORS));
-    let mut inherited = handoff::arrive(options)?;
-    let turn = inherited
-        .as_mut()
-        .and_then(|inherited| inherited.turn.take());
-    let taking = match (&inherited, &turn) {
-        (_, Some(turn)) => Taking::Over(turn.id),
-        (Some(_), None) => Taking::First,
-        (None, None) => Taking::Plainly,
-    };
-    let successor_of = turn.as_ref().map(|turn| turn.id);
-    // A successor has ports beside those of the process that it follows.
-    let is_beside = turn.is_some();
-    let served = turn.map(handoff::Turn::accompany);
-    let mut options = options.clone();
-    if let Some(port) = inherited.as_ref().and_then(Inherited::port) {
-        options.port = port;
-    }
-    let options = &options;
-    let clients = inherited
-        .as_ref()
-        .map(|inherited| inherited.clients.clone());
-    // Ports of ours for clients, beside those that were inherited.
-    let port = clients
-        .as_ref()
-        .is_none_or(|clients| clients.is_empty())
-        .then_some(options.port);
     sys::ignore_sigpipe();
     let cpus = if options.cpus.is_empty() {
         affinity::usable_cores()
@@ -141,7 +117,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let cores = options.threads.unwrap_or(cpus.len()).max(1);
     let shards = options.shards.unwrap_or(cores).max(1);
     // A core without a shard would only forward; that is allowed, it serves connections.
-    let settings = Settings {
+    let mut settings = Settings {
         port: options.port,
         bind: options.bind.join(" "),
         unix: options.unix.clone(),
@@ -160,6 +136,43 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         slots: options.slots,
         replication_port: None,
     };
+    // The run id is shown to clients; the seeds must not follow from it.
+    let chance = RandomState::new();
+    let seed = chance.hash_one(0);
+    seed_collections(chance.hash_one(1));
+    seed_histories(chance.hash_one(3));
+    let preload = || {
+        let dir = options.dir.as_ref()?;
+        let wanted = boot::wanted(&settings);
+        Some(Preload::begin(dir.as_ref(), wanted, &settings, seed))
+    };
+    let mut inherited = handoff::arrive(options, preload)?;
+    let mut turn = inherited
+        .as_mut()
+        .and_then(|inherited| inherited.turn.take());
+    let taking = match (&inherited, &turn) {
+        (_, Some(turn)) => Taking::Over(turn.id),
+        (Some(_), None) => Taking::First,
+        (None, None) => Taking::Plainly,
+    };
+    let successor_of = turn.as_ref().map(|turn| turn.id);
+    // A successor has ports beside those of the process that it follows.
+    let is_beside = turn.is_some();
+    let preload = turn.as_mut().and_then(|turn| turn.preload.take());
+    let served = turn.map(handoff::Turn::accompany);
+    let mut options = options.clone();
+    if let Some(port) = inherited.as_ref().and_then(Inherited::port) {
+        (options.port, settings.port) = (port, port);
+    }
+    let options = &options;
+    let clients = inherited
+        .as_ref()
+        .map(|inherited| inherited.clients.clone());
+    // Ports of ours for clients, beside those that were inherited.
+    let port = clients
+        .as_ref()
+        .is_none_or(|clients| clients.is_empty())
+        .then_some(options.port);
     let addresses = options
         .bind
         .iter()
@@ -189,18 +202,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let at = SocketAddr::new(*address, port);
         try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
-    let mut settings = settings;
     settings.replication_port = replication_port(options, &addresses, shards, is_beside)?;
     let replication_port = settings.replication_port;
     let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    // The run id is shown to clients; the seeds must not follow from it.
-    let chance = RandomState::new();
-    let seed = chance.hash_one(0);
-    seed_collections(chance.hash_one(1));
-    seed_histories(chance.hash_one(3));
     let run_id = format!(
         "{:016x}{:016x}{:08x}",
         started.as_nanos() as u64,
@@ -231,7 +238,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let shared = Arc::new(shared);
     let boot = match &options.dir {
         None => None,
-        Some(dir) => Some(Boot::survey(dir.as_ref(), &shared, seed, taking)?),
+        Some(dir) => Some(Boot::survey(
+            dir.as_ref(),
+            &shared,
+            seed,
+            (taking, preload),
+        )?),
     };
     let mut membership = match (&options.dir, elect_port) {
         (Some(dir), Some(_)) => Some(member::read(options, dir.as_ref(), chance.hash_one(4))?),

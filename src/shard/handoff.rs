@@ -87,6 +87,15 @@ pub struct Handover {
     pub resumed: AtomicU64,
     /// Why it went on serving the last time.
     pub last: Mutex<Option<Reason>>,
+    /// Of a successor: shards that were loaded before it had the directory, bytes that were read for them,
+    /// and what was left to read then.
+    pub preloaded_shards: AtomicU64,
+    /// See there.
+    pub preloaded_bytes: AtomicU64,
+    /// See there.
+    pub tail_bytes: AtomicU64,
+    /// See there.
+    pub tail_frames: AtomicU64,
     /// The way of clients from one process to the next.
     pub passage: Passage,
 }

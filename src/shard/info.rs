@@ -152,6 +152,14 @@ fn handoff(facts: &Facts<'_>, lines: &mut Lines<'_>) {
         "handoff_clients_taken",
         handover.passage.taken.load(Relaxed),
     );
+    for (name, count) in [
+        ("handoff_preloaded_shards", &handover.preloaded_shards),
+        ("handoff_preloaded_bytes", &handover.preloaded_bytes),
+        ("handoff_tail_bytes", &handover.tail_bytes),
+        ("handoff_tail_frames", &handover.tail_frames),
+    ] {
+        lines.put(name, count.load(Relaxed));
+    }
 }
 
 fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, ErrorKind, Read, Seek, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -303,11 +303,7 @@ impl DataDir {
 
 impl Files for DataDir {
     fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            // A name that is no text is none of ours.
-            names.extend(entry?.file_name().into_string().ok());
-        }
+        let mut names = names_in(&self.path)?;
         names.extend(self.unnamed.keys().cloned());
         names.sort();
         Ok(names)
@@ -318,18 +314,81 @@ impl Files for DataDir {
     }
 
     fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        let file = File::open(self.place(name))?;
-        let mut done = 0;
-        while done < into.len() {
-            match file.read_at(&mut into[done..], at + done as u64) {
-                Ok(0) => break,
-                Ok(len) => done += len,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        read_at(&self.place(name), at, into)
     }
+}
+
+/// A data directory that another process has. Nothing in it is changed, and all of it may change.
+#[derive(Debug)]
+pub struct Foreign {
+    path: PathBuf,
+    /// What it is.
+    pub meta: Meta,
+    number: (u64, u64),
+}
+
+impl Foreign {
+    /// Looks for a data directory.
+    ///
+    /// # Errors
+    /// What the operating system said; also where there is none.
+    pub fn find(path: &Path) -> io::Result<Self> {
+        let number = number_of(path)?;
+        let meta = fs::read(path.join(FileName::Meta.to_string()))?;
+        let meta = Meta::read(&meta).map_err(|why| io::Error::new(ErrorKind::InvalidData, why))?;
+        Ok(Self {
+            path: path.to_owned(),
+            meta,
+            number,
+        })
+    }
+
+    /// Is it still the one that is found under its path?
+    pub fn is_there(&self) -> bool {
+        number_of(&self.path).is_ok_and(|number| number == self.number)
+    }
+}
+
+impl Files for Foreign {
+    fn names(&self) -> io::Result<Vec<String>> {
+        names_in(&self.path)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path.join(name))?.len())
+    }
+
+    fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        read_at(&self.path.join(name), at, into)
+    }
+}
+
+fn number_of(dir: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::metadata(dir)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// A name that is no text is none of ours.
+fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+fn read_at(path: &Path, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let file = File::open(path)?;
+    let mut done = 0;
+    while done < into.len() {
+        match file.read_at(&mut into[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(len) => done += len,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
 
 /// Writes into the lock file a number for people who look, and which run of the machine this is, which it
@@ -344,10 +403,7 @@ fn sign(mut file: &File) -> String {
 
 /// A file in a directory that holds data.
 fn first_data(dir: &Path) -> io::Result<Option<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        names.extend(entry?.file_name().into_string().ok());
-    }
+    let mut names = names_in(dir)?;
     names.sort();
     let is_data = |name: &String| {
         let name = FileName::parse(name);

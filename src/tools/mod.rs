@@ -28,7 +28,7 @@ use std::{
 
 pub use self::{
     check::check,
-    data::{DataDir, DataError, routing_number},
+    data::{DataDir, DataError, Foreign, routing_number},
     repair::{Repair, repair},
     reshard::{Reshard, reshard},
     rollback::rollback,

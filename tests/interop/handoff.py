@@ -807,7 +807,10 @@ def passing(args, scratch, count):
             served = sum(is_served(conn, "idle-%d" % at) for at, conn in enumerate(idle))
             count.check("idle connections are served", served == len(idle), str(served))
         with Conn(fleet.addr, 20.0) as conn:
-            taken = int(conn.info("handoff")["handoff_clients_taken"])
+            told = conn.info("handoff")
+        taken, tail = int(told["handoff_clients_taken"]), int(told["handoff_tail_bytes"])
+        ahead = (told["handoff_preloaded_shards"], told["handoff_preloaded_bytes"])
+        print("passing: of the last upgrade %s shards and %s bytes were read ahead, %d bytes were left" % (*ahead, tail))
         count.check("INFO tells how many came along", taken >= 600, str(taken))
         listeners.end(count, "passing")
         busy.end(fleet.addr, count, "passing")
@@ -823,6 +826,60 @@ def is_served(conn, name):
         return conn.ask("CLIENT", "GETNAME") == name.encode()
     except (OSError, Closed, Broken, RuntimeError):
         return False
+
+
+def preloads(args, scratch, count):
+    """The new process reads ahead while the old one serves: what is left for the pause is little, whatever was written
+    or removed meanwhile."""
+    keys = 5000 if args.short else 50000
+    with Fleet(args, scratch, "preloads", listeners=2) as fleet:
+        fleet.start(threads=2)
+        with Conn(fleet.addr, 60.0) as conn:
+            first = conn.info("handoff")
+            count.check("the first process has read nothing ahead", first["handoff_preloaded_shards"] == "0", str(first))
+            for at in range(0, keys, 100):
+                conn.ask("MSET", *(word for n in range(at, at + 100) for word in ("key:%d" % n, "value:%0100d" % n)))
+            conn.ask("SET", "mortal", "1", "PX", "1")
+        load = Load(fleet.addr)
+        load.goes_on()
+        for round, threads in enumerate((3, 1, 2)):
+            if round == 1:
+                with Conn(fleet.addr, 60.0) as conn:
+                    conn.ask("SAVE")
+            said = fleet.upgrade(*fleet.node(threads=threads))
+            count.check("upgrade %d with writers" % round, said[:1] == ["committed"], str(said))
+            load.goes_on()
+            with Conn(fleet.addr, 60.0) as conn:
+                told = conn.info("handoff")
+            ahead, tail = int(told["handoff_preloaded_bytes"]), int(told["handoff_tail_bytes"])
+            good = told["handoff_preloaded_shards"] == "3" and ahead > keys * 100 and tail < ahead // 4
+            count.check("all was read ahead but the end", good, str(told))
+        # Files come and go, and are begun anew, while they are read.
+        ending = threading.Event()
+
+        def stir():
+            while not ending.is_set():
+                try:
+                    with Conn(fleet.addr, 60.0) as conn:
+                        while not ending.is_set():
+                            conn.call("BGSAVE")
+                            conn.call("MSET", *(word for n in range(100) for word in ("stir:%d" % n, "x" * 1000)))
+                except (OSError, Closed, Broken):
+                    pass
+
+        stirrer = threading.Thread(target=stir)
+        stirrer.start()
+        for round in range(2 if args.short else 6):
+            said = fleet.upgrade(*fleet.node(threads=2))
+            count.check("upgrade %d while snapshots are made" % round, said[:1] == ["committed"], str(said))
+            load.goes_on()
+        ending.set()
+        stirrer.join(60)
+        with Conn(fleet.addr, 60.0) as conn:
+            found = conn.many([("GET", "key:%d" % n) for n in range(keys)])
+            right = sum(reply.value == b"value:%0100d" % n for n, reply in enumerate(found))
+            count.check("all keys are there", right == keys and conn.ask("EXISTS", "mortal") == 0, str(right))
+        load.end(count, "preloads")
 
 
 class Middle:
@@ -1271,7 +1328,7 @@ def main():
         return be(args.be, args.control)
     args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, passing, aborts, crashes, slow_crashes, failures, late_ones, replicas, failovers)
+    parts = (upgrades, passing, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, failovers)
     parts += () if args.short else (stops,)
     for args.supervisor in args.supervisors:
         if args.supervisor != args.supervisors[0] and args.short:

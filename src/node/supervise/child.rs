@@ -16,7 +16,7 @@ use std::{
 use uring::process::{self, Process};
 
 use super::listeners::Listeners;
-use crate::handoff::Noted;
+use crate::{base::Ms, handoff::Noted};
 
 /// A process that serves, or is to, or did.
 pub(super) struct Node {
@@ -43,7 +43,8 @@ pub(super) struct End {
 }
 
 impl Node {
-    /// Starts a program with the listeners and, if it is a successor, its channel.
+    /// Starts a program with the listeners and, if it is a successor, its channel and how long its hello is
+    /// waited for.
     ///
     /// # Errors
     /// It cannot be started.
@@ -51,7 +52,7 @@ impl Node {
         binary: &str,
         args: &[String],
         listeners: &Listeners,
-        channel: Option<&UnixStream>,
+        channel: Option<(&UnixStream, Ms)>,
     ) -> io::Result<Self> {
         let mut command = Command::new(binary);
         command.args(args).stdin(Stdio::null());
@@ -70,16 +71,18 @@ impl Node {
             command.env_remove(name);
         }
         match channel {
-            Some(_) => {
+            Some((_, hello_ms)) => {
                 command.env("HANDOFF_ROLE", "successor");
+                command.env("HANDOFF_HELLO_MS", hello_ms.to_string());
                 command.env("HANDOFF_SOCK_FD", (3 + count).to_string())
             }
             None => command
                 .env_remove("HANDOFF_ROLE")
-                .env_remove("HANDOFF_SOCK_FD"),
+                .env_remove("HANDOFF_SOCK_FD")
+                .env_remove("HANDOFF_HELLO_MS"),
         };
         let mut left: Vec<_> = listeners.fds.iter().map(AsFd::as_fd).collect();
-        left.extend(channel.map(AsFd::as_fd));
+        left.extend(channel.map(|(channel, _)| channel.as_fd()));
         process::leave(&mut command, &left);
         let mut child = command.spawn()?;
         let found = Self::find(child.id(), binary);

@@ -763,7 +763,8 @@ impl Keeper<'_> {
         };
         let started = UnixStream::pair().and_then(|(near, far)| {
             near.set_nonblocking(true)?;
-            let node = Node::start(&lead.binary, &self.asked.node, listeners, Some(&far))?;
+            let channel = Some((&far, lead.machine.hello_ms()));
+            let node = Node::start(&lead.binary, &self.asked.node, listeners, channel)?;
             Ok((near, node))
         });
         match started {

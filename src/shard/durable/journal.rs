@@ -352,20 +352,24 @@ impl Journal {
     /// # Errors
     /// What the operating system said; nothing depends on it.
     pub fn trim(&self) -> std::io::Result<()> {
-        let Some(active) = &self.active else {
-            return Ok(());
+        let active = self.active.as_ref().map(|active| (active.seq, active.at));
+        let next = match self.next {
+            Next::Made(_, seq) => Some((seq, 0)),
+            Next::Making(..) | Next::None => None,
         };
-        let name = FileName::Segment {
-            shard: self.place.shard as u32,
-            seq: active.seq,
-        };
-        let path = self.place.dir.join(name.to_string());
-        let file = std::fs::File::options().write(true).open(path)?;
-        let len = active.at.next_multiple_of(DIRECT_UNIT as u64);
-        match file.metadata()?.len() > len {
-            true => file.set_len(len),
-            false => Ok(()),
+        for (seq, end) in active.into_iter().chain(next) {
+            let name = FileName::Segment {
+                shard: self.place.shard as u32,
+                seq,
+            };
+            let path = self.place.dir.join(name.to_string());
+            let file = std::fs::File::options().write(true).open(path)?;
+            let len = end.next_multiple_of(DIRECT_UNIT as u64);
+            if file.metadata()?.len() > len {
+                file.set_len(len)?;
+            }
         }
+        Ok(())
     }
 
     /// Was [`close`](Journal::close) called since the last write?

@@ -104,8 +104,9 @@ fn serve(bytes: &[u8], how: u8) {
 }
 
 fn succeed(bytes: &[u8]) {
-    let (mut machine, _) = Successor::new(1, b"", 0);
+    let mut machine = Successor::new(1, b"", 0);
     let mut effects = Vec::new();
+    machine.step(0, 0, successor::Event::Prepared, &mut effects);
     machine.step(0, 0, successor::Event::Bytes(bytes), &mut effects);
     machine.step(
         1,
