@@ -156,7 +156,7 @@ pub struct Conn {
     /// Replies that wait for the disk or a majority, with the numbers under which they do.
     held: VecDeque<(u64, Out)>,
     held_len: usize,
-    /// Bytes of this turn's replies that tell nothing of the data.
+    /// Bytes of the replies in `out` that tell nothing of the data.
     pub blind_len: usize,
     /// Those that no longer wait.
     freed: Out,
@@ -460,16 +460,17 @@ impl Conn {
         !self.held.is_empty()
     }
 
-    /// Do all replies written so far tell nothing of the data? Asked once in each turn, for all of it.
-    pub fn is_blind(&mut self) -> bool {
-        let blind_len = std::mem::take(&mut self.blind_len);
-        !self.has_held() && blind_len > 0 && blind_len == self.out.len()
+    /// Do all replies that would be sent next tell nothing of the data? They may have been written in several
+    /// turns, while others were on their way.
+    pub fn is_blind(&self) -> bool {
+        !self.has_held() && self.blind_len > 0 && self.blind_len == self.out.len()
     }
 
     /// Has the replies written so far wait under this number.
     pub fn hold_back(&mut self, number: u64) {
         if !self.out.is_empty() {
             let fresh = Out::new(self.out.proto);
+            self.blind_len = 0;
             self.held_len += self.out.len();
             let out = std::mem::replace(&mut self.out, fresh);
             self.held.push_back((number, out));
@@ -524,6 +525,7 @@ impl Conn {
             let from = if !self.freed.is_empty() {
                 &mut self.freed
             } else if self.held.is_empty() && !self.out.is_empty() {
+                self.blind_len = 0;
                 &mut self.out
             } else {
                 return None;
@@ -619,16 +621,25 @@ mod tests {
     fn replies_are_blind_as_long_as_all_of_them_are() {
         let mut conn = conn();
         assert!(!conn.is_blind());
-        conn.out.simple("PONG");
-        conn.blind_len = conn.out.len();
+        let blind = |conn: &mut Conn| {
+            let before = conn.out.len();
+            conn.out.simple("PONG");
+            conn.blind_len += conn.out.len() - before;
+        };
+        blind(&mut conn);
         assert!(conn.is_blind());
-        assert!(!conn.is_blind(), "they are of an earlier turn");
-        conn.blind_len = conn.out.len();
+        assert!(conn.is_blind(), "in the next turn it is, too");
+        blind(&mut conn);
+        assert!(conn.is_blind());
+        assert!(conn.next_outgoing().is_some());
+        conn.out.simple("TEXT");
+        assert!(!conn.is_blind(), "what was blind is on its way");
+        assert!(conn.next_outgoing().is_some());
+        blind(&mut conn);
         conn.out.int(1);
         assert!(!conn.is_blind());
         conn.hold_back(1);
-        conn.out.simple("PONG");
-        conn.blind_len = conn.out.len();
+        blind(&mut conn);
         assert!(!conn.is_blind(), "another one waits before them");
     }
 
