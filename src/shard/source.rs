@@ -66,8 +66,8 @@ const SILENCE_MS: Ms = 60_000;
 const GREETING_MS: Ms = 10_000;
 /// Threads that read the journal of a shard for links; more links wait.
 const READERS_MAX: usize = 4;
-/// A kevy that asks whether it can go on waits 5 s for the answer, a ringkeep 15 s. Where the journal is not read
-/// by then the answer is no.
+/// A kevy that asks whether it can go on waits 5 s for the answer, a ringkeep 15 s. Where the journal is not
+/// read by then the answer is no.
 const ANSWER_MS: Ms = 2500;
 const ANSWER_RINGKEEP_MS: Ms = 12_000;
 /// Between two looks into it for what is on its way there.
