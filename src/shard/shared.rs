@@ -328,7 +328,7 @@ pub struct Election {
     pub writes_until: AtomicU64,
     /// The epoch that this node leads; 0: none. Acknowledgements count that are of it.
     pub epoch_led: AtomicU64,
-    /// See [`Term`](super::durable::Term): of this node as the primary.
+    /// See `Term` in `src/shard/durable/gate.rs`: of this node as the primary.
     pub term: AtomicU64,
     /// Together with this node, so many members are a majority.
     pub others_needed: AtomicUsize,
