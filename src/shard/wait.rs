@@ -1,7 +1,10 @@
 //! WAIT: how many replicas have what a client wrote. WAITAOF: is it durable, here and there? REPL.WAIT: does
 //! this replica have what a token names?
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::{
+    net::IpAddr,
+    sync::atomic::Ordering::{Relaxed, SeqCst},
+};
 
 use uring::SocketId;
 
@@ -139,26 +142,24 @@ impl State {
     /// Is everything below these ends durable here, and on how many replicas?
     fn count_disks(&self, ends: &[u64]) -> (bool, i64) {
         let is_here = self.shared.settings.journals && self.shared.durable.has_passed(ends);
-        let shards = self.shared.replicas.iter().zip(ends);
-        let counts = shards.map(|(replicas, end)| {
-            let links = lock(&replicas.links);
-            let has = |link: &&ReplicaView| {
-                link.durable.is_some_and(|durable| durable >= *end) && self.shared.counts(link)
-            };
-            links.iter().filter(has).count()
-        });
-        (is_here, counts.min().unwrap_or(0) as i64)
+        let has = |link: &ReplicaView, end| link.durable.is_some_and(|durable| durable >= end);
+        (is_here, self.count_having(ends, has))
     }
 
     /// Replicas that have everything below these ends, one for each shard.
     fn count_replicas(&self, ends: &[u64]) -> i64 {
+        self.count_having(ends, |link, end| link.acked >= end)
+    }
+
+    fn count_having(&self, ends: &[u64], has: impl Fn(&ReplicaView, u64) -> bool) -> i64 {
         let shards = self.shared.replicas.iter().zip(ends);
-        let counts = shards.map(|(replicas, end)| {
+        let having = shards.map(|(replicas, end)| {
             let links = lock(&replicas.links);
-            let has = |link: &&ReplicaView| link.acked >= *end && self.shared.counts(link);
-            links.iter().filter(has).count()
+            let links = links.iter();
+            let links = links.filter(|link| has(link, *end) && self.shared.counts(link));
+            links.map(|link| (link.ip, link.port)).collect()
         });
-        counts.min().unwrap_or(0) as i64
+        in_all(having) as i64
     }
 
     /// REPL.TOKEN: generation and next offset of each stream; of a replica, those of its primary.
@@ -377,6 +378,24 @@ impl State {
     }
 }
 
+/// How many replicas are in each of these lists, one for each shard. One whose connection was lost may have
+/// another one beside it, and is one all the same; those whose port nobody knows cannot be told apart.
+fn in_all(mut shards: impl Iterator<Item = Vec<(IpAddr, u16)>>) -> usize {
+    let unnamed = |links: &[(IpAddr, u16)]| links.iter().filter(|(_, port)| *port == 0).count();
+    let Some(mut named) = shards.next() else {
+        return 0;
+    };
+    let mut least = unnamed(&named);
+    named.retain(|(_, port)| *port > 0);
+    named.sort_unstable();
+    named.dedup();
+    for links in shards {
+        least = least.min(unnamed(&links));
+        named.retain(|replica| links.contains(replica));
+    }
+    named.len() + least
+}
+
 /// WAITAOF's reply.
 pub(super) fn write_durable(out: &mut Out, is_here: bool, replicas: i64) {
     out.array(2);
@@ -430,4 +449,24 @@ fn parse_token(args: Args<'_>) -> Option<(Vec<(u64, u64)>, Ms)> {
     let pairs = words.chunks(2);
     let pairs = pairs.map(|pair| Some((parse_u64(pair[0])?, parse_u64(pair[1])?)));
     Some((pairs.collect::<Option<_>>()?, timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_counts_once_and_only_with_all_shards() {
+        let at = |host: u8, port: u16| (IpAddr::from([10, 0, 0, host]), port);
+        let count = |shards: &[&[(IpAddr, u16)]]| in_all(shards.iter().map(|links| links.to_vec()));
+        assert_eq!(count(&[]), 0);
+        assert_eq!(count(&[&[at(1, 1), at(2, 1)]]), 2);
+        assert_eq!(count(&[&[at(1, 1), at(1, 1)]]), 1, "it lost a connection");
+        let apart: [&[_]; 2] = [&[at(1, 1)], &[at(1, 2)]];
+        assert_eq!(count(&apart), 0, "each has one shard");
+        let both: [&[_]; 2] = [&[at(1, 1), at(1, 2)], &[at(1, 2)]];
+        assert_eq!(count(&both), 1);
+        let unnamed: [&[_]; 2] = [&[at(1, 0), at(1, 0), at(1, 1)], &[at(1, 1), at(1, 0)]];
+        assert_eq!(count(&unnamed), 2);
+    }
 }
