@@ -780,8 +780,8 @@ impl Keeper<'_> {
         }
     }
 
-    /// Does the successor serve? It has to answer supervisors in place of the incumbent. Clients it answers only
-    /// once it has those of the incumbent, who lets them go when it is told to end.
+    /// Does the successor serve? It has to answer supervisors in place of the incumbent. Clients it answers
+    /// only once it has those of the incumbent, who lets them go when it is told to end.
     fn check(&self, pid: u32) -> Result<(), String> {
         let end = Instant::now() + CHECK;
         loop {
