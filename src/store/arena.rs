@@ -156,7 +156,12 @@ impl Arena {
     /// Gives one page's memory back, whatever is in it; false once nothing is left. The arena is of
     /// no use afterwards.
     pub fn free_page(&mut self) -> bool {
-        self.pages.pop().is_some()
+        let page = self.pages.pop();
+        if matches!(page, Some(None)) {
+            // Which of them it is matters no more, but how many there are does.
+            self.vacant.pop();
+        }
+        page.is_some()
     }
 
     fn add_page(&mut self, class: usize) -> usize {
@@ -269,6 +274,23 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn an_arena_that_is_taken_apart_counts_what_is_left() {
+        let mut arena = Arena::new();
+        let cells: Vec<u64> = (0..4 * PAGE_BYTES / CELL_MAX)
+            .map(|_| arena.take(CELL_MAX))
+            .collect();
+        // All but the last page are given back.
+        cells.iter().for_each(|cell| arena.free(*cell));
+        assert!(arena.vacant.len() > 1);
+        let mut before = arena.bytes();
+        while arena.free_page() {
+            assert!(arena.bytes() < before);
+            before = arena.bytes();
+        }
+        assert_eq!(arena.bytes(), 0);
+    }
     use crate::base::Rng;
 
     #[test]
