@@ -94,6 +94,14 @@ impl Boot {
             dir.remove(&plan.unused).map_err(|error| {
                 StartError::Data(DataError::Io("tidy up", dir.path().to_owned(), error))
             })?;
+            // Each start leaves a segment behind, and many of them are kept for replicas.
+            for (name, len) in &plan.reserved {
+                if let Err(error) = dir.shorten(*name, *len) {
+                    log(&format!(
+                        "{name}: reserved space is not given back: {error}"
+                    ));
+                }
+            }
         }
         if survey.is_other {
             fillings.clear();

@@ -75,8 +75,10 @@ pub struct Plan {
     pub generation: u64,
     /// Some file says that the shard's history had come this far, whether or not that is there.
     pub reached: u64,
-    /// Segments that are kept: number, end, bytes.
+    /// Segments that are kept: number, end, bytes in use.
     pub segments: Vec<(u64, u64, u64)>,
+    /// Segments with nothing but zeros behind their last block, and the bytes up to there.
+    pub reserved: Vec<(FileName, u64)>,
     /// Snapshots that are there.
     pub snapshots: Vec<u64>,
     /// Bytes of the snapshot.
@@ -524,7 +526,7 @@ impl Found {
                 plan.cut_count
             ));
         }
-        let mut segments = Vec::new();
+        let (mut segments, mut reserved) = (Vec::new(), Vec::new());
         let mut unused = [self.unused, plan.unused].concat();
         let mut generation = from_files(plan.end.generation).0;
         for file in &self.files.segments {
@@ -547,7 +549,12 @@ impl Found {
                 ));
             }
             if !unused.contains(&name) {
-                segments.push((file.seq, scanned.end.next, size(name)));
+                segments.push((file.seq, scanned.end.next, scanned.end.at));
+                if matches!(scanned.end.tail, Tail::Zeros | Tail::Clean)
+                    && scanned.end.at < size(name)
+                {
+                    reserved.push((name, scanned.end.at));
+                }
             }
         }
         let snapshot_bytes = plan
@@ -583,6 +590,7 @@ impl Found {
             // What lies below is no news, and the files that said so may be gone.
             reached: reached.max(plan.end.offset),
             segments,
+            reserved,
             snapshots: plan.snapshot.into_iter().collect(),
             snapshot_bytes,
             unused,

@@ -1350,6 +1350,14 @@ impl Link {
 }
 
 impl State {
+    /// Have replicas been here lately, or may there have been some before the node started? What they lack
+    /// is kept for them.
+    pub(super) fn may_be_followed(&self, own: usize) -> bool {
+        let since_start = self.now.saturating_sub(self.shared.started);
+        let ttl = self.tunables.backlog_ttl_secs;
+        self.feeding[own] || ttl == 0 || since_start < ttl * 1000
+    }
+
     /// What happens to a shard of this core, which is here, is recorded from now on.
     pub(super) fn start_stream(&mut self, own: usize, shard: usize) {
         self.feeding[own] = true;

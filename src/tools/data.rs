@@ -299,6 +299,15 @@ impl DataDir {
         }
         Ok(())
     }
+
+    /// Gives back the space behind the first `len` bytes of a file.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn shorten(&self, name: FileName, len: u64) -> io::Result<()> {
+        let path = self.path.join(name.to_string());
+        File::options().write(true).open(path)?.set_len(len)
+    }
 }
 
 impl Files for DataDir {

@@ -301,6 +301,33 @@ fn damage_in_a_journal_is_named_and_cut_only_when_asked_for() {
     assert!(stdout(&in_use).contains("another node runs on"));
 }
 
+/// Replicas that were away get what they lack from the files, also from those of before a restart.
+#[test]
+fn starts_leave_short_segments_behind_which_snapshots_do_not_end() {
+    let dir = Dir::new("segments");
+    const STARTS: usize = 5;
+    for at in 0..STARTS {
+        let node = dir.start("1", ALWAYS);
+        let mut client = node.client();
+        assert_eq!(client.say(&format!("SET k{at} value-of-{at}")), "+OK");
+        assert_eq!(client.say("SAVE"), "+OK");
+        if at % 2 == 0 {
+            kill(node);
+        } else {
+            stop(node);
+        }
+    }
+    let node = dir.start("1", &[]);
+    assert_eq!(node.client().say("DBSIZE"), format!(":{STARTS}"));
+    let segments = dir.files(".rkj");
+    assert!(segments.len() >= STARTS, "{segments:?}");
+    for (at, segment) in segments[..STARTS].iter().enumerate() {
+        find(segment, &format!("value-of-{at}"));
+        let len = segment.metadata().expect("it is there").len();
+        assert!(len < 64 << 10, "{segment:?} has {len} bytes");
+    }
+}
+
 #[test]
 fn a_torn_end_is_left_out_with_a_note() {
     let dir = Dir::new("torn");

@@ -82,8 +82,10 @@ fn fill_past_the_limit(options: &[&str]) {
         for round in 0..ROUNDS {
             refused += write_round(&mut client, round);
             let used = field(&mut client, "memory", "used_memory");
-            // One core is above the limit by one entry at most, several by what they wrote in a turn.
-            let slack = if cores == 1 { 16 << 10 } else { LIMIT / 50 };
+            // One core is above the limit by one entry and by what a connection's buffers grew (100
+            // requests of 200 bytes at most) after the last key that may go went; several by what they
+            // wrote in a turn.
+            let slack = if cores == 1 { 40 << 10 } else { LIMIT / 50 };
             assert!(used <= LIMIT + slack, "{policy}: {used} in round {round}");
         }
         let written = ROUNDS * PER_ROUND - refused;

@@ -21,6 +21,9 @@ use crate::{
 
 /// Bytes that one write takes, unless one block is longer.
 const WRITE_LEN: usize = 1 << 20;
+/// Segments that are kept for replicas although a snapshot has all of them. Those that a crash left behind
+/// are short, however many bytes may be kept.
+const KEPT_MAX: usize = 64;
 
 /// What a request to the ring was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -317,13 +320,16 @@ impl Journal {
     }
 
     /// Forgets the segments in which everything lies below `end`, but for the newest of them with about
-    /// `keep` bytes; their numbers.
+    /// `keep` bytes and [`KEPT_MAX`] at most; their numbers.
     pub fn take_older(&mut self, end: u64, keep: u64) -> impl Iterator<Item = u64> + use<> {
         let all = std::mem::take(&mut self.old_segments);
-        let (mut older, mut kept_bytes) = (Vec::new(), 0);
+        let (mut older, mut kept, mut kept_bytes) = (Vec::new(), 0, 0);
         for old in all.into_iter().rev() {
-            if old.end > end || kept_bytes < keep {
-                kept_bytes += if old.end > end { 0 } else { old.bytes };
+            if old.end > end {
+                self.old_segments.insert(0, old);
+            } else if kept_bytes < keep && kept < KEPT_MAX {
+                kept += 1;
+                kept_bytes += old.bytes;
                 self.old_segments.insert(0, old);
             } else {
                 older.push(old.seq);

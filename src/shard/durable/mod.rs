@@ -962,7 +962,7 @@ impl Kept {
             .collect();
         self.snapshots.push(snap.seq);
         // A snapshot that heals is the beginning of another history.
-        let keep = match state.feeding[self.place.own] && snap.mends.is_none() {
+        let keep = match state.may_be_followed(self.place.own) && snap.mends.is_none() {
             true => state.tunables.backlog_len as u64,
             false => 0,
         };
