@@ -281,23 +281,19 @@ impl Stream {
     }
 
     /// Goes to the offset of a frame of the primary, which finds itself in database `db`. Those before it
-    /// that are for nobody here are made up for; where the database changed, the last of them said so. False
-    /// if that is not possible.
+    /// that are for nobody here are made up for, the last of them by a SELECT: a primary that has been
+    /// started anew says the database again, and until then what it is said to be is a guess, here and there.
+    /// False if that is not possible.
     pub fn skip_to(&mut self, offset: u64, db: u32) -> bool {
         let next = self.next();
         let Some(adopted) = self.adopted.as_mut().filter(|_| next <= offset) else {
             return false;
         };
-        if next < offset && std::mem::replace(&mut adopted.db, db) != db {
-            self.fill_to(offset - 1);
-            self.put_select(db);
+        if next == offset {
+            return true;
         }
-        self.fill_to(offset);
-        true
-    }
-
-    fn fill_to(&mut self, offset: u64) {
-        while self.next() < offset {
+        adopted.db = db;
+        while self.next() < offset - 1 {
             frame::put(
                 &mut self.bytes,
                 &self.head,
@@ -305,6 +301,8 @@ impl Stream {
             );
             self.head.count_up();
         }
+        self.put_select(db);
+        true
     }
 
     /// Appends a frame of the primary to the open unit, at its offset there. False, and nothing is appended,
@@ -803,6 +801,25 @@ mod tests {
         assert_eq!(
             text(&stream.take_block().unwrap()),
             "*2 :14 *1 $13 RINGKEEP.SKIP *2 :15 *2 $6 SELECT $1 0 *2 :16 *2 $3 DEL $1 c "
+        );
+    }
+
+    /// Who reads on here has not heard what the primary said to us.
+    #[test]
+    fn a_primary_that_was_started_anew_says_the_database_for_all_who_read_on() {
+        let mut stream = stream(8);
+        stream.adopt(7, 9, Some(3));
+        assert!(copy(&mut stream, 8, 3, &["DEL", "a"]));
+        stream.end_unit();
+        // It does not know its database, and tells of the first one. In that is its next frame, behind a SELECT.
+        stream.adopt(7, 9, Some(0));
+        assert!(copy(&mut stream, 10, 0, &["DEL", "b"]));
+        stream.end_unit();
+        assert_eq!(text(&stream.take_block().unwrap()), "*2 :8 *2 $3 DEL $1 a ");
+        let block = stream.take_block().unwrap();
+        assert_eq!(
+            text(&block),
+            "*2 :9 *2 $6 SELECT $1 0 *2 :10 *2 $3 DEL $1 b "
         );
     }
 
