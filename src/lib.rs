@@ -1,11 +1,12 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `handoff`, `image`, `resp`, `route` (1), `aof`, `elect`,
-//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7),
+//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`, `recover`, `script` (6), `mesh` (7),
 //! `shard` (8), `tools` (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a
 //! socket, a file or a thread.
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod aof;
 pub mod base;
 pub mod cmd;
