@@ -16,7 +16,7 @@ mod users;
 
 pub use catalogue::{CATEGORIES, Number, catalogue};
 pub use log::{Context, Entry, Log, Reason};
-pub use request::{Asked, Denied};
+pub use request::{Asked, Denied, Misfit};
 pub use selector::{Access, RuleError, Selector};
 pub use user::User;
 pub use users::{DEFAULT, SetError, Users};

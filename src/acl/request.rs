@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 
 use super::{
     catalogue::{Number, catalogue},
+    log::Reason,
     selector::Access,
 };
 use crate::{
@@ -41,6 +42,25 @@ impl Denied {
     }
 }
 
+/// Why nothing is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Misfit {
+    /// The command has no such subcommand.
+    Unknown(&'static str, Vec<u8>),
+    /// The command or subcommand takes another number of arguments.
+    Arity(&'static str),
+}
+
+impl Misfit {
+    /// As Redis says it.
+    pub fn error(&self) -> Error {
+        match self {
+            Misfit::Unknown(command, sub) => unknown_subcommand(command, sub),
+            Misfit::Arity(command) => Error::arity(command),
+        }
+    }
+}
+
 /// A request as rules see it.
 pub struct Asked<'a> {
     pub(super) number: Number,
@@ -54,10 +74,10 @@ impl<'a> Asked<'a> {
     /// Of a command's row in the table and a request for it.
     ///
     /// # Errors
-    /// The subcommand is not there, or takes another number of arguments. Nothing is asked for then.
-    pub fn of(spec: &'static Spec, args: Args<'a>) -> Result<Self, Error> {
+    /// The command has no such subcommand.
+    pub fn of(spec: &'static Spec, args: Args<'a>) -> Result<Self, Misfit> {
         let catalogue = catalogue();
-        let unknown = || crate::cmd::unknown(args);
+        let unknown = || Misfit::Unknown(spec.name, Vec::new());
         let mut number = catalogue.number_of(spec).ok_or_else(unknown)?;
         if let Some(sub) = args.get(1)
             && !catalogue.named(number).subs.is_empty()
@@ -65,14 +85,9 @@ impl<'a> Asked<'a> {
             let found = catalogue.sub_of(number, sub);
             let is_here = |number: &Number| catalogue.named(*number).page.is_some();
             let found = found.filter(is_here);
-            number = found.ok_or_else(|| unknown_subcommand(spec.name, sub))?;
+            number = found.ok_or_else(|| Misfit::Unknown(spec.name, sub.to_vec()))?;
         }
         let page = catalogue.named(number).page;
-        if let Some(page) = page
-            && !page.fits(args.len())
-        {
-            return Err(Error::arity(page.name));
-        }
         Ok(Self {
             number,
             args,
@@ -80,6 +95,26 @@ impl<'a> Asked<'a> {
             page,
             keys: OnceCell::new(),
         })
+    }
+
+    /// Does it have a number of arguments that the command or subcommand takes?
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn fits(self) -> Result<Self, Misfit> {
+        match self.page {
+            Some(page) if !page.fits(self.args.len()) => Err(Misfit::Arity(page.name)),
+            _ => Ok(self),
+        }
+    }
+
+    /// What is to blame, and by what name.
+    pub fn blamed(&self, denied: Denied) -> (Reason, Vec<u8>) {
+        match denied {
+            Denied::Command => (Reason::Command, self.name().as_bytes().to_vec()),
+            Denied::Key(at) => (Reason::Key, self.args.at(at).to_vec()),
+            Denied::Channel(at) => (Reason::Channel, self.args.at(at).to_vec()),
+        }
     }
 
     /// Its name in small letters, that of its subcommand included.

@@ -27,6 +27,8 @@ pub(super) enum Sanitize {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct User {
     pub(super) name: Vec<u8>,
+    /// Tells it from others that had its name before.
+    pub(super) birth: u64,
     pub(super) is_on: bool,
     pub(super) needs_no_password: bool,
     pub(super) sanitize: Sanitize,
@@ -40,6 +42,7 @@ impl User {
     pub fn new(name: &[u8]) -> Self {
         Self {
             name: name.to_vec(),
+            birth: 0,
             is_on: false,
             needs_no_password: false,
             sanitize: Sanitize::default(),
@@ -63,6 +66,11 @@ impl User {
     /// Its name.
     pub fn name(&self) -> &[u8] {
         &self.name
+    }
+
+    /// Is it this one, with other rules perhaps?
+    pub fn is_again(&self, before: &User) -> bool {
+        (&self.name, self.birth) == (&before.name, before.birth)
     }
 
     /// May it come in?
@@ -101,8 +109,9 @@ impl User {
     }
 
     fn reset(&mut self) {
-        let name = std::mem::take(&mut self.name);
+        let (name, birth) = (std::mem::take(&mut self.name), self.birth);
         *self = Self::new(&name);
+        self.birth = birth;
         self.sanitize = Sanitize::Check;
     }
 

@@ -47,19 +47,25 @@ impl SetError {
 
 /// See the module page.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Users(BTreeMap<Vec<u8>, Arc<User>>);
+pub struct Users {
+    by_name: BTreeMap<Vec<u8>, Arc<User>>,
+    births: u64,
+}
 
 impl Default for Users {
     fn default() -> Self {
         let user = User::unlimited(DEFAULT);
-        Self(BTreeMap::from([(DEFAULT.to_vec(), Arc::new(user))]))
+        Self {
+            by_name: BTreeMap::from([(DEFAULT.to_vec(), Arc::new(user))]),
+            births: 0,
+        }
     }
 }
 
 impl Users {
     /// A user by name.
     pub fn get(&self, name: &[u8]) -> Option<&Arc<User>> {
-        self.0.get(name)
+        self.by_name.get(name)
     }
 
     /// The user of whoever says nothing.
@@ -71,7 +77,7 @@ impl Users {
 
     /// All of them, in the order of their names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<User>> {
-        self.0.values()
+        self.by_name.values()
     }
 
     /// The same users, but one made or changed by these rules.
@@ -87,22 +93,55 @@ impl Users {
             return Err(SetError::Name);
         }
         let rules = merged(rules).map_err(SetError::Unmatched)?;
-        let mut user = self
-            .get(name)
-            .map_or_else(|| User::new(name), |user| User::clone(user));
+        let mut users = self.clone();
+        let mut user = match self.get(name) {
+            Some(user) => User::clone(user),
+            None => users.born(name),
+        };
         for rule in rules {
             user.apply(&rule)
                 .map_err(|error| SetError::Rule(rule, error))?;
         }
-        let mut users = self.clone();
-        users.0.insert(name.to_vec(), Arc::new(user));
+        users.by_name.insert(name.to_vec(), Arc::new(user));
         Ok(users)
+    }
+
+    fn born(&mut self, name: &[u8]) -> User {
+        self.births += 1;
+        let mut user = User::new(name);
+        user.birth = self.births;
+        user
+    }
+
+    /// These users in the place of others: who has the name of one of those is the same.
+    pub fn replacing(mut self, before: &Users) -> Self {
+        self.births = before.births;
+        for (name, user) in &mut self.by_name {
+            let mut known = User::clone(user);
+            known.birth = match before.get(name) {
+                Some(one) => one.birth,
+                None => {
+                    self.births += 1;
+                    self.births
+                }
+            };
+            *user = Arc::new(known);
+        }
+        self
+    }
+
+    /// May everybody come in without a word?
+    pub fn is_open(&self) -> bool {
+        let default = self.get(DEFAULT);
+        default.is_some_and(|user| user.is_on() && user.needs_no_password())
     }
 
     /// The same users but these, and how many of them there were.
     pub fn without<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> (Self, usize) {
         let mut users = self.clone();
-        let count = names.filter(|name| users.0.remove(*name).is_some()).count();
+        let count = names
+            .filter(|name| users.by_name.remove(*name).is_some())
+            .count();
         (users, count)
     }
 
@@ -117,7 +156,10 @@ impl Users {
     /// # Errors
     /// What is wrong with it, a part for each error.
     pub fn read(text: &[u8], file: &str) -> Result<Self, Vec<String>> {
-        let mut users = Self(BTreeMap::new());
+        let mut users = Self {
+            by_name: BTreeMap::new(),
+            births: 0,
+        };
         let mut errors = Vec::new();
         for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
             users.read_line(
@@ -130,7 +172,10 @@ impl Users {
             return Err(errors);
         }
         let default = || Arc::new(User::unlimited(DEFAULT));
-        users.0.entry(DEFAULT.to_vec()).or_insert_with(default);
+        users
+            .by_name
+            .entry(DEFAULT.to_vec())
+            .or_insert_with(default);
         Ok(users)
     }
 
@@ -158,7 +203,7 @@ impl Users {
             ));
             return;
         }
-        if self.0.contains_key(name) {
+        if self.by_name.contains_key(name) {
             errors.push(format!(
                 "WARNING: Duplicate user '{shown}' found at {place}. "
             ));
@@ -175,7 +220,7 @@ impl Users {
                 "{place}: Unmatched parenthesis in selector definition. "
             )),
         }
-        self.0.insert(name.to_vec(), Arc::new(user));
+        self.by_name.insert(name.to_vec(), Arc::new(user));
     }
 }
 

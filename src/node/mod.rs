@@ -232,6 +232,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.staleness_max_ms = options.staleness_max_ms;
         tunables.save_points = options.save_points.clone();
     }
+    if !options.password.is_empty() {
+        shared.set_default_password(&options.password);
+    }
     // Until they have been counted.
     let needs_replicas = options.replicas_min > 0;
     shared.lacks_replicas.store(needs_replicas, Relaxed);

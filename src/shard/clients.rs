@@ -48,10 +48,16 @@ impl State {
             .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
         let refused = others + self.clients.count >= self.tunables.conns_max;
         let id = self.shared.next_client();
-        let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
+        let mut conn = Box::new(Conn::new(
+            socket,
+            id,
+            peer,
+            self.users.default_user(),
+            self.beat,
+        ));
         conn.local = local;
         conn.port_shard = port_shard;
-        conn.trusted = self.tunables.password.is_empty();
+        self.forget_user(&mut conn);
         self.clients.count += 1;
         if refused {
             self.stats.refused += 1;

@@ -798,7 +798,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
-    let mut busy_ms = None;
+    let (mut busy_ms, mut password) = (None, None);
     let known = parameters(shared);
     let names: Vec<String> = (0..pairs.len())
         .step_by(2)
@@ -865,6 +865,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             "requirepass" => {
                 changed.password = String::from_utf8(value.to_vec())
                     .map_err(|_| failed("the password is not UTF-8"))?;
+                password = Some(changed.password.clone());
             }
             "masteruser" | "masterauth" => {
                 let text = String::from_utf8(value.to_vec())
@@ -954,6 +955,9 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         *tunables = changed;
     }
     shared.tunables_version.fetch_add(1, Relaxed);
+    if let Some(password) = password {
+        shared.set_default_password(&password);
+    }
     Ok(())
 }
 

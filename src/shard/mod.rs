@@ -1,6 +1,7 @@
 //! One core: its loop, its connections and its shards.
 
 mod access;
+mod acl;
 mod alarm;
 mod blocking;
 mod census;

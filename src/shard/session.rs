@@ -100,7 +100,7 @@ impl State {
                 self.end_tracking(conn);
                 self.end_monitoring(conn);
                 conn.set_proto(Proto::Two);
-                conn.trusted = self.tunables.password.is_empty();
+                self.forget_user(conn);
                 conn.db = 0;
                 conn.name.clear();
                 conn.reply_mode = ReplyMode::On;
@@ -251,11 +251,11 @@ impl State {
             }
         }
         if let Some((user, password)) = shown
-            && let Err(error) = self.admit(conn, user, password)
+            && let Err(error) = self.admit(conn, args.at(0), user, password)
         {
             return conn.out.error(&error);
         }
-        if !conn.trusted && !self.tunables.password.is_empty() {
+        if !self.is_known(conn) {
             return conn.out.error(&HELLO_FIRST);
         }
         if let Some(name) = name {
@@ -465,6 +465,7 @@ impl State {
                     Ok(()) => {
                         // Here they hold at once, elsewhere from the next turn on.
                         self.begin_memory();
+                        self.heed_users(Some(conn));
                         conn.out.ok();
                     }
                     Err(error) => conn.out.error(&error),

@@ -16,6 +16,7 @@ use super::{
     handoff::Handover,
 };
 use crate::{
+    acl::{self, Users},
     base::{Ms, Position},
     cmd::Upstream,
     elect::{
@@ -86,7 +87,7 @@ pub struct Tunables {
     pub slow_len: usize,
     /// Milliseconds from which the latency monitor notes an event; 0: it notes none.
     pub latency_ms: u64,
-    /// Password of the default user; empty: none.
+    /// What CONFIG SET last made the password of the default user; empty: none.
     pub password: String,
     /// Bytes that a client may have waiting to be run, what MULTI queues included.
     pub queue_bytes_max: usize,
@@ -504,6 +505,12 @@ pub struct Shared {
     pub follow: Mutex<Option<FollowView>>,
     /// Sources of the scripts that were loaded.
     pub scripts: Scripts,
+    /// Who may do what, and how often that was changed.
+    pub users: Mutex<Arc<Users>>,
+    /// See there.
+    pub users_version: AtomicU64,
+    /// ACL LOG.
+    pub acl_log: Mutex<acl::Log>,
     /// SLOWLOG.
     pub slow: Mutex<(u64, std::collections::VecDeque<SlowEntry>)>,
     /// Names this run of the node.
@@ -560,6 +567,9 @@ impl Shared {
             used_peak: AtomicUsize::new(0),
             follow: Mutex::default(),
             scripts: Scripts::default(),
+            users: Mutex::default(),
+            users_version: AtomicU64::new(0),
+            acl_log: Mutex::default(),
             slow: Mutex::default(),
             run_id,
             started,

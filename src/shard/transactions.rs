@@ -142,7 +142,11 @@ impl State {
                 Keys::Libraries => self.gate_of_scripts(spec, args),
                 _ => None,
             };
-            if let Some(error) = self.gate(conn, spec).or(why_not) {
+            let barred = match conn.unlimited {
+                true => None,
+                false => self.forbidden_in_exec(conn, spec, args),
+            };
+            if let Some(error) = barred.or_else(|| self.gate(conn, spec)).or(why_not) {
                 self.count_refused(Some(spec), &error);
                 out.error(&error);
                 continue;
@@ -159,7 +163,9 @@ impl State {
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
                 {
                     self.homes.shards.narrow(self.narrowed(conn, spec));
+                    self.caller = self.script_caller(conn, run);
                     self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
+                    self.caller = None;
                     self.homes.shards.narrow(None);
                 }
                 (Run::Session(verb), _) => {
