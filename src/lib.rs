@@ -29,6 +29,8 @@ pub mod tools;
 
 /// How the house is built: pages that bind the code.
 pub mod docs {
+    #[doc = include_str!("docs/access.md")]
+    pub mod access {}
     #[doc = include_str!("docs/architecture.md")]
     pub mod architecture {}
     #[doc = include_str!("docs/coverage.md")]

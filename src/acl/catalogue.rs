@@ -183,7 +183,7 @@ impl Catalogue {
 /// The bit of a category, by its name in any case.
 pub fn category(name: &[u8]) -> Option<u32> {
     let is = |one: &&str| one.as_bytes().eq_ignore_ascii_case(name);
-    CATEGORIES.iter().position(|one| is(&one)).map(|at| 1 << at)
+    CATEGORIES.iter().position(is).map(|at| 1 << at)
 }
 
 fn bits<'a>(categories: impl Iterator<Item = &'a str>) -> u32 {

@@ -8,7 +8,7 @@ use super::{
     selector::Access,
 };
 use crate::{
-    cmd::{Page, Spec, unknown_subcommand},
+    cmd::{Page, Run, Spec, unknown_subcommand},
     resp::{Args, Error},
 };
 
@@ -134,9 +134,11 @@ impl<'a> Asked<'a> {
             let keys = keys.unwrap_or_default().into_iter();
             let mut keys: Vec<_> = keys.map(|(at, flags)| (at, access(flags))).collect();
             // By these the request finds its shards, so it touches no other. Where a key is told in no other
-            // way, whatever could be done to it must be allowed.
+            // way, whatever could be done to it must be allowed. What runs in a session finds its slot by
+            // channels, too.
+            let touches = !matches!(self.spec.run, Run::Session(_));
             self.spec.keys.for_each(self.args, |at| {
-                if !keys.iter().any(|(known, _)| *known == at) {
+                if touches && !keys.iter().any(|(known, _)| *known == at) {
                     keys.push((at, Access::ALL));
                 }
             });

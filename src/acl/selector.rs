@@ -12,6 +12,7 @@ use crate::base::glob_match;
 const WORDS: usize = 8;
 const WORD_BITS: usize = u64::BITS as usize;
 /// Commands that a set can hold.
+#[cfg(test)]
 pub(super) const COMMANDS_MAX: usize = WORDS * WORD_BITS;
 
 /// A set of commands and subcommands.

@@ -247,7 +247,9 @@ fn a_file_is_read_whole_or_not_at_all() {
     let bad = b"user bob on +nosuch\nfoo\nuser bob on\nuser \nuser x (+get\nuser y foo";
     let errors = Users::read(bad, "f").expect_err("it is bad");
     assert_eq!(errors.len(), 6, "{errors:?}");
-    assert_eq!(errors[0], "f:1: Unknown command or category name in ACL. ");
+    let text =
+        "f:1: Error in applying operation '+nosuch': Unknown command or category name in ACL. ";
+    assert_eq!(errors[0], text);
     assert!(errors[1].starts_with("f:2 should start with user keyword"));
     let none = Users::read(b"", "f").expect("an empty file");
     assert!(none.default_user().is_unlimited());

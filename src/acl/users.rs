@@ -130,6 +130,12 @@ impl Users {
         self
     }
 
+    /// Does the default user need no password, on or off?
+    pub fn needs_no_password(&self) -> bool {
+        self.get(DEFAULT)
+            .is_some_and(|user| user.needs_no_password())
+    }
+
     /// May everybody come in without a word?
     pub fn is_open(&self) -> bool {
         let default = self.get(DEFAULT);
@@ -212,9 +218,23 @@ impl Users {
         let mut user = User::new(name);
         match merged(words) {
             Ok(rules) => {
-                let rules = rules.iter().map(|rule| user.apply(rule.trim_ascii()));
-                let wrong = rules.filter_map(Result::err);
-                errors.extend(wrong.map(|error| format!("{place}: {}. ", error.text())));
+                let mut is_told = false;
+                for rule in rules {
+                    let rule = rule.trim_ascii();
+                    let Err(error) = user.apply(rule) else {
+                        continue;
+                    };
+                    let text = error.text();
+                    if error == RuleError::Unknown {
+                        let rule = String::from_utf8_lossy(rule);
+                        let what = format!("Error in applying operation '{rule}'");
+                        errors.push(format!("{place}: {what}: {text}. "));
+                    } else if !is_told {
+                        // What comes behind it may be wrong for no other reason.
+                        is_told = true;
+                        errors.push(format!("{place}: {text}. "));
+                    }
+                }
             }
             Err(_) => errors.push(format!(
                 "{place}: Unmatched parenthesis in selector definition. "

@@ -204,9 +204,7 @@ impl State {
         let reason = match denied {
             Denied::Command => "no permission to execute the command or subcommand",
             Denied::Key(_) => "no permission to touch the specified keys",
-            Denied::Channel(_) => {
-                "no permission to access one of the channels used as arguments to the command"
-            }
+            Denied::Channel(_) => "no permission to access one of the channels used as arguments",
         };
         Some(Error::text(format!(
             "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC \
@@ -295,9 +293,9 @@ impl State {
     ) -> Result<(), Error> {
         let found = self.users.get(name);
         let Some(user) = found.filter(|user| user.admits(password)).cloned() else {
-            let context = match conn.multi {
-                Some(_) => Context::Multi,
-                None => Context::TopLevel,
+            let context = match conn.multi.is_some() || self.runs_queue {
+                true => Context::Multi,
+                false => Context::TopLevel,
             };
             let client = self.client_line(conn);
             self.note_refusal(Reason::Auth, context, by.to_vec(), name.to_vec(), client);

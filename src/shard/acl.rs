@@ -10,11 +10,6 @@ use crate::{
     resp::{Args, Error, Out},
 };
 
-const NO_FILE: Error = Error::fixed(
-    "ERR This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL \
-     SETUSER command and then issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in \
-     order to store users in the Redis configuration.",
-);
 const STAYS: Error = Error::fixed("ERR The 'default' user cannot be removed");
 const BITS: Error = Error::fixed(
     "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096",
@@ -24,14 +19,15 @@ const SHOWN: usize = 10;
 
 impl State {
     /// ACL.
-    pub(super) fn acl(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
+    pub(super) fn acl(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>, may_wait: bool) {
         if let Err(error) = cmd::subcommand(spec, args) {
             return conn.out.error(&error);
         }
         let done = match &args.at(1).to_ascii_lowercase()[..] {
             b"setuser" => self.set_user(conn, args),
             b"deluser" => self.delete_users(conn, args),
-            b"load" | b"save" => Err(NO_FILE),
+            b"load" => self.use_acl_file(conn, true, may_wait),
+            b"save" => self.use_acl_file(conn, false, may_wait),
             b"whoami" => {
                 conn.out.bulk(conn.user.name());
                 Ok(())
@@ -207,8 +203,8 @@ fn write_category(out: &mut Out, args: Args<'_>) -> Result<(), Error> {
     if args.len() > 3 {
         return Err(cmd::unknown_subcommand("acl", args.at(1)));
     }
-    let is_wanted = |name: &&str| name.eq_ignore_ascii_case(&wanted);
-    if !CATEGORIES.iter().any(|name| is_wanted(&name)) {
+    let is_wanted = |name: &str| name.eq_ignore_ascii_case(&wanted);
+    if !CATEGORIES.iter().any(|name| is_wanted(name)) {
         return Err(Error::text(format!("ERR Unknown category '{wanted}'")));
     }
     let names = cmd::in_category(&wanted.to_lowercase());

@@ -738,6 +738,16 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ),
         ("latency-monitor-threshold", tunables.latency_ms.to_string()),
         ("requirepass", tunables.password),
+        ("protected-mode", yes_no(tunables.protects)),
+        ("acl-pubsub-default", "resetchannels".into()),
+        (
+            "aclfile",
+            shared
+                .acl_file
+                .as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default(),
+        ),
         ("masteruser", tunables.primary_user),
         ("masterauth", tunables.primary_password),
         // What does not change here, for clients that look at it.
@@ -765,7 +775,6 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("repl-backlog-size", tunables.backlog_len.to_string()),
         ("repl-backlog-ttl", tunables.backlog_ttl_secs.to_string()),
         ("daemonize", "no".into()),
-        ("protected-mode", "no".into()),
         ("tcp-backlog", "1024".into()),
         ("tcp-keepalive", "0".into()),
         ("hz", "10".into()),
@@ -916,6 +925,13 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             "replica-max-staleness-ms" => changed.staleness_max_ms = number()?,
             "replica-serve-stale-data" | "slave-serve-stale-data" => {
                 changed.serves_stale = match &value.to_ascii_lowercase()[..] {
+                    b"yes" => true,
+                    b"no" => false,
+                    _ => return Err(failed("argument must be 'yes' or 'no'")),
+                };
+            }
+            "protected-mode" => {
+                changed.protects = match &value.to_ascii_lowercase()[..] {
                     b"yes" => true,
                     b"no" => false,
                     _ => return Err(failed("argument must be 'yes' or 'no'")),

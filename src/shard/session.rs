@@ -51,6 +51,7 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::Acl => self.acl(conn, spec, args, false),
             Verb::WaitAof => self.wait_for_disks(conn, spec, args, false),
             Verb::ReplWait => self.wait_for_primary(conn, spec, args, false),
             Verb::Debug => self.debug(conn, spec, args, false),
@@ -79,7 +80,7 @@ impl State {
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
             Verb::Auth => self.auth(conn, args),
-            Verb::Acl => self.acl(conn, spec, args),
+            Verb::Acl => self.acl(conn, spec, args, true),
             Verb::Select => match parse_i64(args.at(1))
                 .map_or(Ok(()), |db| self.may_select(db))
                 .and_then(|()| cmd::select(args, self.shared.settings.databases))

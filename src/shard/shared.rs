@@ -1,5 +1,6 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
+use std::path::PathBuf;
 use std::sync::{
     Arc, Mutex, OnceLock, RwLock,
     atomic::{
@@ -89,6 +90,8 @@ pub struct Tunables {
     pub latency_ms: u64,
     /// What CONFIG SET last made the password of the default user; empty: none.
     pub password: String,
+    /// Without a password of the default user, clients of other machines are turned away.
+    pub protects: bool,
     /// Bytes that a client may have waiting to be run, what MULTI queues included.
     pub queue_bytes_max: usize,
     /// Classes of keyspace events that are told.
@@ -134,6 +137,7 @@ impl Default for Tunables {
             slow_len: 128,
             latency_ms: 0,
             password: String::new(),
+            protects: false,
             queue_bytes_max: 1 << 30,
             events: 0,
             tracking_keys_max: 1_000_000,
@@ -509,6 +513,8 @@ pub struct Shared {
     pub users: Mutex<Arc<Users>>,
     /// See there.
     pub users_version: AtomicU64,
+    /// The file that they are read from and written to.
+    pub acl_file: Option<PathBuf>,
     /// ACL LOG.
     pub acl_log: Mutex<acl::Log>,
     /// SLOWLOG.
@@ -569,6 +575,7 @@ impl Shared {
             scripts: Scripts::default(),
             users: Mutex::default(),
             users_version: AtomicU64::new(0),
+            acl_file: None,
             acl_log: Mutex::default(),
             slow: Mutex::default(),
             run_id,

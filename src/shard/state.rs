@@ -17,6 +17,7 @@ use uring::SocketId;
 
 use super::{
     access::Caller,
+    acl_file::Pending,
     blocking::Waits,
     census::Census,
     client::Gathers,
@@ -86,6 +87,10 @@ pub(super) struct State {
     /// The node's users when they were last looked at, and how often they had been changed.
     pub users: Arc<Users>,
     pub users_version: u64,
+    /// ACL LOAD and ACL SAVE that are under way.
+    pub acl_work: Vec<Pending>,
+    /// EXEC runs what was queued.
+    pub runs_queue: bool,
     /// For whom a script runs, if that one may not do everything.
     pub caller: Option<Box<Caller>>,
     pub tunables: Tunables,
@@ -212,6 +217,8 @@ impl State {
             census: shared.census[me].clone(),
             users_version,
             users,
+            acl_work: Vec::new(),
+            runs_queue: false,
             caller: None,
             tunables: Tunables::default(),
             untimed: flag::FAST | flag::QUICK,
@@ -286,6 +293,7 @@ impl State {
             || !self.clients.woken.is_empty()
             || !self.clients.stalled.is_empty()
             || self.has_digest_work()
+            || !self.acl_work.is_empty()
             || self.mesh.has_unsent()
     }
 

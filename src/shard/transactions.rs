@@ -136,6 +136,7 @@ impl State {
             return out.error(&exec_aborted(&why));
         }
         out.array(multi.queued.len());
+        self.runs_queue = true;
         for (spec, args) in multi.queued {
             let args = args.as_args();
             let why_not = match spec.keys {
@@ -193,6 +194,7 @@ impl State {
                 self.count_reply(spec, &out.as_bytes()[before..]);
             }
         }
+        self.runs_queue = false;
         conn.set_proto(out.proto);
         if let Some(tracking) = &mut conn.tracking {
             tracking.caching = false;
