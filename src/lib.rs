@@ -1,11 +1,12 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `handoff`, `image`, `resp`, `route` (1), `aof`, `elect`,
-//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `recover`, `script` (6), `mesh` (7),
-//! `shard` (8), `tools` (9), `node` (10). `uring` is met from `mesh` up, and nothing below it has a clock, a
+//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`, `recover` (6), `script` (7),
+//! `mesh` (8), `shard` (9), `tools` (10), `node` (11). `uring` is met from `mesh` up, and nothing below it has a clock, a
 //! socket, a file or a thread.
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod aof;
 pub mod base;
 pub mod cmd;
@@ -28,6 +29,8 @@ pub mod tools;
 
 /// How the house is built: pages that bind the code.
 pub mod docs {
+    #[doc = include_str!("docs/access.md")]
+    pub mod access {}
     #[doc = include_str!("docs/architecture.md")]
     pub mod architecture {}
     #[doc = include_str!("docs/coverage.md")]

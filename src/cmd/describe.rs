@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Every page whose command is in the table, those of subcommands included.
-fn pages() -> impl Iterator<Item = &'static Page> {
+pub fn pages() -> impl Iterator<Item = &'static Page> {
     let book = book();
     all().flat_map(move |(_, spec)| {
         let page = book.page_of(spec);

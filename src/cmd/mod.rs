@@ -33,8 +33,9 @@ mod upstream;
 mod walk;
 mod zsets;
 
+pub use book::Page;
 pub use ctx::{Block, Ctx, OnTimeout, Shard, Shards, Tracking, int, parse_timeout, select};
-pub use describe::{command, help, in_category, subcommand};
+pub use describe::{command, help, in_category, pages, subcommand};
 pub use digest::Digest;
 pub use keys::{DEBUG_OBJECT, KEYS_IN_SLOT, MEMORY_USAGE};
 pub use noted::Walker;

@@ -41,6 +41,9 @@ pub const GREETING_LEN: usize = 24;
 /// The name of the protocol and, as its last byte, the version.
 const NAME: [u8; 8] = *b"rkpass\0\x01";
 
+/// The user of whom nothing is said.
+const DEFAULT: &[u8] = b"default";
+
 /// What a successor says first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Greeting(pub Id);
@@ -192,6 +195,8 @@ pub struct Client {
     pub no_evict: bool,
     /// It has shown the password.
     pub is_trusted: bool,
+    /// The name of its user.
+    pub user: Vec<u8>,
     /// It came to the port of this shard.
     pub port_shard: Option<u64>,
     /// For how long it has been connected.
@@ -230,15 +235,17 @@ impl Client {
             },
             out,
         );
-        for flag in [
-            self.is_resp3,
-            self.no_touch,
-            self.no_evict,
-            self.is_trusted,
-            self.is_tainted,
-        ] {
+        for flag in [self.is_resp3, self.no_touch, self.no_evict] {
             put_flag(flag, out);
         }
+        // Whoever knows of no users reads a flag here: it must not take this client for one that may do
+        // everything.
+        let is_named = self.user != DEFAULT;
+        put_number(u64::from(self.is_trusted) | u64::from(is_named) << 1, out);
+        if is_named {
+            put_bytes(&self.user, out);
+        }
+        put_flag(self.is_tainted, out);
         put_optional(self.port_shard, out);
         put_number(self.age_ms, out);
         put_number(self.idle_ms, out);
@@ -271,6 +278,12 @@ impl Client {
             2 => Replies::SkipNext,
             _ => return None,
         };
+        let (is_resp3, no_touch, no_evict) = (take_flag(rest)?, take_flag(rest)?, take_flag(rest)?);
+        let trust = take_number(rest).filter(|trust| *trust <= 3)?;
+        let user = match trust & 2 {
+            0 => DEFAULT.to_vec(),
+            _ => take_bytes(rest).filter(|user| *user != DEFAULT)?.to_vec(),
+        };
         let client = Client {
             id,
             db,
@@ -278,10 +291,11 @@ impl Client {
             lib_name,
             lib_version,
             replies,
-            is_resp3: take_flag(rest)?,
-            no_touch: take_flag(rest)?,
-            no_evict: take_flag(rest)?,
-            is_trusted: take_flag(rest)?,
+            is_resp3,
+            no_touch,
+            no_evict,
+            is_trusted: trust & 1 != 0,
+            user,
             is_tainted: take_flag(rest)?,
             port_shard: take_optional(rest)?,
             age_ms: take_number(rest)?,
@@ -351,6 +365,7 @@ mod tests {
             no_touch: true,
             no_evict: false,
             is_trusted: true,
+            user: word("worker"),
             port_shard: Some(2),
             age_ms: 1 << 40,
             idle_ms: 300,

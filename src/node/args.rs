@@ -116,6 +116,11 @@ pub struct Options {
     pub replication_port: Option<u16>,
     /// Password that clients have to show; empty: none.
     pub password: String,
+    /// File of users.
+    pub acl_file: Option<PathBuf>,
+    /// Clients of other machines are turned away while the default user needs no password. Said by nobody: only
+    /// where nobody said on which addresses to listen.
+    pub protects: bool,
     /// User and password that a primary is shown; empty: none.
     pub primary_user: String,
     /// See there.
@@ -161,6 +166,8 @@ impl Default for Options {
             replica_of: None,
             replication_port: None,
             password: String::new(),
+            acl_file: None,
+            protects: true,
             primary_user: String::new(),
             primary_password: String::new(),
             announce: None,
@@ -206,7 +213,7 @@ usage: ringkeep [options]          serve
   --cpu-list A,B,..    CPUs to pin the cores to
   --no-pin             do not pin the cores
   --replication-port N port for replicas of the first shard, the others follow; 0: none
-                       (the client port + 10000; with --requirepass none)
+                       (the client port + 10000; with --requirepass or --aclfile none)
   --min-replicas-to-write N
                        refuse writes while fewer replicas have acknowledged anything of late (0)
   --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
@@ -235,7 +242,11 @@ usage: ringkeep [options]          serve
   --save 'SECS N ..'   snapshots SECS after the last ones if there were N changes (none; with a journal
                        they are made when it has grown by their size)
   --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
-  --requirepass TEXT   password that clients have to show (none)
+  --requirepass TEXT   password of the default user (none)
+  --aclfile PATH       users and their rights, as ACL SAVE writes them (none)
+  --protected-mode yes|no
+                       turn clients of other machines away while the default user has no password (no where
+                       --bind is given)
   --cluster            cluster mode: slots, and one more port for each shard
   --cluster-port N     port of the first shard, the others follow (the one after the client port)
   --cluster-announce-ip ADDR
@@ -279,6 +290,7 @@ impl std::fmt::Display for UsageError {
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageError> {
     let mut options = Options::default();
     let mut bind = Vec::new();
+    let mut protects = None;
     let (mut cluster, mut cluster_port) = (false, None);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -386,6 +398,8 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             }
             "--quorum-writes" => options.quorum_writes = yes_or_no(&name, value()?)?,
             "--requirepass" => options.password = value()?,
+            "--aclfile" => options.acl_file = Some(value()?.into()),
+            "--protected-mode" => protects = Some(yes_or_no(&name, value()?)?),
             "--masterauth" => options.primary_password = value()?,
             "--masteruser" => options.primary_user = value()?,
             "--cluster" => cluster = true,
@@ -409,6 +423,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
             _ => return Err(UsageError::Unknown(name)),
         }
     }
+    options.protects = protects.unwrap_or(bind.is_empty());
     if !bind.is_empty() {
         options.bind = bind;
     }

@@ -34,7 +34,7 @@ use crate::{
     failover::{Place, Record, Stands},
     mesh,
     recover::RecoverError,
-    shard::{Core, Election, Failovers, Settings, Shared, lock, log},
+    shard::{Core, Election, Failovers, Settings, Shared, lock, log, read_users},
     store::seed_collections,
     tools::DataError,
 };
@@ -67,6 +67,8 @@ pub enum StartError {
     Handoff(String),
     /// The node cannot be a member of elections.
     Member(String),
+    /// What is wrong with the file of users.
+    Users(Vec<String>),
 }
 
 impl std::fmt::Display for StartError {
@@ -83,6 +85,10 @@ impl std::fmt::Display for StartError {
             StartError::Data(error) => write!(out, "{error}"),
             StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
+            StartError::Users(errors) => {
+                let lines: Vec<&str> = errors.iter().map(|error| error.trim()).collect();
+                out.write_str(&lines.join("\n"))
+            }
             StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
             StartError::Bind(text) => write!(
                 out,
@@ -224,6 +230,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     shared.failovers = Failovers::new(record);
     if let Ok(mut tunables) = shared.tunables.write() {
         tunables.password = options.password.clone();
+        tunables.protects = options.protects;
         tunables.primary_user = options.primary_user.clone();
         tunables.primary_password = options.primary_password.clone();
         tunables.fsync = options.fsync;
@@ -231,6 +238,14 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.quorum_writes = options.quorum_writes;
         tunables.staleness_max_ms = options.staleness_max_ms;
         tunables.save_points = options.save_points.clone();
+    }
+    if !options.password.is_empty() {
+        shared.set_default_password(&options.password);
+    }
+    if let Some(path) = &options.acl_file {
+        let users = read_users(path).map_err(StartError::Users)?;
+        *lock(&shared.users) = Arc::new(users);
+        shared.acl_file = Some(path.clone());
     }
     // Until they have been counted.
     let needs_replicas = options.replicas_min > 0;
@@ -500,8 +515,8 @@ fn replication_port(
 ) -> Result<Option<u16>, StartError> {
     let first = match options.replication_port {
         Some(0) => return Ok(None),
-        // It asks nobody for the password.
-        None if !options.password.is_empty() => return Ok(None),
+        // It asks nobody who they are.
+        None if !options.password.is_empty() || options.acl_file.is_some() => return Ok(None),
         Some(first) => usize::from(first),
         None => usize::from(options.port) + REPLICATION_ABOVE,
     };

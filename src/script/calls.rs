@@ -4,7 +4,8 @@ use mlua::{Lua, MultiValue, Value};
 
 use super::{Host, convert, watch::Watch};
 use crate::{
-    cmd::{Ctx, Table, flag},
+    acl::{Asked, Denied},
+    cmd::{Ctx, Spec, Table, flag},
     resp::{Args, Out, OwnedArgs},
 };
 
@@ -48,6 +49,9 @@ impl Caller<'_, '_> {
         }
         if spec.flags & flag::NO_SCRIPT != 0 {
             return refused("ERR This Redis command is not allowed from script");
+        }
+        if let Some(text) = self.forbidden(spec, request) {
+            return refused(&text);
         }
         // A message may go on to replicas and a count may be kept, so both are taken for writes.
         let writes = spec.is_write() || matches!(spec.name, "PUBLISH" | "PFCOUNT");
@@ -95,6 +99,31 @@ impl Caller<'_, '_> {
             return refused(String::from_utf8_lossy(line).trim_end());
         }
         Ok((convert::to_lua(lua, &mut reply)?, None))
+    }
+
+    /// Why the one for whom the script runs may not call this.
+    fn forbidden(&mut self, spec: &'static Spec, request: Args<'_>) -> Option<String> {
+        let user = self.watch.user.borrow();
+        let user = user.as_ref()?;
+        let asked = match Asked::of(spec, request).and_then(Asked::fits) {
+            Ok(asked) => asked,
+            Err(misfit) => return Some(misfit.error().as_str().to_string()),
+        };
+        let denied = user.check(&asked).err()?;
+        self.host.note_denied(&asked, denied);
+        let text = match denied {
+            Denied::Command => {
+                "ERR The user executing the script can't run this command or subcommand"
+            }
+            Denied::Key(_) => {
+                "ERR The user executing the script can't access at least one of the keys mentioned in the \
+                 command arguments"
+            }
+            Denied::Channel(_) => {
+                "ERR The user executing the script can't publish to the channel mentioned in the command"
+            }
+        };
+        Some(text.to_string())
     }
 }
 

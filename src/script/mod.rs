@@ -41,6 +41,7 @@ use self::{
     watch::{End, Watch},
 };
 use crate::{
+    acl::{Asked, Denied, User},
     base::{Ms, parse_i64},
     cmd::{self, Ctx, Run, Spec, Table},
     resp::{Args, Error, Out, OwnedArgs},
@@ -83,6 +84,16 @@ pub trait Host {
             }
             _ => plain_session(ctx, spec, args),
         }
+    }
+
+    /// Whose rights the script has; nothing if it may do everything.
+    fn user(&self) -> Option<Arc<User>> {
+        None
+    }
+
+    /// It was refused something.
+    fn note_denied(&mut self, asked: &Asked<'_>, denied: Denied) {
+        let _ = (asked, denied);
     }
 
     /// Why a script that says of itself that it writes may not be run.
@@ -444,6 +455,7 @@ impl ScriptEngine {
             has_written: false,
         });
         let (may_block, db) = (std::mem::replace(&mut ctx.may_block, false), ctx.db);
+        self.watch.user.replace(host.user());
         let mut caller = Caller {
             read_only: job.read_only || flags.has(Flags::NO_WRITES),
             refuse_growth: !ctx.from_primary
@@ -458,6 +470,7 @@ impl ScriptEngine {
         };
         let result = self.enter(&mut caller, &job);
         let Caller { ctx, host, .. } = caller;
+        self.watch.user.take();
         (ctx.may_block, ctx.db) = (may_block, db);
         for (level, text) in self.watch.finish() {
             host.log(level, &text);

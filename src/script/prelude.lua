@@ -353,7 +353,7 @@ redis.set_repl = front(function(...)
   end
 end)
 
--- Nobody has fewer rights than anybody else: whatever exists may be called.
+-- May the one for whom the script runs call this?
 redis.acl_check_cmd = front(function(...)
   local count = select('#', ...)
   if count == 0 then
@@ -368,7 +368,7 @@ redis.acl_check_cmd = front(function(...)
   if not host.is_command(tostring((...))) then
     return 'ERR Invalid command passed to redis.acl_check_cmd()'
   end
-  return nil, nil, true
+  return nil, nil, host.may_call(...)
 end)
 
 local NO_TABLE = 'calling redis.register_function with a single argument is only applicable to Lua table '

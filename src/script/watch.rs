@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
+    sync::Arc,
 };
 
 use mlua::{Function, Lua, MultiValue, Table, Value};
@@ -16,7 +17,12 @@ use super::{
     running::View,
     structs,
 };
-use crate::{base::Ms, cmd, resp::Proto};
+use crate::{
+    acl::{Asked, User},
+    base::Ms,
+    cmd,
+    resp::{OwnedArgs, Proto},
+};
 
 /// Functions that the code of a library registered, by name.
 pub type Registered = BTreeMap<String, (FunctionInfo, Function)>;
@@ -61,6 +67,8 @@ pub struct Watch {
     pub proto: Cell<Proto>,
     pub random: RefCell<Random>,
     logged: RefCell<Lines>,
+    /// Whose rights the script has; nothing if all.
+    pub user: RefCell<Option<Arc<User>>>,
     /// `redis.call` and `redis.pcall` of the function that runs.
     pub calls: RefCell<Option<[Function; 2]>>,
     /// Settings of `cjson`, which last for one run.
@@ -87,6 +95,7 @@ impl Watch {
             proto: Cell::new(Proto::Two),
             random: RefCell::default(),
             logged: RefCell::default(),
+            user: RefCell::default(),
             calls: RefCell::default(),
             json: Rc::default(),
             registered: RefCell::default(),
@@ -311,6 +320,20 @@ pub fn host_functions(
         "is_command",
         lua.create_function(move |_, name: mlua::LuaString| {
             Ok(own.find(&name.as_bytes()).is_some())
+        })?,
+    )?;
+    let (own, table) = (watch.clone(), commands.clone());
+    with(
+        "may_call",
+        lua.create_function(move |_, words: mlua::Variadic<mlua::LuaString>| {
+            let words: Vec<_> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+            let request = OwnedArgs::copy(words.iter().map(Vec::as_slice));
+            let spec = table.find(request.as_args().at(0));
+            let asked = spec.and_then(|spec| Asked::of(spec, request.as_args()).ok());
+            let user = own.user.borrow();
+            let may =
+                |asked: &Asked<'_>| user.as_ref().is_none_or(|user| user.check(asked).is_ok());
+            Ok(asked.as_ref().is_some_and(may))
         })?,
     )?;
     let own = watch.clone();

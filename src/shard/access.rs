@@ -1,19 +1,25 @@
-//! Who may run commands: AUTH, the password part of HELLO, and ACL. There is one user, `default`, with all
-//! rights; it may have a password.
+//! Who a connection is, and whether that one may do what it asks for.
+//!
+//! The users are the node's: [`Shared`] has the present set and counts how often it was changed, each core keeps
+//! that set, and each connection its user. A core looks at the count before it runs what a connection sent, so
+//! what was answered on one core holds on all.
 
-use std::io::Read;
-
-use sha2::{Digest, Sha256};
-
-use super::{conn::Conn, shared::Tunables, state::State};
-use crate::{
-    base::parse_i64,
-    cmd::{self, Run, Spec, Verb},
-    resp::{Args, Error},
+use std::sync::{
+    Arc,
+    atomic::Ordering::{Acquire, Release},
 };
 
-/// The only user.
-const USER: &[u8] = b"default";
+use super::{
+    conn::Conn,
+    requests::Work,
+    shared::{Shared, lock},
+    state::State,
+};
+use crate::{
+    acl::{Asked, Context, DEFAULT, Denied, Entry, Reason, User, Users},
+    cmd::{Run, Spec, Verb},
+    resp::{Args, Error},
+};
 
 const NO_AUTH: Error = Error::fixed("NOAUTH Authentication required.");
 const WRONG_PASS: Error =
@@ -22,242 +28,281 @@ const NO_PASSWORD: Error = Error::fixed(
     "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
      configuration is correct?",
 );
-const ONE_USER: Error = Error::fixed(
-    "ERR this version of ringkeep has one user, 'default', with all rights; its password is set with \
-     CONFIG SET requirepass",
+const NO_KEY: Error =
+    Error::fixed("NOPERM this user has no permissions to access one of the keys used as arguments");
+const NO_CHANNEL: Error = Error::fixed(
+    "NOPERM this user has no permissions to access one of the channels used as arguments",
 );
 
-/// ACL categories in the order of Redis.
-const CATEGORIES: [&str; 21] = [
-    "keyspace",
-    "read",
-    "write",
-    "set",
-    "sortedset",
-    "list",
-    "hash",
-    "string",
-    "bitmap",
-    "hyperloglog",
-    "geo",
-    "stream",
-    "pubsub",
-    "admin",
-    "fast",
-    "slow",
-    "blocking",
-    "dangerous",
-    "connection",
-    "transaction",
-    "scripting",
-];
+/// For whom a script runs that may not do everything.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub user: Arc<User>,
+    /// As CLIENT LIST shows it.
+    pub client: String,
+}
 
-impl Tunables {
-    /// May this user come in with this password?
-    fn admits(&self, user: &[u8], password: &[u8]) -> bool {
-        user == USER && (self.password.is_empty() || same(self.password.as_bytes(), password))
+impl Shared {
+    /// Changes the users, for all cores.
+    ///
+    /// # Errors
+    /// The change's own; nothing was changed then.
+    pub fn change_users<E>(
+        &self,
+        change: impl FnOnce(&Users) -> Result<Users, E>,
+    ) -> Result<(), E> {
+        let mut users = lock(&self.users);
+        *users = Arc::new(change(&users)?);
+        self.users_version.fetch_add(1, Release);
+        Ok(())
+    }
+
+    /// Gives the default user this one password; none if it is empty.
+    pub fn set_default_password(&self, password: &str) {
+        let rule = match password {
+            "" => b"nopass".to_vec(),
+            password => [b">", password.as_bytes()].concat(),
+        };
+        let rules = [&b"resetpass"[..], &rule];
+        // These are rules at all times.
+        let _ = self.change_users(|users| users.with(DEFAULT, rules.into_iter()));
     }
 }
 
-/// Compares in a time that does not tell where two passwords differ.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let differ = one
-        .iter()
-        .zip(other)
-        .fold(0, |differ, (a, b)| differ | (a ^ b));
-    one.len() == other.len() && differ == 0
-}
-
 impl State {
-    /// The refusal for a client that has not shown the password, unless the command is one that all may
-    /// call.
+    /// Takes over what became of the users. `current` is the connection being worked on, which is not in its
+    /// place.
+    #[inline]
+    pub(super) fn heed_users(&mut self, current: Option<&mut Conn>) {
+        if self.shared.users_version.load(Acquire) != self.users_version {
+            self.read_users(current);
+        }
+    }
+
     #[cold]
-    pub(super) fn who_are_you(&self, spec: &Spec) -> Option<Error> {
-        let free = matches!(
+    fn read_users(&mut self, current: Option<&mut Conn>) {
+        // In this order: a change in between is found the next time.
+        self.users_version = self.shared.users_version.load(Acquire);
+        self.users = lock(&self.shared.users).clone();
+        let sockets: Vec<_> = self.conns().map(|conn| conn.socket).collect();
+        for socket in sockets {
+            if let Some(mut conn) = self.take_conn(socket) {
+                if !self.renew_user(&mut conn) {
+                    self.drop_conn(&mut conn);
+                }
+                self.put_conn(conn);
+            }
+        }
+        if let Some(conn) = current
+            && !self.renew_user(conn)
+        {
+            conn.closing = true;
+        }
+    }
+
+    /// Gives a connection its user as that is now; false if there is none any more, or if it listens to what
+    /// that one may not hear.
+    fn renew_user(&self, conn: &mut Conn) -> bool {
+        let found = self.users.get(conn.user.name());
+        let Some(user) = found.filter(|user| user.is_again(&conn.user)) else {
+            return false;
+        };
+        if !Arc::ptr_eq(user, &conn.user) {
+            let may = |channel: &Vec<u8>, is_pattern| user.allows_channel(channel, is_pattern);
+            let mut channels = conn.channels.iter().chain(&conn.shard_channels);
+            let hears = channels.all(|channel| may(channel, false));
+            if !hears || !conn.patterns.iter().all(|pattern| may(pattern, true)) {
+                return false;
+            }
+            conn.user = user.clone();
+        }
+        self.weigh(conn);
+        true
+    }
+
+    /// Notes whether a connection's requests have to be judged.
+    fn weigh(&self, conn: &mut Conn) {
+        let may_ask = conn.trusted || self.users.is_open();
+        conn.unlimited = may_ask && conn.user.is_unlimited();
+    }
+
+    /// Makes a connection one that has said nothing of itself.
+    pub(super) fn forget_user(&self, conn: &mut Conn) {
+        conn.user = self.users.default_user();
+        conn.trusted = self.users.is_open();
+        self.weigh(conn);
+    }
+
+    /// Lets a connection in, or not.
+    pub(super) fn trust(&self, conn: &mut Conn, is_trusted: bool) {
+        conn.trusted = is_trusted;
+        self.weigh(conn);
+    }
+
+    /// May a connection ask for more than to be let in?
+    pub(super) fn is_known(&self, conn: &Conn) -> bool {
+        conn.trusted || self.users.is_open()
+    }
+
+    /// Why a request of a connection that may not do everything is refused.
+    #[cold]
+    pub(super) fn forbidden(
+        &self,
+        conn: &Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Option<Error> {
+        let is_free = matches!(
             spec.run,
             Run::Session(Verb::Auth | Verb::Hello | Verb::Quit | Verb::Reset)
         );
-        (!free && !self.tunables.password.is_empty()).then_some(NO_AUTH)
+        if !is_free && !self.is_known(conn) {
+            return Some(NO_AUTH);
+        }
+        let asked = match Asked::of(spec, args).and_then(Asked::fits) {
+            Ok(asked) => asked,
+            Err(misfit) => return Some(misfit.error()),
+        };
+        if let Err(denied) = conn.user.check(&asked) {
+            let context = match conn.multi {
+                Some(_) => Context::Multi,
+                None => Context::TopLevel,
+            };
+            self.note_denied(conn, context, &asked, denied);
+            return Some(match denied {
+                Denied::Command => Error::text(format!(
+                    "NOPERM this user has no permissions to run the '{}' command",
+                    asked.name()
+                )),
+                Denied::Key(_) => NO_KEY,
+                Denied::Channel(_) => NO_CHANNEL,
+            });
+        }
+        // What is queued is looked at when it runs.
+        match conn.multi {
+            Some(_) => None,
+            None => conn.user.check_sort(&asked).err(),
+        }
+    }
+
+    /// The same for a request that EXEC is about to run.
+    #[cold]
+    pub(super) fn forbidden_in_exec(
+        &self,
+        conn: &Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Option<Error> {
+        let asked = match Asked::of(spec, args).and_then(Asked::fits) {
+            Ok(asked) => asked,
+            Err(misfit) => return Some(misfit.error()),
+        };
+        let Err(denied) = conn.user.check(&asked) else {
+            return conn.user.check_sort(&asked).err();
+        };
+        self.note_denied(conn, Context::Multi, &asked, denied);
+        let reason = match denied {
+            Denied::Command => "no permission to execute the command or subcommand",
+            Denied::Key(_) => "no permission to touch the specified keys",
+            Denied::Channel(_) => "no permission to access one of the channels used as arguments",
+        };
+        Some(Error::text(format!(
+            "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC \
+             call. This command is no longer allowed for the following reason: {reason}"
+        )))
+    }
+
+    fn note_denied(&self, conn: &Conn, context: Context, asked: &Asked<'_>, denied: Denied) {
+        let (reason, object) = asked.blamed(denied);
+        let user = conn.user.name().to_vec();
+        self.note_refusal(reason, context, object, user, self.client_line(conn));
+    }
+
+    /// Notes in ACL LOG what was refused to whom.
+    pub(super) fn note_refusal(
+        &self,
+        reason: Reason,
+        context: Context,
+        object: Vec<u8>,
+        user: Vec<u8>,
+        client: String,
+    ) {
+        lock(&self.shared.acl_log).note(Entry {
+            count: 1,
+            reason,
+            context,
+            object,
+            user,
+            at: self.now,
+            client: client.trim_end().to_string(),
+        });
+    }
+
+    /// For whom a script that a connection calls runs; nothing if that one may do everything.
+    pub(super) fn caller_of(&self, conn: &Conn) -> Option<Box<Caller>> {
+        (!conn.unlimited).then(|| {
+            Box::new(Caller {
+                user: conn.user.clone(),
+                client: self.client_line(conn),
+            })
+        })
+    }
+
+    /// The same for a request that may call none.
+    #[inline]
+    pub(super) fn script_caller(&self, conn: &Conn, work: Work) -> Option<Box<Caller>> {
+        match work {
+            Work::Script => self.caller_of(conn),
+            Work::Store(_) => None,
+        }
+    }
+
+    /// Notes what a script was refused.
+    pub(super) fn note_script_refusals(&self, denied: Vec<(Reason, Vec<u8>)>) {
+        let Some(caller) = &self.caller else {
+            return;
+        };
+        for (reason, object) in denied {
+            let (user, client) = (caller.user.name().to_vec(), caller.client.clone());
+            self.note_refusal(reason, Context::Lua, object, user, client);
+        }
     }
 
     /// AUTH.
     pub(super) fn auth(&mut self, conn: &mut Conn, args: Args<'_>) {
+        let default = self.users.default_user();
         let (user, password) = match args.len() {
-            2 if self.tunables.password.is_empty() => return conn.out.error(&NO_PASSWORD),
-            2 => (USER, args.at(1)),
+            2 if default.needs_no_password() => return conn.out.error(&NO_PASSWORD),
+            2 => (DEFAULT, args.at(1)),
             3 => (args.at(1), args.at(2)),
             _ => return conn.out.error(&Error::SYNTAX),
         };
-        match self.admit(conn, user, password) {
+        match self.admit(conn, args.at(0), user, password) {
             Ok(()) => conn.out.ok(),
             Err(error) => conn.out.error(&error),
         }
     }
 
-    /// Trusts a connection that shows the right password.
+    /// Makes a connection that shows the right password one of this user; `by` is the command that shows it.
     pub(super) fn admit(
         &mut self,
         conn: &mut Conn,
-        user: &[u8],
+        by: &[u8],
+        name: &[u8],
         password: &[u8],
     ) -> Result<(), Error> {
-        if !self.tunables.admits(user, password) {
+        let found = self.users.get(name);
+        let Some(user) = found.filter(|user| user.admits(password)).cloned() else {
+            let context = match conn.multi.is_some() || self.runs_queue {
+                true => Context::Multi,
+                false => Context::TopLevel,
+            };
+            let client = self.client_line(conn);
+            self.note_refusal(Reason::Auth, context, by.to_vec(), name.to_vec(), client);
             return Err(WRONG_PASS);
-        }
-        conn.trusted = true;
-        Ok(())
-    }
-
-    /// ACL.
-    pub(super) fn acl(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>) {
-        let sub = args.at(1).to_ascii_lowercase();
-        if let b"setuser" | b"deluser" | b"load" | b"save" = &sub[..] {
-            return conn.out.error(&ONE_USER);
-        }
-        if let Err(error) = cmd::subcommand(spec, args) {
-            return conn.out.error(&error);
-        }
-        match &sub[..] {
-            b"whoami" => conn.out.bulk(USER),
-            b"users" => {
-                conn.out.array(1);
-                conn.out.bulk(USER);
-            }
-            b"list" => {
-                let pass = match &self.tunables.password[..] {
-                    "" => "nopass".to_string(),
-                    password => format!("#{}", sha256(password)),
-                };
-                conn.out.array(1);
-                conn.out
-                    .bulk_str(&format!("user default on {pass} ~* &* +@all"));
-            }
-            b"getuser" if args.at(2) == USER => self.get_user(conn),
-            b"getuser" => conn.out.null(),
-            b"cat" => acl_cat(conn, args),
-            b"genpass" => self.gen_pass(conn, args),
-            b"log" => acl_log(conn, args),
-            b"dryrun" => self.dry_run(conn, args),
-            _ => cmd::help(&mut conn.out, spec),
-        }
-    }
-
-    fn gen_pass(&mut self, conn: &mut Conn, args: Args<'_>) {
-        let bits = match args.get(2).map(parse_i64) {
-            None => 256,
-            Some(Some(bits @ 1..=4096)) => bits as usize,
-            Some(Some(_)) => {
-                return conn.out.error(&Error::fixed(
-                    "ERR ACL GENPASS argument must be the number of bits for the output password, a \
-                     positive number up to 4096",
-                ));
-            }
-            Some(None) => return conn.out.error(&Error::NOT_INTEGER),
         };
-        let digits = bits.div_ceil(4);
-        let mut bytes = vec![0; digits.div_ceil(2)];
-        // The node's own chance is good for spreading keys, not for secrets.
-        let read =
-            std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-        match read {
-            Ok(()) => conn.out.bulk_str(&hex(&bytes)[..digits]),
-            Err(error) => conn
-                .out
-                .error(&Error::text(format!("ERR /dev/urandom: {error}"))),
-        }
-    }
-
-    fn dry_run(&self, conn: &mut Conn, args: Args<'_>) {
-        if args.at(2) != USER {
-            let user = String::from_utf8_lossy(args.at(2)).into_owned();
-            let text = format!("ERR User '{user}' not found");
-            return conn.out.error(&Error::text(text));
-        }
-        match self.table.find(args.at(3)) {
-            None => {
-                let name = String::from_utf8_lossy(args.at(3)).into_owned();
-                let text = format!("ERR Command '{name}' not found");
-                conn.out.error(&Error::text(text));
-            }
-            Some(spec) if !spec.fits(args.len() - 3) => conn.out.error(&Error::arity(spec.name)),
-            Some(_) => conn.out.ok(),
-        }
-    }
-
-    fn get_user(&self, conn: &mut Conn) {
-        let password = &self.tunables.password[..];
-        let mut flags = vec!["on"];
-        flags.extend(password.is_empty().then_some("nopass"));
-        let out = &mut conn.out;
-        out.map(6);
-        out.bulk_str("flags");
-        out.set(flags.len());
-        flags.iter().for_each(|flag| out.bulk_str(flag));
-        out.bulk_str("passwords");
-        out.array(usize::from(!password.is_empty()));
-        if !password.is_empty() {
-            out.bulk_str(&sha256(password));
-        }
-        for (name, value) in [("commands", "+@all"), ("keys", "~*"), ("channels", "&*")] {
-            out.bulk_str(name);
-            out.bulk_str(value);
-        }
-        out.bulk_str("selectors");
-        out.array(0);
-    }
-}
-
-fn acl_cat(conn: &mut Conn, args: Args<'_>) {
-    let Some(wanted) = args.get(2) else {
-        conn.out.array(CATEGORIES.len());
-        return CATEGORIES.iter().for_each(|name| conn.out.bulk_str(name));
-    };
-    let wanted = String::from_utf8_lossy(wanted);
-    if args.len() > 3 {
-        return conn.out.error(&Error::arity("acl|cat"));
-    }
-    if !CATEGORIES
-        .iter()
-        .any(|name| name.eq_ignore_ascii_case(&wanted))
-    {
-        let text = format!("ERR Unknown category '{wanted}'");
-        return conn.out.error(&Error::text(text));
-    }
-    let names = cmd::in_category(&wanted.to_lowercase());
-    conn.out.array(names.len());
-    names.iter().for_each(|name| conn.out.bulk_str(name));
-}
-
-/// Nobody is ever refused but for a wrong password, and of that no record is kept.
-fn acl_log(conn: &mut Conn, args: Args<'_>) {
-    match args.get(2) {
-        Some(word) if word.eq_ignore_ascii_case(b"reset") => conn.out.ok(),
-        Some(count) if parse_i64(count).is_none() => conn.out.error(&Error::NOT_INTEGER),
-        _ => conn.out.array(0),
-    }
-}
-
-fn sha256(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_right_user_with_the_right_password_comes_in() {
-        let mut tunables = Tunables::default();
-        assert!(tunables.admits(b"default", b"anything"));
-        assert!(!tunables.admits(b"other", b"anything"));
-        tunables.password = "secret".into();
-        for wrong in [&b""[..], b"secre", b"secrets", b"Secret"] {
-            assert!(!tunables.admits(b"default", wrong));
-        }
-        assert!(tunables.admits(b"default", b"secret"));
+        (conn.user, conn.trusted) = (user, true);
+        self.weigh(conn);
+        Ok(())
     }
 }

@@ -470,6 +470,7 @@ fn shown(spec: &Spec, args: Args<'_>) -> Vec<Vec<u8>> {
         {
             2
         }
+        Run::Session(Verb::Acl) if word(1, "setuser") => 2,
         _ => usize::MAX,
     };
     let kept = if args.len() > SLOW_ARGS {

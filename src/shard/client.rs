@@ -10,6 +10,7 @@ use super::{
     tracking::{Mode, Options, set_caching, tracking_info},
 };
 use crate::{
+    acl::Users,
     base::{parse_i64, parse_u64},
     resp::{Args, Error, Out, Proto},
 };
@@ -118,7 +119,7 @@ impl State {
             self.ask_all(conn, Question::ClientKill(filter), Form::OkOrNobody);
             return Ok(());
         }
-        let filter = kill_filter(args, conn.id)?;
+        let filter = kill_filter(args, conn.id, &self.users)?;
         self.ask_all(conn, Question::ClientKill(filter), Form::Count);
         Ok(())
     }
@@ -195,7 +196,7 @@ impl State {
     }
 
     /// One line of CLIENT LIST.
-    fn client_line(&self, conn: &Conn) -> String {
+    pub(super) fn client_line(&self, conn: &Conn) -> String {
         let unix = || {
             format!(
                 "{}:0",
@@ -211,7 +212,7 @@ impl State {
         format!(
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} \
              multi={} qbuf={} qbuf-free={} argv-mem=0 multi-mem={multi_len} rbs=0 rbp=0 obl={block_len} \
-             oll={} omem={} tot-mem={total} events={} cmd={} user=default redir={} resp={} lib-name={} \
+             oll={} omem={} tot-mem={total} events={} cmd={} user={} redir={} resp={} lib-name={} \
              lib-ver={}\n",
             conn.id,
             address(conn.peer),
@@ -242,6 +243,7 @@ impl State {
             } else {
                 conn.last.to_lowercase()
             },
+            String::from_utf8_lossy(conn.user.name()),
             conn.tracking
                 .as_ref()
                 .map_or(-1, |tracking| tracking.redirect_id() as i64),
@@ -415,6 +417,10 @@ impl State {
             && filter
                 .age_secs
                 .is_none_or(|age| self.beat.saturating_sub(conn.since) / 1000 >= age)
+            && filter
+                .user
+                .as_ref()
+                .is_none_or(|user| user == conn.user.name())
             && filter.except != Some(conn.id)
     }
 }
@@ -504,7 +510,7 @@ fn class_of(name: &[u8]) -> Result<Class, Error> {
 }
 
 /// Reads the conditions of CLIENT KILL, said by the client `me`.
-fn kill_filter(args: Args<'_>, me: u64) -> Result<ClientFilter, Error> {
+fn kill_filter(args: Args<'_>, me: u64, users: &Users) -> Result<ClientFilter, Error> {
     let mut filter = ClientFilter {
         except: Some(me),
         ..ClientFilter::default()
@@ -521,9 +527,10 @@ fn kill_filter(args: Args<'_>, me: u64) -> Result<ClientFilter, Error> {
             b"type" => filter.class = Some(class_of(value)?),
             b"addr" => filter.addr = Some(text()),
             b"laddr" => filter.local = Some(text()),
-            // Everybody is the default user.
-            b"user" if value == b"default" => {}
-            b"user" => return Err(Error::text(format!("ERR No such user '{}'", text()))),
+            b"user" if users.get(value).is_none() => {
+                return Err(Error::text(format!("ERR No such user '{}'", text())));
+            }
+            b"user" => filter.user = Some(value.to_vec()),
             b"skipme" => {
                 filter.except = match &value.to_ascii_lowercase()[..] {
                     b"yes" => Some(me),

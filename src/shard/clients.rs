@@ -33,6 +33,21 @@ pub(super) struct Clients {
     pub paused: Vec<SocketId>,
 }
 
+/// What a client of another machine is told while anybody could do anything.
+const PROTECTED: Error = Error::fixed(
+    "DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the \
+     default user. In this mode connections are only accepted from the loopback interface. If you want to \
+     connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable \
+     protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting \
+     to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from \
+     internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just \
+     disable the protected mode by editing the Redis configuration file, and setting the protected mode option \
+     to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it \
+     with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: \
+     You only need to do one of the above things in order for the server to start accepting connections from the \
+     outside.",
+);
+
 impl State {
     /// Takes in a new connection; false if there are too many. It is then told so and closed.
     pub(super) fn accept(
@@ -47,11 +62,19 @@ impl State {
             .clients()
             .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
         let refused = others + self.clients.count >= self.tunables.conns_max;
+        let is_far = peer.is_some_and(|peer| !peer.ip().to_canonical().is_loopback());
+        let is_denied = is_far && self.tunables.protects && self.users.needs_no_password();
         let id = self.shared.next_client();
-        let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
+        let mut conn = Box::new(Conn::new(
+            socket,
+            id,
+            peer,
+            self.users.default_user(),
+            self.beat,
+        ));
         conn.local = local;
         conn.port_shard = port_shard;
-        conn.trusted = self.tunables.password.is_empty();
+        self.forget_user(&mut conn);
         self.clients.count += 1;
         if refused {
             self.stats.refused += 1;
@@ -60,11 +83,17 @@ impl State {
             conn.out
                 .error(&Error::fixed("ERR max number of clients reached"));
             self.list(&mut conn);
+        } else if is_denied {
+            self.stats.refused += 1;
+            conn.receiving = false;
+            conn.closing = true;
+            conn.out.error(&PROTECTED);
+            self.list(&mut conn);
         } else {
             self.stats.accepted += 1;
         }
         self.place_conn(conn);
-        !refused
+        !refused && !is_denied
     }
 
     /// Puts a connection into its place for the first time.

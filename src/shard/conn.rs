@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::{
     tracking::Tracking,
 };
 use crate::{
+    acl::User,
     base::Ms,
     cmd::{OnTimeout, Spec},
     handoff::passing,
@@ -194,8 +196,12 @@ pub struct Conn {
     pub no_touch: bool,
     /// CLIENT NO-EVICT.
     pub no_evict: bool,
-    /// Has shown the password, or none was wanted when it came.
+    /// Who it is.
+    pub user: Arc<User>,
+    /// Has shown a password, or none was wanted when it came.
     pub trusted: bool,
+    /// Its user may do everything: nothing it asks for has to be judged.
+    pub unlimited: bool,
     /// Came to the port of this shard.
     pub port_shard: Option<usize>,
     /// MULTI.
@@ -237,7 +243,13 @@ pub struct Conn {
 
 impl Conn {
     /// A new connection.
-    pub fn new(socket: SocketId, id: u64, peer: Option<SocketAddr>, now: Ms) -> Self {
+    pub fn new(
+        socket: SocketId,
+        id: u64,
+        peer: Option<SocketAddr>,
+        user: Arc<User>,
+        now: Ms,
+    ) -> Self {
         Self {
             socket,
             id,
@@ -271,7 +283,9 @@ impl Conn {
             reply_mode: ReplyMode::On,
             no_touch: false,
             no_evict: false,
+            user,
             trusted: false,
+            unlimited: false,
             port_shard: None,
             multi: None,
             tracking: None,
@@ -593,6 +607,7 @@ mod tests {
             },
             1,
             None,
+            Arc::new(User::new(b"")),
             0,
         )
     }

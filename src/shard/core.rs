@@ -462,6 +462,8 @@ impl<R: Reactor> Core<R> {
         self.state.now = self.reactor.wall_clock_ms();
         self.state.stats.turns += 1;
         self.state.begin_memory();
+        self.state.heed_users(None);
+        self.state.answer_acl_work();
         self.state.scripts_busy = self.state.shared.scripts.running().is_busy();
         self.state.boot_clock = self.reactor.boot_clock_ms();
         self.state.note_broken();

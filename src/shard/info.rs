@@ -738,6 +738,16 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ),
         ("latency-monitor-threshold", tunables.latency_ms.to_string()),
         ("requirepass", tunables.password),
+        ("protected-mode", yes_no(tunables.protects)),
+        ("acl-pubsub-default", "resetchannels".into()),
+        (
+            "aclfile",
+            shared
+                .acl_file
+                .as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default(),
+        ),
         ("masteruser", tunables.primary_user),
         ("masterauth", tunables.primary_password),
         // What does not change here, for clients that look at it.
@@ -765,7 +775,6 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("repl-backlog-size", tunables.backlog_len.to_string()),
         ("repl-backlog-ttl", tunables.backlog_ttl_secs.to_string()),
         ("daemonize", "no".into()),
-        ("protected-mode", "no".into()),
         ("tcp-backlog", "1024".into()),
         ("tcp-keepalive", "0".into()),
         ("hz", "10".into()),
@@ -798,7 +807,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
-    let mut busy_ms = None;
+    let (mut busy_ms, mut password) = (None, None);
     let known = parameters(shared);
     let names: Vec<String> = (0..pairs.len())
         .step_by(2)
@@ -865,6 +874,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             "requirepass" => {
                 changed.password = String::from_utf8(value.to_vec())
                     .map_err(|_| failed("the password is not UTF-8"))?;
+                password = Some(changed.password.clone());
             }
             "masteruser" | "masterauth" => {
                 let text = String::from_utf8(value.to_vec())
@@ -920,6 +930,13 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     _ => return Err(failed("argument must be 'yes' or 'no'")),
                 };
             }
+            "protected-mode" => {
+                changed.protects = match &value.to_ascii_lowercase()[..] {
+                    b"yes" => true,
+                    b"no" => false,
+                    _ => return Err(failed("argument must be 'yes' or 'no'")),
+                };
+            }
             "quorum-writes" => {
                 changed.quorum_writes = match &value.to_ascii_lowercase()[..] {
                     b"yes" if shared.election.is_none() => {
@@ -954,6 +971,9 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         *tunables = changed;
     }
     shared.tunables_version.fetch_add(1, Relaxed);
+    if let Some(password) = password {
+        shared.set_default_password(&password);
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::{
 use uring::SocketId;
 
 use super::{
+    access::Caller,
     blocking::Hear,
     conn::{Conn, Hold},
     evict::OUT_OF_MEMORY,
@@ -45,6 +46,8 @@ pub(super) enum Job {
         /// Of all shards in hand it sees this one.
         only: Option<usize>,
         acting: Option<Acting>,
+        /// For whom a script runs.
+        caller: Option<Box<Caller>>,
     },
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
@@ -193,6 +196,7 @@ impl State {
             db: conn.db,
             only,
             acting: self.acting,
+            caller: self.script_caller(conn, run),
         };
         let id = match may_join.then(|| self.joined(&need)).flatten() {
             Some((id, collection)) => {
@@ -252,6 +256,7 @@ impl State {
             db,
             only: None,
             acting: None,
+            caller: None,
         });
         if let Hold::Loan { requests, .. } = &mut conn.hold {
             *requests += 1;
@@ -369,8 +374,9 @@ impl State {
                 db,
                 only,
                 acting,
+                caller,
             } => {
-                self.acting = acting;
+                (self.acting, self.caller) = (acting, caller);
                 let conn = self.take_conn(socket);
                 let proto = conn.as_ref().map(|conn| conn.out.proto).unwrap_or_default();
                 let may_block = conn.as_ref().is_some_and(|conn| !conn.ended);
@@ -471,7 +477,7 @@ impl State {
             Job::Load(_) => {}
             Job::Cut => self.cut_snapshots(),
         }
-        self.acting = None;
+        (self.acting, self.caller) = (None, None);
         tried
     }
 

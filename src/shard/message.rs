@@ -171,6 +171,8 @@ pub struct ClientFilter {
     pub local: Option<String>,
     /// Of this kind.
     pub class: Option<Class>,
+    /// Of this user.
+    pub user: Option<Vec<u8>>,
     /// Accepted so many seconds ago or earlier.
     pub age_secs: Option<u64>,
     /// All but this id.

@@ -1,6 +1,8 @@
 //! One core: its loop, its connections and its shards.
 
 mod access;
+mod acl;
+mod acl_file;
 mod alarm;
 mod blocking;
 mod census;
@@ -50,6 +52,7 @@ mod upkeep;
 mod wait;
 
 pub use self::core::Core;
+pub use acl_file::read_users;
 pub use durable::{Fsync, Loaded, OldSegment, SavePoints, Start};
 pub use elect::{BALLOT, Membership, PLACES};
 pub use failover::{Failovers, RECORD};

@@ -413,6 +413,7 @@ fn pack(state: &State, conn: &mut Conn) -> Client {
         no_touch: conn.no_touch,
         no_evict: conn.no_evict,
         is_trusted: conn.trusted,
+        user: conn.user.name().to_vec(),
         port_shard: conn.port_shard.map(|shard| shard as u64),
         age_ms: state.beat.saturating_sub(conn.since),
         idle_ms: state.beat.saturating_sub(conn.used),
@@ -455,6 +456,9 @@ impl State {
         let Some(db) = db.filter(|db| *db < self.shared.settings.databases) else {
             return self.log_seldom("handoff: a client uses a database that is not there: closed");
         };
+        let Some(user) = self.users.get(&client.user).cloned() else {
+            return self.log_seldom("handoff: a client is of a user that is not there: closed");
+        };
         let socket = match reactor.take_in(fd) {
             Ok(socket) => socket,
             Err(error) => return self.log_seldom(&format!("handoff: a client is lost: {error}")),
@@ -464,7 +468,7 @@ impl State {
             Stage::Arriving => client.id,
             _ => self.shared.next_client(),
         };
-        let mut conn = Box::new(Conn::new(socket, id, peer, self.beat));
+        let mut conn = Box::new(Conn::new(socket, id, peer, user, self.beat));
         conn.local = local;
         conn.since = self.beat.saturating_sub(client.age_ms);
         conn.used = self.beat.saturating_sub(client.idle_ms);
@@ -474,7 +478,7 @@ impl State {
         conn.lib_version = client.lib_version;
         conn.no_touch = client.no_touch;
         conn.no_evict = client.no_evict;
-        conn.trusted = client.is_trusted;
+        self.trust(&mut conn, client.is_trusted);
         let shard = client.port_shard.map(|shard| shard as usize);
         conn.port_shard =
             shard.filter(|shard| self.has_slots() && *shard < self.shared.settings.shards);

@@ -116,6 +116,10 @@ impl State {
             return;
         }
         conn.used = self.beat;
+        self.heed_users(Some(conn));
+        if conn.closing {
+            return;
+        }
         if conn.leaving.is_some() {
             return conn.input.extend_from_slice(bytes);
         }
@@ -142,6 +146,7 @@ impl State {
 
     /// Runs the requests that a connection kept while it had to wait.
     pub(super) fn run_kept(&mut self, conn: &mut Conn) {
+        self.heed_users(Some(conn));
         if conn.closing || conn.leaving.is_some() {
             return;
         }
@@ -329,7 +334,7 @@ impl State {
     pub(super) fn is_plain(&self, conn: &Conn) -> bool {
         self.odd == 0
             && conn.is_plain()
-            && conn.trusted
+            && conn.unlimited
             && !self.scripts_busy
             && !self.shared.loading.load(Relaxed)
     }
@@ -466,7 +471,11 @@ impl State {
             return self.refuse(conn, Some(spec), &error);
         }
         conn.last = spec.name;
-        if let Some(error) = self.gate(conn, spec) {
+        let barred = match conn.unlimited {
+            true => None,
+            false => self.forbidden(conn, spec, *args),
+        };
+        if let Some(error) = barred.or_else(|| self.gate(conn, spec)) {
             if spec.name == "EXEC" {
                 return self.abort_exec(conn, spec, &error);
             }
@@ -546,11 +555,6 @@ impl State {
 
     /// Why a command may not be run now.
     pub(super) fn gate(&self, conn: &Conn, spec: &Spec) -> Option<Error> {
-        if !conn.trusted
-            && let Some(error) = self.who_are_you(spec)
-        {
-            return Some(error);
-        }
         if self.shared.following.load(Relaxed) && spec.is_write() {
             return Some(READ_ONLY);
         }
@@ -627,6 +631,7 @@ impl State {
                 let start = self.clock(spec);
                 let db = conn.db;
                 let may_block = !conn.ended;
+                self.caller = self.script_caller(conn, run);
                 let block = self.run_here(
                     spec,
                     run,
@@ -635,6 +640,7 @@ impl State {
                     &mut conn.out,
                     None,
                 );
+                self.caller = None;
                 if let Some(start) = start {
                     self.note_time(Some(conn), spec, *args, start);
                 }
@@ -729,6 +735,7 @@ impl State {
                 };
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, why_not, is_full, remembers);
+                host.user = self.caller.as_ref().map(|caller| caller.user.clone());
                 host.shows_calls = self.odd & odd::MONITORED != 0;
                 host.tells_events = self.odd & odd::EVENTS != 0;
                 let (mark, before) = (ctx.out.mark(), ctx.out.as_bytes().len());
@@ -761,6 +768,7 @@ impl State {
     fn after_script(&mut self, done: Done, away: Option<&mut Vec<(usize, After)>>) {
         let mut away = away;
         self.freeing |= !done.changed.is_empty();
+        self.note_script_refusals(done.denied);
         for call in done.called {
             self.feed(call.db, "lua", call.args.as_args());
         }

@@ -1,5 +1,7 @@
 //! What scripts of this core may call, and what became of it.
 
+use std::sync::Arc;
+
 use super::{
     evict::OUT_OF_MEMORY,
     message::{Message, Topics},
@@ -7,6 +9,7 @@ use super::{
     requests::READ_ONLY,
 };
 use crate::{
+    acl::{Asked, Denied, Reason, User},
     cmd::{
         self, Ctx, Run, Spec,
         events::{Before, Event},
@@ -16,6 +19,8 @@ use crate::{
     script::{Host, plain_session},
 };
 
+/// Refusals of one script that are noted: one in a loop must not fill the memory with them.
+const DENIED_MAX: usize = 128;
 /// Lua memory of one core.
 pub(super) const MEMORY: usize = 256 << 20;
 
@@ -37,6 +42,8 @@ pub(super) struct Done {
     pub events: Vec<Event>,
     /// Commands whose keys the client keeps.
     pub read: Vec<Called>,
+    /// What it was refused, and why.
+    pub denied: Vec<(Reason, Vec<u8>)>,
     /// Messages to deliver.
     pub published: Vec<Message>,
 }
@@ -50,6 +57,8 @@ pub(super) struct ScriptHost<'a> {
     is_full: bool,
     /// The client keeps what the script reads.
     remembers: bool,
+    /// Whose rights the script has; nothing if all.
+    pub user: Option<Arc<User>>,
     /// Somebody wants to see every call.
     pub shows_calls: bool,
     /// Somebody wants to know what happens to keys.
@@ -69,6 +78,7 @@ impl<'a> ScriptHost<'a> {
             why_not,
             is_full,
             remembers,
+            user: None,
             shows_calls: false,
             tells_events: false,
             done: Done::default(),
@@ -142,6 +152,16 @@ impl Host for ScriptHost<'_> {
             _ => return plain_session(ctx, spec, args),
         }
         true
+    }
+
+    fn user(&self) -> Option<Arc<User>> {
+        self.user.clone()
+    }
+
+    fn note_denied(&mut self, asked: &Asked<'_>, denied: Denied) {
+        if self.done.denied.len() < DENIED_MAX {
+            self.done.denied.push(asked.blamed(denied));
+        }
     }
 
     fn why_no_writes(&self) -> Option<Error> {

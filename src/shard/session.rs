@@ -51,6 +51,7 @@ impl State {
     ) {
         match verb {
             Verb::Wait => conn.out.int(0),
+            Verb::Acl => self.acl(conn, spec, args, false),
             Verb::WaitAof => self.wait_for_disks(conn, spec, args, false),
             Verb::ReplWait => self.wait_for_primary(conn, spec, args, false),
             Verb::Debug => self.debug(conn, spec, args, false),
@@ -79,7 +80,7 @@ impl State {
             Verb::Echo => conn.out.bulk(args.at(1)),
             Verb::Hello => self.hello(conn, args),
             Verb::Auth => self.auth(conn, args),
-            Verb::Acl => self.acl(conn, spec, args),
+            Verb::Acl => self.acl(conn, spec, args, true),
             Verb::Select => match parse_i64(args.at(1))
                 .map_or(Ok(()), |db| self.may_select(db))
                 .and_then(|()| cmd::select(args, self.shared.settings.databases))
@@ -100,7 +101,7 @@ impl State {
                 self.end_tracking(conn);
                 self.end_monitoring(conn);
                 conn.set_proto(Proto::Two);
-                conn.trusted = self.tunables.password.is_empty();
+                self.forget_user(conn);
                 conn.db = 0;
                 conn.name.clear();
                 conn.reply_mode = ReplyMode::On;
@@ -251,11 +252,11 @@ impl State {
             }
         }
         if let Some((user, password)) = shown
-            && let Err(error) = self.admit(conn, user, password)
+            && let Err(error) = self.admit(conn, args.at(0), user, password)
         {
             return conn.out.error(&error);
         }
-        if !conn.trusted && !self.tunables.password.is_empty() {
+        if !self.is_known(conn) {
             return conn.out.error(&HELLO_FIRST);
         }
         if let Some(name) = name {
@@ -465,6 +466,7 @@ impl State {
                     Ok(()) => {
                         // Here they hold at once, elsewhere from the next turn on.
                         self.begin_memory();
+                        self.heed_users(Some(conn));
                         conn.out.ok();
                     }
                     Err(error) => conn.out.error(&error),

@@ -1,5 +1,6 @@
 //! What all cores of the node know: settings, and state that is published whole.
 
+use std::path::PathBuf;
 use std::sync::{
     Arc, Mutex, OnceLock, RwLock,
     atomic::{
@@ -16,6 +17,7 @@ use super::{
     handoff::Handover,
 };
 use crate::{
+    acl::{self, Users},
     base::{Ms, Position},
     cmd::Upstream,
     elect::{
@@ -86,8 +88,10 @@ pub struct Tunables {
     pub slow_len: usize,
     /// Milliseconds from which the latency monitor notes an event; 0: it notes none.
     pub latency_ms: u64,
-    /// Password of the default user; empty: none.
+    /// What CONFIG SET last made the password of the default user; empty: none.
     pub password: String,
+    /// Without a password of the default user, clients of other machines are turned away.
+    pub protects: bool,
     /// Bytes that a client may have waiting to be run, what MULTI queues included.
     pub queue_bytes_max: usize,
     /// Classes of keyspace events that are told.
@@ -133,6 +137,7 @@ impl Default for Tunables {
             slow_len: 128,
             latency_ms: 0,
             password: String::new(),
+            protects: false,
             queue_bytes_max: 1 << 30,
             events: 0,
             tracking_keys_max: 1_000_000,
@@ -504,6 +509,14 @@ pub struct Shared {
     pub follow: Mutex<Option<FollowView>>,
     /// Sources of the scripts that were loaded.
     pub scripts: Scripts,
+    /// Who may do what, and how often that was changed.
+    pub users: Mutex<Arc<Users>>,
+    /// See there.
+    pub users_version: AtomicU64,
+    /// The file that they are read from and written to.
+    pub acl_file: Option<PathBuf>,
+    /// ACL LOG.
+    pub acl_log: Mutex<acl::Log>,
     /// SLOWLOG.
     pub slow: Mutex<(u64, std::collections::VecDeque<SlowEntry>)>,
     /// Names this run of the node.
@@ -560,6 +573,10 @@ impl Shared {
             used_peak: AtomicUsize::new(0),
             follow: Mutex::default(),
             scripts: Scripts::default(),
+            users: Mutex::default(),
+            users_version: AtomicU64::new(0),
+            acl_file: None,
+            acl_log: Mutex::default(),
             slow: Mutex::default(),
             run_id,
             started,

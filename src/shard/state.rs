@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{
             AtomicU64,
-            Ordering::{Relaxed, SeqCst},
+            Ordering::{Acquire, Relaxed, SeqCst},
         },
     },
     time::Instant,
@@ -16,6 +16,8 @@ use bytes::Bytes;
 use uring::SocketId;
 
 use super::{
+    access::Caller,
+    acl_file::Pending,
     blocking::Waits,
     census::Census,
     client::Gathers,
@@ -31,11 +33,12 @@ use super::{
     oddities::{Acting, Pause, odd},
     pubsub::Subscriptions,
     requests::Stale,
-    shared::{Election, Refuses, Shared, Tunables},
+    shared::{Election, Refuses, Shared, Tunables, lock},
     tracking::Tracked,
     wait::Waiter,
 };
 use crate::{
+    acl::Users,
     base::{Ms, Rng},
     cmd::{Shards, Spec, Table, Upstream, flag},
     mesh::Mesh,
@@ -81,6 +84,15 @@ pub(super) struct State {
     pub published: Vec<Message>,
     pub table: Table,
     pub census: Arc<Census>,
+    /// The node's users when they were last looked at, and how often they had been changed.
+    pub users: Arc<Users>,
+    pub users_version: u64,
+    /// ACL LOAD and ACL SAVE that are under way.
+    pub acl_work: Vec<Pending>,
+    /// EXEC runs what was queued.
+    pub runs_queue: bool,
+    /// For whom a script runs, if that one may not do everything.
+    pub caller: Option<Box<Caller>>,
     pub tunables: Tunables,
     /// Commands with one of these flags are not timed.
     pub untimed: u32,
@@ -175,6 +187,8 @@ impl State {
     ) -> Result<Self, EngineError> {
         let (me, cores) = (mesh.me(), mesh.cores());
         let settings = &shared.settings;
+        let users_version = shared.users_version.load(Acquire);
+        let users = lock(&shared.users).clone();
         let start = Instant::now();
         let limits = script::Limits {
             alone: cores == 1,
@@ -201,6 +215,11 @@ impl State {
             stats: Stats::default(),
             table: Table::build(),
             census: shared.census[me].clone(),
+            users_version,
+            users,
+            acl_work: Vec::new(),
+            runs_queue: false,
+            caller: None,
             tunables: Tunables::default(),
             untimed: flag::FAST | flag::QUICK,
             samples: 0,
@@ -274,6 +293,7 @@ impl State {
             || !self.clients.woken.is_empty()
             || !self.clients.stalled.is_empty()
             || self.has_digest_work()
+            || !self.acl_work.is_empty()
             || self.mesh.has_unsent()
     }
 

@@ -136,13 +136,18 @@ impl State {
             return out.error(&exec_aborted(&why));
         }
         out.array(multi.queued.len());
+        self.runs_queue = true;
         for (spec, args) in multi.queued {
             let args = args.as_args();
             let why_not = match spec.keys {
                 Keys::Libraries => self.gate_of_scripts(spec, args),
                 _ => None,
             };
-            if let Some(error) = self.gate(conn, spec).or(why_not) {
+            let barred = match conn.unlimited {
+                true => None,
+                false => self.forbidden_in_exec(conn, spec, args),
+            };
+            if let Some(error) = barred.or_else(|| self.gate(conn, spec)).or(why_not) {
                 self.count_refused(Some(spec), &error);
                 out.error(&error);
                 continue;
@@ -159,7 +164,9 @@ impl State {
                     if !matches!(spec.keys, Keys::None) || matches!(run, Work::Store(_)) =>
                 {
                     self.homes.shards.narrow(self.narrowed(conn, spec));
+                    self.caller = self.script_caller(conn, run);
                     self.run_here(spec, run, &args, Call::of(conn.db, false), out, Some(away));
+                    self.caller = None;
                     self.homes.shards.narrow(None);
                 }
                 (Run::Session(verb), _) => {
@@ -187,6 +194,7 @@ impl State {
                 self.count_reply(spec, &out.as_bytes()[before..]);
             }
         }
+        self.runs_queue = false;
         conn.set_proto(out.proto);
         if let Some(tracking) = &mut conn.tracking {
             tracking.caching = false;

@@ -32,10 +32,6 @@ ONLY_ONE = {
     "client|no-touch",
     "client|setinfo",
     "cluster|myshardid",
-    "acl|deluser",
-    "acl|load",
-    "acl|save",
-    "acl|setuser",
 }
 REFUSED_CLUSTER = (
     "addslots addslotsrange bumpepoch delslots delslotsrange failover flushslots forget meet replicate "
@@ -407,7 +403,6 @@ def access(addr, node, server):
             ours, theirs = (dict(zip(pairs[::2], pairs[1::2])) for pairs in (ours, theirs))
         same(line, ours, theirs)
     same("ACL GENPASS 5 is two digits", len(node.ask("ACL", "GENPASS", "5")), 2)
-    count.check("ACL SETUSER is refused", node.call("ACL", "SETUSER", "x").is_error)
     # Whichever core takes them, new connections must show the password as soon as CONFIG SET has answered.
     fresh = [Conn(addr) for _ in range(16)]
     errors = {conn.call("GET", "k").value for conn in fresh}
