@@ -5,18 +5,20 @@
 
 The same random ACL SETUSER on both, then what both say of those users (ACL LIST, GETUSER), what the users may do
 (DRYRUN of many requests, and some of them asked for), what ACL LOG tells of it, and all around it: MULTI, scripts,
-channels, passwords, users that go, the file. Commands that one side alone has are left out of what is compared; so is
-the order of single commands, which redis-server itself does not keep from run to run.
+channels, passwords, users that go, the file, protected mode. Commands that one side alone has are left out of what is
+compared; so is the order of single commands, which redis-server itself does not keep from run to run. Then, of the
+node alone, what becomes of connections in a handoff.
 """
 
 import argparse
 import os
 import random
 import re
+import socket
 import subprocess
 
 from introspect import REQUESTS
-from wire import Closed, Count, Scratch, Server, free_base, node_server, redis_server
+from wire import Closed, Conn, Count, Scratch, Server, free_base, node_server, redis_server
 
 count = Count(quiet=True)
 
@@ -495,10 +497,89 @@ def file_of_users(scratch, options):
     count.check("a line for each error", len(lines) == 3, ended.stderr)
 
 
-def protected(bench):
-    """Clients of other machines, by an address that is not the loopback."""
-    for kind in ("CONFIG GET protected-mode", "CONFIG SET protected-mode maybe", "CONFIG SET protected-mode no"):
-        bench.admin.same(*kind.split())
+def own_address():
+    """An address of this machine that is not the loopback, if it has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            # Nothing is sent: the kernel says from where it would go to an address that nobody has.
+            asking.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        address = asking.getsockname()[0]
+    return None if address.startswith("127.") else address
+
+
+def protected(scratch, options):
+    """Clients of other machines are turned away as long as anybody could do anything."""
+    address = own_address()
+    if address is None:
+        return count.skip("protected mode", "this machine has no address but the loopback")
+    ports = [free_base(), free_base()]
+    folder = scratch.sub("protected")
+    common = ["--protected-mode", "yes"]
+    node = [os.path.abspath(options.node), "--port", str(ports[0]), "--bind", "0.0.0.0", "--threads", "2"] + common
+    redis = ["redis-server", "--port", str(ports[1]), "--save", ""] + common
+    servers = [
+        Server(name, argv, port, folder).start()
+        for name, argv, port in (("node-far", node, ports[0]), ("redis-far", redis, ports[1]))
+    ]
+    admin = Pair(*(server.conn() for server in servers))
+    admin.same("CONFIG", "GET", "protected-mode")
+    admin.same("CONFIG", "SET", "protected-mode", "maybe")
+
+    def far(label, *request):
+        replies = []
+        for port in ports:
+            with Conn((address, port)) as conn:
+                try:
+                    replies.append(text(conn.call(*request)))
+                except Closed as closed:
+                    replies.append(str(closed))
+        count.check(label, replies[0] == replies[1], "node  %r\n    redis %r" % tuple(replies))
+        return replies[0]
+
+    count.check("it is turned away", far("a far client", "PING").startswith("-DENIED"))
+    admin.same("CONFIG", "SET", "requirepass", "x")
+    far("a far client, with a password to show", "PING")
+    admin.same("CONFIG", "SET", "requirepass", "")
+    far("a far client, with none again", "PING")
+    admin.same("CONFIG", "SET", "protected-mode", "no")
+    far("a far client, without protection", "PING")
+    admin.close()
+    for server in servers:
+        server.stop()
+
+
+def handoff(scratch, options):
+    """Connections keep their user when another process takes over, if that process has one of that name."""
+    folder = scratch.sub("handoff")
+    users = os.path.join(folder, "users.acl")
+    with open(users, "w") as file:
+        file.write("user default on nopass ~* &* +@all\nuser bob on nopass ~a* &c -@all +@all -@admin\n")
+    node, control, port = os.path.abspath(options.node), os.path.join(folder, "control"), free_base()
+    argv = [node, "supervise", "--control", control, "--port", str(port), "--threads", str(options.threads)]
+    argv += ["--dir", os.path.join(folder, "data"), "--aclfile", users, "--replication-port", "0"]
+    server = Server("supervised", argv, port, folder).start()
+    admin, bob, eve, listener = (server.conn() for _ in range(4))
+    admin.ask("ACL", "SETUSER", "eve", "on", "nopass", "+@all", "~*")
+    bob.ask("AUTH", "bob", "x")
+    listener.ask("AUTH", "bob", "x")
+    listener.ask("SUBSCRIBE", "c")
+    eve.ask("AUTH", "eve", "x")
+    before = admin.ask("CLIENT", "ID")
+    upgrade = [node, "upgrade", "--binary", node, "--control", control]
+    done = subprocess.run(upgrade, capture_output=True, text=True, timeout=60)
+    count.check("the upgrade", done.returncode == 0, done.stderr + done.stdout)
+    count.check("the default user's connection goes on", admin.ask("CLIENT", "ID") == before)
+    count.check("the users are those of the file", admin.ask("ACL", "USERS") == [b"bob", b"default"])
+    count.check("who it is goes along", bob.ask("ACL", "WHOAMI") == b"bob")
+    count.check("what it may goes along", not bob.call("SET", "a", "1").is_error)
+    refused = bob.call("SET", "b", "1")
+    count.check("what it may not, too", refused.value.startswith(b"NOPERM"), repr(refused))
+    count.check("a user that was not saved is gone, and its connection", is_closed(eve))
+    admin.ask("PUBLISH", "c", "x")
+    count.check("a listener hears on", listener.read().plain()[:2] == [b"message", b"c"])
+    server.stop()
 
 
 def main():
@@ -510,10 +591,12 @@ def main():
     with Scratch() as scratch:
         node = node_server(scratch, options.node, threads=options.threads)
         bench = Bench((node, redis_server(scratch)), random.Random(options.seed))
-        for part in (categories, random_users, decisions, transactions, scripts, connections, passwords, secrets, protected):
+        for part in (categories, random_users, decisions, transactions, scripts, connections, passwords, secrets):
             part(bench)
         count.check("the node lives", node.alive(), node.log_tail())
         file_of_users(scratch, options)
+        protected(scratch, options)
+        handoff(scratch, options)
         log = node.log_text()
         count.check("no password in its log", "verysecret" not in log and "secret" not in log)
     count.close()
