@@ -2,6 +2,7 @@
 
 mod args;
 mod boot;
+mod config;
 mod handoff;
 mod member;
 mod preload;
@@ -20,6 +21,7 @@ use std::{
 
 pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
+pub use config::{ConfigFile, World};
 use handoff::{House, Inherited};
 use preload::Preload;
 pub use supervise::{SuperviseError, supervise, upgrade};
@@ -106,6 +108,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     // While there are no threads. Who has more than this opens them slowly, not never.
     let _ = sys::make_room_for_descriptors(descriptors.min(ROOM_FOR_DESCRIPTORS));
     sys::ignore_sigpipe();
+    tell_settings(options);
     let cpus = if options.cpus.is_empty() {
         affinity::usable_cores()
             .into_iter()
@@ -231,6 +234,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.quorum_writes = options.quorum_writes;
         tunables.staleness_max_ms = options.staleness_max_ms;
         tunables.save_points = options.save_points.clone();
+        for (name, text) in &options.parameters {
+            if let Err(why) = tunables.set(name, text) {
+                log(&format!("{name} stays as it was: {why}"));
+            }
+        }
+        shared.scripts.running().set_busy_ms(tunables.busy_ms);
     }
     // Until they have been counted.
     let needs_replicas = options.replicas_min > 0;
@@ -453,6 +462,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// Which file there was, and what of it is left out.
+fn tell_settings(options: &Options) {
+    options.notes.iter().for_each(|note| log(note));
+    if let Some(file) = &options.config {
+        let defaults = match file.is_kevy {
+            true => ", with kevy's defaults for what it leaves out",
+            false => "",
+        };
+        log(&format!("settings from {}{defaults}", file.path.display()));
+    }
 }
 
 /// Whom the node follows at first: a failover's word is younger than the command line.

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks, SavePoints},
-    shared::{CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, lock},
+    shared::{
+        CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
+    },
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
     cmd::{Table, events},
     elect::role::Signal,
-    resp::{Args, Error},
+    resp::{Args, Error, OwnedArgs},
     store::Policy,
 };
 
@@ -798,8 +800,35 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
-    let mut busy_ms = None;
-    let known = parameters(shared);
+    change(&mut changed, Some(shared), pairs)?;
+    shared.scripts.running().set_busy_ms(changed.busy_ms);
+    if let Ok(mut tunables) = shared.tunables.write() {
+        *tunables = changed;
+    }
+    shared.tunables_version.fetch_add(1, Relaxed);
+    Ok(())
+}
+
+impl Tunables {
+    /// Changes one parameter before there is a node.
+    ///
+    /// # Errors
+    /// Why not, as CONFIG SET would say it.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let pair = OwnedArgs::copy([name.as_bytes(), value.as_bytes()]);
+        change(self, None, pair.as_args()).map_err(|error| {
+            let text = error.as_str();
+            match text.split_once("') - ") {
+                Some((_, why)) => why.into(),
+                None => text.into(),
+            }
+        })
+    }
+}
+
+/// Changes all of them; what is wrong with a pair may depend on the node, if there is one.
+fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> Result<(), Error> {
+    let known = shared.map(parameters).unwrap_or_default();
     let names: Vec<String> = (0..pairs.len())
         .step_by(2)
         .map(|at| String::from_utf8_lossy(pairs.at(at)).to_lowercase())
@@ -859,7 +888,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.slow_us = parse_i64(value)
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
-            "busy-reply-threshold" | "lua-time-limit" => busy_ms = Some(number()?),
+            "busy-reply-threshold" | "lua-time-limit" => changed.busy_ms = number()?,
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
             "latency-monitor-threshold" => changed.latency_ms = number()?,
             "requirepass" => {
@@ -894,7 +923,9 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     SavePoints::parse(value).ok_or_else(|| failed("Invalid save parameters"))?;
             }
             // Clients and test suites switch persistence off, which it is.
-            "appendonly" if value.eq_ignore_ascii_case(b"no") && !shared.settings.journals => {}
+            "appendonly"
+                if value.eq_ignore_ascii_case(b"no")
+                    && shared.is_some_and(|shared| !shared.settings.journals) => {}
             "repl-backlog-size" => {
                 let len =
                     memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
@@ -922,7 +953,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             }
             "quorum-writes" => {
                 changed.quorum_writes = match &value.to_ascii_lowercase()[..] {
-                    b"yes" if shared.election.is_none() => {
+                    b"yes" if shared.is_none_or(|shared| shared.election.is_none()) => {
                         return Err(failed(
                             "it needs --peers: without members there is no majority",
                         ));
@@ -947,13 +978,6 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             }
         }
     }
-    if let Some(busy_ms) = busy_ms {
-        shared.scripts.running().set_busy_ms(busy_ms);
-    }
-    if let Ok(mut tunables) = shared.tunables.write() {
-        *tunables = changed;
-    }
-    shared.tunables_version.fetch_add(1, Relaxed);
     Ok(())
 }
 

@@ -116,6 +116,8 @@ pub struct Tunables {
     pub primary_password: String,
     /// As the primary that members elected, replies wait until a majority has what they tell of.
     pub quorum_writes: bool,
+    /// Milliseconds after which other clients are told that a script runs; 0: never.
+    pub busy_ms: u64,
 }
 
 impl Default for Tunables {
@@ -147,6 +149,7 @@ impl Default for Tunables {
             primary_user: String::new(),
             primary_password: String::new(),
             quorum_writes: false,
+            busy_ms: 5000,
         }
     }
 }
