@@ -507,6 +507,15 @@ fn parse_supervise(
             _ => node.push(arg),
         }
     }
+    // A file or a variable may have one as well, and the node is to leave it alone.
+    let asked = node.iter().cloned();
+    let alone = asked.chain(["--handoff-socket=".to_string()]);
+    if let Command::Serve(options) = parse(alone, world)?
+        && let Some(path) = options.unix
+    {
+        unix = unix.or(Some(path));
+        node.push("--unixsocket=".into());
+    }
     // Any of them in `--name=value`, too, and a later one counts.
     let names_socket = |arg: &String| arg.split('=').next() == Some("--handoff-socket");
     if !node.iter().any(names_socket) {
@@ -680,6 +689,16 @@ mod tests {
             Ok(Command::Supervise(supervise)) => {
                 assert_eq!(supervise.control, PathBuf::from(CONTROL));
                 assert_eq!(supervise.node, ["--dir", "d", "--handoff-socket", "x"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        let named = World::with(&[], &[("KEVY_UNIX_SOCKET", "s")]);
+        let args = ["supervise", "--dir=d"].map(String::from);
+        match parse(args, &named) {
+            Ok(Command::Supervise(supervise)) => {
+                assert_eq!(supervise.unix.as_deref(), Some("s"));
+                assert_eq!(supervise.node[1], "--unixsocket=");
+                assert_eq!(supervise.options.unix, None);
             }
             other => panic!("{other:?}"),
         }

@@ -34,6 +34,7 @@ use uring::{
 use crate::{
     base::seed_histories,
     failover::{Place, Record, Stands},
+    journal::FileName,
     mesh,
     recover::RecoverError,
     shard::{Core, Election, Failovers, Settings, Shared, lock, log},
@@ -69,6 +70,8 @@ pub enum StartError {
     Handoff(String),
     /// The node cannot be a member of elections.
     Member(String),
+    /// The data directory is one of kevy, with this file in it.
+    KevyData(String, String),
 }
 
 impl std::fmt::Display for StartError {
@@ -83,6 +86,11 @@ impl std::fmt::Display for StartError {
                  port below 65536 for each shard (--cluster-port)"
             ),
             StartError::Data(error) => write!(out, "{error}"),
+            StartError::KevyData(dir, name) => write!(
+                out,
+                "{dir} holds data of a kevy ({name}), and nothing of them would be served: 'ringkeep import \
+                 --kevy {dir} --dir OTHER' takes them over"
+            ),
             StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
             StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
@@ -109,6 +117,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let _ = sys::make_room_for_descriptors(descriptors.min(ROOM_FOR_DESCRIPTORS));
     sys::ignore_sigpipe();
     tell_settings(options);
+    look_for_kevy(options)?;
     let cpus = if options.cpus.is_empty() {
         affinity::usable_cores()
             .into_iter()
@@ -240,6 +249,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             }
         }
         shared.scripts.running().set_busy_ms(tunables.busy_ms);
+    }
+    if let Some(file) = &options.config {
+        let rewrite = config::rewriter(file.path.clone(), shared.parameters());
+        // Nobody else sets it.
+        let _ = shared.rewrite.set(rewrite);
     }
     // Until they have been counted.
     let needs_replicas = options.replicas_min > 0;
@@ -473,6 +487,30 @@ fn tell_settings(options: &Options) {
             false => "",
         };
         log(&format!("settings from {}{defaults}", file.path.display()));
+    }
+}
+
+/// A kevy.toml names the directory that kevy had, and a node that starts there without data would seem to have
+/// lost them.
+fn look_for_kevy(options: &Options) -> Result<(), StartError> {
+    let is_kevy = options.config.as_ref().is_some_and(|file| file.is_kevy);
+    let Some(dir) = options.dir.as_ref().filter(|_| is_kevy) else {
+        return Ok(());
+    };
+    if Path::new(dir).join(FileName::Meta.to_string()).exists() {
+        return Ok(());
+    }
+    // What is not there yet has nothing in it; what cannot be read is told of by who opens it.
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_data = |name: &String| {
+        name == "shards.meta"
+            || name.starts_with("aof-") && name.ends_with(".aof")
+            || name.starts_with("dump-") && name.ends_with(".rdb")
+    };
+    match names.find(is_data) {
+        Some(name) => Err(StartError::KevyData(dir.clone(), name)),
+        None => Ok(()),
     }
 }
 

@@ -697,6 +697,11 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
+    let primary = lock(&shared.follow)
+        .as_ref()
+        .map_or(String::new(), |follow| {
+            format!("{} {}", follow.host, follow.port)
+        });
     let mut all: Vec<(String, String)> = [
         ("port", settings.port.to_string()),
         ("bind", settings.bind.clone()),
@@ -778,6 +783,24 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("lazyfree-lazy-user-del", "yes".into()),
         ("lazyfree-lazy-user-flush", "yes".into()),
         ("replica-read-only", "yes".into()),
+        ("replicaof", primary.clone()),
+        ("slaveof", primary),
+        // How snapshots follow the journal: behind one more of its size, and a segment at least.
+        ("auto-aof-rewrite-percentage", "100".into()),
+        (
+            "auto-aof-rewrite-min-size",
+            settings.segment_len.to_string(),
+        ),
+        // There is no such file: data directories have files of their own.
+        ("dbfilename", String::new()),
+        ("appendfilename", String::new()),
+        ("appenddirname", String::new()),
+        ("logfile", String::new()),
+        ("loglevel", "notice".into()),
+        ("pidfile", String::new()),
+        ("supervised", "no".into()),
+        ("syslog-enabled", "no".into()),
+        ("maxmemory-clients", "0".into()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -807,6 +830,13 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
     }
     shared.tunables_version.fetch_add(1, Relaxed);
     Ok(())
+}
+
+impl Shared {
+    /// All parameters with their values.
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        parameters(self)
+    }
 }
 
 impl Tunables {

@@ -60,6 +60,16 @@ pub struct Settings {
     pub segment_len: u64,
 }
 
+/// What CONFIG REWRITE does with all parameters. It waits for the disk: its caller is an operator, and a core
+/// that stands still meanwhile is what Redis does, too.
+pub struct Rewrite(pub Box<dyn Fn(&[(String, String)]) -> Result<(), String> + Send + Sync>);
+
+impl std::fmt::Debug for Rewrite {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Rewrite")
+    }
+}
+
 /// Parameters that CONFIG SET changes at run time.
 #[derive(Clone, Debug)]
 pub struct Tunables {
@@ -489,6 +499,8 @@ pub struct Shared {
     pub finished: AtomicUsize,
     /// Counts the signals that ask the node to stop.
     pub signals: OnceLock<&'static AtomicU32>,
+    /// Brings the file of settings up to date, where there is one.
+    pub rewrite: OnceLock<Rewrite>,
     /// Counters per core.
     pub stats: Vec<CoreStats>,
     /// What each core counts of its commands.
@@ -554,6 +566,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             finished: AtomicUsize::new(0),
             signals: OnceLock::new(),
+            rewrite: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             census: (0..settings.cores).map(|_| Arc::default()).collect(),
             reset: Mutex::default(),

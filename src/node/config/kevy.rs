@@ -179,11 +179,12 @@ pub(super) static FOREIGN: &[Foreign] = &[
         "yes",
         "a replica takes no writes here",
     ),
-    told(
+    refused(
         ("replication", "single_source"),
         Kind::YesNo,
         "no",
-        "a replica finds out by itself how many streams its primary has",
+        "its primary is a program with kevy inside, and a replica here asks the client port of a primary for the \
+         number of its streams",
     ),
     refused(("replication", "secure"), Kind::YesNo, "no", ENCRYPTED),
     told(("replication", "upstream_key"), Kind::Text, "", NO_KEYS),

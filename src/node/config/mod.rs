@@ -8,6 +8,7 @@ mod draft;
 mod file;
 mod kevy;
 mod near;
+mod rewrite;
 mod show;
 mod table;
 
@@ -25,6 +26,7 @@ use self::{
     table::{Kind, SETTINGS, Setting},
 };
 use super::args::{Options, UsageError};
+pub(super) use rewrite::rewriter;
 
 /// Reads a file.
 type Read = Box<dyn Fn(&Path) -> io::Result<String>>;
@@ -522,6 +524,24 @@ fn addresses(texts: &[String]) -> Option<String> {
         .iter()
         .all(|word| word.parse::<std::net::IpAddr>().is_ok());
     (are_good && !words.is_empty()).then(|| words.join(" "))
+}
+
+#[cfg(test)]
+impl World {
+    /// One with files and variables.
+    pub(super) fn with(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
+        let own = |(name, text): &(&str, &str)| (name.to_string(), text.to_string());
+        let files: Vec<(String, String)> = files.iter().map(own).collect();
+        Self {
+            variables: variables.iter().map(own).collect(),
+            read: Box::new(move |path| {
+                let found = files.iter().find(|(name, _)| Path::new(name) == path);
+                found
+                    .map(|(_, text)| text.clone())
+                    .ok_or_else(|| ErrorKind::NotFound.into())
+            }),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,19 +3,8 @@
 use super::*;
 use crate::node::{Command, parse};
 
-/// A world with files and variables.
 fn world(files: &[(&str, &str)], variables: &[(&str, &str)]) -> World {
-    let own = |(name, text): &(&str, &str)| (name.to_string(), text.to_string());
-    let files: Vec<(String, String)> = files.iter().map(own).collect();
-    World {
-        variables: variables.iter().map(own).collect(),
-        read: Box::new(move |path| {
-            let found = files.iter().find(|(name, _)| Path::new(name) == path);
-            found
-                .map(|(_, text)| text.clone())
-                .ok_or_else(|| ErrorKind::NotFound.into())
-        }),
-    }
+    World::with(files, variables)
 }
 
 fn started(line: &str, world: &World) -> Options {
