@@ -430,7 +430,9 @@ impl Layers {
                 line.unwrap_or_default()
             ));
         }
-        if role != "primary" && !is_member {
+        let wanted = self.given.get("min-replicas-to-write");
+        let is_on = wanted.is_some_and(|given| given.text != "0");
+        if role != "primary" && is_on && !is_member {
             // Nobody could ever acknowledge anything.
             self.drop_line(
                 "min-replicas-to-write",
