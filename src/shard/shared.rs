@@ -62,7 +62,9 @@ pub struct Settings {
 
 /// What CONFIG REWRITE does with all parameters. It waits for the disk: its caller is an operator, and a core
 /// that stands still meanwhile is what Redis does, too.
-pub struct Rewrite(pub Box<dyn Fn(&[(String, String)]) -> Result<(), String> + Send + Sync>);
+pub struct Rewrite(pub Box<Rewriter>);
+
+type Rewriter = dyn Fn(&[(String, String)]) -> Result<(), String> + Send + Sync;
 
 impl std::fmt::Debug for Rewrite {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -356,7 +356,9 @@ def supervised(count, scratch, node):
         count.check("the supervisor holds its Unix socket", s.recv(100) == b"+PONG\r\n")
 
     def upgrade():
-        return run([node, "upgrade", "--control", control, "--binary", node])
+        got = run([node, "upgrade", "--control", control, "--binary", node])
+        # The supervisor looks now and then whether the node serves.
+        return upgrade() if "does not serve yet" in got.stderr else got
 
     write("[memory]\nmaxmemroy = 1\n")
     got = upgrade()

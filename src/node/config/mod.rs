@@ -513,7 +513,7 @@ fn plain(kind: Kind, value: &Value) -> Option<String> {
         (Kind::Text | Kind::List | Kind::Any, Value::Text(text)) => Some(text.clone()),
         (Kind::Any, Value::Number(number)) => Some(number.to_string()),
         (Kind::List, Value::List(texts)) => Some(texts.join(",")),
-        (Kind::Addresses, Value::Text(text)) => addresses(&[text.clone()]),
+        (Kind::Addresses, Value::Text(text)) => addresses(std::slice::from_ref(text)),
         (Kind::Addresses, Value::List(texts)) => addresses(texts),
         _ => None,
     }
