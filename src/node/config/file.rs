@@ -7,6 +7,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use super::table::Kind;
+
 /// A value, as far as settings have it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Value {
@@ -27,6 +29,23 @@ pub(super) struct Entry {
     /// The value as the file has it.
     pub raw: String,
     pub line: usize,
+}
+
+impl Entry {
+    /// Where it stands, for who reads a message.
+    pub(super) fn place(&self) -> String {
+        format!("[{}] {} at line {}", self.section, self.key, self.line)
+    }
+
+    /// That its value is none of that kind.
+    pub(super) fn misfit(&self, kind: Kind) -> String {
+        format!(
+            "{} is {}, but takes {}",
+            self.place(),
+            self.raw,
+            kind.takes()
+        )
+    }
 }
 
 /// A section without keys is looked at, too.

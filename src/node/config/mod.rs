@@ -22,7 +22,7 @@ use std::{
 use self::{
     draft::{Draft, Refused},
     file::{Entry, Value},
-    kevy::Verdict,
+    kevy::{Foreign, Verdict},
     table::{Kind, SETTINGS, Setting},
 };
 use super::args::{Options, UsageError};
@@ -226,57 +226,50 @@ impl Layers {
     }
 
     fn take_entry(&mut self, file: &str, entry: &Entry) -> Result<(), String> {
-        let (section, key, line) = (&entry.section[..], &entry.key[..], entry.line);
-        let bad = |takes: &str| {
-            Err(format!(
-                "[{section}] {key} at line {line} is {}, but takes {takes}",
-                entry.raw
-            ))
-        };
+        let (section, key) = (&entry.section[..], &entry.key[..]);
         if let Some(setting) = table::at(section, key) {
-            let Some(text) = plain(setting.kind, &entry.value) else {
-                return bad(&setting.kind.takes());
-            };
-            let is_none = matches!(setting.kind, Kind::OrNone(..)) && text == "0";
-            if is_none || (text.is_empty() && setting.default.is_empty()) {
-                return Ok(());
-            }
-            return match draft::check(setting.name, &text) {
-                Ok(()) => {
-                    let origin = Origin::File(line);
-                    self.given.insert(setting.name, Given { text, origin });
-                    Ok(())
-                }
-                Err(_) if setting.is_secret => Err(format!("[{section}] {key} at line {line}")),
-                Err(Refused::Value) => bad(&setting.kind.takes()),
-                Err(Refused::Because(why)) => Err(format!(
-                    "[{section}] {key} at line {line} is {}: {why}",
-                    entry.raw
-                )),
-            };
+            return self.take_setting(setting, entry);
         }
-        let Some(foreign) = kevy::at(section, key) else {
-            if !near::is_section(section) && !section.is_empty() {
-                // The section was told of.
-                return Ok(());
-            }
-            let hint = near::key_hint(section, key);
-            return Err(format!("unknown key '{key}' at line {line}{hint}"));
+        if let Some(foreign) = kevy::at(section, key) {
+            return self.take_foreign(file, foreign, entry);
+        }
+        if !near::is_section(section) && !section.is_empty() {
+            // The section was told of.
+            return Ok(());
+        }
+        let hint = near::key_hint(section, key);
+        Err(format!("unknown key '{key}' at line {}{hint}", entry.line))
+    }
+
+    fn take_setting(&mut self, setting: &'static Setting, entry: &Entry) -> Result<(), String> {
+        let refused = |refused| match refused {
+            // Nor is it told what the password is.
+            _ if setting.is_secret => format!("{} takes {}", entry.place(), setting.kind.takes()),
+            Refused::Value => entry.misfit(setting.kind),
+            Refused::Because(why) => format!("{} is {}: {why}", entry.place(), entry.raw),
         };
-        let Some(text) = plain(foreign.kind, &entry.value) else {
-            return bad(&foreign.kind.takes());
-        };
-        let is_on = text != foreign.off;
+        let text = plain(setting.kind, &entry.value).ok_or_else(|| refused(Refused::Value))?;
+        let is_none = matches!(setting.kind, Kind::OrNone(..)) && text == "0";
+        if is_none || (text.is_empty() && setting.default.is_empty()) {
+            return Ok(());
+        }
+        draft::check(setting.name, &text).map_err(refused)?;
+        let origin = Origin::File(entry.line);
+        self.given.insert(setting.name, Given { text, origin });
+        Ok(())
+    }
+
+    /// A key that only a kevy has.
+    fn take_foreign(&mut self, file: &str, foreign: &Foreign, entry: &Entry) -> Result<(), String> {
+        let text = plain(foreign.kind, &entry.value).ok_or_else(|| entry.misfit(foreign.kind))?;
+        let (is_on, place) = (text != foreign.off, entry.place());
         match foreign.verdict {
-            Verdict::Weighed => self.role = Some((text, line)),
-            Verdict::Told(why) if is_on => self.notes.push(format!(
-                "{file}: [{section}] {key} at line {line} is left out: {why}"
-            )),
-            Verdict::Refused(why) if is_on => {
-                return Err(format!(
-                    "[{section}] {key} at line {line} cannot be had: {why}"
-                ));
+            Verdict::Weighed => self.role = Some((text, entry.line)),
+            Verdict::Told(why) if is_on => {
+                self.notes
+                    .push(format!("{file}: {place} is left out: {why}"));
             }
+            Verdict::Refused(why) if is_on => return Err(format!("{place} cannot be had: {why}")),
             Verdict::Told(_) | Verdict::Refused(_) => {}
         }
         Ok(())

@@ -163,6 +163,18 @@ fn everything_that_is_wrong_is_told_with_its_line() {
 }
 
 #[test]
+fn a_password_is_in_no_message() {
+    let found = faults("[security]\nrequirepass = 4711\n[replication]\nmasterauth = true\n");
+    assert_eq!(
+        found,
+        [
+            "kevy.toml: [security] requirepass at line 2 takes a text",
+            "kevy.toml: [replication] masterauth at line 4 takes a text",
+        ]
+    );
+}
+
+#[test]
 fn variables_are_looked_at_too() {
     let bad = world(
         &[],
