@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ringkeep::{
-    node::{self, Command},
+    node::{self, Command, World},
     tools,
 };
 
@@ -11,7 +11,7 @@ use ringkeep::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match node::parse(std::env::args().skip(1)) {
+    match node::parse(std::env::args().skip(1), &World::real()) {
         Ok(Command::Serve(options)) => match node::run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -34,6 +34,10 @@ fn main() -> ExitCode {
                 asked.control.display()
             )
         })),
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
         Ok(Command::Help) => {
             print!("{}", node::USAGE);
             ExitCode::SUCCESS

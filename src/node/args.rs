@@ -4,8 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use uring::{Level, affinity};
 
+use super::config::{self, Asked, ConfigFile, World};
 use crate::{
-    elect::{NodeId, Peer, PeerFault, Timings, parse_peers},
+    elect::{NodeId, Peer, Timings},
     route::Routing,
     tools::{Export, Import, Repair, Reshard, Source},
 };
@@ -35,6 +36,8 @@ pub enum Command {
     Supervise(Box<Supervise>),
     /// Ask for that.
     Upgrade(Upgrade),
+    /// Print what was asked about the settings.
+    Print(String),
     /// Print the usage.
     Help,
     /// Print the version.
@@ -141,6 +144,12 @@ pub struct Options {
     pub down_after_ms: u64,
     /// As the primary, replies wait until a majority of the members has what they tell of.
     pub quorum_writes: bool,
+    /// Further parameters as CONFIG SET takes them, each of which is good.
+    pub parameters: Vec<(&'static str, String)>,
+    /// The file that settings were read from.
+    pub config: Option<ConfigFile>,
+    /// What there is to tell about the settings.
+    pub notes: Vec<String>,
 }
 
 impl Default for Options {
@@ -178,6 +187,9 @@ impl Default for Options {
             elect_port: None,
             down_after_ms: Timings::KEVY.down_after,
             quorum_writes: false,
+            parameters: Vec::new(),
+            config: None,
+            notes: Vec::new(),
         }
     }
 }
@@ -204,7 +216,14 @@ usage: ringkeep [options]          serve
                                    a new binary without a lost write; SIGHUP: the one now at its path
        ringkeep upgrade --binary PATH [--control PATH]
                                    replace it by this one
+       ringkeep config check [FILE]
+                                   tell what is wrong with a file of settings, and what is left out of it
+       ringkeep config show [--origin] [options]
+                                   show every setting, and where it comes from
 
+  --config FILE        read a kevy.toml or a ringkeep.toml (the first one of ringkeep.toml, in RINGKEEP_DIR,
+                       here and in /etc/ringkeep, and kevy.toml, in KEVY_DIR, here and in /etc/kevy)
+  --no-config          look for none
   --port N             client port (6379)
   --bind ADDR          address to listen on, may be repeated (127.0.0.1)
   --unixsocket PATH    listen on a Unix socket too
@@ -252,7 +271,10 @@ usage: ringkeep [options]          serve
   --cluster-announce-ip ADDR
                        where cluster clients are sent (the first address to listen on)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
+  --NAME VALUE         what CONFIG SET knows by that name: --maxmemory 2gb, --maxclients 5000, ..
   --help, --version
+
+Options go before variables (RINGKEEP_PORT for --port, and those of kevy), these before the file.
 ";
 
 /// What is wrong with the command line.
@@ -266,8 +288,10 @@ pub enum UsageError {
     BadValue(String, String),
     /// The subcommand needs an option that is not there, or has two that exclude each other.
     Incomplete(&'static str),
-    /// The list of members is none.
-    Peers(PeerFault),
+    /// The value does not fit, and that is why.
+    Because(String, String),
+    /// Files or variables are wrong: a line for each fault.
+    Config(Vec<String>),
 }
 
 impl std::fmt::Display for UsageError {
@@ -276,37 +300,23 @@ impl std::fmt::Display for UsageError {
             UsageError::Unknown(name) => write!(out, "unknown option '{name}', see --help"),
             UsageError::NoValue(name) => write!(out, "option '{name}' needs a value"),
             UsageError::BadValue(name, value) => write!(out, "option '{name}' cannot be '{value}'"),
-            UsageError::Peers(fault) => write!(out, "option '--peers': {fault}"),
+            UsageError::Because(name, why) => write!(out, "option '{name}': {why}"),
+            UsageError::Config(faults) => out.write_str(&faults.join("\nringkeep: ")),
             UsageError::Incomplete(what) => write!(out, "{what}, see --help"),
         }
     }
 }
 
-/// Reads the command line, without the program's name. Values follow as the next argument or behind
-/// `=`.
+/// Reads the command line, without the program's name, and what it leaves open from the environment and from
+/// a file. Values follow as the next argument or behind `=`.
 ///
 /// # Errors
 /// [`UsageError`].
-pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageError> {
-    let mut options = Options::default();
-    let mut bind = Vec::new();
-    let mut protects = None;
-    let (mut cluster, mut cluster_port) = (false, None);
+pub fn parse(args: impl IntoIterator<Item = String>, world: &World) -> Result<Command, UsageError> {
+    let mut asked = Asked::default();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
-        let (name, mut inline) = match arg.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => {
-                (name.to_string(), Some(value.to_string()))
-            }
-            _ => (arg, None),
-        };
-        let mut value = || {
-            inline
-                .take()
-                .or_else(|| args.next())
-                .ok_or_else(|| UsageError::NoValue(name.clone()))
-        };
-        match name.as_str() {
+        match arg.as_str() {
             "doctor" => return Ok(Command::Doctor),
             "import" => return parse_import(args),
             "export" => return parse_export(args),
@@ -320,157 +330,70 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, UsageErr
                 let paths = parse_paths(args, "rollback needs a file")?;
                 return Ok(Command::Rollback(paths));
             }
-            "supervise" => return parse_supervise(args),
+            "supervise" => return parse_supervise(args, world),
             "upgrade" => return parse_upgrade(args),
+            "config" => return parse_config(args, world),
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
-            "--port" => options.port = number(&name, value()?, 1, 65_535)? as u16,
-            "--bind" => bind.push(value()?),
-            "--unixsocket" => options.unix = Some(value()?),
-            "--threads" => {
-                // kevy's 0 means all.
-                let threads = number(&name, value()?, 0, 1024)? as usize;
-                options.threads = (threads > 0).then_some(threads);
-            }
-            "--shards" => options.shards = Some(number(&name, value()?, 1, 4096)? as usize),
-            "--databases" => options.databases = number(&name, value()?, 1, 10_000)? as usize,
-            "--dir" => options.dir = Some(value()?),
-            "--handoff-socket" => options.handoff = Some(value()?),
-            "--handoff-pass-connections" => {
-                options.passes_clients = yes_or_no(&name, value()?)?;
-            }
-            "--no-aof" => options.journals = Some(false),
-            "--appendonly" => {
-                options.journals = Some(yes_or_no(&name, value()?)?);
-            }
-            "--appendfsync" => {
-                let text = value()?;
-                let fsync = Fsync::parse(text.as_bytes());
-                options.fsync = fsync.ok_or(UsageError::BadValue(name, text))?;
-            }
-            "--min-replicas-to-write" => {
-                options.replicas_min = number(&name, value()?, 0, 1000)? as usize;
-            }
-            "--replica-max-staleness-ms" => {
-                options.staleness_max_ms = number(&name, value()?, 0, u64::from(u32::MAX))?;
-            }
-            "--save" => {
-                let text = value()?;
-                let points = SavePoints::parse(text.as_bytes());
-                options.save_points = points.ok_or(UsageError::BadValue(name, text))?;
-            }
-            "--spin-us" => options.spin_us = number(&name, value()?, 0, 1_000_000)?,
-            "--no-pin" => options.pin = false,
-            "--cpu-list" => {
-                let text = value()?;
-                options.cpus = text
-                    .split(',')
-                    .map(|cpu| cpu.trim().parse())
-                    .collect::<Result<_, _>>()
-                    .map_err(|_| UsageError::BadValue(name.clone(), text))?;
-            }
-            "--replicaof" => {
-                let text = value()?;
-                let parsed = text.rsplit_once([':', ' ']).and_then(|(host, port)| {
-                    let host = host.trim().trim_start_matches('[').trim_end_matches(']');
-                    let port = port.trim().parse().ok().filter(|port| *port > 0)?;
-                    (!host.is_empty()).then(|| (host.to_string(), port))
-                });
-                options.replica_of = Some(parsed.ok_or(UsageError::BadValue(name, text))?);
-            }
-            "--replication-port" => {
-                options.replication_port = Some(number(&name, value()?, 0, 65_535)? as u16);
-            }
-            "--node-id" => {
-                let text = value()?;
-                let id = NodeId::new(&text);
-                options.node_id = Some(id.ok_or(UsageError::BadValue(name, text))?);
-            }
-            "--peers" => {
-                let peers = parse_peers(&value()?);
-                options.peers = peers.map_err(UsageError::Peers)?;
-            }
-            "--elect-port" => {
-                options.elect_port = Some(number(&name, value()?, 1, 65_535)? as u16);
-            }
-            "--elect-down-after-ms" => {
-                options.down_after_ms = number(&name, value()?, 100, 600_000)?;
-            }
-            "--quorum-writes" => options.quorum_writes = yes_or_no(&name, value()?)?,
-            "--requirepass" => options.password = value()?,
-            "--aclfile" => options.acl_file = Some(value()?.into()),
-            "--protected-mode" => protects = Some(yes_or_no(&name, value()?)?),
-            "--masterauth" => options.primary_password = value()?,
-            "--masteruser" => options.primary_user = value()?,
-            "--cluster" => cluster = true,
-            "--cluster-port" => {
-                cluster_port = Some(number(&name, value()?, 1, 65_535)? as u16);
-            }
-            "--cluster-announce-ip" => {
-                let text = value()?;
-                let address = text.parse();
-                options.announce = Some(address.map_err(|_| UsageError::BadValue(name, text))?);
-            }
-            "--ring-level" => {
-                let text = value()?;
-                options.level = Some(match text.as_str() {
-                    "basic" => Level::Basic,
-                    "multishot" => Level::Multishot,
-                    "full" => Level::Full,
-                    _ => return Err(UsageError::BadValue(name, text)),
-                });
-            }
-            _ => return Err(UsageError::Unknown(name)),
+            _ => take_option(&mut asked, arg, &mut args)?,
         }
     }
-    options.protects = protects.unwrap_or(bind.is_empty());
-    if !bind.is_empty() {
-        options.bind = bind;
-    }
-    if options.node_id.is_some() == options.peers.is_empty() {
-        return Err(UsageError::Incomplete(
-            "elections need both --node-id and --peers",
-        ));
-    }
-    if options.quorum_writes && options.peers.is_empty() {
-        return Err(UsageError::Incomplete(
-            "--quorum-writes needs --peers: without members there is no majority",
-        ));
-    }
-    if !options.peers.is_empty() {
-        if options.dir.is_none() {
-            return Err(UsageError::Incomplete(
-                "elections need --dir: a member must not forget its vote",
-            ));
+    let resolved = config::resolve(&asked, world)?;
+    Ok(Command::Serve(Box::new(resolved.options)))
+}
+
+/// One option of a node, with its value.
+fn take_option(
+    asked: &mut Asked,
+    arg: String,
+    args: &mut impl Iterator<Item = String>,
+) -> Result<(), UsageError> {
+    let (name, inline) = match arg.split_once('=') {
+        Some((name, value)) if name.starts_with("--") => {
+            (name.to_string(), Some(value.to_string()))
         }
-        if options.replica_of.is_some() {
-            return Err(UsageError::Incomplete(
-                "with --peers the primary is elected: leave out --replicaof",
-            ));
-        }
-        if options.replication_port == Some(0) {
-            return Err(UsageError::Incomplete(
-                "a member that is elected serves replicas: leave out --replication-port 0",
-            ));
-        }
-    }
-    if options.handoff.is_some() {
-        if options.dir.is_none() || options.journals == Some(false) {
-            return Err(UsageError::Incomplete(
-                "a node is handed over with its journal: --handoff-socket needs --dir",
-            ));
-        }
-        if options.unix.is_some() {
-            return Err(UsageError::Incomplete(
-                "with --handoff-socket the supervisor holds a Unix socket: leave out --unixsocket",
-            ));
+        _ => (arg, None),
+    };
+    match name.as_str() {
+        "--no-config" => asked.is_alone = true,
+        "--no-aof" => asked.flag("--appendonly", "no".into())?,
+        "--no-pin" => asked.flag("--pin", "no".into())?,
+        "--cluster" => asked.flag("--cluster", inline.unwrap_or_else(|| "yes".into()))?,
+        _ if name != "--config" && !Asked::knows(&name) => return Err(UsageError::Unknown(name)),
+        _ => {
+            let value = inline.or_else(|| args.next());
+            let value = value.ok_or_else(|| UsageError::NoValue(name.clone()))?;
+            match name.as_str() {
+                "--config" => asked.file = Some(value.into()),
+                _ => asked.flag(&name, value)?,
+            }
         }
     }
-    if cluster {
-        // kevy's ports: a client port of 6004 has its shards on 6005, 6006 and so on.
-        options.slots = Some(cluster_port.unwrap_or(options.port.saturating_add(1)));
+    Ok(())
+}
+
+/// `config check [FILE]` and `config show [--origin]`, with the options of a node.
+fn parse_config(
+    mut args: impl Iterator<Item = String>,
+    world: &World,
+) -> Result<Command, UsageError> {
+    let verb = args.next().unwrap_or_default();
+    if !["check", "show"].contains(&&verb[..]) {
+        return Err(UsageError::Incomplete("config needs 'check' or 'show'"));
     }
-    Ok(Command::Serve(Box::new(options)))
+    let (mut asked, mut shows_origin) = (Asked::default(), false);
+    while let Some(arg) = args.next() {
+        match (&verb[..], &arg[..]) {
+            ("show", "--origin") => shows_origin = true,
+            ("check", path) if !path.starts_with("--") => asked.file = Some(path.into()),
+            _ => take_option(&mut asked, arg, &mut args)?,
+        }
+    }
+    let resolved = config::resolve(&asked, world)?;
+    Ok(Command::Print(match &verb[..] {
+        "check" => resolved.report(),
+        _ => resolved.show(shows_origin),
+    }))
 }
 
 fn parse_import(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
@@ -573,7 +496,10 @@ fn parse_reshard(args: impl Iterator<Item = String>) -> Result<Command, UsageErr
 }
 
 /// The supervisor's own options, and those of the node that it starts.
-fn parse_supervise(mut args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_supervise(
+    mut args: impl Iterator<Item = String>,
+    world: &World,
+) -> Result<Command, UsageError> {
     let (mut control, mut deadline_ms, mut unix) = (PathBuf::from(CONTROL), DEADLINE_MS, None);
     let mut node = Vec::new();
     while let Some(arg) = args.next() {
@@ -592,12 +518,21 @@ fn parse_supervise(mut args: impl Iterator<Item = String>) -> Result<Command, Us
             _ => node.push(arg),
         }
     }
+    // A file or a variable may have one as well, and the node is to leave it alone.
+    let asked = node.iter().cloned();
+    let alone = asked.chain(["--handoff-socket=".to_string()]);
+    if let Command::Serve(options) = parse(alone, world)?
+        && let Some(path) = options.unix
+    {
+        unix = unix.or(Some(path));
+        node.push("--unixsocket=".into());
+    }
     // Any of them in `--name=value`, too, and a later one counts.
     let names_socket = |arg: &String| arg.split('=').next() == Some("--handoff-socket");
     if !node.iter().any(names_socket) {
         node.push(format!("--handoff-socket={}.node", control.display()));
     }
-    match parse(node.clone())? {
+    match parse(node.clone(), world)? {
         Command::Serve(options) => Ok(Command::Supervise(Box::new(Supervise {
             control,
             binary: own_path(),
@@ -669,14 +604,6 @@ fn each_argument(
     Ok(())
 }
 
-fn yes_or_no(name: &str, text: String) -> Result<bool, UsageError> {
-    match text.as_str() {
-        "yes" => Ok(true),
-        "no" => Ok(false),
-        _ => Err(UsageError::BadValue(name.into(), text)),
-    }
-}
-
 fn number(name: &str, text: String, min: u64, max: u64) -> Result<u64, UsageError> {
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
@@ -689,7 +616,7 @@ mod tests {
     use super::*;
 
     fn options(line: &str) -> Result<Options, UsageError> {
-        match parse(line.split_whitespace().map(String::from))? {
+        match parse(line.split_whitespace().map(String::from), &World::default())? {
             Command::Serve(options) => Ok(*options),
             other => panic!("{other:?}"),
         }
@@ -706,7 +633,10 @@ mod tests {
 
     #[test]
     fn tools_have_options_of_their_own() {
-        let parsed = |line: &str| parse(line.split_whitespace().map(String::from));
+        let parsed = |line: &str| {
+            let args = line.split_whitespace().map(String::from);
+            parse(args, &World::default())
+        };
         match parsed("import --aof=x --cluster --dir out --shards 3") {
             Ok(Command::Import(import)) => {
                 assert_eq!(import.source, Source::Aof("x".into()));
@@ -751,7 +681,10 @@ mod tests {
 
     #[test]
     fn a_supervisor_has_options_of_its_own_and_passes_on_the_rest() {
-        let parsed = |line: &str| parse(line.split_whitespace().map(String::from));
+        let parsed = |line: &str| {
+            let args = line.split_whitespace().map(String::from);
+            parse(args, &World::default())
+        };
         match parsed("supervise --control=c --dir d --unixsocket s --deadline-ms 500 --port 7000") {
             Ok(Command::Supervise(supervise)) => {
                 assert_eq!(supervise.control, PathBuf::from("c"));
@@ -767,6 +700,16 @@ mod tests {
             Ok(Command::Supervise(supervise)) => {
                 assert_eq!(supervise.control, PathBuf::from(CONTROL));
                 assert_eq!(supervise.node, ["--dir", "d", "--handoff-socket", "x"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        let named = World::with(&[], &[("KEVY_UNIX_SOCKET", "s")]);
+        let args = ["supervise", "--dir=d"].map(String::from);
+        match parse(args, &named) {
+            Ok(Command::Supervise(supervise)) => {
+                assert_eq!(supervise.unix.as_deref(), Some("s"));
+                assert_eq!(supervise.node[1], "--unixsocket=");
+                assert_eq!(supervise.options.unix, None);
             }
             other => panic!("{other:?}"),
         }

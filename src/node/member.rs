@@ -129,7 +129,7 @@ fn read_file<T, E: std::fmt::Display>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Command, parse};
+    use crate::node::{Command, World, parse};
 
     /// Why node `a` with this list does not start.
     fn refused(peers: &str) -> Option<String> {
@@ -143,7 +143,7 @@ mod tests {
             "--peers",
             peers,
         ];
-        let Ok(Command::Serve(options)) = parse(args.map(String::from)) else {
+        let Ok(Command::Serve(options)) = parse(args.map(String::from), &World::default()) else {
             panic!("{peers} is a list");
         };
         let checked = check(&options, &[], Some(16001), false);

@@ -2,6 +2,7 @@
 
 mod args;
 mod boot;
+mod config;
 mod handoff;
 mod member;
 mod preload;
@@ -20,6 +21,7 @@ use std::{
 
 pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
+pub use config::{ConfigFile, World};
 use handoff::{House, Inherited};
 use preload::Preload;
 pub use supervise::{SuperviseError, supervise, upgrade};
@@ -32,6 +34,7 @@ use uring::{
 use crate::{
     base::seed_histories,
     failover::{Place, Record, Stands},
+    journal::FileName,
     mesh,
     recover::RecoverError,
     shard::{Core, Election, Failovers, Settings, Shared, lock, log, read_users},
@@ -69,6 +72,8 @@ pub enum StartError {
     Member(String),
     /// What is wrong with the file of users.
     Users(Vec<String>),
+    /// The data directory is one of kevy, with this file in it.
+    KevyData(String, String),
 }
 
 impl std::fmt::Display for StartError {
@@ -83,6 +88,11 @@ impl std::fmt::Display for StartError {
                  port below 65536 for each shard (--cluster-port)"
             ),
             StartError::Data(error) => write!(out, "{error}"),
+            StartError::KevyData(dir, name) => write!(
+                out,
+                "{dir} holds data of a kevy ({name}), and nothing of them would be served: 'ringkeep import \
+                 --kevy {dir} --dir OTHER' takes them over"
+            ),
             StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
             StartError::Users(errors) => {
@@ -112,6 +122,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     // While there are no threads. Who has more than this opens them slowly, not never.
     let _ = sys::make_room_for_descriptors(descriptors.min(ROOM_FOR_DESCRIPTORS));
     sys::ignore_sigpipe();
+    tell_settings(options);
+    look_for_kevy(options)?;
     let cpus = if options.cpus.is_empty() {
         affinity::usable_cores()
             .into_iter()
@@ -238,6 +250,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.quorum_writes = options.quorum_writes;
         tunables.staleness_max_ms = options.staleness_max_ms;
         tunables.save_points = options.save_points.clone();
+        for (name, text) in &options.parameters {
+            if let Err(why) = tunables.set(name, text) {
+                log(&format!("{name} stays as it was: {why}"));
+            }
+        }
+        shared.scripts.running().set_busy_ms(tunables.busy_ms);
+    }
+    if let Some(file) = &options.config {
+        let rewrite = config::rewriter(file.path.clone(), shared.parameters());
+        // Nobody else sets it.
+        let _ = shared.rewrite.set(rewrite);
     }
     if !options.password.is_empty() {
         shared.set_default_password(&options.password);
@@ -468,6 +491,42 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// Which file there was, and what of it is left out.
+fn tell_settings(options: &Options) {
+    options.notes.iter().for_each(|note| log(note));
+    if let Some(file) = &options.config {
+        let defaults = match file.is_kevy {
+            true => ", with kevy's defaults for what it leaves out",
+            false => "",
+        };
+        log(&format!("settings from {}{defaults}", file.path.display()));
+    }
+}
+
+/// A kevy.toml names the directory that kevy had, and a node that starts there without data would seem to have
+/// lost them.
+fn look_for_kevy(options: &Options) -> Result<(), StartError> {
+    let is_kevy = options.config.as_ref().is_some_and(|file| file.is_kevy);
+    let Some(dir) = options.dir.as_ref().filter(|_| is_kevy) else {
+        return Ok(());
+    };
+    if Path::new(dir).join(FileName::Meta.to_string()).exists() {
+        return Ok(());
+    }
+    // What is not there yet has nothing in it; what cannot be read is told of by who opens it.
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_data = |name: &String| {
+        name == "shards.meta"
+            || name.starts_with("aof-") && name.ends_with(".aof")
+            || name.starts_with("dump-") && name.ends_with(".rdb")
+    };
+    match names.find(is_data) {
+        Some(name) => Err(StartError::KevyData(dir.clone(), name)),
+        None => Ok(()),
+    }
 }
 
 /// Whom the node follows at first: a failover's word is younger than the command line.

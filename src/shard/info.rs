@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks, SavePoints},
-    shared::{CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, lock},
+    shared::{
+        CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
+    },
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
     cmd::{Table, events},
     elect::role::Signal,
-    resp::{Args, Error},
+    resp::{Args, Error, OwnedArgs},
     store::Policy,
 };
 
@@ -695,6 +697,11 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
+    let primary = lock(&shared.follow)
+        .as_ref()
+        .map_or(String::new(), |follow| {
+            format!("{} {}", follow.host, follow.port)
+        });
     let mut all: Vec<(String, String)> = [
         ("port", settings.port.to_string()),
         ("bind", settings.bind.clone()),
@@ -785,6 +792,24 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("lazyfree-lazy-user-del", "yes".into()),
         ("lazyfree-lazy-user-flush", "yes".into()),
         ("replica-read-only", "yes".into()),
+        ("replicaof", primary.clone()),
+        ("slaveof", primary),
+        // How snapshots follow the journal: behind one more of its size, and a segment at least.
+        ("auto-aof-rewrite-percentage", "100".into()),
+        (
+            "auto-aof-rewrite-min-size",
+            settings.segment_len.to_string(),
+        ),
+        // There is no such file: data directories have files of their own.
+        ("dbfilename", String::new()),
+        ("appendfilename", String::new()),
+        ("appenddirname", String::new()),
+        ("logfile", String::new()),
+        ("loglevel", "notice".into()),
+        ("pidfile", String::new()),
+        ("supervised", "no".into()),
+        ("syslog-enabled", "no".into()),
+        ("maxmemory-clients", "0".into()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -807,8 +832,49 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
-    let (mut busy_ms, mut password) = (None, None);
-    let known = parameters(shared);
+    change(&mut changed, Some(shared), pairs)?;
+    shared.scripts.running().set_busy_ms(changed.busy_ms);
+    let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
+    let password = names
+        .any(|name| name.eq_ignore_ascii_case(b"requirepass"))
+        .then(|| changed.password.clone());
+    if let Ok(mut tunables) = shared.tunables.write() {
+        *tunables = changed;
+    }
+    shared.tunables_version.fetch_add(1, Relaxed);
+    if let Some(password) = password {
+        shared.set_default_password(&password);
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// All parameters with their values.
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        parameters(self)
+    }
+}
+
+impl Tunables {
+    /// Changes one parameter before there is a node.
+    ///
+    /// # Errors
+    /// Why not, as CONFIG SET would say it.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let pair = OwnedArgs::copy([name.as_bytes(), value.as_bytes()]);
+        change(self, None, pair.as_args()).map_err(|error| {
+            let text = error.as_str();
+            match text.split_once("') - ") {
+                Some((_, why)) => why.into(),
+                None => text.into(),
+            }
+        })
+    }
+}
+
+/// Changes all of them; what is wrong with a pair may depend on the node, if there is one.
+fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> Result<(), Error> {
+    let known = shared.map(parameters).unwrap_or_default();
     let names: Vec<String> = (0..pairs.len())
         .step_by(2)
         .map(|at| String::from_utf8_lossy(pairs.at(at)).to_lowercase())
@@ -868,13 +934,12 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 changed.slow_us = parse_i64(value)
                     .ok_or_else(|| failed("argument couldn't be parsed into an integer"))?;
             }
-            "busy-reply-threshold" | "lua-time-limit" => busy_ms = Some(number()?),
+            "busy-reply-threshold" | "lua-time-limit" => changed.busy_ms = number()?,
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
             "latency-monitor-threshold" => changed.latency_ms = number()?,
             "requirepass" => {
                 changed.password = String::from_utf8(value.to_vec())
                     .map_err(|_| failed("the password is not UTF-8"))?;
-                password = Some(changed.password.clone());
             }
             "masteruser" | "masterauth" => {
                 let text = String::from_utf8(value.to_vec())
@@ -904,7 +969,9 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                     SavePoints::parse(value).ok_or_else(|| failed("Invalid save parameters"))?;
             }
             // Clients and test suites switch persistence off, which it is.
-            "appendonly" if value.eq_ignore_ascii_case(b"no") && !shared.settings.journals => {}
+            "appendonly"
+                if value.eq_ignore_ascii_case(b"no")
+                    && shared.is_some_and(|shared| !shared.settings.journals) => {}
             "repl-backlog-size" => {
                 let len =
                     memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
@@ -939,7 +1006,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
             }
             "quorum-writes" => {
                 changed.quorum_writes = match &value.to_ascii_lowercase()[..] {
-                    b"yes" if shared.election.is_none() => {
+                    b"yes" if shared.is_none_or(|shared| shared.election.is_none()) => {
                         return Err(failed(
                             "it needs --peers: without members there is no majority",
                         ));
@@ -963,16 +1030,6 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
                 )));
             }
         }
-    }
-    if let Some(busy_ms) = busy_ms {
-        shared.scripts.running().set_busy_ms(busy_ms);
-    }
-    if let Ok(mut tunables) = shared.tunables.write() {
-        *tunables = changed;
-    }
-    shared.tunables_version.fetch_add(1, Relaxed);
-    if let Some(password) = password {
-        shared.set_default_password(&password);
     }
     Ok(())
 }

@@ -61,4 +61,4 @@ pub use handoff::{Back, Estate, Handover, Stage, for_clients};
 pub use log::log;
 pub use message::Message;
 pub use passing::{Arrival, Passage};
-pub use shared::{Election, Settings, Shared, Tunables, lock};
+pub use shared::{Election, Rewrite, Settings, Shared, Tunables, lock};

@@ -476,13 +476,24 @@ impl State {
                 Totals::reset(&self.shared);
                 conn.out.ok();
             }
-            (b"REWRITE", 2) => {
-                conn.out.error(&Error::fixed(
-                    "ERR The server is running without a config file",
-                ));
-            }
+            (b"REWRITE", 2) => self.rewrite_config(conn),
             (b"SET", _) => conn.out.error(&Error::arity("config|set")),
             _ => cmd::help(&mut conn.out, spec),
+        }
+    }
+
+    fn rewrite_config(&mut self, conn: &mut Conn) {
+        let Some(rewrite) = self.shared.rewrite.get() else {
+            return conn.out.error(&Error::fixed(
+                "ERR The server is running without a config file",
+            ));
+        };
+        match rewrite.0(&info::parameters(&self.shared)) {
+            Ok(()) => conn.out.ok(),
+            Err(why) => {
+                let text = format!("ERR Rewriting config file: {why}");
+                conn.out.error(&Error::text(text));
+            }
         }
     }
 

@@ -62,6 +62,18 @@ pub struct Settings {
     pub segment_len: u64,
 }
 
+/// What CONFIG REWRITE does with all parameters. It waits for the disk: its caller is an operator, and a core
+/// that stands still meanwhile is what Redis does, too.
+pub struct Rewrite(pub Box<Rewriter>);
+
+type Rewriter = dyn Fn(&[(String, String)]) -> Result<(), String> + Send + Sync;
+
+impl std::fmt::Debug for Rewrite {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Rewrite")
+    }
+}
+
 /// Parameters that CONFIG SET changes at run time.
 #[derive(Clone, Debug)]
 pub struct Tunables {
@@ -120,6 +132,8 @@ pub struct Tunables {
     pub primary_password: String,
     /// As the primary that members elected, replies wait until a majority has what they tell of.
     pub quorum_writes: bool,
+    /// Milliseconds after which other clients are told that a script runs; 0: never.
+    pub busy_ms: u64,
 }
 
 impl Default for Tunables {
@@ -152,6 +166,7 @@ impl Default for Tunables {
             primary_user: String::new(),
             primary_password: String::new(),
             quorum_writes: false,
+            busy_ms: 5000,
         }
     }
 }
@@ -491,6 +506,8 @@ pub struct Shared {
     pub finished: AtomicUsize,
     /// Counts the signals that ask the node to stop.
     pub signals: OnceLock<&'static AtomicU32>,
+    /// Brings the file of settings up to date, where there is one.
+    pub rewrite: OnceLock<Rewrite>,
     /// Counters per core.
     pub stats: Vec<CoreStats>,
     /// What each core counts of its commands.
@@ -564,6 +581,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             finished: AtomicUsize::new(0),
             signals: OnceLock::new(),
+            rewrite: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             census: (0..settings.cores).map(|_| Arc::default()).collect(),
             reset: Mutex::default(),

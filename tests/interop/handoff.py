@@ -209,7 +209,8 @@ class Fleet:
     def holder(self):
         """The process that has the data directory, by its own word."""
         with open(os.path.join(self.dir, "data", "LOCK")) as lock:
-            return int(lock.readline())
+            # Empty for a moment while the next one writes itself in.
+            return int(lock.readline() or 0)
 
 
     def logged(self, text):

@@ -3,6 +3,7 @@
 mod atomic;
 mod blocking;
 mod client;
+mod configure;
 mod durable;
 mod flow;
 mod life;
