@@ -239,6 +239,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tunables.staleness_max_ms = options.staleness_max_ms;
         tunables.save_points = options.save_points.clone();
     }
+    // Cores look at it before their first turn, with a data directory or without.
+    shared.tunables_version.fetch_add(1, Relaxed);
     if !options.password.is_empty() {
         shared.set_default_password(&options.password);
     }
