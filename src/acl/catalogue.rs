@@ -29,8 +29,8 @@ pub const CATEGORIES: [&str; 21] = [
     "scripting",
 ];
 
-/// What Redis 7.0 has and this node does not, with its categories. Rules that were written there must not fail
-/// here.
+/// What Redis 7.0 has and this node does not, with its categories. Rules that were written there must not
+/// fail here.
 const ABSENT: [(&str, &str); 24] = [
     ("cluster|addslots", "admin slow dangerous"),
     ("cluster|addslotsrange", "admin slow dangerous"),

@@ -1,8 +1,8 @@
 //! Who may do what: users, the rules that make them, what a request asks for, and what was refused. No I/O.
 //!
 //! A [`User`] is a name, passwords (their SHA-256 alone) and [`Selector`]s: the first is the user's own, the
-//! others stand in parentheses in its rules. A request may run if one selector allows all of it. [`Users`] is the
-//! set of them, which is never changed in place: whoever changes it makes a new one.
+//! others stand in parentheses in its rules. A request may run if one selector allows all of it.
+//! [`Users`] is the set of them, which is never changed in place: whoever changes it makes a new one.
 
 mod catalogue;
 mod describe;

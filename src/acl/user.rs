@@ -14,7 +14,8 @@ const HASH_LEN: usize = 32;
 /// The SHA-256 of a password.
 pub(super) type Hash = [u8; HASH_LEN];
 
-/// What is to be done with values of RESTORE. The node checks them all; the word is kept for those who read rules.
+/// What is to be done with values of RESTORE. The node checks them all; the word is kept for those who
+/// read rules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Sanitize {
     #[default]

@@ -121,8 +121,8 @@ pub struct Options {
     pub password: String,
     /// File of users.
     pub acl_file: Option<PathBuf>,
-    /// Clients of other machines are turned away while the default user needs no password. Said by nobody: only
-    /// where nobody said on which addresses to listen.
+    /// Clients of other machines are turned away while the default user needs no password. Said by
+    /// nobody: only where nobody said on which addresses to listen.
     pub protects: bool,
     /// User and password that a primary is shown; empty: none.
     pub primary_user: String,

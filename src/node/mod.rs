@@ -262,6 +262,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         // Nobody else sets it.
         let _ = shared.rewrite.set(rewrite);
     }
+    // Cores look at it before their first turn, with a data directory or without.
+    shared.tunables_version.fetch_add(1, Relaxed);
     if !options.password.is_empty() {
         shared.set_default_password(&options.password);
     }

@@ -1,8 +1,8 @@
 //! Who a connection is, and whether that one may do what it asks for.
 //!
-//! The users are the node's: [`Shared`] has the present set and counts how often it was changed, each core keeps
-//! that set, and each connection its user. A core looks at the count before it runs what a connection sent, so
-//! what was answered on one core holds on all.
+//! The users are the node's: [`Shared`] has the present set and counts how often it was changed, each
+//! core keeps that set, and each connection its user. A core looks at the count before it runs what a
+//! connection sent, so what was answered on one core holds on all.
 
 use std::sync::{
     Arc,

@@ -12,7 +12,8 @@ use crate::{
 
 const STAYS: Error = Error::fixed("ERR The 'default' user cannot be removed");
 const BITS: Error = Error::fixed(
-    "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096",
+    "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to \
+     4096",
 );
 /// Entries of ACL LOG that are shown if nobody says how many.
 const SHOWN: usize = 10;

@@ -1,5 +1,5 @@
-//! The file of users: read at the start and by ACL LOAD, written by ACL SAVE. Both may block, so a thread does them
-//! while the connection that asked waits; inside EXEC, which cannot wait, the core does.
+//! The file of users: read at the start and by ACL LOAD, written by ACL SAVE. Both may block, so a thread
+//! does them while the connection that asked waits; inside EXEC, which cannot wait, the core does.
 
 use std::{
     fs::{self, File, OpenOptions},

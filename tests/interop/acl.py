@@ -18,7 +18,7 @@ import socket
 import subprocess
 
 from introspect import REQUESTS
-from wire import Closed, Conn, Count, Scratch, Server, free_base, node_server, redis_server
+from wire import Closed, Conn, Count, Scratch, Server, free_base, node_server, redis_server, wait_until
 
 count = Count(quiet=True)
 
@@ -382,6 +382,8 @@ def passwords(bench):
     """The default user, with a password and without."""
     admin = bench.admin
     early = bench.pair()
+    # Now it has come in, on whichever core.
+    early.same("PING")
     for request in ("CONFIG SET requirepass secret", "ACL GETUSER default", "CONFIG GET requirepass"):
         admin.both(*request.split())
     bench.described("default")
@@ -568,7 +570,13 @@ def handoff(scratch, options):
     eve.ask("AUTH", "eve", "x")
     before = admin.ask("CLIENT", "ID")
     upgrade = [node, "upgrade", "--binary", node, "--control", control]
-    done = subprocess.run(upgrade, capture_output=True, text=True, timeout=60)
+
+    def upgraded():
+        done = subprocess.run(upgrade, capture_output=True, text=True, timeout=60)
+        is_early = "does not serve yet" in done.stderr
+        return None if is_early else done
+
+    done = wait_until("the supervisor takes the node for one that serves", 20, upgraded, every=0.1)
     count.check("the upgrade", done.returncode == 0, done.stderr + done.stdout)
     count.check("the default user's connection goes on", admin.ask("CLIENT", "ID") == before)
     count.check("the users are those of the file", admin.ask("ACL", "USERS") == [b"bob", b"default"])
