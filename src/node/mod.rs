@@ -507,8 +507,8 @@ fn tell_settings(options: &Options) {
     }
 }
 
-/// A kevy.toml names the directory that kevy had, and a node that starts there without data would seem to have
-/// lost them.
+/// A kevy.toml names the directory that kevy had, and a node that starts there without data would seem to
+/// have lost them.
 fn look_for_kevy(options: &Options) -> Result<(), StartError> {
     let is_kevy = options.config.as_ref().is_some_and(|file| file.is_kevy);
     let Some(dir) = options.dir.as_ref().filter(|_| is_kevy) else {

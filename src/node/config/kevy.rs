@@ -183,8 +183,8 @@ pub(super) static FOREIGN: &[Foreign] = &[
         ("replication", "single_source"),
         Kind::YesNo,
         "no",
-        "its primary is a program with kevy inside, and a replica here asks the client port of a primary for the \
-         number of its streams",
+        "its primary is a program with kevy inside, and a replica here asks the client port of a primary \
+         for the number of its streams",
     ),
     refused(("replication", "secure"), Kind::YesNo, "no", ENCRYPTED),
     told(("replication", "upstream_key"), Kind::Text, "", NO_KEYS),

@@ -155,7 +155,8 @@ fn everything_that_is_wrong_is_told_with_its_line() {
         "kevy.toml: [memory] maxmemory_policy at line 10 is \"lru\", but takes one of: noeviction, \
          allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru, volatile-lfu, volatile-random, volatile-ttl",
         "kevy.toml: [persistence] aof at line 12 is 1, but takes true or false",
-        "kevy.toml: [persistence] appendfsync at line 13 is \"often\", but takes one of: always, everysec, no",
+        "kevy.toml: [persistence] appendfsync at line 13 is \"often\", but takes one of: \
+         always, everysec, no",
         "kevy.toml: [notification] notify_keyspace_events at line 15 is \"?\": Invalid event class \
          character. Use 'Ag$lshzxeKEtmdn'.",
     ];
