@@ -811,7 +811,8 @@ mod tests {
         stream.adopt(7, 9, Some(3));
         assert!(copy(&mut stream, 8, 3, &["DEL", "a"]));
         stream.end_unit();
-        // It does not know its database, and tells of the first one. In that is its next frame, behind a SELECT.
+        // It does not know its database, and tells of the first one.
+        // In that is its next frame, behind a SELECT.
         stream.adopt(7, 9, Some(0));
         assert!(copy(&mut stream, 10, 0, &["DEL", "b"]));
         stream.end_unit();
