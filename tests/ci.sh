@@ -26,7 +26,10 @@ do_format() {
 do_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 do_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked; }
 do_unit() { cargo test --workspace --locked; }
-do_release() { cargo build --release --locked; }
+# What the compiler makes of it is looked through, too: see the script.
+do_release() {
+    RUSTFLAGS=--emit=mir,link cargo build --release --locked && python3 tests/compiler.py target/release/deps
+}
 # Started at the beginning, beside the compiler; here it is only waited for. A second run reports.
 do_peers() { [ -z "$peers_pid" ] || wait "$peers_pid"; tests/peers.sh; }
 

@@ -85,9 +85,13 @@ enum Mark {
     HeirPassedBy,
     /// or it could not.
     NoHeir,
+    /// Another process took a primary's place;
+    Continued,
+    /// and it had a majority again.
+    WritesOn,
 }
 
-const MARKS: [Mark; 30] = [
+const MARKS: [Mark; 32] = [
     Mark::Lost,
     Mark::Late,
     Mark::Repeated,
@@ -118,6 +122,8 @@ const MARKS: [Mark; 30] = [
     Mark::HeirFailed,
     Mark::HeirPassedBy,
     Mark::NoHeir,
+    Mark::Continued,
+    Mark::WritesOn,
 ];
 
 // ---- members ----
@@ -507,6 +513,12 @@ enum Happening {
         node: usize,
         run: u64,
     },
+    /// The process of a primary ends for another one, which then goes on.
+    Seals,
+    LeadsOn {
+        node: usize,
+        run: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -542,6 +554,8 @@ struct Node {
     untold: u32,
     /// It takes no writes for now.
     is_frozen: bool,
+    /// A primary that has not written since another process began to lead.
+    is_continued: bool,
     data: Data,
     acked: BTreeMap<usize, [usize; SHARDS]>,
 }
@@ -606,6 +620,8 @@ struct World {
     has_faults: bool,
     /// Draws who hands over to whom, in histories in which that happens.
     operator: Option<Rng>,
+    /// Draws when processes of primaries are replaced, in histories in which that happens.
+    upgrades: Option<Rng>,
     /// The last one who did: in which epoch, who and to whom.
     handing_over: Option<(Epoch, usize, usize)>,
     /// Messages of elections travel as bytes. That they are then read as they were written is shown beside
@@ -664,6 +680,7 @@ impl World {
             calm: 1,
             has_faults: false,
             operator: None,
+            upgrades: None,
             handing_over: None,
             has_wire: true,
             filter: None,
@@ -798,6 +815,12 @@ impl World {
                     self.hand_over(node);
                 }
             }
+            Happening::Seals => self.seal(),
+            Happening::LeadsOn { node, run } => {
+                if self.nodes[node].run == run {
+                    self.lead_on(node);
+                }
+            }
         }
     }
 
@@ -843,12 +866,76 @@ impl World {
         }
     }
 
+    /// The process of a primary ends in order, and leaves everything to another one that comes soon.
+    fn seal(&mut self) {
+        let Some(mut upgrades) = self.upgrades.take().filter(|_| self.has_faults) else {
+            return;
+        };
+        let rests = |at: &usize| {
+            let node = &self.nodes[*at];
+            let epoch = node.member.as_ref().map(|member| member.epoch());
+            let leads = node.leading.is_some() && node.leading == epoch;
+            leads && !node.paused && node.writing.is_none()
+        };
+        if let Some(node) = (0..self.nodes.len()).find(rests) {
+            self.harvest(node);
+            self.end_run(node);
+            self.note(format_args!("{node} leaves its part to another process"));
+            let run = self.nodes[node].run;
+            let delay = upgrades.below(self.timings.down_after * 2 * MS);
+            self.at(delay, Happening::LeadsOn { node, run });
+        }
+        let delay = upgrades.below(3 * self.timings.down_after * MS);
+        self.upgrades = Some(upgrades);
+        self.at(delay, Happening::Seals);
+    }
+
+    /// The other process is there.
+    fn lead_on(&mut self, at: usize) {
+        if self.nodes[at].member.is_some() {
+            return;
+        }
+        self.mark(Mark::Continued);
+        self.nodes[at].is_continued = true;
+        self.start_with(at, |now, settings, ballot, offsets, out| {
+            Elector::continued(now, settings, ballot, offsets, out).expect("good settings")
+        });
+    }
+
+    /// Nothing is left of a process but what is on its disk.
+    fn end_run(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.member = None;
+        node.run += 1;
+        (node.paused, node.is_frozen, node.is_continued) = (false, false, false);
+        node.waiting.clear();
+        node.gate = 0;
+        (
+            node.leading,
+            node.following,
+            node.catching_up,
+            node.may_acknowledge,
+        ) = (None, None, None, None);
+        node.acked.clear();
+    }
+
     fn start(&mut self, at: usize) {
+        self.start_with(at, |now, settings, ballot, offsets, _| {
+            Elector::new(now, settings, ballot, offsets).expect("good settings")
+        });
+    }
+
+    fn start_with(
+        &mut self,
+        at: usize,
+        make: impl FnOnce(u64, Settings, Ballot, Vec<u64>, &mut Vec<Effect>) -> Elector,
+    ) {
         if self.nodes[at].member.is_some() {
             return;
         }
         let now = self.clock(at);
         let seed = self.rng.next_u64();
+        let mut effects = Vec::new();
         let node = &mut self.nodes[at];
         let ballot = match node.file.is_empty() {
             true => Ballot::default(),
@@ -866,32 +953,25 @@ impl World {
                 check_source: false,
                 seed,
             };
-            Box::new(Elector::new(now, settings, ballot, offsets).expect("good settings"))
+            Box::new(make(now, settings, ballot, offsets, &mut effects))
         });
+        // Of one that was sealed another process may come, of a start none.
+        node.run += 1;
         let run = node.run;
         self.note(format_args!("{at} starts with {ballot:?}"));
         self.at(MS, Happening::Pulls { node: at, run });
+        self.carry_out_all(at, effects);
         self.step(at, Event::Wake);
     }
 
     fn crash(&mut self, at: usize) {
         let is_new = self.rng.below(2) == 0;
         self.harvest(at);
-        let node = &mut self.nodes[at];
-        if node.member.take().is_none() {
+        if self.nodes[at].member.is_none() {
             return;
         }
-        node.run += 1;
-        (node.paused, node.is_frozen) = (false, false);
-        node.waiting.clear();
-        node.gate = 0;
-        (
-            node.leading,
-            node.following,
-            node.catching_up,
-            node.may_acknowledge,
-        ) = (None, None, None, None);
-        node.acked.clear();
+        self.end_run(at);
+        let node = &mut self.nodes[at];
         // A file that was being replaced is the old one or the new one; a torn one never got the name.
         if let Some(ballot) = node.writing.take() {
             if is_new {
@@ -975,6 +1055,13 @@ impl World {
                 self.nodes[at].gate = until;
             }
             Effect::Lead { epoch } => self.lead(at, epoch),
+            Effect::LeadOn { epoch } => {
+                if !self.led.iter().any(|led| (led.0, led.1) == (epoch, at)) {
+                    self.break_rule(format!("{at} leads on in {epoch:?}, which it never led"));
+                }
+                self.nodes[at].leading = Some(epoch);
+                self.step_position(at);
+            }
             Effect::Resign => {
                 self.nodes[at].leading = None;
                 self.nodes[at].acked.clear();
@@ -1357,6 +1444,9 @@ impl World {
                 let shard = self.rng.below(SHARDS as u64) as usize;
                 self.writes += 1;
                 let write = self.writes;
+                if std::mem::take(&mut self.nodes[at].is_continued) {
+                    self.mark(Mark::WritesOn);
+                }
                 self.nodes[at].data.shards[shard].push(write);
                 self.step_position(at);
             }
@@ -1581,6 +1671,7 @@ impl Node {
             may_acknowledge: None,
             untold: 0,
             is_frozen: false,
+            is_continued: false,
             data: Data {
                 base: vec![0; SHARDS],
                 shards: vec![Vec::new(); SHARDS],
@@ -1612,6 +1703,10 @@ fn history(seed: u64, is_told: bool) -> World {
     if matches!(seed % 5, 1 | 2) {
         world.operator = Some(Rng::seeded(!seed));
         world.at(timings.down_after * MS, Happening::Freezes);
+    }
+    if matches!(seed % 7, 2 | 4 | 5) {
+        world.upgrades = Some(Rng::seeded(seed.rotate_left(32)));
+        world.at(timings.down_after * MS, Happening::Seals);
     }
     let span = world.goes_wrong_and_heals();
     if world.broken.is_empty() && !world.is_settled() {
@@ -1670,8 +1765,9 @@ impl World {
     }
 
     fn leader(&self) -> usize {
-        let (_, leader, _) = self.led.last().expect("somebody led");
-        *leader
+        // Votes may come so late that a higher epoch has a primary.
+        let newest = self.led.iter().max_by_key(|(epoch, ..)| *epoch);
+        newest.expect("somebody led").1
     }
 
     /// The two that do not lead.
@@ -1733,7 +1829,8 @@ fn a_part_that_is_handed_over_is_taken_at_once() {
                 let heir = (leader + 1..leader + count).map(|at| at % count).find(ours);
                 let Some(heir) = heir else { break };
                 let told = |world: &World| format!("{kevys:?} {seed} {turn}\n{}", world.story());
-                let epoch = world.nodes[leader].leading.expect("it leads");
+                let leads = world.nodes[leader].leading;
+                let epoch = leads.unwrap_or_else(|| panic!("nobody leads: {}", told(&world)));
                 world.nodes[leader].is_frozen = true;
                 world.run_until(is_level);
                 (0..count).for_each(|at| world.step_position(at));
@@ -2051,7 +2148,7 @@ fn who_voted_acknowledges_no_more() {
         }
         world.step_position(leader);
         world.cuts.insert((leader, replicas[0]));
-        world.run_for(4000);
+        world.run_for(12_000);
         assert_eq!(world.broken, [""; 0], "{seed}\n{}", world.story());
         assert!(world.led.len() > 1, "{seed}\n{}", world.story());
     }

@@ -680,6 +680,8 @@ impl State {
         match effect {
             Effect::Writes { until } => node.gate = until,
             Effect::Lead { epoch } => return self.lead(at, epoch),
+            // No process takes the place of another one here.
+            Effect::LeadOn { .. } => return Err(format!("{at} leads on\n{}", self.story())),
             Effect::Resign => {
                 node.leading = None;
                 node.acked = [[0; 2]; COUNT];

@@ -315,6 +315,7 @@ impl Fleet {
                 .map_err(|fault| fault.to_string())?
                 .unwrap_or_default(),
             places: places.map_err(|fault| fault.to_string())?,
+            led: 0,
         })
     }
 

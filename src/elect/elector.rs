@@ -161,6 +161,8 @@ pub enum Event {
         /// The member.
         to: NodeId,
     },
+    /// There is a new connection to another member, which may have missed what was said last.
+    Reached,
     /// The node ends.
     Close,
 }
@@ -176,6 +178,12 @@ pub enum Effect {
     },
     /// Begin a new history on every stream, and serve replicas. Those that follow an older one are dropped.
     Lead {
+        /// The epoch that this node leads.
+        epoch: Epoch,
+    },
+    /// Go on with the history of this epoch on every stream, and serve replicas: another process of this node
+    /// began it.
+    LeadOn {
         /// The epoch that this node leads.
         epoch: Epoch,
     },
@@ -459,6 +467,37 @@ impl Elector {
         Ok(elector)
     }
 
+    /// The primary whose other process led the epoch of this ballot, and does nothing any more; as
+    /// [`new`](Elector::new) where the ballot is none of a primary. It accepts writes once a majority has
+    /// answered it, like a primary that was stopped for a while, whatever the other process was told.
+    ///
+    /// # Errors
+    /// [`SettingsFault`].
+    pub fn continued(
+        now: Ms,
+        settings: Settings,
+        ballot: Ballot,
+        offsets: Vec<u64>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Self, SettingsFault> {
+        let mut elector = Self::new(now, settings, ballot, offsets)?;
+        let id = elector.settings.id;
+        if ballot.voted != Some(id) || ballot.history != ballot.epoch {
+            return Ok(elector);
+        }
+        elector.machine = Machine::leading(now);
+        // A primary has promised nothing to anybody that it might have forgotten.
+        elector.is_awake = true;
+        elector.primary = Some(id);
+        elector.primary_epoch = ballot.epoch;
+        // The others first have to find this process.
+        elector.led_since = now + elector.down_after();
+        out.push(Effect::LeadOn {
+            epoch: ballot.epoch,
+        });
+        Ok(elector)
+    }
+
     /// Takes an event and appends what is to be done. A time that lies before the last one counts as that.
     pub fn step(&mut self, now: Ms, event: Event, out: &mut Vec<Effect>) {
         self.now = self.now.max(now);
@@ -475,6 +514,7 @@ impl Elector {
             Event::Select => self.on_select(out),
             Event::Relinquish => self.turn(Signal::GracefulRelinquish, Role::Idle, out),
             Event::HandOver { to } => self.on_hand_over(to, out),
+            Event::Reached => self.said = None,
             Event::Close => {
                 if self.machine.role() == Role::Leader {
                     // Others hear that it leads no more, and need not wait until it is silent for long.
@@ -756,6 +796,11 @@ impl Elector {
                 is_ringkeep,
                 ..
             } => {
+                let shows_stamp = is_ringkeep && !self.others[at].is_ringkeep;
+                if shows_stamp && self.machine.role() == Role::Leader {
+                    // The sooner it is shown one, the sooner this node may write.
+                    self.said = None;
+                }
                 let other = &mut self.others[at];
                 other.heard = Some(self.now);
                 other.is_ringkeep = is_ringkeep;
@@ -813,9 +858,14 @@ impl Elector {
             echo,
         } = pulse;
         let other = &mut self.others[at];
-        let is_stale = |last: Stamp| last.nonce == stamp.nonce && last.sent > stamp.sent;
-        if other.stamp.is_some_and(is_stale) {
-            return;
+        let is_same = |last: &Stamp| last.nonce == stamp.nonce;
+        if let Some(last) = other.stamp.filter(is_same) {
+            if last.sent > stamp.sent {
+                return;
+            }
+        } else if role == WireRole::Primary || self.machine.role() == Role::Leader {
+            // A primary may not write before it is answered, and is not before it has shown a stamp.
+            self.said = None;
         }
         other.heard = Some(self.now);
         other.is_ringkeep = true;
@@ -853,6 +903,22 @@ impl Elector {
                     self.back_off_until = self.back_off_until.max(until);
                 }
             }
+        }
+        let other = &self.others[at];
+        let is_asking = self.machine.role() == Role::Candidate && self.has_offered;
+        if is_asking && other.is_free && !other.has_voted && epoch < self.ballot.epoch {
+            // It may have heard the primary still when it was asked, or not have been reached.
+            let (to, message) = (from, self.question());
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    /// What a candidate asks ringkeeps.
+    fn question(&self) -> Message {
+        Message::Ask {
+            epoch: self.ballot.epoch,
+            from: self.settings.id,
+            standing: self.standing(),
         }
     }
 
@@ -1142,11 +1208,7 @@ impl Elector {
         let (epoch, from, offset) = (self.ballot.epoch, self.settings.id, self.number());
         for other in &self.others {
             let message = match other.is_ringkeep {
-                true => Message::Ask {
-                    epoch,
-                    from,
-                    standing: self.standing(),
-                },
+                true => self.question(),
                 false => Message::Offer {
                     epoch,
                     from,
@@ -1461,7 +1523,7 @@ mod tests {
             !matches!(
                 effect,
                 Effect::Send {
-                    message: Message::Heartbeat { .. },
+                    message: Message::Heartbeat { .. } | Message::Pulse(_),
                     ..
                 } | Effect::Role(_)
             )
@@ -2117,6 +2179,72 @@ mod tests {
             decisions(&mut elector, 5000, Event::Wake),
             [Effect::PersistBallot(ballot)]
         );
+    }
+
+    #[test]
+    fn a_primary_goes_on_in_another_process_and_writes_once_it_is_answered() {
+        let settings = || settings("a@10.0.0.1:1,b@10.0.0.2:1,c@10.0.0.3:1");
+        let ballot = Ballot {
+            epoch: Epoch(2),
+            voted: Some(id("b")),
+            history: Epoch(2),
+        };
+        let goes_on = |ballot: Ballot, now| {
+            let mut out = Vec::new();
+            let elector = Elector::continued(now, settings(), ballot, vec![7, 3], &mut out);
+            (elector.expect("good settings"), out)
+        };
+        let (mut elector, out) = goes_on(ballot, 9000);
+        assert_eq!(out, [Effect::LeadOn { epoch: Epoch(2) }]);
+        step(&mut elector, 8999, Event::Wake);
+        // Whoever is known to understand a stamp is shown one at once.
+        let said = step(&mut elector, 9000, pulse("a", 2, Some("b"), None));
+        let stamp = said.iter().find_map(|effect| match effect {
+            Effect::Send {
+                message: Message::Pulse(pulse),
+                ..
+            } if pulse.role == WireRole::Primary => Some(pulse.stamp),
+            _ => None,
+        });
+        assert_eq!(stamp.map(|stamp| stamp.sent), Some(9000));
+        // What the process before was told is no promise to this one.
+        let foreign = stamp.map(|stamp| Stamp {
+            nonce: !stamp.nonce,
+            ..stamp
+        });
+        let answer = pulse("a", 2, Some("b"), foreign);
+        assert_eq!(decisions(&mut elector, 9002, answer), []);
+        assert_eq!(elector.view().writes_until, 0);
+        step(&mut elector, 9003, pulse("a", 2, Some("b"), stamp));
+        let until = stamp.map_or(0, |stamp| stamp.sent) + T.lease();
+        assert_eq!(elector.view().writes_until, until);
+        assert_eq!(elector.view().role, Role::Leader);
+
+        // Where nobody answers, it gives way; somebody of a higher epoch is followed.
+        let (mut elector, _) = goes_on(ballot, 0);
+        step(&mut elector, T.down_after + T.candidacy - 1, Event::Wake);
+        assert_eq!(elector.view().role, Role::Leader);
+        step(&mut elector, T.down_after + T.candidacy, Event::Wake);
+        assert_eq!(elector.view().role, Role::Replica);
+        let (mut elector, _) = goes_on(ballot, 0);
+        step(&mut elector, 1, beat("c", 3, WireRole::Primary, 0));
+        assert_eq!(elector.view().role, Role::Replica);
+        assert_eq!(elector.view().primary, Some(id("c")));
+
+        // A ballot of nobody who led is none to lead with.
+        for ballot in [
+            Ballot {
+                voted: Some(id("a")),
+                ..ballot
+            },
+            Ballot {
+                history: Epoch(1),
+                ..ballot
+            },
+        ] {
+            let (elector, out) = goes_on(ballot, 0);
+            assert_eq!((elector.view().role, out), (Role::Replica, Vec::new()));
+        }
     }
 
     #[test]

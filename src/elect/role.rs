@@ -287,6 +287,14 @@ impl Machine {
         }
     }
 
+    /// A primary that was another process before.
+    pub fn leading(now: Ms) -> Self {
+        Self {
+            role: Role::Leader,
+            ..Self::new(now)
+        }
+    }
+
     /// Changes the role. `None`: an idle node was closed, which asks for nothing and counts nowhere.
     ///
     /// # Errors

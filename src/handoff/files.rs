@@ -13,10 +13,12 @@
 //! shards 2
 //! shard 0 3640114259558401 17
 //! shard 1 3640114259558401 4
+//! leads 12
 //! sha256 ...
 //! ```
 //!
-//! A line for each shard with the generation and the offset at which its journal ends, and the checksum of
+//! A line for each shard with the generation and the offset at which its journal ends; the epoch of elections
+//! that the node led, if it led one; and the checksum of
 //! all lines before the last one, which is also what the incumbent tells the supervisor. A successor goes on
 //! only from exactly this.
 
@@ -107,6 +109,8 @@ pub struct Seal {
     pub owner: u64,
     /// Where the journal of each shard ends, as files name it.
     pub ends: Vec<Position>,
+    /// The epoch that the node led, or 0.
+    pub leads: u64,
 }
 
 impl Seal {
@@ -117,6 +121,9 @@ impl Seal {
         let _ = writeln!(text, "shards {}", self.ends.len());
         for (shard, end) in self.ends.iter().enumerate() {
             let _ = writeln!(text, "shard {shard} {} {}", end.generation, end.offset);
+        }
+        if self.leads > 0 {
+            let _ = writeln!(text, "leads {}", self.leads);
         }
         let sum: [u8; 32] = Sha256::digest(&text).into();
         let _ = writeln!(text, "sha256 {}", Sum(&sum));
@@ -159,11 +166,20 @@ impl Seal {
                 offset: words.next()??,
             });
         }
-        let sum = parse_hex(lines.next()?.strip_prefix("sha256 ")?)?;
-        lines
-            .next()
-            .is_none()
-            .then_some((Seal { id, owner, ends }, sum))
+        let mut line = lines.next()?;
+        let mut leads = 0;
+        if let Some(epoch) = line.strip_prefix("leads ") {
+            leads = number(epoch)?;
+            line = lines.next()?;
+        }
+        let sum = parse_hex(line.strip_prefix("sha256 ")?)?;
+        let seal = Seal {
+            id,
+            owner,
+            ends,
+            leads,
+        };
+        lines.next().is_none().then_some((seal, sum))
     }
 
     /// The offsets at which the shards end.
@@ -200,6 +216,7 @@ mod tests {
             id: Id([0xa5; 16]),
             owner: 7,
             ends: vec![at(3, 17), at(u64::MAX, 0)],
+            leads: 0,
         }
     }
 
@@ -214,6 +231,16 @@ mod tests {
         );
         assert!(text.ends_with(&format!("\nsha256 {}\n", Sum(&sum))));
         assert_eq!(seal().revisions(), [17, 0]);
+        let of_primary = Seal {
+            leads: 12,
+            ..seal()
+        };
+        let (text, _) = of_primary.compose();
+        assert!(text.contains("\nshard 1 18446744073709551615 0\nleads 12\nsha256 "));
+        assert_eq!(Seal::read(text.as_bytes()), Ok(of_primary));
+        // An epoch that nobody can lead is never written.
+        let none = text.replace("leads 12", "leads 0");
+        assert!(Seal::read(none.as_bytes()).is_err());
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) struct Boot {
     pub owner: Owner,
     /// Of a successor: where each shard goes on.
     pub revisions: Vec<u64>,
+    /// The epoch that the incumbent led, or 0.
+    pub led: u64,
 }
 
 /// Whether handoffs are wanted where a directory is taken.
@@ -77,11 +79,13 @@ impl Boot {
         let plans = survey
             .look(&dir, &dir.meta, View::Still)
             .map_err(|error| StartError::Recover(dir.path().to_owned(), error))?;
-        let revisions = match taking {
+        let (revisions, led) = match taking {
             Taking::Over(id) => {
-                handoff::check_seal(dir.path(), id, &plans).map_err(StartError::Handoff)?
+                let seal = handoff::check_seal(dir.path(), id, &plans);
+                let seal = seal.map_err(StartError::Handoff)?;
+                (seal.revisions(), seal.leads)
             }
-            Taking::Plainly | Taking::First => Vec::new(),
+            Taking::Plainly | Taking::First => (Vec::new(), 0),
         };
         shared.rollbacks.look_at(&dir).map_err(|error| {
             StartError::Data(DataError::Io("read", dir.path().to_owned(), error))
@@ -130,6 +134,7 @@ impl Boot {
             began,
             owner,
             revisions,
+            led,
         })
     }
 

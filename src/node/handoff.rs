@@ -491,11 +491,11 @@ fn is_early(error: &io::Error) -> bool {
     )
 }
 
-/// Checks that a directory is what the incumbent has sealed for this handoff. Where each shard goes on.
+/// Checks that a directory is what the incumbent has sealed for this handoff, and tells what that was.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub(super) fn check_seal(dir: &Path, id: Id, plans: &[Plan]) -> Result<Vec<u64>, String> {
+pub(super) fn check_seal(dir: &Path, id: Id, plans: &[Plan]) -> Result<Seal, String> {
     let name = dir.join(files::SEAL);
     let text =
         fs::read(&name).map_err(|error| format!("cannot read {}: {error}", name.display()))?;
@@ -518,7 +518,7 @@ pub(super) fn check_seal(dir: &Path, id: Id, plans: &[Plan]) -> Result<Vec<u64>,
             seal.ends
         ));
     }
-    Ok(seal.revisions())
+    Ok(seal)
 }
 
 /// Notes that this process has the directory from now on. Without `begins` only where others have noted that
@@ -592,11 +592,12 @@ impl House {
 }
 
 impl Estate for House {
-    fn let_go(&mut self, id: Id, ends: Vec<Position>) -> io::Result<[u8; 32]> {
+    fn let_go(&mut self, id: Id, ends: Vec<Position>, leads: u64) -> io::Result<[u8; 32]> {
         let seal = Seal {
             id,
             owner: self.owner.number,
             ends,
+            leads,
         };
         let (text, sum) = seal.compose();
         write(self.dir.path(), files::SEAL, &text)?;

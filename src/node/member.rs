@@ -77,6 +77,7 @@ pub(super) fn read(options: &Options, dir: &Path, seed: u64) -> Result<Membershi
         dir: dir.into(),
         ballot,
         places,
+        led: 0,
     })
 }
 

@@ -37,7 +37,7 @@ use crate::{
     journal::FileName,
     mesh,
     recover::RecoverError,
-    shard::{Core, Election, Failovers, Settings, Shared, lock, log, read_users},
+    shard::{Core, Election, Failovers, Membership, Settings, Shared, lock, log, read_users},
     store::seed_collections,
     tools::DataError,
 };
@@ -286,9 +286,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         )?),
     };
     let mut membership = match (&options.dir, elect_port) {
-        (Some(dir), Some(_)) => Some(member::read(options, dir.as_ref(), chance.hash_one(4))?),
+        (Some(dir), Some(_)) => {
+            let membership = member::read(options, dir.as_ref(), chance.hash_one(4))?;
+            let led = boot.as_ref().map_or(0, |boot| boot.led);
+            Some(Membership { led, ..membership })
+        }
         _ => None,
     };
+    if membership.as_ref().is_some_and(|member| member.led > 0) {
+        shared.handover.wait();
+    }
 
     let mut house = inherited
         .as_ref()
@@ -307,7 +314,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .filter(|_| options.passes_clients)
         .and_then(|(path, id)| handoff::Passage::ask(Path::new(path), id));
     if passage.is_some() {
-        shared.handover.await_clients();
+        shared.handover.wait();
     }
 
     // Every core makes its ring on its own thread (a ring belongs to the thread that made it) and

@@ -542,6 +542,9 @@ impl<R: Reactor> Core<R> {
             }
             (_, Stage::Serving) => self.serve_on(),
             (_, Stage::Over) => {
+                if let Some(election) = self.election.take() {
+                    election.leave(&mut self.reactor);
+                }
                 self.parting = Parting::begin(&mut self.state, &mut self.reactor);
             }
             _ => {}
@@ -606,6 +609,10 @@ impl<R: Reactor> Core<R> {
             .is_none_or(|election| election.rests())
         {
             return false;
+        }
+        if let Some(election) = &self.election {
+            let leads = &self.state.shared.handover.leads;
+            leads.store(election.leads_on(), SeqCst);
         }
         let Some(durable) = &mut self.durable else {
             return false;
@@ -719,6 +726,11 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(control) = &mut self.control
                     && control.on_data(socket, bytes)
                 {
+                } else if self.state.stage < Stage::Sealing
+                    && let Some(election) = &mut self.election
+                    && election.on_data(socket, bytes, self.state.boot_clock)
+                {
+                    // It goes on until everything is written down: who leads is answered meanwhile.
                 } else if self.state.is_hushed() && self.hears_acks(socket) {
                     self.source.on_data(&mut self.state, socket, bytes);
                 } else if self.state.is_hushed() {
@@ -820,6 +832,10 @@ impl<R: Reactor> Core<R> {
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
                     && control.on_end(socket, &mut self.reactor)
+                {
+                } else if self.state.stage < Stage::Sealing
+                    && let Some(election) = &mut self.election
+                    && election.on_end(socket, self.state.boot_clock)
                 {
                 } else if self.state.is_hushed() {
                     self.late.push(Late::End(socket));
@@ -940,6 +956,14 @@ impl<R: Reactor> Core<R> {
         self.state.mesh.post();
         if self.awaited.is_some() {
             self.take_loaded();
+        }
+        if self.member.is_some()
+            && self.awaited.is_none()
+            && !self.state.shared.loading.load(Relaxed)
+            && let Err(error) = self.join()
+        {
+            log(&format!("cannot take part in elections: {error}"));
+            std::process::exit(1);
         }
         if let Some(durable) = &mut self.durable
             && self.state.stage < Stage::Sealed
@@ -1072,13 +1096,6 @@ impl<R: Reactor> Core<R> {
             && let Some((host, port)) = self.follow_later.take()
         {
             self.follow(host, port);
-        }
-        if !self.state.shared.loading.load(Relaxed)
-            && self.awaited.is_none()
-            && let Err(error) = self.join()
-        {
-            log(&format!("cannot take part in elections: {error}"));
-            std::process::exit(1);
         }
         self.state.beat = self.reactor.now() / NANOS_PER_MS;
         if self.state.stage >= Stage::Sealed {

@@ -96,6 +96,8 @@ pub struct Handover {
     pub tail_bytes: AtomicU64,
     /// See there.
     pub tail_frames: AtomicU64,
+    /// The epoch that this node leads and that the next process may go on leading; 0: none.
+    pub leads: AtomicU64,
     /// The way of clients from one process to the next.
     pub passage: Passage,
 }
@@ -122,13 +124,14 @@ impl Handover {
         self.stage.store(stage as u8, SeqCst);
     }
 
-    /// Nobody is served before the clients of the process before this one are here. Before the first turn.
-    pub fn await_clients(&self) {
+    /// Nobody is served before the clients of the process before this one are here, or before this one is the
+    /// primary that it was: something for which there is one [`go`](Handover::go). Before the first turn.
+    pub fn wait(&self) {
         self.passage.begin();
         self.set(Stage::Arriving);
     }
 
-    /// No more clients are waited for; whoever comes later is taken in then. True if everybody may be served
+    /// It is waited for no more; clients that come later are taken in then. True if everybody may be served
     /// from now on, which the cores are to be told.
     pub fn go(&self) -> bool {
         self.settle(1)
@@ -144,12 +147,12 @@ impl Handover {
 
 /// The data directory and the process, as far as a handoff needs them.
 pub trait Estate: Send {
-    /// Writes down where each shard ends, for this handoff, and lets the data directory go. The checksum of
-    /// what was written.
+    /// Writes down where each shard ends and which epoch the node leads, or 0, for this handoff, and lets the
+    /// data directory go. The checksum of what was written.
     ///
     /// # Errors
     /// It could not be written; the directory was kept.
-    fn let_go(&mut self, id: Id, ends: Vec<Position>) -> io::Result<[u8; 32]>;
+    fn let_go(&mut self, id: Id, ends: Vec<Position>, leads: u64) -> io::Result<[u8; 32]>;
 
     /// The listeners that were left to this process, and their names.
     fn listeners(&self) -> (&[String], &[OwnedFd]);
@@ -596,7 +599,7 @@ impl Control {
         handover.set(Stage::Sealed);
         let ends: Vec<Position> = lock(&handover.ends).values().copied().collect();
         let revisions = ends.iter().map(|end| end.offset).collect();
-        match self.estate.let_go(id, ends) {
+        match self.estate.let_go(id, ends, handover.leads.load(SeqCst)) {
             Ok(fingerprint) => {
                 log("handoff: sealed");
                 self.tell(Event::Sealed(revisions, fingerprint), now, state.now);
@@ -751,7 +754,7 @@ mod tests {
     fn nobody_is_served_before_all_that_came_are_taken_in() {
         let handover = Handover::default();
         assert_eq!(handover.stage(), Stage::Serving);
-        handover.await_clients();
+        handover.wait();
         for core in [0, 1, 1] {
             handover.passage.deliver(core, arrival());
         }
@@ -772,7 +775,7 @@ mod tests {
     #[test]
     fn a_handoff_that_began_meanwhile_is_not_undone() {
         let handover = Handover::default();
-        handover.await_clients();
+        handover.wait();
         handover.set(Stage::Draining);
         assert!(!handover.go());
         assert_eq!(handover.stage(), Stage::Draining);

@@ -90,9 +90,9 @@ pub struct Arrival {
 }
 
 impl Passage {
-    /// Clients will come, and nobody is served before.
+    /// Something more has to happen before anybody is served.
     pub(super) fn begin(&self) {
-        self.left.store(1, SeqCst);
+        self.left.fetch_add(1, SeqCst);
     }
 
     /// A client for a core of this process, which is then to be woken.

@@ -824,7 +824,7 @@ def kevys(scratch, count):
 
 def elected(scratch, count):
     """Members of elections: the part is handed over by votes, at once, and the epoch goes up by one."""
-    fleet = Fleet(scratch, OPTS, Loopback(3), (RINGKEEP,) * 3, 2000)
+    fleet = Fleet(scratch, OPTS, Loopback(3), "three", 2000)
     fleet.start()
     primary = fleet.settled()
     nodes = [m.server for m in fleet.members]

@@ -14,6 +14,7 @@ acknowledged writes, is printed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -550,6 +551,102 @@ def replicas(args, scratch, count):
             shipped = fields.get("sync_full")
             count.check("nobody got all the data again", shipped == "0", str(fields))
         load.end(count, "replicas")
+
+
+class Incrementer(threading.Thread):
+    """Counts up on one connection that is never made anew, and asks that another member has it."""
+
+    def __init__(self, addr):
+        super().__init__(daemon=True)
+        self.addr, self.ending, self.acked, self.wrong, self.gap = addr, False, 0, [], 0.0
+
+    def run(self):
+        try:
+            with Conn(self.addr, 20.0) as conn:
+                at = time.monotonic()
+                while not self.ending:
+                    value = conn.call("INCR", "counted").value
+                    now = time.monotonic()
+                    self.gap, at = max(self.gap, now - at), now
+                    if value != self.acked + 1:
+                        return self.wrong.append(value)
+                    self.acked = value
+                    time.sleep(0.001)
+        except (OSError, Closed, Broken) as why:
+            self.wrong.append(repr(why))
+
+
+def members(args, scratch, count):
+    """Members of elections are handed over, the primary and the others: nobody is elected, the epoch stays, and who
+    follows goes on from where it was. A client of the primary notices a pause."""
+    with contextlib.ExitStack() as stack:
+        fleets = [stack.enter_context(Fleet(args, scratch, name)) for name in ("a", "b", "c")]
+        peers = ",".join("%s@127.0.0.1:%d:%d" % (name, fleet.port + 200, fleet.port)
+                         for name, fleet in zip("abc", fleets))
+
+        def argv(fleet):
+            name = "abc"[fleets.index(fleet)]
+            return fleet.node("--replication-port", str(fleet.port + 10000), "--node-id", name, "--peers", peers,
+                              "--elect-down-after-ms", "1500", threads=2)
+
+        def status(fleet):
+            with Conn(fleet.addr, 20.0) as conn:
+                flat = conn.ask("ELECT", "STATUS")
+            return dict(zip([key.decode() for key in flat[:-1:2]], flat[1:-1:2]))
+
+        def info(fleet):
+            with Conn(fleet.addr, 20.0) as conn:
+                return conn.info("replication")
+
+        def leading():
+            return [fleet for fleet in fleets if status(fleet)["role"] == b"leader" and info(fleet)["role"] == "master"]
+
+        def in_step(leader):
+            with Conn(leader.addr, 20.0) as conn:
+                conn.ask("INCR", "stepped")
+                return conn.ask("WAIT", "2", "1000") == 2
+
+        for fleet in fleets:
+            fleet.supervise()
+            fleet.say("cold", *argv(fleet))
+        leader = wait_until("a primary", 30, leading)[0]
+        wait_until("writes", 20, lambda: in_step(leader))
+        for fleet in fleets:
+            wait_until("the path of %s" % fleet.dir, 20, lambda: os.path.exists(fleet.control))
+        epoch = status(leader)["epoch"]
+        of_leader = Incrementer(leader.addr)
+        of_leader.start()
+        for round in range(2 if args.short else 6):
+            for fleet in [leader] + [other for other in fleets if other is not leader]:
+                what = "the primary" if fleet is leader else "another member"
+                full = {other: int(info(other).get("sync_full", 0)) for other in fleets}
+                led = {other: leads(other) for other in fleets}
+                said = fleet.upgrade(*argv(fleet))
+                count.check("%s is handed over" % what, said[:1] == ["committed"], str(said))
+                wait_until("all are in step", 20, lambda: in_step(leader))
+                now = {other: status(other) for other in fleets}
+                count.check("%s: the epoch stays" % what, {view["epoch"] for view in now.values()} == {epoch},
+                            str([view["epoch"] for view in now.values()]))
+                count.check("%s: the primary stays" % what, leading() == [leader])
+                grown = {other.dir: leads(other) - led[other] for other in fleets}
+                count.check("%s: nobody was elected" % what, not any(grown.values()), str(grown))
+                # A process that has just started counts from 0.
+                before = 0 if fleet is leader else full[leader]
+                shipped = int(info(leader)["sync_full"]) - before
+                count.check("%s: nobody got all the data again" % what, shipped == 0, str(shipped))
+        of_leader.ending = True
+        of_leader.join(20)
+        count.check("the client of the primary saw each number once", not of_leader.wrong and of_leader.acked > 100,
+                    "%s after %d" % (of_leader.wrong, of_leader.acked))
+        with Conn(leader.addr) as conn:
+            kept = int(conn.ask("GET", "counted"))
+        count.check("what was acknowledged is there", kept == of_leader.acked, "%d of %d" % (kept, of_leader.acked))
+        print("members: %d numbers, longest gap %.0f ms" % (of_leader.acked, of_leader.gap * 1000))
+
+
+def leads(fleet):
+    """How often the processes of a member said that they were elected."""
+    return fleet.logged("candidate to leader")
 
 
 def failovers(args, scratch, count):
@@ -1329,7 +1426,7 @@ def main():
         return be(args.be, args.control)
     args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, passing, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, failovers)
+    parts = (upgrades, passing, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, members, failovers)
     parts += () if args.short else (stops,)
     for args.supervisor in args.supervisors:
         if args.supervisor != args.supervisors[0] and args.short:

@@ -59,7 +59,8 @@ enum Line {
     Down(Ms),
     /// Begun at this time.
     Dialing(SocketId, Ms),
-    Up(SocketId),
+    /// There since then.
+    Up(SocketId, Ms),
 }
 
 struct Inbound {
@@ -99,10 +100,27 @@ impl Lines {
         self.listeners.push(listener);
     }
 
+    /// Closes everything.
+    pub fn leave<R: Reactor>(&mut self, reactor: &mut R) {
+        let inbound = self.inbound.drain(..).map(|from| from.socket);
+        let outbound = self.outbound.iter_mut();
+        let outbound =
+            outbound.filter_map(
+                |other| match std::mem::replace(&mut other.line, Line::Down(0)) {
+                    Line::Down(_) => None,
+                    Line::Dialing(on, _) | Line::Up(on, _) => Some(on),
+                },
+            );
+        let sockets = self.listeners.drain(..).chain(inbound).chain(outbound);
+        sockets
+            .chain(self.closing.drain(..))
+            .for_each(|socket| reactor.close(socket));
+    }
+
     /// Is there a connection to this member?
     pub fn is_up(&self, id: NodeId) -> bool {
         let mut lines = self.outbound.iter();
-        lines.any(|other| other.id == id && matches!(other.line, Line::Up(_)))
+        lines.any(|other| other.id == id && matches!(other.line, Line::Up(..)))
     }
 
     /// The address of a member, as far as it is known.
@@ -115,7 +133,7 @@ impl Lines {
     pub fn send(&mut self, to: NodeId, message: &Message) {
         let mut lines = self.outbound.iter_mut();
         if let Some(line) = lines.find(|line| line.id == to)
-            && matches!(line.line, Line::Up(_))
+            && matches!(line.line, Line::Up(..))
             && line.out.len() < BACKLOG_MAX
         {
             message.encode(&mut line.out);
@@ -199,7 +217,7 @@ impl Lines {
             return false;
         };
         match is_good {
-            true => line.line = Line::Up(socket),
+            true => line.line = Line::Up(socket, now),
             false => self.hang_up(socket, now),
         }
         true
@@ -233,14 +251,19 @@ impl Lines {
     fn outbound_on(&mut self, socket: SocketId) -> Option<&mut Outbound> {
         let is_on = |line: &Line| match line {
             Line::Down(_) => false,
-            Line::Dialing(on, _) | Line::Up(on) => *on == socket,
+            Line::Dialing(on, _) | Line::Up(on, _) => *on == socket,
         };
         self.outbound.iter_mut().find(|other| is_on(&other.line))
     }
 
     fn hang_up(&mut self, socket: SocketId, now: Ms) {
         if let Some(line) = self.outbound_on(socket) {
-            line.line = Line::Down(now + REDIAL_MS);
+            // Another process may have taken the member's place, and listens already.
+            let dials_at = match line.line {
+                Line::Up(_, since) => now.max(since + REDIAL_MS),
+                Line::Down(_) | Line::Dialing(..) => now + REDIAL_MS,
+            };
+            line.line = Line::Down(dials_at);
             line.sending = false;
             line.out.clear();
             self.closing.push(socket);
@@ -269,7 +292,7 @@ impl Lines {
                     self.closing.push(socket);
                     line.line = Line::Down(now);
                 }
-                Line::Up(socket) if !line.sending && !line.out.is_empty() => {
+                Line::Up(socket, _) if !line.sending && !line.out.is_empty() => {
                     let outgoing = Outgoing::Block(std::mem::take(&mut line.out));
                     line.sending = reactor.send(socket, outgoing).is_ok();
                     if !line.sending {
@@ -277,12 +300,12 @@ impl Lines {
                         line.line = Line::Down(now + REDIAL_MS);
                     }
                 }
-                Line::Down(_) | Line::Dialing(..) | Line::Up(_) => {}
+                Line::Down(_) | Line::Dialing(..) | Line::Up(..) => {}
             }
             again = again.min(match line.line {
                 Line::Down(at) => at.max(now + 1),
                 Line::Dialing(_, since) => since + DIAL_MS,
-                Line::Up(_) => Ms::MAX,
+                Line::Up(..) => Ms::MAX,
             });
         }
         for socket in self.closing.drain(..) {
@@ -294,7 +317,7 @@ impl Lines {
     /// Has everything been sent that can be?
     pub fn is_flushed(&self) -> bool {
         let waits = |line: &Outbound| {
-            matches!(line.line, Line::Up(_)) && (line.sending || !line.out.is_empty())
+            matches!(line.line, Line::Up(..)) && (line.sending || !line.out.is_empty())
         };
         !self.outbound.iter().any(waits)
     }

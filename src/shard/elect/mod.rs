@@ -24,6 +24,7 @@ use super::{
     alarm::Alarm,
     durable::Term,
     follow::Follower,
+    handoff::tell_cores,
     log,
     message::Order,
     orders::Orders,
@@ -53,6 +54,8 @@ const WELL_MS: Ms = 10_000;
 const ENDING_MS: Ms = 1000;
 /// After the disk refused the places.
 const NOTE_AGAIN_MS: Ms = 1000;
+/// Clients of a primary wait so long for its next process to have a majority.
+const CLIENTS_WAIT_MS: Ms = 2000;
 
 /// What a member is started with.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ pub struct Membership {
     pub ballot: Ballot,
     /// See there.
     pub places: Option<Places>,
+    /// The epoch that the process led which handed the directory over to this one; 0: it led none.
+    pub led: u64,
 }
 
 /// See the module page.
@@ -101,6 +106,8 @@ pub(super) struct Election {
     well_since: Option<Ms>,
     /// Since when the node stops.
     is_ending: Option<Ms>,
+    /// Since when clients wait for the gate of a primary that goes on in this process.
+    awaited_since: Option<Ms>,
     alarm: Alarm,
     effects: Vec<Effect>,
 }
@@ -114,8 +121,11 @@ enum Busy {
     Settling(Box<Effect>, u8),
     /// A load of the data must end before this begins.
     Loading(Box<Effect>),
-    /// All cores must have begun their new histories.
-    Beginning(Epoch),
+    /// All cores must have begun their histories, which are new ones or those of before.
+    Beginning {
+        epoch: Epoch,
+        is_new: bool,
+    },
     /// The places must be on the disk; then this.
     Noting(Then, Places),
 }
@@ -153,6 +163,7 @@ impl Election {
             dir,
             ballot,
             places,
+            led,
         } = membership;
         let folder: FileId = reactor.open_dir(dir)?;
         let places_here = match places {
@@ -164,12 +175,17 @@ impl Election {
             },
         };
         let now = reactor.boot_clock_ms();
-        let elector = Elector::new(now, settings.clone(), *ballot, places_here.offsets());
+        let (settings, offsets) = (settings.clone(), places_here.offsets());
+        let mut due = Vec::new();
+        let elector = match *led > 0 && *led == ballot.epoch.0 {
+            true => Elector::continued(now, settings.clone(), *ballot, offsets, &mut due),
+            false => Elector::new(now, settings.clone(), *ballot, offsets),
+        };
         Ok(elector.map(|elector| Self {
             shared,
             elector,
             lines: Lines::new(&settings.peers, settings.id),
-            settings: settings.clone(),
+            settings,
             ballot: SafeFile::new(0, dir, BALLOT, folder),
             noted: SafeFile::new(1, dir, PLACES, folder),
             places: places_here.clone(),
@@ -177,9 +193,13 @@ impl Election {
             noting: None,
             wanted: Some(places_here.clone()),
             note_again_at: 0,
-            due: VecDeque::new(),
-            // What was found is of a history that the journal may have left by now.
-            busy: Busy::Noting(Then::GoOn, places_here.clone()),
+            // What was found is of a history that the journal may have left by now; not that of a primary.
+            busy: match due.is_empty() {
+                true => Busy::Noting(Then::GoOn, places_here.clone()),
+                false => Busy::No,
+            },
+            due: due.into(),
+            awaited_since: (*led > 0).then_some(now),
             unsettled: false,
             orders: Orders::default(),
             following: None,
@@ -202,6 +222,11 @@ impl Election {
         self.lines.listens(listener);
     }
 
+    /// Ends all connections, and takes none in any more: the others find the process that leads on.
+    pub fn leave<R: Reactor>(mut self, reactor: &mut R) {
+        self.lines.leave(reactor);
+    }
+
     /// Takes in a connection, if it is for elections.
     pub fn accept<R: Reactor>(
         &mut self,
@@ -220,7 +245,11 @@ impl Election {
 
     /// A connection stands, or does not.
     pub fn on_connected(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
-        self.lines.on_connected(socket, is_good, now)
+        let is_ours = self.lines.on_connected(socket, is_good, now);
+        if is_ours && is_good {
+            self.tell(Event::Reached, now);
+        }
+        is_ours
     }
 
     /// A send is over.
@@ -312,6 +341,17 @@ impl Election {
         Ok(())
     }
 
+    /// The epoch that this node leads, if it would go on leading in another process; otherwise 0.
+    pub fn leads_on(&self) -> u64 {
+        let view = self.elector.view();
+        let is_leader = view.role == Role::Leader && self.leads;
+        let is_done = self.due.is_empty() && matches!(self.busy, Busy::No);
+        match is_leader && is_done {
+            true => view.epoch.0,
+            false => 0,
+        }
+    }
+
     /// Is nothing on its way to the disk?
     pub fn rests(&self) -> bool {
         self.ballot.rests() && self.noted.rests()
@@ -354,11 +394,32 @@ impl Election {
             self.tell(Event::Wake, now);
         }
         worked |= self.go_on(state, follower, reactor);
+        self.release_clients(now, state);
         self.note_wanted(now, reactor);
         let lines = self.lines.step(now, reactor);
         let at = self.elector.wakes_at().min(lines);
         self.alarm.set(at, now, reactor);
         worked
+    }
+
+    /// Clients of a primary that goes on in this process are served once it may write, or if it leads no
+    /// more, or if that takes too long.
+    fn release_clients(&mut self, now: Ms, state: &mut State) {
+        let Some(since) = self.awaited_since else {
+            return;
+        };
+        let view = self.elector.view();
+        let is_open = view.writes_until > now && self.leads && self.due.is_empty();
+        if is_open || view.role != Role::Leader || now >= since + CLIENTS_WAIT_MS {
+            self.awaited_since = None;
+            log(match is_open {
+                true => "elections: leads on, in another process",
+                false => "elections: serves clients without being the primary that it was",
+            });
+            if self.shared.handover.go() {
+                tell_cores(state);
+            }
+        }
     }
 
     fn tell(&mut self, event: Event, now: Ms) {
@@ -473,9 +534,11 @@ impl Election {
                 Busy::Loading(effect) if !self.shared.loading.load(SeqCst) => {
                     self.due.push_front(*effect);
                 }
-                Busy::Beginning(epoch) if self.orders.are_settled(state) => {
+                Busy::Beginning { epoch, is_new } if self.orders.are_settled(state) => {
                     self.begin_to_lead(epoch, state, follower);
-                    self.note_first(Then::GoOn);
+                    if is_new {
+                        self.note_first(Then::GoOn);
+                    }
                 }
                 Busy::Noting(then, places) if self.places_on_disk.as_ref() == Some(&places) => {
                     self.on_noted(then, state, follower);
@@ -522,10 +585,12 @@ impl Election {
                 }
                 self.unsettled |= until == 0;
             }
-            Effect::Lead { .. } if self.must_wait(&effect, state) => {}
-            Effect::Lead { epoch } => {
+            Effect::Lead { .. } | Effect::LeadOn { .. } if self.must_wait(&effect, state) => {}
+            // The histories that another process began are found again, and only new ones begun.
+            Effect::Lead { epoch } | Effect::LeadOn { epoch } => {
                 self.order(Order::Lead, state);
-                self.busy = Busy::Beginning(epoch);
+                let is_new = matches!(effect, Effect::Lead { .. });
+                self.busy = Busy::Beginning { epoch, is_new };
             }
             Effect::Resign => {
                 self.look_at_positions(follower, state);
