@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 
-from elections import RINGKEEP, Fleet, Loopback, process_state
+from elections import Fleet, Loopback, process_state
 from kevy_replica import Proxy, shard_of
 from wire import (
     Broken,
@@ -937,7 +937,7 @@ def elected_with_kevy(scratch, count):
     version = "7.0.0"
     if kevy_binary(version) is None:
         return count.fail("elected, kevy %s" % version, "tests/peers.sh has not built it")
-    fleet = Fleet(Folder(scratch, "with-kevy"), OPTS, Loopback(3), (RINGKEEP, RINGKEEP, version), 5000)
+    fleet = Fleet(Folder(scratch, "with-kevy"), OPTS, Loopback(3), "with-7.0", 5000)
     fleet.start()
     primary = fleet.settled()
     # Who was started may have promised something before, and does not stand for a while.
