@@ -507,10 +507,6 @@ impl Link {
                 };
                 self.drop_link(now, DropReason::Refused);
             }
-            // Another process may have taken the primary's place, and listens already.
-            Phase::Session(ref session) if now >= session.began + RETRY_MS => {
-                self.drop_for(now, DropReason::Closed, AT_ONCE_MS);
-            }
             Phase::Handshake { .. } | Phase::Session(_) => self.drop_link(now, DropReason::Closed),
         }
     }
@@ -1114,8 +1110,6 @@ const ACK_WAIT_MS: u64 = 15_000;
 /// Three pings missed.
 const SILENCE_MS: u64 = 3000;
 const RETRY_MS: u64 = 250;
-/// After a session that was none of a moment.
-const AT_ONCE_MS: u64 = 10;
 /// 250 ms doubled so often: 16 s.
 const IMAGE_BACKOFF_MAX: u32 = 6;
 const ACK_EVERY_MS: u64 = 100;
