@@ -209,10 +209,13 @@ class Fleet:
 
     def holder(self):
         """The process that has the data directory, by its own word."""
-        with open(os.path.join(self.dir, "data", "LOCK")) as lock:
-            # Empty for a moment while the next one writes itself in.
-            return int(lock.readline() or 0)
 
+        def read():
+            with open(os.path.join(self.dir, "data", "LOCK")) as lock:
+                return int(lock.readline() or 0)
+
+        # Empty for a moment while the next one writes itself in.
+        return wait_until("a process that has the directory", 10, read, every=0.001)
 
     def logged(self, text):
         with open(self.log.name, errors="replace") as log:
