@@ -48,6 +48,7 @@ fn allocations(pipeline: usize, rounds: usize) -> u64 {
         journals: false,
         replication_port: None,
         segment_len: 1 << 20,
+        clients_max: usize::MAX,
         announce: String::new(),
         slots: None,
     };

@@ -226,6 +226,7 @@ impl Fleet {
             journals: true,
             replication_port: Some(PORT + 10_000),
             segment_len: 1 << 18,
+            clients_max: usize::MAX,
         };
         let now_ms = world.now() / MS;
         let mut shared = Shared::new(settings, now_ms, String::new());

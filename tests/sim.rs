@@ -956,6 +956,7 @@ impl Sim {
             journals: true,
             replication_port: None,
             segment_len: self.plan.segment_len,
+            clients_max: usize::MAX,
         };
         let now_ms = world.now() / MS;
         let shared = Arc::new(Shared::new(settings, now_ms, String::new()));

@@ -368,6 +368,11 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Has part of a message arrived?
+    pub fn is_within(&self) -> bool {
+        self.read < self.bytes.len()
+    }
+
     /// The next message that is there as a whole.
     ///
     /// # Errors

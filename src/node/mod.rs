@@ -44,6 +44,10 @@ use crate::{
 
 /// As in kevy.
 const REPLICATION_ABOVE: usize = 10_000;
+/// Descriptors that clients leave to files, other nodes and supervisors: so many, and more for each core and
+/// each shard.
+const DESCRIPTORS_KEPT: usize = 64;
+const DESCRIPTORS_PER_PART: usize = 8;
 /// The kernel takes 8 bytes for each.
 const ROOM_FOR_DESCRIPTORS: u64 = 65_536;
 /// Bytes of a segment of a journal.
@@ -108,6 +112,13 @@ impl std::fmt::Display for StartError {
     }
 }
 
+/// How many clients there can be, so that some descriptors are left for files, other nodes and supervisors.
+fn clients_within(descriptors: u64, parts: usize) -> usize {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_PART * parts;
+    descriptors.saturating_sub(kept).max(descriptors / 2)
+}
+
 /// Prints what the kernel offers and what hurts; the text of `ringkeep doctor`.
 pub fn doctor() -> Doctor {
     uring::probe(&RingConfig::default())
@@ -134,6 +145,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     };
     let cores = options.threads.unwrap_or(cpus.len()).max(1);
     let shards = options.shards.unwrap_or(cores).max(1);
+    let clients_max = clients_within(descriptors, cores + shards);
     // A core without a shard would only forward; that is allowed, it serves connections.
     let mut settings = Settings {
         port: options.port,
@@ -147,6 +159,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         dir: options.dir.clone(),
         journals: options.journals.unwrap_or(options.dir.is_some()),
         segment_len: SEGMENT_LEN,
+        clients_max,
         announce: options
             .announce
             .map_or_else(|| options.bind.first().cloned(), |at| Some(at.to_string()))

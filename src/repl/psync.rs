@@ -837,6 +837,7 @@ fn find(bytes: &[u8], mark: &[u8]) -> Option<usize> {
 }
 
 const LIMITS: ParseLimits = ParseLimits {
+    is_unknown: false,
     bulk_len_max: i32::MAX as usize,
     args_max: i32::MAX as usize,
 };

@@ -13,6 +13,8 @@ pub struct ParseLimits {
     pub bulk_len_max: usize,
     /// Most arguments of one request.
     pub args_max: usize,
+    /// The client has to show a password first: what that takes is little.
+    pub is_unknown: bool,
 }
 
 impl Default for ParseLimits {
@@ -20,9 +22,14 @@ impl Default for ParseLimits {
         Self {
             bulk_len_max: 512 << 20,
             args_max: i32::MAX as usize,
+            is_unknown: false,
         }
     }
 }
+
+/// What a client may send that has to show a password first.
+const UNKNOWN_ARGS_MAX: u64 = 10;
+const UNKNOWN_BULK_LEN_MAX: u64 = 16 << 10;
 
 /// Longest line: an inline request, or a header that never ends.
 const LINE_MAX: usize = 64 * 1024;
@@ -33,8 +40,12 @@ const LINE_MAX: usize = 64 * 1024;
 pub enum ProtocolError {
     /// The number of arguments is no number or too large.
     ArrayLength,
+    /// There are more arguments than it takes to show a password.
+    UnknownArrayLength,
     /// An argument's length is no number or too large.
     BulkLength,
+    /// An argument is longer than it takes to show a password.
+    UnknownBulkLength,
     /// An argument begins with another byte than `$`.
     ExpectedBulk(u8),
     /// An array header does not end.
@@ -54,7 +65,9 @@ impl ProtocolError {
     pub fn reply(&self) -> super::Error {
         let text = match self {
             ProtocolError::ArrayLength => "invalid multibulk length".to_string(),
+            ProtocolError::UnknownArrayLength => "unauthenticated multibulk length".to_string(),
             ProtocolError::BulkLength => "invalid bulk length".to_string(),
+            ProtocolError::UnknownBulkLength => "unauthenticated bulk length".to_string(),
             ProtocolError::ExpectedBulk(got) => format!("expected '$', got '{}'", *got as char),
             ProtocolError::ArrayLineTooLong => "too big mbulk count string".to_string(),
             ProtocolError::BulkLineTooLong => "too big bulk count string".to_string(),
@@ -118,6 +131,11 @@ impl Parser {
         &self.spans
     }
 
+    /// Memory that it holds.
+    pub fn bytes(&self) -> usize {
+        self.spans.capacity() * size_of::<Span>()
+    }
+
     /// Forgets all requests and any unfinished one.
     pub fn clear(&mut self) {
         self.spans.clear();
@@ -130,6 +148,13 @@ impl Parser {
         let Some(open) = self.open.take() else {
             return Parser::default();
         };
+        if from == 0 && open.first == 0 {
+            // There may be millions of arguments already.
+            return Parser {
+                spans: std::mem::take(&mut self.spans),
+                open: Some(open),
+            };
+        }
         let moved = self.spans.drain(open.first..);
         let spans = moved
             .map(|span| Span {
@@ -181,6 +206,9 @@ impl Parser {
                 if count as u64 > limits.args_max as u64 {
                     return Err(ProtocolError::ArrayLength);
                 }
+                if limits.is_unknown && count as u64 > UNKNOWN_ARGS_MAX {
+                    return Err(ProtocolError::UnknownArrayLength);
+                }
                 Open {
                     first: self.spans.len(),
                     at,
@@ -204,6 +232,9 @@ impl Parser {
                 Some(len @ 0..) if len as u64 <= limits.bulk_len_max as u64 => len as usize,
                 _ => return Err(ProtocolError::BulkLength),
             };
+            if limits.is_unknown && len as u64 > UNKNOWN_BULK_LEN_MAX {
+                return Err(ProtocolError::UnknownBulkLength);
+            }
             let end = start + len;
             if buffer.len() < end + 2 {
                 return Ok(self.pause(open, end + 2));
@@ -517,6 +548,26 @@ mod tests {
             vec![b"set", b"k", b"aA\n", b"b c"],
         ];
         assert_eq!(requests, want);
+    }
+
+    #[test]
+    fn who_has_not_shown_a_password_may_send_what_that_takes() {
+        let limits = ParseLimits {
+            is_unknown: true,
+            ..ParseLimits::default()
+        };
+        let parse = |bytes: &[u8]| Parser::default().next(bytes, 0, &limits);
+        assert!(matches!(parse(b"*10\r\n$16384\r\n"), Ok(Step::More { .. })));
+        let text = |bytes: &[u8]| {
+            let error = parse(bytes).err();
+            error.map(|error| error.reply().as_str().to_string())
+        };
+        let array = "ERR Protocol error: unauthenticated multibulk length";
+        assert_eq!(text(b"*11\r\n").as_deref(), Some(array));
+        let bulk = "ERR Protocol error: unauthenticated bulk length";
+        assert_eq!(text(b"*1\r\n$16385\r\n").as_deref(), Some(bulk));
+        let invalid = "ERR Protocol error: invalid bulk length";
+        assert_eq!(text(b"*1\r\n$536870913\r\n").as_deref(), Some(invalid));
     }
 
     #[test]

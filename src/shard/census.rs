@@ -359,6 +359,7 @@ impl State {
         start: Instant,
     ) {
         let taken = start.elapsed();
+        self.timed_nanos += taken.as_nanos() as u64;
         if let Some(place) = self.table.place(spec) {
             self.census.timed(place, taken.as_nanos() as u64);
         }

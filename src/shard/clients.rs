@@ -8,7 +8,10 @@ use super::{
     conn::{Conn, Hold},
     state::State,
 };
-use crate::resp::{Error, Out};
+use crate::{
+    base::Ms,
+    resp::{Error, Out},
+};
 
 /// The connections of this core. The one that is worked on is not in its place.
 #[derive(Default)]
@@ -27,11 +30,18 @@ pub(super) struct Clients {
     /// Connections whose next requests may run. They run at the end of the turn: a queue of them may be
     /// longer than the stack is deep.
     pub woken: VecDeque<SocketId>,
+    /// Those that have had their part of a turn, in the order in which they go on.
+    pub rested: VecDeque<SocketId>,
     /// Connections that are held because other cores cannot follow.
     pub stalled: Vec<SocketId>,
     /// Connections that CLIENT PAUSE holds.
     pub paused: Vec<SocketId>,
+    /// When a connection last could not be taken in, if that is still so.
+    pub failed_at: Option<Ms>,
 }
+
+/// Connections are accepted again when there was no failure for so long.
+const ACCEPTS_AGAIN_MS: Ms = 1000;
 
 /// What a client of another machine is told while anybody could do anything.
 const PROTECTED: Error = Error::fixed(
@@ -61,7 +71,9 @@ impl State {
             .shared
             .clients()
             .saturating_sub(self.shared.stats[self.me].clients.load(Relaxed));
-        let refused = others + self.clients.count >= self.tunables.conns_max;
+        let most = self.tunables.conns_max;
+        let most = most.min(self.shared.settings.clients_max);
+        let refused = others + self.clients.count >= most;
         let is_far = peer.is_some_and(|peer| !peer.ip().to_canonical().is_loopback());
         let is_denied = is_far && self.tunables.protects && self.users.needs_no_password();
         let id = self.shared.next_client();
@@ -94,6 +106,26 @@ impl State {
         }
         self.place_conn(conn);
         !refused && !is_denied
+    }
+
+    /// A connection could not be taken in. The ring tries again a little later; of a row of failures the log
+    /// has the beginning and the end.
+    pub(super) fn on_accept_failed(&mut self, errno: i32) {
+        self.stats.not_accepted += 1;
+        if self.clients.failed_at.replace(self.beat).is_none() {
+            let error = std::io::Error::from_raw_os_error(errno);
+            super::log(&format!(
+                "cannot accept connections: {error}; they wait in the kernel"
+            ));
+        }
+    }
+
+    /// Has nothing been refused for a while?
+    pub(super) fn end_accept_failure(&mut self) {
+        let is_over = |at: &mut Ms| self.beat.saturating_sub(*at) > ACCEPTS_AGAIN_MS;
+        if self.clients.failed_at.take_if(|at| is_over(at)).is_some() {
+            super::log("accepts connections again");
+        }
     }
 
     /// Puts a connection into its place for the first time.
@@ -155,7 +187,7 @@ impl State {
     pub(super) fn relieve(&mut self, conn: &mut Conn) {
         let is_over = match conn.hold {
             Hold::SlowReader => conn.has_room(),
-            Hold::Behind => !conn.is_waiting(),
+            Hold::Behind | Hold::Away => !conn.is_waiting(),
             _ => false,
         };
         if is_over {

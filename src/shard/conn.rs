@@ -26,15 +26,18 @@ use crate::{
 pub const OWED_HIGH: usize = 1 << 20;
 /// Owed bytes below which its requests are run again.
 pub const OWED_LOW: usize = 256 << 10;
-/// Replies missing or waiting behind missing ones above which no further request is run: each of them
-/// may be large.
-pub const SLOTS_HIGH: usize = 512;
+/// Replies missing or waiting behind missing ones above which no further request is run. Each of them may be
+/// large, so it begins with fewer, and becomes what the size of those that came allows.
+const SLOTS_FIRST: usize = 32;
+const SLOTS_HIGH: usize = 512;
 /// Unparsed bytes of a waiting connection above which nothing more is received from it.
 pub const UNPARSED_HIGH: usize = 256 << 10;
-/// Owed bytes at which a connection that listens to channels is closed.
-pub const PUBSUB_OWED_MAX: usize = 32 << 20;
 /// What the buffer of an unfinished request reserves at first; later steps are larger.
 const INPUT_STEP: usize = 1 << 20;
+/// Names of which the size is looked at where all of them are to be known, and what each takes beside its
+/// bytes: it is also in the table of who is to be told.
+const NAMES_LOOKED_AT: usize = 32;
+const NAME_OVERHEAD: usize = 128;
 /// Bytes of one send: the progress of a slow reader is seen in steps of this size.
 const SEND_LEN_MAX: usize = 1 << 20;
 
@@ -53,6 +56,8 @@ pub enum Hold {
     },
     /// A request waits for other cores' answers.
     Gather,
+    /// A script runs on another core.
+    Away,
     /// A blocking command waits for a key or its time.
     Blocked(Box<Blocked>),
     /// Too many messages to other cores wait.
@@ -63,6 +68,8 @@ pub enum Hold {
     Behind,
     /// The client does not read its replies, or too many of them are missing.
     SlowReader,
+    /// It has had its part of this turn.
+    Turn,
 }
 
 /// A blocking command that waits.
@@ -151,6 +158,8 @@ pub struct Conn {
     slots: VecDeque<Option<Out>>,
     /// Number of the first slot.
     first_slot: u64,
+    /// How many there may be.
+    slots_max: usize,
     /// Bytes of the replies that wait in `slots`.
     behind_len: usize,
     /// Slots whose replies CLIENT REPLY suppressed.
@@ -167,6 +176,8 @@ pub struct Conn {
     pieces_len: usize,
     /// A send is in flight.
     pub sending: bool,
+    /// Its bytes.
+    pub sending_len: usize,
     spare: Vec<u8>,
     /// Received bytes not yet run: an unfinished request, or requests that wait.
     pub input: Vec<u8>,
@@ -236,6 +247,12 @@ pub struct Conn {
     pub used: Ms,
     /// When the kernel last took bytes, or nothing was owed.
     pub progress: Ms,
+    /// The turn in which it ran something last, and nanoseconds that it took then.
+    pub turn: u64,
+    /// See there.
+    pub turn_nanos: u64,
+    /// Since when it is owed more than it may be for long.
+    pub owes_since: Option<Ms>,
     /// Last command.
     pub last: &'static str,
     gone: bool,
@@ -259,6 +276,7 @@ impl Conn {
             side: Out::default(),
             slots: VecDeque::new(),
             first_slot: 0,
+            slots_max: SLOTS_FIRST,
             behind_len: 0,
             muted: Vec::new(),
             held: VecDeque::new(),
@@ -268,6 +286,7 @@ impl Conn {
             pieces: VecDeque::new(),
             pieces_len: 0,
             sending: false,
+            sending_len: 0,
             spare: Vec::new(),
             input: Vec::new(),
             parser: Parser::default(),
@@ -303,6 +322,9 @@ impl Conn {
             since: now,
             used: now,
             progress: now,
+            turn: 0,
+            turn_nanos: 0,
+            owes_since: None,
             last: "",
             gone: false,
         }
@@ -342,6 +364,11 @@ impl Conn {
     /// Does the connection listen to channels?
     pub fn is_subscribed(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty() || !self.shard_channels.is_empty()
+    }
+
+    /// Is it told without having asked for each message?
+    pub fn is_told(&self) -> bool {
+        self.is_subscribed() || self.monitors || self.tracking.is_some()
     }
 
     /// A key changed: voids the transaction if the key is one of those watched now.
@@ -399,10 +426,18 @@ impl Conn {
             reply
         };
         if let Some(place) = self.slots.get_mut(at as usize) {
+            let fits = OWED_HIGH / reply.len().max(1);
+            self.slots_max = (self.slots_max + 1).min(fits).clamp(1, SLOTS_HIGH);
             self.behind_len += reply.len();
             *place = Some(reply);
         }
         self.move_ready();
+    }
+
+    /// A reply that was missing took long to make: fewer are asked for at a time, so that others come between
+    /// them.
+    pub fn ask_for_fewer(&mut self) {
+        self.slots_max = (self.slots_max / 2).max(1);
     }
 
     /// The number that the next slot will have.
@@ -469,6 +504,11 @@ impl Conn {
         self.out.len() + self.held_len + self.freed.len() + self.pieces_len
     }
 
+    /// Everything owed, in bytes.
+    pub fn owed_all(&self) -> usize {
+        self.owed() + self.behind_len
+    }
+
     /// Do replies wait for the disk or a majority?
     pub fn has_held(&self) -> bool {
         !self.held.is_empty()
@@ -513,19 +553,30 @@ impl Conn {
         size_of::<Self>()
             + self.input.capacity()
             + self.spare.capacity()
-            + self.owed()
-            + self.behind_len
+            + self.parser.bytes()
+            + self.owed_all()
+            + self.sending_len
+            + self.slots.capacity() * size_of::<Option<Out>>()
             + self.multi.as_ref().map_or(0, |multi| multi.bytes)
+            + match &self.hold {
+                Hold::Blocked(blocked) => blocked.args.bytes_len(),
+                _ => 0,
+            }
+            + estimate(self.watching.iter().map(|(_, key)| key))
+            + [&self.channels, &self.patterns, &self.shard_channels]
+                .map(|names| estimate(names.iter()))
+                .iter()
+                .sum::<usize>()
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?
     pub fn is_full(&self) -> bool {
-        self.owed() + self.behind_len >= OWED_HIGH || self.slots.len() >= SLOTS_HIGH
+        self.owed_all() >= OWED_HIGH || self.slots.len() >= self.slots_max
     }
 
     /// Is so little owed that requests should be run again?
     pub fn has_room(&self) -> bool {
-        self.owed() + self.behind_len < OWED_LOW && self.slots.len() <= SLOTS_HIGH / 2
+        self.owed_all() < OWED_LOW && self.slots.len() <= self.slots_max / 2
     }
 
     /// Are replies missing that other cores will bring?
@@ -593,6 +644,15 @@ impl Conn {
             self.pieces.push_back(piece);
         }
     }
+}
+
+/// Bytes of names that are kept, as the first of them let suppose: there may be millions.
+fn estimate<'a>(names: impl ExactSizeIterator<Item = &'a Vec<u8>>) -> usize {
+    let count = names.len();
+    let looked_at = count.clamp(1, NAMES_LOOKED_AT);
+    let seen = names.take(NAMES_LOOKED_AT);
+    let bytes: usize = seen.map(|name| name.capacity() + NAME_OVERHEAD).sum();
+    bytes / looked_at * count
 }
 
 #[cfg(test)]
@@ -669,6 +729,61 @@ mod tests {
         conn.fill_slot(first, reply);
         conn.tell(|out| out.int(3));
         assert_eq!(conn.out.as_bytes(), b":1\r\n:2\r\n:3\r\n");
+    }
+
+    #[test]
+    fn of_large_replies_few_are_missing_at_a_time() {
+        let mut conn = conn();
+        let fill = |conn: &mut Conn, slot, len| {
+            let mut reply = Out::default();
+            reply.bulk(&vec![b'x'; len]);
+            conn.fill_slot(slot, reply);
+        };
+        let room = |conn: &mut Conn| {
+            let mut open = Vec::new();
+            while !conn.is_full() {
+                open.push(conn.open_slot());
+            }
+            open
+        };
+        let first = room(&mut conn);
+        assert_eq!(first.len(), SLOTS_FIRST);
+        for slot in first {
+            fill(&mut conn, slot, 10);
+        }
+        let then = room(&mut conn);
+        assert_eq!(then.len(), 2 * SLOTS_FIRST, "small ones allow for more");
+        for slot in then {
+            fill(&mut conn, slot, OWED_HIGH / 4);
+            while conn.next_outgoing().is_some() {}
+        }
+        assert_eq!(room(&mut conn).len(), 3);
+        conn.ask_for_fewer();
+        conn.ask_for_fewer();
+        assert_eq!(conn.slots_max, 1);
+    }
+
+    #[test]
+    fn what_a_connection_holds_is_counted() {
+        let mut conn = conn();
+        let empty = conn.held_bytes();
+        let grown = |conn: &Conn, by: usize| {
+            let held = conn.held_bytes() - empty;
+            assert!(held >= by && held < 2 * by, "{held} instead of {by}");
+        };
+        conn.watching = vec![(0, vec![b'k'; 900]); 1000];
+        grown(&conn, 900_000);
+        conn.watching.clear();
+        conn.sending_len = 1 << 20;
+        grown(&conn, 1 << 20);
+        conn.sending_len = 0;
+        conn.open_slot();
+        conn.tell(|out| out.bulk(&[b'x'; 500_000]));
+        grown(&conn, 500_000);
+        assert!(
+            conn.owed() == 0 && conn.owed_all() > 500_000,
+            "it waits behind what is missing"
+        );
     }
 
     #[test]

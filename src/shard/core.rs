@@ -415,6 +415,7 @@ impl<R: Reactor> Core<R> {
         }
         turned?;
         let mut worked = self.begin_turn();
+        worked |= self.state.go_on_rested();
         let mut events = std::mem::take(&mut self.events);
         let mut reaped = events.drain(..);
         while !reaped.as_slice().is_empty() {
@@ -461,6 +462,7 @@ impl<R: Reactor> Core<R> {
     fn begin_turn(&mut self) -> bool {
         self.state.now = self.reactor.wall_clock_ms();
         self.state.stats.turns += 1;
+        self.state.turn_nanos = 0;
         self.state.begin_memory();
         self.state.heed_users(None);
         self.state.answer_acl_work();
@@ -472,6 +474,11 @@ impl<R: Reactor> Core<R> {
         let stage_before = self.state.shared.handover.stage();
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {
+            self.state.charge_others();
+            if self.state.have_others_had_theirs() {
+                worked = true;
+                break;
+            }
             let Some((from, message)) = self.state.mesh.receive() else {
                 break;
             };
@@ -750,6 +757,7 @@ impl<R: Reactor> Core<R> {
             } => {
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     conn.sending = false;
+                    conn.sending_len = 0;
                     conn.progress = self.state.beat;
                     conn.reuse(outgoing);
                     match result {
@@ -821,10 +829,7 @@ impl<R: Reactor> Core<R> {
                     self.reactor.start_receiving(socket);
                 }
             }
-            Event::AcceptFailed { errno, .. } => {
-                self.state
-                    .log_seldom(&format!("cannot accept connections: {}", os_error(errno)));
-            }
+            Event::AcceptFailed { errno, .. } => self.state.on_accept_failed(errno),
             Event::ReceiveEnded { socket, end } => {
                 if let Some(mut conn) = self.state.take_conn(socket) {
                     conn.receiving = false;
@@ -1051,10 +1056,11 @@ impl<R: Reactor> Core<R> {
         if !conn.sending {
             match conn.next_outgoing() {
                 Some(outgoing) => {
-                    self.state.stats.bytes_out += outgoing_len(&outgoing) as u64;
                     if conn.owed() == 0 {
                         conn.progress = self.state.beat;
                     }
+                    conn.sending_len = outgoing_len(&outgoing);
+                    self.state.stats.bytes_out += conn.sending_len as u64;
                     conn.sending = self.reactor.send(conn.socket, outgoing).is_ok();
                     if !conn.sending {
                         self.lose(conn);
@@ -1067,7 +1073,7 @@ impl<R: Reactor> Core<R> {
                 None => {}
             }
         }
-        if conn.leaving.is_some() {
+        if conn.leaving.is_some() || self.state.cut_if_owed_too_much(conn) {
             return;
         }
         let wants = conn.wants_input();
@@ -1162,8 +1168,4 @@ fn outgoing_len(outgoing: &uring::Outgoing) -> usize {
         uring::Outgoing::Block(block) => block.len(),
         uring::Outgoing::Gather(pieces) => pieces.iter().map(bytes::Bytes::len).sum(),
     }
-}
-
-fn os_error(errno: i32) -> std::io::Error {
-    std::io::Error::from_raw_os_error(errno)
 }

@@ -137,6 +137,7 @@ impl State {
             .map(|tunables| tunables.clone())
             .unwrap_or_default();
         self.limits.bulk_len_max = self.tunables.bulk_len_max;
+        self.output_least = self.tunables.output_limits.least();
         // From now on, not from the next beat on: whoever set it has been told so.
         if self.tunables.fsync == Fsync::Always && self.shared.settings.journals {
             self.gate.wait_for_disk(true);

@@ -51,6 +51,12 @@ const LEAVE_NS: Nanos = 100_000_000;
 /// Clients may take so long to leave for the next process.
 const PART_NS: Nanos = 10_000_000_000;
 const NANOS_PER_MS: Nanos = 1_000_000;
+/// A supervisor that does not take so much is none.
+const OUT_MAX: usize = 64 << 10;
+/// Who may be connected for clients and has not said who it is.
+const GUESTS_MAX: usize = 16;
+/// Between two lines in the log of who is turned away.
+const REFUSALS_NS: Nanos = 10_000_000_000;
 /// Longest name of a socket in the file system, as the kernel keeps it.
 const PATH_MAX: usize = 107;
 
@@ -218,6 +224,8 @@ pub(super) struct Control {
     /// Then it ends whoever is left.
     end_at: Nanos,
     timer: Option<Nanos>,
+    /// When it was last said that somebody was turned away.
+    refused_at: Option<Nanos>,
 }
 
 impl Control {
@@ -247,6 +255,7 @@ impl Control {
             leave_at: None,
             end_at: 0,
             timer: None,
+            refused_at: None,
         })
     }
 
@@ -301,12 +310,19 @@ impl Control {
         }
         let user = reactor.peer_user(socket);
         if !user.is_some_and(|user| user == self.user || user == 0) {
-            log("handoff: a process of another user was turned away");
+            let now = reactor.now();
+            if self.refused_at.is_none_or(|at| now >= at + REFUSALS_NS) {
+                self.refused_at = Some(now);
+                log("handoff: a process of another user was turned away");
+            }
             reactor.close(socket);
             return true;
         }
         reactor.start_receiving(socket);
         if !leads {
+            if self.side.guests.len() >= GUESTS_MAX {
+                reactor.close(self.side.guests.remove(0).0);
+            }
             self.side.guests.push((socket, Vec::new()));
             return true;
         }
@@ -408,6 +424,14 @@ impl Control {
             for effect in std::mem::take(&mut self.effects) {
                 self.carry_out(effect, now, state, reactor);
             }
+        }
+        let takes_nothing = |(session, (_, line)): (&u64, &(SocketId, Line))| {
+            (line.out.len() > OUT_MAX).then_some(*session)
+        };
+        let deaf: Vec<u64> = self.lines.iter().filter_map(takes_nothing).collect();
+        for session in deaf {
+            self.effects.push(Effect::Close(session));
+            self.tell(Event::Gone(session), now, state.now);
         }
         for (socket, line) in self.lines.values_mut() {
             if !line.is_sending && !line.out.is_empty() {
@@ -684,7 +708,7 @@ impl State {
         let is_over = |hold: &Hold, is_waiting: bool| match hold {
             Hold::Blocked(_) => true,
             Hold::Free | Hold::Paused | Hold::Behind | Hold::SlowReader => !is_waiting,
-            Hold::Loan { .. } | Hold::Gather | Hold::Mail => false,
+            Hold::Loan { .. } | Hold::Gather | Hold::Away | Hold::Mail | Hold::Turn => false,
         };
         self.loans.is_idle()
             && !self.gate.has_asked_majority()

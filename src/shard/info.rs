@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks, SavePoints},
+    limits::ClientsMemory,
     shared::{
         CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
     },
@@ -172,7 +173,8 @@ fn clients(facts: &Facts<'_>, lines: &mut Lines<'_>) {
         shared
             .tunables
             .read()
-            .map_or(0, |tunables| tunables.conns_max),
+            .map_or(0, |tunables| tunables.conns_max)
+            .min(shared.settings.clients_max),
     );
     lines.put(
         "blocked_clients",
@@ -305,7 +307,17 @@ fn stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("rejected_connections", count("refused"));
     lines.put("expired_keys", count("expired"));
     lines.put("evicted_keys", count("evicted"));
-    lines.put("evicted_clients", 0);
+    lines.put("evicted_clients", count("evicted_clients"));
+    for (name, counter) in [
+        ("client_query_buffer_limit_disconnections", "cut_input"),
+        ("client_output_buffer_limit_disconnections", "cut_output"),
+        ("idle_clients_closed", "cut_idle"),
+        ("stalled_clients_closed", "cut_stalled"),
+        ("connections_not_accepted", "not_accepted"),
+        ("client_turns_ended", "turns_ended"),
+    ] {
+        lines.put(name, count(counter));
+    }
     lines.put("latest_fork_usec", 0);
     lines.put("total_forks", 0);
     lines.put(
@@ -503,6 +515,7 @@ fn election(shared: &Shared, lines: &mut Lines<'_>) {
     }
     let unanswered = election.unanswered.load(Relaxed);
     lines.put("quorum_unanswered_total", unanswered);
+    lines.put("elect_connections_cut", election.cut.load(Relaxed));
 }
 
 fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
@@ -728,6 +741,11 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             tunables.queue_bytes_max.to_string(),
         ),
         (
+            "client-output-buffer-limit",
+            tunables.output_limits.to_string(),
+        ),
+        ("maxmemory-clients", tunables.clients_memory.to_string()),
+        (
             "notify-keyspace-events",
             events::show_classes(tunables.events),
         ),
@@ -809,7 +827,6 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("pidfile", String::new()),
         ("supervised", "no".into()),
         ("syslog-enabled", "no".into()),
-        ("maxmemory-clients", "0".into()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_string(), value))
@@ -903,7 +920,23 @@ fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> R
             }
         };
         match name.as_str() {
-            "maxclients" => changed.conns_max = number()?.max(1) as usize,
+            "maxclients" => {
+                let count = number()? as usize;
+                if !(1..=u32::MAX as usize).contains(&count) {
+                    return Err(failed(
+                        "argument must be between 1 and 4294967295 inclusive",
+                    ));
+                }
+                if let Some(most) = shared.map(|shared| shared.settings.clients_max)
+                    && count > most
+                {
+                    return Err(failed(&format!(
+                        "The operating system is not able to handle the specified number of clients, \
+                         try with {most}"
+                    )));
+                }
+                changed.conns_max = count;
+            }
             "maxmemory" => {
                 changed.memory_max =
                     memory_value(value).ok_or_else(|| failed("argument must be a memory value"))?;
@@ -958,6 +991,14 @@ fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> R
                     ));
                 }
                 changed.queue_bytes_max = len;
+            }
+            "client-output-buffer-limit" => {
+                let limits = changed.output_limits.changed(value, memory_value);
+                changed.output_limits = limits.map_err(failed)?;
+            }
+            "maxmemory-clients" => {
+                let limit = ClientsMemory::parse(value, memory_value);
+                changed.clients_memory = limit.map_err(failed)?;
             }
             "notify-keyspace-events" => {
                 let text = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";

@@ -17,12 +17,26 @@ impl State {
         let missing = if missing == 1 { bytes.len() } else { missing };
         let (mine, rest) = bytes.split_at(missing.min(bytes.len()));
         conn.keep(mine);
+        self.cut_if_asks_too_much(conn);
+        if conn.closing {
+            return;
+        }
         if conn.input.len() >= conn.need && !self.run_large(conn) {
             self.run_kept(conn);
         }
         self.list(conn);
-        if !rest.is_empty() {
-            self.on_data(conn, rest);
+        if rest.is_empty() {
+            return;
+        }
+        if conn.input.is_empty() || !conn.is_free() {
+            return self.on_data(conn, rest);
+        }
+        // The request goes on, and so do its arguments: looked at one by one, countless small ones would take
+        // for ever.
+        conn.keep(rest);
+        self.cut_if_asks_too_much(conn);
+        if conn.input.len() >= conn.need {
+            self.run_kept(conn);
         }
     }
 
@@ -32,7 +46,8 @@ impl State {
         if slack > conn.input.len() / 16 {
             return false;
         }
-        let step = conn.parser.next(&conn.input, 0, &self.limits);
+        let limits = self.limits_of(conn);
+        let step = conn.parser.next(&conn.input, 0, &limits);
         let (first, count) = match step {
             Ok(Step::Request { first, count, end }) if end == conn.input.len() => (first, count),
             Ok(Step::More { len_min }) => {

@@ -17,7 +17,10 @@ use super::{
     frames::{Adopt, Copied, Part},
     homes::{Listener, Want},
     load::Load,
-    message::{After, Answer, Asker, ClientAt, CoreId, Errand, Message, Question, Topics, Waiting},
+    message::{
+        After, Answer, Asker, ClientAt, CoreId, Errand, Message, Question, SentScript, Topics,
+        Waiting,
+    },
     oddities::Acting,
     requests::{Call, Work},
     scratch::Received,
@@ -32,6 +35,9 @@ use crate::{
 const JOBS_MAX: usize = 256;
 /// A loan in which requests ran for this long goes back before the next of them runs.
 const LOAN_TIME: Duration = Duration::from_micros(500);
+
+/// A connection of another core whose commands take longer than this has fewer of them under way.
+const SLOW_NANOS: u64 = 200_000;
 
 /// What runs once all shards of a collection are here.
 pub(super) enum Job {
@@ -49,6 +55,8 @@ pub(super) enum Job {
         /// For whom a script runs.
         caller: Option<Box<Caller>>,
     },
+    /// A script of a client of another core, which wants the reply.
+    Script(CoreId, Box<SentScript>),
     /// EXEC of a connection.
     Exec { conn: SocketId, slot: u64 },
     /// Another try of a blocked command; whose round waits for it.
@@ -211,6 +219,44 @@ impl State {
             requests: 1,
             follow: may_follow.then_some(id),
         };
+    }
+
+    /// Has another core run a script, if this is core 0 of a member of elections: while a script runs nothing
+    /// else does on its core, and who leads has to be heard. False if it may run here.
+    pub(super) fn send_script(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        args: Args<'_>,
+        only: Option<usize>,
+    ) -> bool {
+        if self.me != 0 || self.mesh.cores() == 1 || self.shared.election.is_none() {
+            return false;
+        }
+        let script = SentScript {
+            asker: Asker::Conn(conn.socket, conn.open_slot()),
+            db: conn.db,
+            proto: conn.out.proto,
+            spec,
+            args: OwnedArgs::copy(args.iter()),
+            only,
+            acting: self.acting,
+            caller: self.script_caller(conn, Work::Script),
+        };
+        conn.hold = Hold::Away;
+        self.mesh.send(1, Message::Script(Box::new(script)));
+        true
+    }
+
+    /// Runs a script of a client of another core as soon as its shards are here.
+    fn run_sent_script(&mut self, from: CoreId, script: Box<SentScript>) {
+        // It may come from a client that has just set a parameter on its core.
+        self.heed_tunables();
+        let need = match script.only {
+            Some(shard) => vec![shard],
+            None => self.homes.shards_of([(script.spec, script.args.as_args())]),
+        };
+        self.collect(need, Job::Script(from, script));
     }
 
     /// Has a request of a connection that waits for a loan run in that loan, behind the earlier ones;
@@ -413,6 +459,29 @@ impl State {
                     self.put_conn(conn);
                 }
             }
+            Job::Script(from, script) => {
+                let SentScript {
+                    asker,
+                    db,
+                    proto,
+                    spec,
+                    args,
+                    only,
+                    acting,
+                    caller,
+                } = *script;
+                (self.acting, self.caller) = (acting, caller);
+                let (mut out, args) = (Out::new(proto), args.as_args());
+                let start = self.clock(spec);
+                self.homes.shards.narrow(only);
+                let call = Call::of(db, false);
+                self.run_here(spec, Work::Script, &args, call, &mut out, Some(&mut *away));
+                self.homes.shards.narrow(None);
+                if let Some(start) = start {
+                    self.note_time(None, spec, args, start);
+                }
+                self.answer(from, asker, out);
+            }
             Job::Exec { conn: socket, slot } => {
                 if let Some(mut conn) = self.take_conn(socket) {
                     self.acting = self.acting_of(&conn);
@@ -572,8 +641,10 @@ impl State {
         let Some(run) = Work::of(errand.spec) else {
             return;
         };
+        let mut slow = None;
         match errand.asker {
             Asker::Conn(conn, _) => {
+                self.charge_others();
                 let client = ClientAt {
                     core: errand.from,
                     conn,
@@ -593,6 +664,7 @@ impl State {
                 }
                 if let Some(start) = start {
                     self.note_time(None, errand.spec, args, start);
+                    slow = (self.timed_nanos > SLOW_NANOS).then_some(conn);
                 }
                 self.acting = None;
             }
@@ -610,6 +682,11 @@ impl State {
         }
         self.end_asked(errand.asker);
         self.hear_all();
+        if let Some(conn) = slow
+            && errand.from != self.me
+        {
+            self.mesh.send(errand.from, Message::Slow(conn));
+        }
         self.answer(errand.from, errand.asker, out);
     }
 
@@ -645,6 +722,13 @@ impl State {
     pub(super) fn on_message(&mut self, from: CoreId, message: Message) {
         match message {
             Message::Run(errand) => self.run_errand(*errand),
+            Message::Slow(socket) => {
+                if let Some(mut conn) = self.take_conn(socket) {
+                    conn.ask_for_fewer();
+                    self.put_conn(conn);
+                }
+            }
+            Message::Script(script) => self.run_sent_script(from, script),
             Message::Copy(shard, copied) => self.run_sent(shard, copied, from),
             Message::Ran(asker, reply) => self.on_ran(asker, *reply),
             Message::Borrow(shard, id) => self.lend(shard, from, id),
@@ -795,6 +879,7 @@ mod tests {
                 journals: false,
                 replication_port: None,
                 segment_len: 1 << 20,
+                clients_max: usize::MAX,
                 announce: String::new(),
                 slots: None,
             };

@@ -10,8 +10,10 @@ use crate::{
 };
 
 use super::{
+    access::Caller,
     frames::Copied,
     homes::{Listener, Sweep},
+    oddities::Acting,
     tracking::{Invalid, News},
 };
 
@@ -88,6 +90,27 @@ pub struct Errand {
     pub args: OwnedArgs,
     /// The client keeps what it reads: see [`tracking`](super::tracking).
     pub remembers: bool,
+}
+
+/// A script of a client of core 0, to be run on another core.
+#[derive(Debug)]
+pub struct SentScript {
+    /// Who wants the reply there.
+    pub asker: Asker,
+    /// The database.
+    pub db: usize,
+    /// The form of the reply.
+    pub proto: Proto,
+    /// The command that runs it.
+    pub spec: &'static Spec,
+    /// Its arguments.
+    pub args: OwnedArgs,
+    /// Of all shards it sees this one.
+    pub only: Option<usize>,
+    /// For whom it runs, where that matters.
+    pub(super) acting: Option<Acting>,
+    /// Whose rights it has; nothing if all.
+    pub(super) caller: Option<Box<Caller>>,
 }
 
 /// What waits for a shard that is away.
@@ -220,6 +243,10 @@ pub enum Order {
 pub enum Message {
     /// Run this and send the reply.
     Run(Box<Errand>),
+    /// What this connection asked for last took long.
+    Slow(SocketId),
+    /// Run this script.
+    Script(Box<SentScript>),
     /// Apply these frames to a shard of yours together, and say so.
     Copy(usize, Box<Copied>),
     /// The reply.

@@ -27,6 +27,7 @@ mod info;
 mod kept;
 mod large;
 mod latency;
+mod limits;
 mod load;
 mod loans;
 mod log;

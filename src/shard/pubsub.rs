@@ -297,13 +297,7 @@ impl State {
                     if let Some(mut conn) = self.take_conn(socket) {
                         write(&mut conn.out);
                         // A listener that does not read loses its connection, not the node its memory.
-                        if conn.owed() > super::conn::PUBSUB_OWED_MAX {
-                            self.log_seldom(&format!(
-                                "client {}: subscriber reads too slowly, closed",
-                                conn.peer_text()
-                            ));
-                            self.drop_conn(&mut conn);
-                        }
+                        self.cut_if_owed_too_much(&mut conn);
                         self.list(&mut conn);
                         self.put_conn(conn);
                     }

@@ -12,6 +12,7 @@ use super::{
     evict::OUT_OF_MEMORY,
     homes::{Place, Sweep},
     large::LARGE_MIN,
+    limits::QUICK_NANOS,
     message::{After, Message, Topics, Waiting},
     oddities::odd,
     scripts::{Done, ScriptHost},
@@ -126,8 +127,12 @@ impl State {
         if !conn.input.is_empty() && conn.is_free() && conn.need >= LARGE_MIN {
             return self.on_more(conn, bytes);
         }
+        if self.is_turn_full() && conn.is_free() {
+            self.end_its_turn(conn);
+        }
         if !conn.input.is_empty() || !conn.is_free() {
             conn.input.extend_from_slice(bytes);
+            self.cut_if_asks_too_much(conn);
             if conn.is_free() && conn.input.len() >= conn.need {
                 self.run_kept(conn);
             }
@@ -176,14 +181,19 @@ impl State {
             let mut group = Group::default();
             let mut parsed = from;
             let mut last = None;
-            while !group.ends.is_full() {
+            let limits = self.limits_of(conn);
+            // What a client may send changes when it has shown its password.
+            let most = if limits.is_unknown { 1 } else { GROUP_LEN };
+            while group.ends.len() < most {
                 let first = parser.spans().len();
-                if let Some(end) = parser.next_plain(bytes, parsed) {
+                if !limits.is_unknown
+                    && let Some(end) = parser.next_plain(bytes, parsed)
+                {
                     group.push(first, parser.spans().len(), end);
                     parsed = end;
                     continue;
                 }
-                match parser.next(bytes, parsed, &self.limits) {
+                match parser.next(bytes, parsed, &limits) {
                     Ok(Step::Request { first, count, end }) => {
                         group.push(first, first + count, end);
                         parsed = end;
@@ -227,8 +237,15 @@ impl State {
                 }
             }
             from = parsed;
+            self.charge(conn, group.ends.len() as u64 * QUICK_NANOS);
             match last {
-                None => parser.clear(),
+                None => {
+                    parser.clear();
+                    if from < bytes.len() && self.has_had_its_turn(conn) {
+                        self.end_its_turn(conn);
+                        break;
+                    }
+                }
                 Some(Ok(Step::Unquoted { args, end })) => {
                     self.request(conn, &args.as_args());
                     if conn.is_paused() {
@@ -369,6 +386,7 @@ impl State {
         self.homes.shards.end_unit();
         if let Some(start) = start {
             self.note_time(Some(conn), spec, args, start);
+            self.charge_timed(conn);
         }
         if conn.is_full() {
             conn.hold = Hold::SlowReader;
@@ -518,6 +536,7 @@ impl State {
                 self.session(conn, spec, verb, *args);
                 if let Some(start) = start {
                     self.note_time(Some(conn), spec, *args, start);
+                    self.charge_timed(conn);
                 }
                 let reply = conn.out.as_bytes();
                 let reply = &reply[before.min(reply.len())..];
@@ -623,7 +642,12 @@ impl State {
         run: Work,
         args: &Args<'_>,
     ) {
-        if let Some(shard) = self.narrowed(conn, spec) {
+        let only = self.narrowed(conn, spec);
+        let may_take_long = matches!(run, Work::Script) && !matches!(spec.keys, Keys::Libraries);
+        if may_take_long && self.send_script(conn, spec, *args, only) {
+            return;
+        }
+        if let Some(shard) = only {
             return self.collect_for(conn, spec, run, *args, vec![shard], Some(shard));
         }
         match self.homes.place(spec, *args) {
@@ -643,6 +667,9 @@ impl State {
                 self.caller = None;
                 if let Some(start) = start {
                     self.note_time(Some(conn), spec, *args, start);
+                    if block.is_none() {
+                        self.charge_timed(conn);
+                    }
                 }
                 if let Some(block) = block {
                     self.start_block(conn, spec, *args, block, None);

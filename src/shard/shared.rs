@@ -15,6 +15,7 @@ use super::{
     failover::Failovers,
     follow::Rollbacks,
     handoff::Handover,
+    limits::{ClientsMemory, OutputLimits},
 };
 use crate::{
     acl::{self, Users},
@@ -60,6 +61,8 @@ pub struct Settings {
     pub replication_port: Option<u16>,
     /// Bytes of a segment of a journal.
     pub segment_len: u64,
+    /// Clients for which there are descriptors.
+    pub clients_max: usize,
 }
 
 /// What CONFIG REWRITE does with all parameters. It waits for the disk: its caller is an operator, and a core
@@ -106,6 +109,10 @@ pub struct Tunables {
     pub protects: bool,
     /// Bytes that a client may have waiting to be run, what MULTI queues included.
     pub queue_bytes_max: usize,
+    /// Bytes that clients may be owed, by class.
+    pub output_limits: OutputLimits,
+    /// Bytes that all clients may hold together.
+    pub clients_memory: ClientsMemory,
     /// Classes of keyspace events that are told.
     pub events: u16,
     /// Keys that the node remembers for clients that track; 0: no limit.
@@ -153,6 +160,8 @@ impl Default for Tunables {
             password: String::new(),
             protects: false,
             queue_bytes_max: 1 << 30,
+            output_limits: OutputLimits::default(),
+            clients_memory: ClientsMemory::Bytes(0),
             events: 0,
             tracking_keys_max: 1_000_000,
             replicas_min: 0,
@@ -197,23 +206,39 @@ pub struct CoreStats {
     pub expired: AtomicU64,
     pub changes: AtomicU64,
     pub protocol_errors: AtomicU64,
+    pub cut_output: AtomicU64,
+    pub cut_input: AtomicU64,
+    pub cut_idle: AtomicU64,
+    pub cut_stalled: AtomicU64,
+    pub evicted_clients: AtomicU64,
+    pub turns_ended: AtomicU64,
+    pub not_accepted: AtomicU64,
 }
 
 /// A counter by its name.
 type Counter = (&'static str, fn(&CoreStats) -> u64);
 
 /// The counters that CONFIG RESETSTAT sets back.
-pub(super) const COUNTERS: [Counter; 8] = [
+pub(super) const COUNTERS: [Counter; 15] = [
     ("accepted", |stats| stats.accepted.load(Relaxed)),
     ("bytes_in", |stats| stats.bytes_in.load(Relaxed)),
     ("bytes_out", |stats| stats.bytes_out.load(Relaxed)),
     ("commands", |stats| stats.commands.load(Relaxed)),
+    ("cut_idle", |stats| stats.cut_idle.load(Relaxed)),
+    ("cut_input", |stats| stats.cut_input.load(Relaxed)),
+    ("cut_output", |stats| stats.cut_output.load(Relaxed)),
+    ("cut_stalled", |stats| stats.cut_stalled.load(Relaxed)),
     ("evicted", |stats| stats.evicted.load(Relaxed)),
+    ("evicted_clients", |stats| {
+        stats.evicted_clients.load(Relaxed)
+    }),
     ("expired", |stats| stats.expired.load(Relaxed)),
+    ("not_accepted", |stats| stats.not_accepted.load(Relaxed)),
     ("protocol_errors", |stats| {
         stats.protocol_errors.load(Relaxed)
     }),
     ("refused", |stats| stats.refused.load(Relaxed)),
+    ("turns_ended", |stats| stats.turns_ended.load(Relaxed)),
 ];
 
 /// How fast counters grew of late, per second.
@@ -354,6 +379,8 @@ pub struct Election {
     pub others_needed: AtomicUsize,
     /// Connections that were closed with replies that nobody can give any more.
     pub unanswered: AtomicU64,
+    /// Connections to the port of elections that were closed here.
+    pub cut: AtomicU64,
     /// How things stand, once the node takes part.
     pub view: Mutex<Option<ElectionView>>,
 }
@@ -681,6 +708,12 @@ impl Shared {
             .iter()
             .map(|stats| stats.used.load(Relaxed) + stats.waiting.load(Relaxed))
             .sum()
+    }
+
+    /// Bytes that the clients of all cores hold, as they were told last.
+    pub fn clients_bytes(&self) -> usize {
+        let stats = self.stats.iter();
+        stats.map(|stats| stats.clients_bytes.load(Relaxed)).sum()
     }
 
     /// Client connections of all cores.

@@ -249,19 +249,21 @@ impl Source {
         now: Ms,
         reactor: &mut R,
     ) -> bool {
-        let Some((_, own)) = self.ports.iter().find(|(port, _)| *port == listener) else {
+        let found = self.ports.iter().find(|(port, _)| *port == listener);
+        let Some(own) = found.map(|(_, own)| *own) else {
             return false;
         };
-        let count = self.links.iter().filter(|link| link.own == *own).count();
-        if count >= LINKS_MAX {
+        let is_there = |link: &&Link| link.own == own && link.gone.is_none();
+        let count = self.links.iter().filter(is_there).count();
+        if count >= LINKS_MAX && !self.make_room(own) {
             reactor.close(socket);
             return true;
         }
         reactor.start_receiving(socket);
-        self.feeds[*own].used = now;
+        self.feeds[own].used = now;
         self.links.push(Link {
             socket,
-            own: *own,
+            own,
             peer,
             listener: Listener::default(),
             stage: Stage::Greeting,
@@ -291,6 +293,17 @@ impl Source {
             is_lost: false,
         });
         true
+    }
+
+    /// Ends the link of a shard on which nobody has asked for anything for longest; false if there is none.
+    fn make_room(&mut self, own: usize) -> bool {
+        let greets = |link: &&mut Link| {
+            link.own == own && link.gone.is_none() && matches!(link.stage, Stage::Greeting)
+        };
+        let silent = self.links.iter_mut().filter(greets);
+        let silent = silent.min_by_key(|link| link.alive);
+        let found = silent.map(|link| link.gone = Some("it asks for nothing, and others wait"));
+        found.is_some()
     }
 
     /// This node is no primary any more, or another one: no replica goes on here.
@@ -722,7 +735,12 @@ impl Source {
         let is_patient = links.iter().any(|link| link.is_new);
         let mut limit = state.tunables.backlog_len;
         if is_patient {
-            limit = limit.saturating_mul(PATIENCE).max(BEHIND_MIN);
+            let patience = limit.saturating_mul(PATIENCE).max(BEHIND_MIN);
+            // As with Redis, never less than what is kept for everybody.
+            limit = match state.tunables.output_limits.replica.hard {
+                0 => patience,
+                hard => patience.min(hard.max(limit)),
+            };
         }
         while let Some(bytes) = feed.history.trim(limit) {
             if let Some(stream) = &mut home.stream {

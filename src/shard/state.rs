@@ -63,6 +63,16 @@ pub(super) struct Stats {
     pub changes: u64,
     pub evicted: u64,
     pub protocol_errors: u64,
+    /// Clients closed because of what they were owed, what they asked, their silence, their standing still.
+    pub cut_output: u64,
+    pub cut_input: u64,
+    pub cut_idle: u64,
+    pub cut_stalled: u64,
+    pub evicted_clients: u64,
+    /// How often a client had to wait for the next turn.
+    pub turns_ended: u64,
+    /// Connections that could not be taken in.
+    pub not_accepted: u64,
 }
 
 /// Everything of a core but its ring.
@@ -94,6 +104,12 @@ pub(super) struct State {
     /// For whom a script runs, if that one may not do everything.
     pub caller: Option<Box<Caller>>,
     pub tunables: Tunables,
+    /// Nobody who is owed less is owed too much.
+    pub output_least: usize,
+    /// Nanoseconds that clients and other cores have taken in this turn.
+    pub turn_nanos: u64,
+    /// Those of timed commands that no connection was charged for.
+    pub timed_nanos: u64,
     /// Commands with one of these flags are not timed.
     pub untimed: u32,
     /// Fast commands that are still to be timed in this beat.
@@ -221,6 +237,9 @@ impl State {
             runs_queue: false,
             caller: None,
             tunables: Tunables::default(),
+            output_least: 0,
+            turn_nanos: 0,
+            timed_nanos: 0,
             untimed: flag::FAST | flag::QUICK,
             samples: 0,
             tunables_version: 0,
@@ -291,6 +310,7 @@ impl State {
             || !self.clients.listed.is_empty()
             || !self.loans.ready.is_empty()
             || !self.clients.woken.is_empty()
+            || !self.clients.rested.is_empty()
             || !self.clients.stalled.is_empty()
             || self.has_digest_work()
             || !self.acl_work.is_empty()
@@ -321,7 +341,10 @@ impl State {
                 continue;
             };
             if conn.is_free() {
-                self.resume(&mut conn);
+                match self.is_turn_full() {
+                    true => self.end_its_turn(&mut conn),
+                    false => self.resume(&mut conn),
+                }
             }
             self.put_conn(conn);
         }
@@ -493,5 +516,6 @@ impl State {
         while let Some((id, collection)) = self.loans.ready.pop_front() {
             self.run_collected(id, collection);
         }
+        self.charge_others();
     }
 }

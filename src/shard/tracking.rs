@@ -374,9 +374,7 @@ impl State {
         }
         let mut conn = self.take_conn(socket)?;
         let result = work(&mut conn);
-        if conn.owed() > super::conn::PUBSUB_OWED_MAX {
-            self.drop_conn(&mut conn);
-        }
+        self.cut_if_owed_too_much(&mut conn);
         self.list(&mut conn);
         self.put_conn(conn);
         Some(result)

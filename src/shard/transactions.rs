@@ -50,12 +50,8 @@ impl State {
         }
         if let Some(multi) = &mut conn.multi {
             multi.push(spec, OwnedArgs::copy(args.iter()));
-            if multi.bytes + conn.input.len() > self.tunables.queue_bytes_max {
-                self.log_seldom(&format!(
-                    "client {}: queues more than client-query-buffer-limit allows, closed",
-                    conn.peer_text()
-                ));
-                conn.closing = true;
+            self.cut_if_asks_too_much(conn);
+            if conn.closing {
                 return;
             }
         }

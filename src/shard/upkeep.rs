@@ -115,6 +115,7 @@ impl State {
         self.end_pause(now);
         self.watched("expire-cycle", |state| state.expire(now));
         self.look_after_clients(stall_ms);
+        self.end_accept_failure();
         self.track_uses();
         self.set_untimed();
         self.publish();
@@ -138,41 +139,22 @@ impl State {
     /// Closes clients that are idle or read too slowly, and adds up what all hold. Of many connections a beat
     /// looks at a part, so that those that do nothing cost next to nothing.
     fn look_after_clients(&mut self, stall_ms: Ms) {
-        let beat = self.beat;
-        let idle_ms = self.tunables.timeout_secs.saturating_mul(1000);
         let len = self.clients.places.len();
         let from = self.clients.swept.min(len);
         let to = (from + CLIENTS_PER_BEAT.max(len / 16)).min(len);
         for index in from..to {
-            let Some(conn) = &mut self.clients.places[index] else {
+            let Some(mut conn) = self.take_conn_at(index as u32) else {
                 continue;
             };
             self.clients.sweeping += conn.held_bytes();
-            if conn.owed() == 0 && !conn.sending {
-                conn.progress = beat;
-            }
-            let stalled = beat.saturating_sub(conn.progress) > stall_ms;
-            let idle = idle_ms > 0
-                && beat.saturating_sub(conn.used) > idle_ms
-                && conn.is_free()
-                && !conn.is_subscribed();
-            if (stalled || idle)
-                && let Some(mut conn) = self.take_conn_at(index as u32)
-            {
-                if stalled {
-                    self.log_seldom(&format!(
-                        "client {}: reads too slowly, closed",
-                        conn.peer_text()
-                    ));
-                }
-                self.drop_conn(&mut conn);
-                self.put_conn(conn);
-            }
+            self.cut_if_silent(&mut conn, stall_ms);
+            self.put_conn(conn);
         }
         self.clients.swept = to;
         if to == len {
             self.clients.swept = 0;
             self.clients.bytes = std::mem::take(&mut self.clients.sweeping);
+            self.evict_clients();
         }
     }
 
@@ -265,6 +247,17 @@ impl State {
         stats
             .protocol_errors
             .store(self.stats.protocol_errors, Relaxed);
+        for (shown, count) in [
+            (&stats.cut_output, self.stats.cut_output),
+            (&stats.cut_input, self.stats.cut_input),
+            (&stats.cut_idle, self.stats.cut_idle),
+            (&stats.cut_stalled, self.stats.cut_stalled),
+            (&stats.evicted_clients, self.stats.evicted_clients),
+            (&stats.turns_ended, self.stats.turns_ended),
+            (&stats.not_accepted, self.stats.not_accepted),
+        ] {
+            shown.store(count, Relaxed);
+        }
         self.publish_memory();
     }
 

@@ -876,6 +876,19 @@ def keyspace_event_classes(t):
 
 def a_queue_is_bounded(t):
     """What MULTI queues counts as what waits to be run."""
+    for name, values in (
+        (
+            "client-output-buffer-limit",
+            ("", "normal 0 0", "foo 0 0 0", "master 0 0 0", "normal a 0 0", "normal 0 0 -1", "normal 0 0 1x")
+            + ("replica 1mb 2mb 3", "pubsub 1gb 2gb 3 normal 4gb 5gb 6")
+            + ("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",),
+        ),
+        ("maxmemory-clients", ("x", "-1%", "101%", "5%", "1gb", "0")),
+        ("maxclients", ("0", "x", "4294967296", "9000", "10000")),
+    ):
+        for value in values:
+            t.call("two", "CONFIG", "SET", name, value)
+            t.call("two", "CONFIG", "GET", name)
     t.call("two", "CONFIG", "SET", "client-query-buffer-limit", "x")
     t.call("two", "CONFIG", "SET", "client-query-buffer-limit", "1mb")
     t.call("one", "MULTI")

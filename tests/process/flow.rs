@@ -237,6 +237,19 @@ fn neighbours(options: &[&str]) {
     assert_eq!(node.client().say("EXISTS bad"), ":0");
 }
 
+/// Looked at from the start for each argument, it would not be done before the test gives up.
+#[test]
+fn a_request_of_countless_small_arguments_is_read_once() {
+    let node = Node::start(ONE);
+    let mut client = node.client();
+    let mut bytes = b"*300002\r\n$5\r\nRPUSH\r\n$4\r\nlist\r\n".to_vec();
+    bytes.extend(b"$1\r\nx\r\n".repeat(300_000));
+    bytes.extend(request_line("PING"));
+    client.write(&bytes);
+    assert_eq!(client.reply(), ":300000");
+    assert_eq!(client.reply(), "+PONG");
+}
+
 #[test]
 fn large_requests_leave_their_neighbours_alone_on_one_core() {
     neighbours(ONE);

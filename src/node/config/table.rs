@@ -206,6 +206,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "1073741824",
     ),
     live(
+        "client-output-buffer-limit",
+        ("server", "client_output_buffer_limit"),
+        Kind::Text,
+        "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
+    ),
+    live(
         "tracking-table-max-keys",
         ("server", "tracking_table_max_keys"),
         Kind::Number(0, MAX),
@@ -235,6 +241,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         ("memory", "maxmemory_policy"),
         POLICY,
         "noeviction",
+    ),
+    live(
+        "maxmemory-clients",
+        ("memory", "maxmemory_clients"),
+        Kind::Text,
+        "0",
     ),
     live(
         "maxmemory-samples",

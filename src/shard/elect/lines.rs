@@ -22,8 +22,11 @@ const DIAL_MS: Ms = 500;
 const SILENCE_MS: u32 = 1000;
 /// Bytes that wait for a member that takes nothing. Everything is said again as long as it matters.
 const BACKLOG_MAX: usize = 16 << 10;
-/// Connections from others at one time. Who has said nothing for longest makes room.
+/// Connections from others at one time. Who has said nothing for longest makes room, and first of all who
+/// has never said anything.
 const INBOUND_MAX: usize = 64;
+/// Who begins to say something has so long for it. Silence is no offence: most have nothing to say.
+const MESSAGE_MS: Ms = 5000;
 /// Names of machines are looked up anew after this.
 const LOOK_UP_MS: Ms = 60_000;
 /// Between two lines in the log of connections that come from elsewhere.
@@ -37,6 +40,8 @@ pub(super) struct Lines {
     sources: Option<Vec<IpAddr>>,
     closing: Vec<SocketId>,
     refused_at: Ms,
+    /// Connections from others that were closed from here.
+    pub cut: u64,
     /// Messages that came in, with where they come from.
     pub heard: Vec<(Message, Option<IpAddr>)>,
 }
@@ -67,7 +72,12 @@ struct Inbound {
     socket: SocketId,
     from: Option<IpAddr>,
     decoder: Decoder,
+    /// When it last said something, or came.
     heard: Ms,
+    /// It has said something.
+    has_spoken: bool,
+    /// Since when a message is there in part.
+    begun: Option<Ms>,
 }
 
 impl Lines {
@@ -92,6 +102,7 @@ impl Lines {
             sources: addresses.collect(),
             closing: Vec::new(),
             refused_at: 0,
+            cut: 0,
             heard: Vec::new(),
         }
     }
@@ -157,19 +168,16 @@ impl Lines {
             from.is_none_or(|from| sources.any(|source| source.to_canonical() == from))
         };
         if !self.sources.as_ref().is_none_or(is_listed) {
-            self.closing.push(socket);
-            if now >= self.refused_at + REFUSALS_MS {
-                self.refused_at = now;
-                let from = from.map(|from| from.to_string()).unwrap_or_default();
-                log(&format!("elections: {from} is no address of a member"));
-            }
+            self.refuse(socket, from, now, "is no address of a member");
             return true;
         }
+        let rank = |from: &Inbound| (from.has_spoken, from.heard);
         if self.inbound.len() >= INBOUND_MAX
-            && let Some(at) = (0..self.inbound.len()).min_by_key(|at| self.inbound[*at].heard)
+            && let Some(at) = (0..self.inbound.len()).min_by_key(|at| rank(&self.inbound[*at]))
         {
             let silent = self.inbound.swap_remove(at);
             self.closing.push(silent.socket);
+            self.cut += 1;
         }
         reactor.start_receiving(socket);
         self.inbound.push(Inbound {
@@ -177,8 +185,21 @@ impl Lines {
             from,
             decoder: Decoder::default(),
             heard: now,
+            has_spoken: false,
+            begun: None,
         });
         true
+    }
+
+    /// Closes a connection of somebody else's, and says so now and then.
+    fn refuse(&mut self, socket: SocketId, from: Option<IpAddr>, now: Ms, why: &str) {
+        self.closing.push(socket);
+        self.cut += 1;
+        if now >= self.refused_at + REFUSALS_MS {
+            self.refused_at = now;
+            let from = from.map(|from| from.to_string()).unwrap_or_default();
+            log(&format!("elections: {from} {why}"));
+        }
     }
 
     /// Takes in what came from a socket; false if it is none of ours.
@@ -195,17 +216,19 @@ impl Lines {
         loop {
             match from.decoder.take() {
                 Ok(Some(message)) => {
-                    from.heard = now;
+                    (from.heard, from.has_spoken, from.begun) = (now, true, None);
                     self.heard.push((message, from.from));
                 }
-                Ok(None) => return true,
+                Ok(None) => {
+                    if from.decoder.is_within() {
+                        from.begun.get_or_insert(now);
+                    }
+                    return true;
+                }
                 Err(error) => {
-                    let from = from.from.map(|from| from.to_string());
-                    let from = from.unwrap_or_default();
-                    log(&format!(
-                        "elections: {from} says what no member says: {error}"
-                    ));
-                    self.closing.push(self.inbound.swap_remove(at).socket);
+                    let from = self.inbound.swap_remove(at);
+                    let why = format!("says what no member says: {error}");
+                    self.refuse(from.socket, from.from, now, &why);
                     return true;
                 }
             }
@@ -308,10 +331,21 @@ impl Lines {
                 Line::Up(..) => Ms::MAX,
             });
         }
+        again = again.min(self.end_unfinished(now));
         for socket in self.closing.drain(..) {
             reactor.close(socket);
         }
         again
+    }
+
+    /// Closes who takes too long for a message; when the next one will have.
+    fn end_unfinished(&mut self, now: Ms) -> Ms {
+        let due = |from: &Inbound| from.begun.map_or(Ms::MAX, |begun| begun + MESSAGE_MS);
+        while let Some(at) = self.inbound.iter().position(|from| due(from) <= now) {
+            let from = self.inbound.swap_remove(at);
+            self.refuse(from.socket, from.from, now, "does not finish what it says");
+        }
+        self.inbound.iter().map(due).min().unwrap_or(Ms::MAX)
     }
 
     /// Has everything been sent that can be?
@@ -355,5 +389,95 @@ impl Outbound {
             self.looking = Some(receiver);
         }
         self.ip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uring::fake::{FakeReactor, FakeWorld, Machine};
+
+    use super::*;
+    use crate::elect::{Epoch, wire::WireRole};
+
+    const LISTENER: SocketId = socket(1000);
+    const FROM: Option<SocketAddr> = Some(SocketAddr::new(
+        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        5000,
+    ));
+
+    const fn socket(index: u32) -> SocketId {
+        SocketId {
+            index,
+            generation: 0,
+        }
+    }
+
+    fn lines() -> (Lines, FakeReactor) {
+        let id = |text: &str| NodeId::new(text).expect("it is one");
+        let peer = |text: &str| Peer {
+            id: id(text),
+            host: "127.0.0.1".into(),
+            elect_port: 1,
+            client_port: None,
+            stream_port: None,
+        };
+        let mut lines = Lines::new(&[peer("a")], id("a"));
+        lines.listens(LISTENER);
+        (lines, FakeWorld::seeded(1).reactor(Machine(1)))
+    }
+
+    fn message() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let from = NodeId::new("b").expect("it is one");
+        let heartbeat = Message::Heartbeat {
+            epoch: Epoch(1),
+            from,
+            role: WireRole::Replica,
+            offset: 0,
+            is_ringkeep: true,
+        };
+        heartbeat.encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_crowd_drives_out_only_those_who_have_said_nothing() {
+        let (mut lines, mut reactor) = lines();
+        let mut come = |lines: &mut Lines, index, now| {
+            assert!(lines.accept((LISTENER, socket(index)), FROM, now, &mut reactor));
+        };
+        come(&mut lines, 0, 1);
+        assert!(lines.on_data(socket(0), &message(), 2));
+        for index in 1..=1000 {
+            come(&mut lines, index, 100 + Ms::from(index));
+        }
+        let there = |index| {
+            lines
+                .inbound
+                .iter()
+                .any(|from| from.socket == socket(index))
+        };
+        assert!(there(0), "a member stays, however long it is silent");
+        assert!(!there(1) && there(1000), "of the others the newest stay");
+        assert_eq!(lines.inbound.len(), INBOUND_MAX);
+        assert_eq!(lines.cut, 1001 - INBOUND_MAX as u64);
+    }
+
+    #[test]
+    fn who_does_not_finish_a_message_is_closed_and_who_is_silent_is_not() {
+        let (mut lines, mut reactor) = lines();
+        for index in 0..3 {
+            assert!(lines.accept((LISTENER, socket(index)), FROM, 0, &mut reactor));
+        }
+        let message = message();
+        assert!(lines.on_data(socket(0), &message[..5], 0));
+        assert!(lines.on_data(socket(1), &message, 0));
+        // A byte now and then gains nothing.
+        assert!(lines.on_data(socket(0), &message[5..6], MESSAGE_MS - 1));
+        assert_eq!(lines.step(MESSAGE_MS - 1, &mut reactor), MESSAGE_MS);
+        assert_eq!(lines.inbound.len(), 3);
+        assert_eq!(lines.step(MESSAGE_MS, &mut reactor), Ms::MAX);
+        let left: Vec<_> = lines.inbound.iter().map(|from| from.socket.index).collect();
+        assert_eq!((left.len(), left.contains(&0), lines.cut), (2, false, 1));
     }
 }

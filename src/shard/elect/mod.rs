@@ -397,6 +397,9 @@ impl Election {
         self.release_clients(now, state);
         self.note_wanted(now, reactor);
         let lines = self.lines.step(now, reactor);
+        if let Some(election) = &self.shared.election {
+            election.cut.store(self.lines.cut, Relaxed);
+        }
         let at = self.elector.wakes_at().min(lines);
         self.alarm.set(at, now, reactor);
         worked
