@@ -474,11 +474,6 @@ impl<R: Reactor> Core<R> {
         let stage_before = self.state.shared.handover.stage();
         // What comes in while this runs may be more than is ever done: clients get their turn too.
         for _ in 0..MESSAGES_PER_TURN {
-            self.state.charge_others();
-            if self.state.have_others_had_theirs() {
-                worked = true;
-                break;
-            }
             let Some((from, message)) = self.state.mesh.receive() else {
                 break;
             };
@@ -516,6 +511,7 @@ impl<R: Reactor> Core<R> {
                 }
             }
         }
+        self.state.charge_others();
         worked |= self.heed_stage(stage_before);
         self.arrived += self.state.take_arrivals(&mut self.reactor);
         if is_further && let Some(durable) = &mut self.durable {

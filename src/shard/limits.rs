@@ -273,14 +273,10 @@ impl State {
         }
     }
 
-    /// Counts what was run for other cores.
+    /// Counts what was run for other cores. That alone never takes the whole turn from clients of this one.
     pub(super) fn charge_others(&mut self) {
-        self.turn_nanos += mem::take(&mut self.timed_nanos);
-    }
-
-    /// Have other cores had their part of this turn? The rest is for clients of this one.
-    pub(super) fn have_others_had_theirs(&self) -> bool {
-        self.turn_nanos > TURN_NANOS / 2
+        let most = self.turn_nanos.max(TURN_NANOS / 2);
+        self.turn_nanos = most.min(self.turn_nanos + mem::take(&mut self.timed_nanos));
     }
 
     /// Has it, or have all together, taken enough of this turn?
