@@ -152,6 +152,11 @@ impl<M> Mesh<M> {
         None
     }
 
+    /// Messages that are there now.
+    pub fn waiting(&self) -> usize {
+        self.inbound.iter().flatten().map(Consumer::slots).sum()
+    }
+
     /// Announces that this core is about to sleep; true if it may, false if a message is there.
     pub fn park(&mut self) -> bool {
         self.bells[self.me].parked.store(true, Ordering::Relaxed);

@@ -473,7 +473,12 @@ impl<R: Reactor> Core<R> {
         let (mut worked, mut is_further) = (false, false);
         let stage_before = self.state.shared.handover.stage();
         // What comes in while this runs may be more than is ever done: clients get their turn too.
-        for _ in 0..MESSAGES_PER_TURN {
+        let there = self.state.mesh.waiting();
+        for count in 0..MESSAGES_PER_TURN {
+            if count >= there && self.state.have_others_had_theirs() {
+                worked = true;
+                break;
+            }
             let Some((from, message)) = self.state.mesh.receive() else {
                 break;
             };

@@ -279,6 +279,11 @@ impl State {
         self.turn_nanos = most.min(self.turn_nanos + mem::take(&mut self.timed_nanos));
     }
 
+    /// Have other cores had their part of this turn? What they ask for while it runs waits for the next one.
+    pub(super) fn have_others_had_theirs(&self) -> bool {
+        self.timed_nanos > TURN_NANOS / 2
+    }
+
     /// Has it, or have all together, taken enough of this turn?
     #[inline]
     pub(super) fn has_had_its_turn(&self, conn: &Conn) -> bool {

@@ -644,7 +644,7 @@ impl State {
         let mut slow = None;
         match errand.asker {
             Asker::Conn(conn, _) => {
-                self.charge_others();
+                let before = self.timed_nanos;
                 let client = ClientAt {
                     core: errand.from,
                     conn,
@@ -664,7 +664,7 @@ impl State {
                 }
                 if let Some(start) = start {
                     self.note_time(None, errand.spec, args, start);
-                    slow = (self.timed_nanos > SLOW_NANOS).then_some(conn);
+                    slow = (self.timed_nanos - before > SLOW_NANOS).then_some(conn);
                 }
                 self.acting = None;
             }
