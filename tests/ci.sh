@@ -64,7 +64,10 @@ do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --se
 do_primary() { python3 tests/interop/kevy_primary.py --node "$node" --short --seed 9; }
 do_failover() { python3 tests/interop/failover.py --node "$node" --short --seed 2; }
 do_replicas() { python3 tests/interop/replicas.py --node "$node" --seconds 25 --seed 3; }
-do_elections() { python3 tests/interop/elections.py --node "$node" --short --seed 3; }
+do_elections() {
+    python3 tests/interop/elections.py --node "$node" --short --seed 3 &&
+        python3 tests/interop/heartbeats.py --node "$node" --seconds 5
+}
 do_handoff() {
     for one in handoff-supervisor handoff-supervisor-0.1.2; do
         cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return
