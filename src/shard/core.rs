@@ -671,7 +671,7 @@ impl<R: Reactor> Core<R> {
         // The gate may have been shut after this turn began.
         self.state.note_broken();
         match order {
-            Order::Resign => self.source.leave_all(),
+            Order::Resign => self.source.leave_all(&mut self.state),
             Order::Freeze => self.state.freeze(),
             Order::Thaw => self.state.thaw(),
             Order::Settle | Order::Lead => {}

@@ -293,12 +293,21 @@ impl Source {
         true
     }
 
-    /// This node is no primary any more, or another one: no replica goes on here.
-    pub fn leave_all(&mut self) {
+    /// This node is no primary any more, or another one: no replica goes on here. Kevys are not looked after
+    /// any longer either, so that a stream can go on as that of the next primary.
+    pub fn leave_all(&mut self, state: &mut State) {
         for link in &mut self.links {
             link.gone.get_or_insert("this node's part has changed");
         }
         self.away.clear();
+        for feed in &mut self.feeds {
+            feed.has_kevys = false;
+            if state.homes.shards.has(feed.shard)
+                && let Some(stream) = &mut state.homes.shards.shard(feed.shard).stream
+            {
+                stream.set_plain(false);
+            }
+        }
     }
 
     /// Is the socket a replica's?
@@ -501,8 +510,12 @@ impl Source {
             };
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
-        let brings_kevy = links.iter().any(|link| is_ours(link) && link.is_new_kevy());
-        if brings_kevy {
+        // Of members only the one that was elected serves kevys: one that was started anew may lack what its
+        // old replicas have, and would take it from them before they hear that it leads no more. Ringkeeps
+        // see to that themselves.
+        let election = state.shared.election.as_ref();
+        let serves = election.is_none_or(|election| election.epoch_led.load(SeqCst) != 0);
+        if serves && links.iter().any(|link| is_ours(link) && link.is_new_kevy()) {
             // It knows few of the primary's commands, and other histories than its own by offsets alone.
             home.part_from_primary(feed.shard, state.shared.settings.shards, state.now);
         }
@@ -588,11 +601,6 @@ impl Source {
                 }
             }
         }
-        // Of members only the one that was elected serves kevys: one that was started anew may lack what its
-        // old replicas have, and would take it from them before they hear that it leads no more. Ringkeeps
-        // see to that themselves.
-        let election = state.shared.election.as_ref();
-        let serves = election.is_none_or(|election| election.epoch_led.load(SeqCst) != 0);
         let mut worked = false;
         let mut links: Vec<&mut Link> = match is_steady {
             // Mostly nobody wants more than what comes next.
