@@ -723,6 +723,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
+        ("acllog-max-len", tunables.acl_log_len.to_string()),
         (
             "client-query-buffer-limit",
             tunables.queue_bytes_max.to_string(),
@@ -936,6 +937,7 @@ fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> R
             }
             "busy-reply-threshold" | "lua-time-limit" => changed.busy_ms = number()?,
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
+            "acllog-max-len" => changed.acl_log_len = number()?.min(100_000) as usize,
             "latency-monitor-threshold" => changed.latency_ms = number()?,
             "requirepass" => {
                 changed.password = String::from_utf8(value.to_vec())

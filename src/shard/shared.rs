@@ -98,6 +98,8 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
+    /// Length of ACL LOG.
+    pub acl_log_len: usize,
     /// Milliseconds from which the latency monitor notes an event; 0: it notes none.
     pub latency_ms: u64,
     /// What CONFIG SET last made the password of the default user; empty: none.
@@ -149,6 +151,7 @@ impl Default for Tunables {
             lfu_decay_minutes: 1,
             slow_us: 10_000,
             slow_len: 128,
+            acl_log_len: acl::LOG_LEN,
             latency_ms: 0,
             password: String::new(),
             protects: false,

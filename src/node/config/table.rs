@@ -274,6 +274,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "128",
     ),
     live(
+        "acllog-max-len",
+        ("security", "acllog_max_len"),
+        Kind::Number(0, MAX),
+        "128",
+    ),
+    live(
         "latency-monitor-threshold",
         ("slowlog", "latency_monitor_threshold"),
         Kind::Number(0, MAX),
