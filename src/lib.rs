@@ -43,6 +43,8 @@ pub mod docs {
     pub mod handoff {}
     #[doc = include_str!("docs/journal.md")]
     pub mod journal {}
+    #[doc = include_str!("docs/metrics.md")]
+    pub mod metrics {}
     #[doc = include_str!("docs/migration.md")]
     pub mod migration {}
     #[doc = include_str!("docs/settings.md")]

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
                 asked.control.display()
             )
         })),
+        Ok(Command::Top(asked)) => report(tools::top(&asked)),
         Ok(Command::Print(text)) => {
             print!("{text}");
             ExitCode::SUCCESS

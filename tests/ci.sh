@@ -15,7 +15,7 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks configure coverage compare sessions dump differ introspect acl cluster consistency
+        jobs_celery jobs_bullmq locks configure metrics coverage compare sessions dump differ introspect acl cluster consistency
         replica primary replicas failover elections handoff zerocopy upstream bad_input evict imports crash
         syncs)
 
@@ -51,6 +51,7 @@ do_jobs_celery() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/jobs.
 do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node tests/interop/jobs.js; }
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
 do_configure() { python3 tests/interop/configure.py --node "$node"; }
+do_metrics() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/metrics.py --node "$node"; }
 do_coverage() { python3 tests/interop/coverage.py --node "$node"; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
 do_sessions() { python3 tests/interop/sessions.py --node "$node" --threads 2; }

@@ -8,7 +8,7 @@ use super::config::{self, Asked, ConfigFile, World};
 use crate::{
     elect::{NodeId, Peer, Timings},
     route::Routing,
-    tools::{Export, Import, Repair, Reshard, Source},
+    tools::{Export, Import, Repair, Reshard, Source, Top},
 };
 
 use crate::shard::{Fsync, SavePoints};
@@ -36,6 +36,8 @@ pub enum Command {
     Supervise(Box<Supervise>),
     /// Ask for that.
     Upgrade(Upgrade),
+    /// Show how a node is doing.
+    Top(Top),
     /// Print what was asked about the settings.
     Print(String),
     /// Print the usage.
@@ -132,6 +134,8 @@ pub struct Options {
     pub announce: Option<IpAddr>,
     /// Cluster mode: the port of the first shard.
     pub slots: Option<u16>,
+    /// Port where metrics are read, if any.
+    pub metrics_port: Option<u16>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
     /// This node's name among the members of elections.
@@ -181,6 +185,7 @@ impl Default for Options {
             primary_password: String::new(),
             announce: None,
             slots: None,
+            metrics_port: None,
             level: None,
             node_id: None,
             peers: Vec::new(),
@@ -216,6 +221,8 @@ usage: ringkeep [options]          serve
                                    a new binary without a lost write; SIGHUP: the one now at its path
        ringkeep upgrade --binary PATH [--control PATH]
                                    replace it by this one
+       ringkeep top [--host H] [--port N] [--once]
+                                   show how a node is doing, every second (password: RINGKEEP_PASSWORD)
        ringkeep config check [FILE]
                                    tell what is wrong with a file of settings, and what is left out of it
        ringkeep config show [--origin] [options]
@@ -270,6 +277,7 @@ usage: ringkeep [options]          serve
   --cluster-port N     port of the first shard, the others follow (the one after the client port)
   --cluster-announce-ip ADDR
                        where cluster clients are sent (the first address to listen on)
+  --metrics-port N     port where a Prometheus reads http://HOST:N/metrics; it asks nobody who they are (none)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
   --NAME VALUE         what CONFIG SET knows by that name: --maxmemory 2gb, --maxclients 5000, ..
   --help, --version
@@ -332,6 +340,7 @@ pub fn parse(args: impl IntoIterator<Item = String>, world: &World) -> Result<Co
             }
             "supervise" => return parse_supervise(args, world),
             "upgrade" => return parse_upgrade(args),
+            "top" => return parse_top(args),
             "config" => return parse_config(args, world),
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
@@ -575,6 +584,24 @@ fn parse_upgrade(args: impl Iterator<Item = String>) -> Result<Command, UsageErr
     }))
 }
 
+fn parse_top(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (once, args): (Vec<_>, Vec<_>) = args.partition(|arg| arg == "--once");
+    let mut top = Top {
+        host: "127.0.0.1".into(),
+        port: Options::default().port,
+        is_once: !once.is_empty(),
+    };
+    each_option(args.into_iter(), |name, value| {
+        match name {
+            "--host" => top.host = value,
+            "--port" => top.port = number(name, value, 1, 65_535)? as u16,
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    Ok(Command::Top(top))
+}
+
 /// Visits options that have a value each.
 fn each_option(
     args: impl Iterator<Item = String>,
@@ -645,6 +672,15 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        match parsed("top --once --port 7000") {
+            Ok(Command::Top(top)) => {
+                assert_eq!(
+                    (&top.host[..], top.port, top.is_once),
+                    ("127.0.0.1", 7000, true)
+                );
+            }
+            other => panic!("{other:?}"),
+        }
         match parsed("export --dir d --rdb r") {
             Ok(Command::Export(export)) => assert_eq!(export.rdb, std::path::Path::new("r")),
             other => panic!("{other:?}"),
@@ -660,6 +696,11 @@ mod tests {
                 "import needs one of --kevy, --rdb and --aof, see --help",
             ),
             ("import --rdb", "option '--rdb' needs a value"),
+            ("top --port x", "option '--port' cannot be 'x'"),
+            (
+                "top --password x",
+                "unknown option '--password', see --help",
+            ),
             ("export --port 1", "unknown option '--port', see --help"),
             ("export x", "unknown option 'x', see --help"),
             ("check", "check needs a file or a directory, see --help"),

@@ -223,6 +223,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     settings.replication_port = replication_port(options, &addresses, shards, is_beside)?;
     let replication_port = settings.replication_port;
     let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
+    let taken = port.into_iter().chain(elect_port);
+    let of_shards = options.slots.into_iter().chain(replication_port);
+    let of_shards = of_shards.flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
+    let taken: Vec<u16> = taken.chain(of_shards).collect();
+    metrics_port(options, &addresses, &taken, is_beside)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -414,6 +419,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()), None)
             {
                 return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
+            }
+            for address in &addresses_of_links {
+                let Some(port) = options.metrics_port.filter(|_| core == 0) else {
+                    break;
+                };
+                let at = SocketAddr::new(*address, port);
+                if let Err(error) = core_loop.tell_metrics(&Endpoint::Tcp(at)) {
+                    let at = format!("metrics port {at}");
+                    return drop(to_main.send(Err(StartError::Listen(at, error))));
+                }
             }
             if let Some(dir) = &options.dir {
                 core_loop.keep(dir.into());
@@ -607,6 +622,28 @@ fn replication_port(
         }
     }
     Ok(Some(first as u16))
+}
+
+/// Finds out whether the port of metrics can be listened on. What is taken by the node itself would be shared
+/// without an error.
+fn metrics_port(
+    options: &Options,
+    addresses: &[IpAddr],
+    taken: &[u16],
+    is_beside: bool,
+) -> Result<(), StartError> {
+    let Some(port) = options.metrics_port else {
+        return Ok(());
+    };
+    for address in addresses {
+        let at = SocketAddr::new(*address, port);
+        let bound = match taken.contains(&port) {
+            true => Err(ErrorKind::AddrInUse.into()),
+            false => try_bind(at, is_beside),
+        };
+        bound.map_err(|error| StartError::Listen(format!("metrics port {at}"), error))?;
+    }
+    Ok(())
 }
 
 /// Finds out whether an address can be listened on; where it is not beside another process, it must be

@@ -20,6 +20,7 @@ use super::{
     handoff::{self, Control, Estate, Stage},
     log::log,
     message::{CoreId, Message, Order},
+    metrics::Scrapes,
     passing::Parting,
     requests::GROUP_LEN,
     safe_file,
@@ -83,6 +84,8 @@ pub struct Core<R: Reactor> {
     accepts: bool,
     /// Where another process can take over; on core 0 only.
     control: Option<Box<Control>>,
+    /// The port of metrics; on core 0, where there is one.
+    scrapes: Option<Box<Scrapes>>,
     /// Clients leave for another process.
     parting: Option<Parting>,
     /// Clients that came from another process in this turn.
@@ -95,6 +98,8 @@ pub struct Core<R: Reactor> {
     /// Everything of this core is written down.
     is_finished: bool,
     stop_by: Nanos,
+    /// When the core last woke up.
+    woken: Nanos,
 }
 
 /// A client port.
@@ -143,6 +148,7 @@ impl<R: Reactor> Core<R> {
             listeners: Vec::new(),
             accepts: true,
             control: None,
+            scrapes: None,
             parting: None,
             arrived: 0,
             late: Vec::new(),
@@ -150,6 +156,7 @@ impl<R: Reactor> Core<R> {
             stopping: false,
             is_finished: false,
             stop_by: 0,
+            woken: 0,
         })
     }
 
@@ -193,6 +200,16 @@ impl<R: Reactor> Core<R> {
     pub fn serve_replicas(&mut self, at: &Endpoint, own: usize) -> std::io::Result<()> {
         let listener = self.reactor.listen(at, 64)?;
         self.source.listens(listener, own);
+        Ok(())
+    }
+
+    /// Opens a port for metrics (core 0 only).
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn tell_metrics(&mut self, at: &Endpoint) -> std::io::Result<()> {
+        let listener = self.reactor.listen(at, 64)?;
+        self.scrapes.get_or_insert_default().listens(listener);
         Ok(())
     }
 
@@ -354,26 +371,41 @@ impl<R: Reactor> Core<R> {
     pub fn run(mut self) -> std::io::Result<()> {
         self.begin();
         let spin = self.state.shared.settings.spin_us * 1000;
-        let mut useful = self.reactor.now();
-        let mut idle = false;
+        let mut now = self.reactor.now();
+        let (mut useful, mut idle) = (now, false);
         while !self.is_done() {
             let wait = if self.has_work() {
                 Wait::Look
-            } else if idle
-                && self.reactor.now().saturating_sub(useful) >= spin
-                && self.state.mesh.park()
-            {
+            } else if idle && now.saturating_sub(useful) >= spin && self.state.mesh.park() {
                 Wait::Event
             } else {
                 Wait::Look
             };
+            let (looked, commands) = (now, self.state.stats.commands);
             let worked = self.turn(wait)?;
-            if worked && spin > 0 {
-                useful = self.reactor.now();
+            now = self.reactor.now();
+            if worked {
+                useful = now;
+                let began = if wait == Wait::Event {
+                    self.woken
+                } else {
+                    looked
+                };
+                self.measure(now.saturating_sub(began), commands);
             }
             idle = !worked;
         }
         Ok(())
+    }
+
+    /// Notes a turn that had work: its time, and its requests by how many there were before.
+    fn measure(&self, span: Nanos, commands: u64) {
+        let meters = &self.state.shared.meters[self.state.me];
+        meters.turns.note(span);
+        let requests = self.state.stats.commands - commands;
+        if requests > 0 {
+            meters.requests.note(requests);
+        }
     }
 
     /// Sets the first beat. Once, before the first turn.
@@ -412,8 +444,13 @@ impl<R: Reactor> Core<R> {
         let turned = self.reactor.turn(wait, &mut self.events);
         if wait == Wait::Event {
             self.state.mesh.unpark();
+            self.woken = self.reactor.now();
         }
         turned?;
+        if !self.events.is_empty() {
+            let meters = &self.state.shared.meters[self.state.me];
+            meters.completions.note(self.events.len() as u64);
+        }
         let mut worked = self.begin_turn();
         let mut events = std::mem::take(&mut self.events);
         let mut reaped = events.drain(..);
@@ -544,6 +581,9 @@ impl<R: Reactor> Core<R> {
             (_, Stage::Over) => {
                 if let Some(election) = self.election.take() {
                     election.leave(&mut self.reactor);
+                }
+                if let Some(scrapes) = &mut self.scrapes {
+                    scrapes.leave(&mut self.reactor);
                 }
                 self.parting = Parting::begin(&mut self.state, &mut self.reactor);
             }
@@ -726,6 +766,9 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(control) = &mut self.control
                     && control.on_data(socket, bytes)
                 {
+                } else if let Some(scrapes) = &mut self.scrapes
+                    && scrapes.on_data(socket, bytes)
+                {
                 } else if self.state.stage < Stage::Sealing
                     && let Some(election) = &mut self.election
                     && election.on_data(socket, bytes, self.state.boot_clock)
@@ -764,6 +807,10 @@ impl<R: Reactor> Core<R> {
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
                     && control.on_sent(socket)
+                {
+                } else if let Some(scrapes) = &mut self.scrapes
+                    && let sent = (result.is_ok(), self.state.beat)
+                    && scrapes.on_sent(socket, sent, &mut self.reactor)
                 {
                 } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
                 } else if let Some(election) = &mut self.election
@@ -812,6 +859,11 @@ impl<R: Reactor> Core<R> {
                 {
                     return true;
                 }
+                if let Some(scrapes) = &mut self.scrapes
+                    && scrapes.accept((listener, socket), self.state.beat, &mut self.reactor)
+                {
+                    return true;
+                }
                 let mut listeners = self.listeners.iter();
                 let shard = listeners
                     .find(|other| other.socket == Some(listener))
@@ -832,6 +884,9 @@ impl<R: Reactor> Core<R> {
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
                     && control.on_end(socket, &mut self.reactor)
+                {
+                } else if let Some(scrapes) = &mut self.scrapes
+                    && scrapes.on_end(socket)
                 {
                 } else if self.state.stage < Stage::Sealing
                     && let Some(election) = &mut self.election
@@ -1003,6 +1058,9 @@ impl<R: Reactor> Core<R> {
         while let Some(socket) = self.state.dropped.pop() {
             self.reactor.close(socket);
         }
+        if let Some(scrapes) = &mut self.scrapes {
+            scrapes.step(&self.state, &mut self.reactor);
+        }
         if let Some(parting) = &mut self.parting {
             parting.step(&mut self.state, &mut self.reactor);
         }
@@ -1098,6 +1156,9 @@ impl<R: Reactor> Core<R> {
             self.follow(host, port);
         }
         self.state.beat = self.reactor.now() / NANOS_PER_MS;
+        if let Some(scrapes) = &mut self.scrapes {
+            scrapes.tick(self.state.beat);
+        }
         if self.state.stage >= Stage::Sealed {
             // What is written from now on may be another process's to write.
             return self.end_if_told();
@@ -1123,6 +1184,9 @@ impl<R: Reactor> Core<R> {
                 self.stop_by = self.reactor.now() + STOP_TIME;
             }
             self.stopping = true;
+            if let Some(scrapes) = &mut self.scrapes {
+                scrapes.leave(&mut self.reactor);
+            }
             while let Some(listener) = self.listeners.pop() {
                 if let Some(socket) = listener.socket {
                     self.reactor.close(socket);

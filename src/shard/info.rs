@@ -48,7 +48,7 @@ type Section = (&'static str, fn(&Facts<'_>, &mut Lines<'_>));
 /// Shown where another process can take over.
 const HANDOFF: &str = "Handoff";
 
-const SECTIONS: [Section; 14] = [
+const SECTIONS: [Section; 16] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -63,11 +63,13 @@ const SECTIONS: [Section; 14] = [
     ("Latencystats", latency_stats),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
+    ("Cores", cores),
+    ("Shards", shards),
 ];
 
 /// The text of INFO: the wanted sections. Without a word those of `default`.
 pub(super) fn text(facts: &Facts<'_>, args: Args<'_>) -> String {
-    let is_long = |name: &str| matches!(name, "Commandstats" | "Latencystats");
+    let is_long = |name: &str| matches!(name, "Commandstats" | "Latencystats" | "Cores" | "Shards");
     let wanted = |name: &str| {
         (args.len() == 1 && !is_long(name))
             || args
@@ -686,6 +688,50 @@ fn keyspace(facts: &Facts<'_>, lines: &mut Lines<'_>) {
                 format!("keys={keys},expires={expiring},avg_ttl=0"),
             );
         }
+    }
+}
+
+fn cores(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let cores = facts.shared.stats.iter().zip(&facts.shared.meters);
+    for (number, (stats, meters)) in cores.enumerate() {
+        lines.put(
+            &format!("core{number}"),
+            format!(
+                "requests={},turns={},worked={},busy_usec={},cpu_usec={},clients={},blocked={},memory={},\
+                 bytes_in={},bytes_out={}",
+                stats.commands.load(Relaxed),
+                stats.turns.load(Relaxed),
+                meters.turns.count(),
+                meters.turns.sum() / 1000,
+                stats.cpu_ns.load(Relaxed) / 1000,
+                stats.clients.load(Relaxed),
+                stats.blocked.load(Relaxed),
+                stats.used.load(Relaxed),
+                stats.bytes_in.load(Relaxed),
+                stats.bytes_out.load(Relaxed),
+            ),
+        );
+    }
+}
+
+fn shards(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let shared = facts.shared;
+    for (shard, marks) in shared.durable.shards.iter().enumerate() {
+        let (mut keys, mut expiring) = (0, 0);
+        for size in lock(&shared.sizes[shard]).iter() {
+            keys += size.keys;
+            expiring += size.expiring;
+        }
+        lines.put(
+            &format!("shard{shard}"),
+            format!(
+                "keys={keys},expires={expiring},next={},durable={},syncs={},backlog={}",
+                marks.next.load(Relaxed),
+                marks.passed.load(Relaxed),
+                marks.syncs.load(Relaxed),
+                shared.replicas[shard].bytes.load(Relaxed),
+            ),
+        );
     }
 }
 

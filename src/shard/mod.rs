@@ -32,6 +32,8 @@ mod loans;
 mod log;
 mod memory;
 mod message;
+mod meter;
+mod metrics;
 mod monitor;
 mod oddities;
 mod orders;

@@ -15,6 +15,7 @@ use super::{
     failover::Failovers,
     follow::Rollbacks,
     handoff::Handover,
+    meter::{CoreMeters, Lags},
 };
 use crate::{
     acl::{self, Users},
@@ -200,6 +201,8 @@ pub struct CoreStats {
     pub expired: AtomicU64,
     pub changes: AtomicU64,
     pub protocol_errors: AtomicU64,
+    /// CPU time of the thread.
+    pub cpu_ns: AtomicU64,
 }
 
 /// A counter by its name.
@@ -281,6 +284,8 @@ pub struct ReplicaView {
     pub is_kevy: bool,
     /// When it said so.
     pub acked_at: Ms,
+    /// How long that took.
+    pub lags: Arc<Lags>,
 }
 
 /// What follows one shard.
@@ -513,6 +518,8 @@ pub struct Shared {
     pub rewrite: OnceLock<Rewrite>,
     /// Counters per core.
     pub stats: Vec<CoreStats>,
+    /// What each core measures.
+    pub meters: Vec<CoreMeters>,
     /// What each core counts of its commands.
     pub census: Vec<Arc<Census>>,
     /// What CONFIG RESETSTAT found: counts are shown from there on.
@@ -586,6 +593,7 @@ impl Shared {
             signals: OnceLock::new(),
             rewrite: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
+            meters: (0..settings.cores).map(|_| CoreMeters::default()).collect(),
             census: (0..settings.cores).map(|_| Arc::default()).collect(),
             reset: Mutex::default(),
             rate: Mutex::default(),

@@ -25,6 +25,7 @@ use super::{
     kept::{AWAY_MS, Away, Kept},
     log,
     message::Message,
+    meter::Lags,
     shared::{ReplicaView, Shared, lock},
     ship::{Sailed, Ship},
     state::State,
@@ -197,6 +198,11 @@ struct Link {
     /// When it last took or said something.
     alive: Ms,
     acked_at: Ms,
+    /// The end of what is kept, as of the last turn in which the link streamed.
+    seen: Option<u64>,
+    /// An offset that it has not acknowledged, and since when that is there: by the clock that nobody sets.
+    awaited: Option<(u64, Ms)>,
+    lags: Arc<Lags>,
     /// It goes on from where it was, or does not, as was just found out.
     decided: Option<bool>,
     /// How often the journal did not have what comes next, and when it is asked again.
@@ -284,6 +290,9 @@ impl Source {
             epoch: None,
             alive: now,
             acked_at: now,
+            seen: None,
+            awaited: None,
+            lags: Arc::default(),
             decided: None,
             failures: 0,
             read_at: 0,
@@ -321,7 +330,7 @@ impl Source {
 
     /// Takes in what a replica said, if the socket is one's.
     pub fn on_data(&mut self, state: &mut State, socket: SocketId, bytes: &[u8]) -> bool {
-        let now = state.now;
+        let (now, boot_clock) = (state.now, state.boot_clock);
         let Some(link) = self.link(socket) else {
             return false;
         };
@@ -369,6 +378,7 @@ impl Source {
             let is_safer = durable > link.durable && durable.is_some_and(|durable| durable <= sent);
             if is_further || is_safer || is_elected {
                 link.acked = if is_further { applied } else { link.acked };
+                link.measure(boot_clock);
                 link.durable = if is_safer { durable } else { link.durable };
                 let own = link.own;
                 // Before others see how far it is, and go on with what comes of that.
@@ -468,6 +478,8 @@ impl Source {
         }
         for at in 0..self.links.len() {
             worked |= self.pump(at, state, reactor);
+            let link = &mut self.links[at];
+            link.await_ack(&self.feeds[link.own].history, state.boot_clock);
         }
         self.drop_gone(state, reactor);
         worked
@@ -1338,6 +1350,26 @@ impl Link {
         format!("{:?} at {at}", self.id)
     }
 
+    /// Begins to measure how long it takes until what has just come is acknowledged. What was there before
+    /// the link was may be acknowledged at any time.
+    fn await_ack(&mut self, history: &History, now: Ms) {
+        if !matches!(self.stage, Stage::Streaming(_)) {
+            return;
+        }
+        let end = history.end().unwrap_or(0);
+        let seen = self.seen.replace(end);
+        if self.awaited.is_none() && seen.is_some_and(|seen| end > seen) {
+            self.awaited = Some((end, now));
+        }
+    }
+
+    /// Notes how long that took, if it is.
+    fn measure(&mut self, now: Ms) {
+        if let Some((_, since)) = self.awaited.take_if(|(end, _)| *end <= self.acked) {
+            self.lags.note(now.saturating_sub(since));
+        }
+    }
+
     fn view(&self) -> ReplicaView {
         // Newer ones are called by their client port: `kevy-replica-6004#0`.
         let name = self.id.split_once('#').map_or("", |(name, _)| name);
@@ -1353,6 +1385,7 @@ impl Link {
             epoch: self.epoch,
             is_kevy: self.kind == Peer::Kevy,
             acked_at: self.acked_at,
+            lags: self.lags.clone(),
         }
     }
 }

@@ -118,6 +118,8 @@ impl State {
         self.track_uses();
         self.set_untimed();
         self.publish();
+        let stats = &self.shared.stats[self.me];
+        stats.cpu_ns.store(uring::sys::thread_cpu_ns(), Relaxed);
         if self.me == 0 {
             self.note_rate();
             self.look_at_save_points();

@@ -81,6 +81,10 @@ impl Draft {
                 let peers = parse_peers(text);
                 options.peers = peers.map_err(|fault| Refused::Because(fault.to_string()))?;
             }
+            "metrics-port" => {
+                let port = number(text, 0, 65_535)? as u16;
+                options.metrics_port = (port > 0).then_some(port);
+            }
             "elect-port" => options.elect_port = Some(number(text, 1, 65_535)? as u16),
             "elect-down-after-ms" => options.down_after_ms = number(text, 100, 600_000)?,
             "quorum-writes" => options.quorum_writes = yes_or_no(text)?,

@@ -144,12 +144,6 @@ pub(super) static FOREIGN: &[Foreign] = &[
     told(("advanced", "ring_capacity"), COUNT, "1024", LOOPS),
     told(("advanced", "recv_buffers"), COUNT, "1024", LOOPS),
     told(
-        ("metrics", "listen_port"),
-        PORT,
-        "0",
-        "there is no port for metrics; INFO has the numbers",
-    ),
-    told(
         ("audit", "log_path"),
         Kind::Text,
         "",

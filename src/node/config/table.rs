@@ -368,6 +368,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         "3600",
     )
     .kevy("", Some("60")),
+    fixed("metrics-port", ("metrics", "listen_port"), PORT_OR_NONE, ""),
     fixed("handoff-socket", ("handoff", "socket"), Kind::Text, ""),
     fixed(
         "handoff-pass-connections",

@@ -212,11 +212,11 @@ fn variables_are_looked_at_too() {
 
 #[test]
 fn what_is_not_here_is_told_or_refused() {
-    let text = "[metrics]\nlisten_port = 9100\n[feed]\nenabled = true\n[log]\nlevel = \"info\"\n\
+    let text = "[audit]\nlog_path = \"a\"\n[feed]\nenabled = true\n[log]\nlevel = \"info\"\n\
                 [server]\npacked_rows = false\n";
     let options = started("--config k.toml", &world(&[("k.toml", text)], &[]));
     assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
-    assert!(options.notes[0].starts_with("k.toml: [metrics] listen_port at line 2 is left out"));
+    assert!(options.notes[0].starts_with("k.toml: [audit] log_path at line 2 is left out"));
     let found = faults(
         "[tiering]\nbudget = 4096\n[cluster]\nsecure = true\nscopes = \"u:=a\"\n[secure]\n\
          listen_port = 6005\n",

@@ -36,6 +36,7 @@ use super::{
     handoff,
     loans::Job,
     message::{CoreId, Message},
+    meter::Commits,
     shared::lock,
     state::State,
 };
@@ -457,7 +458,8 @@ impl Durable {
         if let Some(step) = Step::of(step)
             && !kept.journal.is_stale(era)
         {
-            let parts = kept.journal.on_written(step, &block, result);
+            let parts = kept.journal.on_written(step, &block, result, reactor);
+            kept.note_commit(state);
             if !parts.is_empty() {
                 state
                     .written
@@ -499,6 +501,7 @@ impl Durable {
             && !kept.journal.is_stale(era)
         {
             kept.journal.on_done(step, result, reactor);
+            kept.note_commit(state);
         }
         self.advance(state);
     }
@@ -793,6 +796,14 @@ impl Kept {
         is_new
     }
 
+    /// Notes how long it took what has become durable.
+    fn note_commit(&mut self, state: &State) {
+        if let Some(took) = self.journal.took.take() {
+            let marks = &state.shared.durable.shards[self.place.shard];
+            marks.commits.note(took);
+        }
+    }
+
     /// Gives the snapshot up that is being made.
     fn give_up<R: Reactor>(&mut self, what: &str, errno: i32, state: &mut State, reactor: &mut R) {
         let Some(snap) = self.snap.take() else { return };
@@ -1043,6 +1054,8 @@ pub struct Marks {
     pub size: AtomicU64,
     /// Bytes of the newest snapshot.
     pub snapshot: AtomicU64,
+    /// How long syncs and durable writes took.
+    pub commits: Commits,
 }
 
 /// How far loading is.
