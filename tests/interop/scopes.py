@@ -158,7 +158,7 @@ class Bench:
         toml = '[cluster]\nnode_id = "a"\nscopes = ["f:=b", "o:=a|b"]\n'
         kevy = self.server("kevy", True, toml).start()
         ours = self.server("node", False, toml, ["--shards", "4"], threads=2).start()
-        with kevy.conn() as k, ours.conn() as o:
+        with kevy.conn(30) as k, ours.conn(30) as o:
             for proto in ("2", "3"):
                 for c in (k, o):
                     c.call("HELLO", proto)
@@ -173,7 +173,7 @@ class Bench:
                     c.call("FLUSHALL")
             self.scripts(k, o)
             self.pipelines(k, o)
-        with ours.conn() as o:
+        with ours.conn(30) as o:
             self.only_here(o)
         kevy.stop()
         ours.stop()
@@ -325,24 +325,26 @@ class Bench:
         scopes = ["%s%s:=%s|%s" % (a, b, a, b) for a, b in pairs] + ["%s0:=%s" % (a, a) for a in IDS]
         toml = '[replication]\nrole = "primary"\n[cluster]\nnode_id = "%s"\npeers = "%s"\nscopes = "%s"\n'
         is_kevy = {i: kind == "kevy" for i, kind in zip(IDS, kinds)}
-        # Kevy's 5 s cannot be changed there.
-        flags = [] if any(is_kevy.values()) else ["--elect-down-after-ms", "700"]
         listed = ",".join(token(i) for i in IDS)
         members = {}
         for i in IDS:
             text = toml % (i, listed, ",".join(scopes))
-            members[i] = self.server("%s-%s" % (name, i), is_kevy[i], text, flags, port=ports[i])
+            members[i] = self.server("%s-%s" % (name, i), is_kevy[i], text, port=ports[i])
         for member in members.values():
             member.start()
 
-        def accepting():
+        def primary():
+            """The one that takes writes, once the others have its data."""
+            taken, up = [], 0
             for i, member in members.items():
                 with member.conn() as c:
+                    info = c.info("replication")
+                    up += info.get("master_link_status") == "up" and info.get("master_sync_in_progress") != "1"
                     if not c.call("SET", "plain", "1").is_error:
-                        return i
-            return None
+                        taken.append(i)
+            return taken[0] if len(taken) == 1 and up == 2 else None
 
-        p = wait_until("%s: a primary" % name, 60, accepting, every=0.1)
+        p = wait_until("%s: a primary" % name, 60, primary, every=0.1)
         x, o = [i for i in IDS if i != p]
         say = lambda what: "%s: %s" % (name, what)
         answers = lambda: self.answers(members[p], ports)
