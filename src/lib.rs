@@ -47,6 +47,8 @@ pub mod docs {
     pub mod metrics {}
     #[doc = include_str!("docs/migration.md")]
     pub mod migration {}
+    #[doc = include_str!("docs/scopes.md")]
+    pub mod scopes {}
     #[doc = include_str!("docs/settings.md")]
     pub mod settings {}
     #[doc = include_str!("docs/wire.md")]

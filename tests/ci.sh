@@ -15,9 +15,10 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks configure metrics coverage compare sessions dump differ introspect acl cluster consistency
-        replica primary replicas failover elections handoff zerocopy upstream bad_input evict imports crash
-        syncs)
+        jobs_celery jobs_bullmq locks configure metrics
+        coverage compare sessions dump differ introspect acl cluster consistency
+        replica primary replicas failover elections scopes
+        handoff zerocopy upstream bad_input evict imports crash syncs)
 
 do_format() {
     cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml &&
@@ -69,6 +70,7 @@ do_elections() {
     python3 tests/interop/elections.py --node "$node" --short --seed 3 &&
         python3 tests/interop/heartbeats.py --node "$node" --seconds 5
 }
+do_scopes() { python3 tests/interop/scopes.py --node "$node"; }
 do_handoff() {
     for one in handoff-supervisor handoff-supervisor-0.1.2; do
         cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return

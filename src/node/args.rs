@@ -7,7 +7,7 @@ use uring::{Level, affinity};
 use super::config::{self, Asked, ConfigFile, World};
 use crate::{
     elect::{NodeId, Peer, Timings},
-    route::Routing,
+    route::{Routing, Scopes},
     tools::{Export, Import, Repair, Reshard, Source, Top},
 };
 
@@ -142,6 +142,8 @@ pub struct Options {
     pub node_id: Option<NodeId>,
     /// All members, this node included; without them there are no elections.
     pub peers: Vec<Peer>,
+    /// Keys that one node alone may write to.
+    pub scopes: Scopes,
     /// Port on which members speak to each other; the client port and 200 more if absent.
     pub elect_port: Option<u16>,
     /// Milliseconds after which a primary that is not heard is gone.
@@ -189,6 +191,7 @@ impl Default for Options {
             level: None,
             node_id: None,
             peers: Vec::new(),
+            scopes: Scopes::default(),
             elect_port: None,
             down_after_ms: Timings::KEVY.down_after,
             quorum_writes: false,
@@ -254,6 +257,8 @@ usage: ringkeep [options]          serve
   --elect-down-after-ms N
                        a primary that is not heard for so long is gone; another value than kevy's is for
                        fleets without kevys, and the same for all (5000)
+  --scopes LIST        keys that one node alone may write to, which --node-id names, and which one does
+                       while that is down: PREFIX=NODE or PREFIX=NODE|FALLBACK,.. (none)
   --quorum-writes yes|no
                        a primary that was elected answers a write when a majority has it (no)
   --databases N        databases of SELECT (16)

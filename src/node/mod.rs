@@ -37,7 +37,9 @@ use crate::{
     journal::FileName,
     mesh,
     recover::RecoverError,
-    shard::{Core, Election, Failovers, Membership, Settings, Shared, lock, log, read_users},
+    shard::{
+        Core, Election, Failovers, Membership, Ownership, Settings, Shared, lock, log, read_users,
+    },
     store::seed_collections,
     tools::DataError,
 };
@@ -239,6 +241,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     );
     let mut shared = Shared::new(settings, started.as_millis() as u64, run_id);
     shared.election = elect_port.map(|_| Election::default());
+    shared.scopes = options.node_id.and_then(|own| {
+        let scopes = options.scopes.clone();
+        (!scopes.is_empty()).then(|| Ownership::new(scopes, own.as_str(), &options.peers))
+    });
     let record = match &options.dir {
         Some(dir) => member::read_record(dir.as_ref())?,
         None => Record::default(),

@@ -823,6 +823,14 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             "replica-max-staleness-ms",
             tunables.staleness_max_ms.to_string(),
         ),
+        (
+            "scopes",
+            shared
+                .scopes
+                .as_ref()
+                .map(|scopes| scopes.scopes().to_string())
+                .unwrap_or_default(),
+        ),
         ("quorum-writes", yes_no(tunables.quorum_writes)),
         ("replica-serve-stale-data", yes_no(tunables.serves_stale)),
         ("slave-serve-stale-data", yes_no(tunables.serves_stale)),

@@ -233,6 +233,7 @@ impl State {
             || !spec.fits(args.len())
             || !self.is_plain(conn)
             || (spec.is_write() && self.shared.following.load(Relaxed))
+            || self.is_foreign(spec, args).is_some()
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn.port_shard.is_some()
             || conn.is_full()

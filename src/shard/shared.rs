@@ -16,6 +16,7 @@ use super::{
     follow::Rollbacks,
     handoff::Handover,
     meter::{CoreMeters, Lags},
+    scopes::Ownership,
 };
 use crate::{
     acl::{self, Users},
@@ -560,6 +561,8 @@ pub struct Shared {
     pub found: Mutex<Vec<(usize, Position)>>,
     /// This node is a member of elections.
     pub election: Option<Election>,
+    /// Keys that one node alone may write to.
+    pub scopes: Option<Ownership>,
     /// Failovers to and from this node.
     pub failovers: Failovers,
     /// What this node did that its primary lacks.
@@ -613,6 +616,7 @@ impl Shared {
             upstreams: Mutex::default(),
             found: Mutex::default(),
             election: None,
+            scopes: None,
             failovers: Failovers::default(),
             rollbacks: Rollbacks::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),

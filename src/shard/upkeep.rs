@@ -112,6 +112,9 @@ impl State {
             self.end_blocks();
         }
         self.followed = follows;
+        if self.is_scoped {
+            self.heed_scopes();
+        }
         self.end_pause(now);
         self.watched("expire-cycle", |state| state.expire(now));
         self.look_after_clients(stall_ms);

@@ -57,6 +57,7 @@ KEYS = [
     ("cluster", "enabled", "false", 1, False),
     ("cluster", "port_base", "{cluster}", 1, False),
     ("cluster", "elect_port_base", "{elect}", 1, False),
+    ("cluster", "scopes", '"f:=b|c"', 2, True),
     ("cluster", "announce_ip", '"127.0.0.1"', 7, False),
     ("lua", "time_limit_ms", "3000", 2, False),
     ("lua", "allow_dialects", '"5.1,5.4"', 2, True),

@@ -4,6 +4,7 @@ use super::super::args::Options;
 use crate::{
     elect::{NodeId, parse_peers},
     node::UsageError,
+    route::Scopes,
     shard::{Fsync, SavePoints, Tunables},
 };
 use uring::Level;
@@ -85,6 +86,10 @@ impl Draft {
                 let port = number(text, 0, 65_535)? as u16;
                 options.metrics_port = (port > 0).then_some(port);
             }
+            "scopes" => {
+                let scopes = Scopes::parse(text);
+                options.scopes = scopes.map_err(|fault| Refused::Because(fault.to_string()))?;
+            }
             "elect-port" => options.elect_port = Some(number(text, 1, 65_535)? as u16),
             "elect-down-after-ms" => options.down_after_ms = number(text, 100, 600_000)?,
             "quorum-writes" => options.quorum_writes = yes_or_no(text)?,
@@ -142,8 +147,13 @@ impl Draft {
 /// What keeps options from going together.
 fn conflict(options: &Options) -> Option<&'static str> {
     let is_member = !options.peers.is_empty();
+    let (is_named, is_scoped) = (options.node_id.is_some(), !options.scopes.is_empty());
     match () {
-        _ if options.node_id.is_some() != is_member => {
+        _ if is_scoped && !is_named => {
+            Some("--scopes needs --node-id: by that name a scope is this node's")
+        }
+        // A name alone is for scopes.
+        _ if is_named != is_member && !is_scoped => {
             Some("elections need both --node-id and --peers")
         }
         _ if options.quorum_writes && !is_member => {

@@ -186,12 +186,6 @@ pub(super) static FOREIGN: &[Foreign] = &[
     refused(("cluster", "secure"), Kind::YesNo, "no", ENCRYPTED),
     told(("cluster", "peer_keys"), Kind::List, "", NO_KEYS),
     refused(
-        ("cluster", "scopes"),
-        Kind::List,
-        "",
-        "writes to these keys would be taken on nodes that do not own them, and histories part",
-    ),
-    refused(
         ("cluster", "announce_port_base"),
         PORT,
         "0",

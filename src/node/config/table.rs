@@ -315,6 +315,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         Kind::Number(100, 600_000),
         "5000",
     ),
+    fixed("scopes", ("cluster", "scopes"), Kind::List, "").shown_as("scopes"),
     live(
         "quorum-writes",
         ("cluster", "quorum_writes"),

@@ -100,6 +100,8 @@ pub(super) struct Election {
     /// The ballot on its way to the disk was refused at once.
     ballot_failed: bool,
     told: Ms,
+    /// When this process began to take part.
+    began: Ms,
     /// The last step, and until when nothing is listened to behind a stall.
     stepped: Ms,
     deaf_until: Ms,
@@ -208,6 +210,7 @@ impl Election {
             leads: false,
             ballot_failed: false,
             told: 0,
+            began: now,
             stepped: now,
             deaf_until: 0,
             well_since: None,
@@ -736,11 +739,28 @@ impl Election {
 
     // ---- what others may know ----
 
+    /// Tells the scopes who is down. Who has never been heard is that after the same time.
+    fn note_down(&self, now: Ms) {
+        let Some(scopes) = &self.shared.scopes else {
+            return;
+        };
+        let (patience, here_for) = (
+            self.settings.timings.down_after,
+            now.saturating_sub(self.began),
+        );
+        scopes.note_down(|name| {
+            let mut others = self.elector.others();
+            let other = others.find(|other| other.id.as_str() == name);
+            other.is_some_and(|other| other.silent.unwrap_or(here_for) >= patience)
+        });
+    }
+
     /// Publishes what INFO and ELECT tell.
     fn publish(&self, now: Ms) {
         let Some(election) = &self.shared.election else {
             return;
         };
+        self.note_down(now);
         let view = self.elector.view();
         let members = self.settings.peers.iter().map(|peer| {
             let other = self.elector.others().find(|other| other.id == peer.id);
