@@ -16,7 +16,7 @@ mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
         jobs_celery jobs_bullmq locks configure coverage compare sessions dump differ introspect acl cluster consistency
-        replica primary replicas failover elections handoff zerocopy upstream bad_input evict imports crash
+        replica primary replicas failover elections node_key handoff zerocopy upstream bad_input evict imports crash
         syncs)
 
 do_format() {
@@ -65,6 +65,7 @@ do_primary() { python3 tests/interop/kevy_primary.py --node "$node" --short --se
 do_failover() { python3 tests/interop/failover.py --node "$node" --short --seed 2; }
 do_replicas() { python3 tests/interop/replicas.py --node "$node" --seconds 25 --seed 3; }
 do_elections() { python3 tests/interop/elections.py --node "$node" --short --seed 3; }
+do_node_key() { python3 tests/interop/node_key.py --node "$node"; }
 do_handoff() {
     for one in handoff-supervisor handoff-supervisor-0.1.2; do
         cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return
