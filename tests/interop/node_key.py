@@ -556,7 +556,7 @@ def elected(args, scratch, count, fleet):
     a_kevy_among(count, scratch, fleet, out, (primary, epoch))
 
     # Back again, over to another one as planned, and over to another one because it is lost.
-    fleet.members[out] = right.start()
+    fleet.members[out] = right.start(limit=90)
     count.check("the right one is let in again", fleet.wait("three again") == (primary, epoch), str(fleet.views()))
     fleet.write(primary, "k", "2")
     moved = wait_until("its part is handed over", 30, lambda: fleet.moved_from(primary), every=0.2)
@@ -577,7 +577,7 @@ def elected(args, scratch, count, fleet):
     for server in fleet.members.values():
         wait_until("what was confirmed is there", 10, lambda server=server: in_step(server, "k", b"4"))
     count.ok("with every confirmed write")
-    fleet.members[primary] = lost.start()
+    fleet.members[primary] = lost.start(limit=90)
     count.check("the lost one follows", fleet.wait("three again") == after, str(fleet.views()))
     shown = [lacks_secret(server, fleet.holder(name)) for name, server in fleet.members.items()]
     count.check("the secret is shown nowhere", all(shown))
