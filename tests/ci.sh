@@ -17,7 +17,7 @@ mkdir -p "$logs"
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
         jobs_celery jobs_bullmq locks configure metrics
         coverage compare sessions dump differ introspect acl cluster consistency
-        replica primary replicas failover elections scopes
+        replica primary replicas failover elections scopes node_key
         handoff zerocopy upstream bad_input evict imports crash syncs)
 
 do_format() {
@@ -71,6 +71,7 @@ do_elections() {
         python3 tests/interop/heartbeats.py --node "$node" --seconds 5
 }
 do_scopes() { python3 tests/interop/scopes.py --node "$node"; }
+do_node_key() { python3 tests/interop/node_key.py --node "$node"; }
 do_handoff() {
     for one in handoff-supervisor handoff-supervisor-0.1.2; do
         cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return

@@ -130,6 +130,8 @@ pub struct Options {
     pub primary_user: String,
     /// See there.
     pub primary_password: String,
+    /// File with the key that links between nodes prove.
+    pub node_key_file: Option<PathBuf>,
     /// Address that cluster clients are sent to; the first one to listen on if absent.
     pub announce: Option<IpAddr>,
     /// Cluster mode: the port of the first shard.
@@ -185,6 +187,7 @@ impl Default for Options {
             protects: true,
             primary_user: String::new(),
             primary_password: String::new(),
+            node_key_file: None,
             announce: None,
             slots: None,
             metrics_port: None,
@@ -242,7 +245,7 @@ usage: ringkeep [options]          serve
   --cpu-list A,B,..    CPUs to pin the cores to
   --no-pin             do not pin the cores
   --replication-port N port for replicas of the first shard, the others follow; 0: none
-                       (the client port + 10000; with --requirepass or --aclfile none)
+                       (the client port + 10000; with --requirepass or --aclfile none but for --node-key-file)
   --min-replicas-to-write N
                        refuse writes while fewer replicas have acknowledged anything of late (0)
   --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
@@ -250,6 +253,8 @@ usage: ringkeep [options]          serve
                        on a replica, refuse reads of data that may be older; 0: never (0)
   --masterauth TEXT    password that a Redis primary is shown (none)
   --masteruser NAME    user that goes with it (the default one)
+  --node-key-file PATH file with a secret of 16 to 1024 bytes that nodes of a fleet share: whoever does
+                       not prove it is no replica, primary or member here, kevys among them (none)
   --node-id NAME       this node's name among the members that elect a primary (none)
   --peers LIST         all members as kevy lists them, this one included: ID@HOST:ELECT:CLIENT[:REPL],..
                        (none: no elections)

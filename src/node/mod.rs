@@ -4,6 +4,7 @@ mod args;
 mod boot;
 mod config;
 mod handoff;
+mod key;
 mod member;
 mod preload;
 mod supervise;
@@ -36,9 +37,11 @@ use crate::{
     failover::{Place, Record, Stands},
     journal::FileName,
     mesh,
+    proof::NAME_MAX,
     recover::RecoverError,
     shard::{
-        Core, Election, Failovers, Membership, Ownership, Settings, Shared, lock, log, read_users,
+        Core, Election, Failovers, Keyring, Membership, Ownership, Settings, Shared, lock, log,
+        read_users,
     },
     store::seed_collections,
     tools::DataError,
@@ -72,6 +75,8 @@ pub enum StartError {
     Handoff(String),
     /// The node cannot be a member of elections.
     Member(String),
+    /// What is wrong with the file of the nodes' key.
+    NodeKey(String),
     /// What is wrong with the file of users.
     Users(Vec<String>),
     /// The data directory is one of kevy, with this file in it.
@@ -97,6 +102,7 @@ impl std::fmt::Display for StartError {
             ),
             StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
+            StartError::NodeKey(text) => write!(out, "node key: {text}"),
             StartError::Users(errors) => {
                 let lines: Vec<&str> = errors.iter().map(|error| error.trim()).collect();
                 out.write_str(&lines.join("\n"))
@@ -239,7 +245,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         chance.hash_one(2),
         std::process::id()
     );
+    let node_key = match &options.node_key_file {
+        None => None,
+        Some(path) => {
+            // Where there are no members, others know it from themselves by this.
+            let drawn = run_id.get(..NAME_MAX).unwrap_or(&run_id);
+            let name = options.node_id.as_ref().map_or(drawn, |id| id.as_str());
+            let key = key::read(path).map_err(StartError::NodeKey)?;
+            Some(Keyring::new(key, path.clone(), name.to_string()))
+        }
+    };
     let mut shared = Shared::new(settings, started.as_millis() as u64, run_id);
+    shared.node_key = node_key;
     shared.election = elect_port.map(|_| Election::default());
     shared.scopes = options.node_id.and_then(|own| {
         let scopes = options.scopes.clone();
@@ -595,17 +612,18 @@ impl Drop for WholeOrNothing {
 }
 
 /// The port on which replicas of the first shard connect. One that nobody asked for is left out where the
-/// ports are taken or do not exist, and where clients need a password.
+/// ports are taken or do not exist, and where clients need a password and replicas nothing.
 fn replication_port(
     options: &Options,
     addresses: &[IpAddr],
     shards: usize,
     is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
+    let is_guarded = !options.password.is_empty() || options.acl_file.is_some();
     let first = match options.replication_port {
         Some(0) => return Ok(None),
-        // It asks nobody who they are.
-        None if !options.password.is_empty() || options.acl_file.is_some() => return Ok(None),
+        // Without a key of the nodes it asks nobody who they are.
+        None if is_guarded && options.node_key_file.is_none() => return Ok(None),
         Some(first) => usize::from(first),
         None => usize::from(options.port) + REPLICATION_ABOVE,
     };

@@ -851,7 +851,8 @@ impl<R: Reactor> Core<R> {
                 }
                 let now = self.state.now;
                 let source = &mut self.source;
-                if source.accept(listener, socket, peer, now, &mut self.reactor) {
+                let ring = self.state.shared.node_key.as_ref();
+                if source.accept(listener, socket, peer, (ring, now), &mut self.reactor) {
                     return true;
                 }
                 if let Some(control) = &mut self.control

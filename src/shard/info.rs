@@ -510,6 +510,11 @@ fn election(shared: &Shared, lines: &mut Lines<'_>) {
 fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     links(facts, lines);
     election(facts.shared, lines);
+    if let Some(ring) = &facts.shared.node_key {
+        lines.put("node_key", 1);
+        lines.put("node_key_refused_links", ring.refused.load(Relaxed));
+        lines.put("node_key_last_refusal", ring.last());
+    }
 }
 
 fn failover(shared: &Shared, lines: &mut Lines<'_>) {
@@ -554,6 +559,9 @@ fn links(facts: &Facts<'_>, lines: &mut Lines<'_>) {
             lines.put("master_last_io_seconds_ago", age);
             if let Some(redis) = &view.redis {
                 return redis_replication(facts, view, redis, up, lines);
+            }
+            if !up && !view.trouble.is_empty() {
+                lines.put("master_link_last_error", &view.trouble);
             }
             let syncing = view.links.is_empty() || view.links.iter().any(|link| link.syncing);
             lines.put("master_sync_in_progress", u8::from(syncing));
@@ -800,6 +808,14 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
                 .acl_file
                 .as_ref()
                 .map(|path| path.display().to_string())
+                .unwrap_or_default(),
+        ),
+        (
+            "node-key-file",
+            shared
+                .node_key
+                .as_ref()
+                .map(|ring| ring.path.display().to_string())
                 .unwrap_or_default(),
         ),
         ("masteruser", tunables.primary_user),

@@ -356,7 +356,7 @@ impl State {
         out.array(view.members.len());
         for member in &view.members {
             let other = member.other.as_ref();
-            out.map(8);
+            out.map(9);
             out.bulk_str("id");
             out.bulk_str(member.id.as_str());
             out.bulk_str("host");
@@ -386,6 +386,8 @@ impl State {
                 out.bulk_str(name);
                 out.int(number);
             }
+            out.bulk_str("trouble");
+            out.bulk_str(member.trouble);
         }
     }
 
@@ -429,6 +431,7 @@ impl State {
             host,
             port,
             links: Vec::new(),
+            trouble: String::new(),
             redis: None,
         });
         if self.me == 0 {

@@ -15,6 +15,7 @@ use super::{
     failover::Failovers,
     follow::Rollbacks,
     handoff::Handover,
+    keyring::Keyring,
     meter::{CoreMeters, Lags},
     scopes::Ownership,
 };
@@ -329,6 +330,8 @@ pub struct FollowView {
     pub port: u16,
     /// One per upstream stream; empty while the primary is being looked for.
     pub links: Vec<LinkView>,
+    /// Why there is no link, or why one ended last.
+    pub trouble: String,
     /// What more there is to say of a Redis primary. It has one link.
     pub redis: Option<RedisView>,
 }
@@ -451,6 +454,8 @@ pub struct MemberView {
     pub client_port: Option<u16>,
     /// There is a connection to it.
     pub is_reached: bool,
+    /// What is wrong with the keys of the two.
+    pub trouble: &'static str,
     /// What is known of it; nothing of this node itself.
     pub other: Option<OtherView>,
 }
@@ -543,6 +548,8 @@ pub struct Shared {
     pub users_version: AtomicU64,
     /// The file that they are read from and written to.
     pub acl_file: Option<PathBuf>,
+    /// What other nodes have to prove, and this one proves to them.
+    pub node_key: Option<Keyring>,
     /// ACL LOG.
     pub acl_log: Mutex<acl::Log>,
     /// SLOWLOG.
@@ -608,6 +615,7 @@ impl Shared {
             users: Mutex::default(),
             users_version: AtomicU64::new(0),
             acl_file: None,
+            node_key: None,
             acl_log: Mutex::default(),
             slow: Mutex::default(),
             run_id,

@@ -23,6 +23,7 @@ use super::{
     durable::Fsync,
     in_place::InPlace,
     kept::{AWAY_MS, Away, Kept},
+    keyring::Keyring,
     log,
     message::Message,
     meter::Lags,
@@ -34,9 +35,10 @@ use crate::{
     base::Ms,
     cmd::{Shard, Walker, libraries},
     journal::{Ancestry, Position, Stream, frame::NUDGE},
+    proof::{self, Fault, Heard, Purpose},
     recover,
     repl::{
-        History, Part,
+        History, Part, discover,
         history::{Cursor, Lost, Peer},
         source::{Ack, Listener, Request, Said},
     },
@@ -81,6 +83,13 @@ const READ_FAILURES_MAX: u32 = 100;
 const REMOVED: &str = "all keys were removed during its snapshot";
 /// Most links of one shard.
 const LINKS_MAX: usize = 256;
+/// Most of them that have not proven the key of the nodes: a further one takes the place of the oldest.
+const UNPROVEN_MAX: usize = 32;
+/// Why such a one ends.
+const CROWDED: &str = "others want to prove the node key";
+/// Why a link ends that is none of a peer of this node, and how often that is logged.
+const KEY_TOLD_MS: Ms = 60_000;
+const NO_KEY_HERE: &str = "it has a node key, and this node has none (--node-key-file)";
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
 /// Why a link ends that comes to a frame for which its replica has no words.
@@ -104,6 +113,8 @@ pub(super) struct Source {
     holds: bool,
     /// Commands of this core when it was last looked at.
     commands: u64,
+    /// When it was last told that somebody has a key and this node none.
+    key_told_at: Ms,
     /// Once there was a snapshot: is the memory for them registered with the ring?
     registered: Option<bool>,
 }
@@ -150,6 +161,10 @@ struct Landing {
 }
 
 enum Stage {
+    /// The key of the nodes is not proven yet; since when.
+    Proving(Box<proof::Listener>, Ms),
+    /// And will not be. It is told why.
+    Refused(Ms),
     /// The handshake is not there yet.
     Greeting,
     /// It waits for the shard to be here.
@@ -252,25 +267,37 @@ impl Source {
         listener: SocketId,
         socket: SocketId,
         peer: Option<SocketAddr>,
-        now: Ms,
+        (ring, now): (Option<&Keyring>, Ms),
         reactor: &mut R,
     ) -> bool {
         let Some((_, own)) = self.ports.iter().find(|(port, _)| *port == listener) else {
             return false;
         };
-        let count = self.links.iter().filter(|link| link.own == *own).count();
-        if count >= LINKS_MAX {
+        let own = *own;
+        let of_port = self.links.iter().filter(|link| link.own == own);
+        let count = of_port.filter(|link| !link.is_unproven()).count();
+        let purpose = Purpose::Stream(self.feeds[own].shard as u32);
+        let stage = match ring.map(|ring| ring.listener(purpose)) {
+            None => Stage::Greeting,
+            Some(Ok(listener)) => Stage::Proving(Box::new(listener), now),
+            Some(Err(_)) => Stage::Refused(now),
+        };
+        if count >= LINKS_MAX || matches!(stage, Stage::Refused(_)) {
             reactor.close(socket);
             return true;
         }
         reactor.start_receiving(socket);
-        self.feeds[*own].used = now;
+        if ring.is_none() {
+            self.feeds[own].used = now;
+        } else {
+            self.make_room_at(own);
+        }
         self.links.push(Link {
             socket,
-            own: *own,
+            own,
             peer,
             listener: Listener::default(),
-            stage: Stage::Greeting,
+            stage,
             id: String::new(),
             asked: 0,
             asked_in: 0,
@@ -300,6 +327,18 @@ impl Source {
             is_lost: false,
         });
         true
+    }
+
+    /// Who has been slowest to prove the key leaves, where many want to.
+    fn make_room_at(&mut self, own: usize) {
+        let waits = |link: &&mut Link| link.own == own && link.gone.is_none() && link.is_unproven();
+        let mut unproven = self.links.iter_mut().filter(waits);
+        let oldest = unproven.next();
+        if let Some(oldest) = oldest
+            && unproven.count() + 1 >= UNPROVEN_MAX
+        {
+            oldest.gone = Some(CROWDED);
+        }
     }
 
     /// This node is no primary any more, or another one: no replica goes on here. Kevys are not looked after
@@ -334,6 +373,19 @@ impl Source {
         let Some(link) = self.link(socket) else {
             return false;
         };
+        if link.is_unproven() {
+            link.prove(bytes, &state.shared, now);
+            return true;
+        }
+        if matches!(link.stage, Stage::Greeting) && proof::is_hello(bytes) {
+            (link.stage, link.gone) = (Stage::Refused(now), Some(NO_KEY_HERE));
+            let text = format!("replica {}: {NO_KEY_HERE}", link.name());
+            if now >= self.key_told_at + KEY_TOLD_MS {
+                self.key_told_at = now;
+                log(&text);
+            }
+            return true;
+        }
         let (mut request, mut ack) = (None, None);
         let heard = link.listener.hear(bytes, |said| match said {
             Said::Request(said) => request = Some(said),
@@ -499,7 +551,7 @@ impl Source {
             return false;
         }
         let (links, away) = (&mut self.links, &mut self.away);
-        let is_ours = |link: &Link| link.own == own && link.gone.is_none();
+        let is_ours = |link: &Link| link.own == own && link.gone.is_none() && !link.is_unproven();
         let journals = state.shared.settings.journals;
         let mut ours = links.iter().filter(|link| is_ours(link));
         let asks = ours.any(|link| matches!(link.stage, Stage::Asked(_)));
@@ -825,11 +877,18 @@ impl Source {
     fn drop_gone<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) {
         let mut dropped = Vec::new();
         self.links.retain_mut(|link| {
+            if matches!(link.stage, Stage::Refused(_)) && link.out.is_empty() && !link.sending {
+                link.gone.get_or_insert("it was told why");
+            }
             let Some(why) = link.gone else {
                 return true;
             };
             self.away.extend(link.part(state.now));
             reactor.close(link.socket);
+            if link.is_unproven() {
+                // It was told where it was refused.
+                return false;
+            }
             dropped.push((link.own, format!("replica {}: {why}", link.name())));
             false
         });
@@ -850,6 +909,12 @@ impl Source {
     pub fn tick(&mut self, state: &mut State) {
         let now = state.now;
         for link in &mut self.links {
+            if let Stage::Proving(_, since) | Stage::Refused(since) = link.stage {
+                if now.saturating_sub(since) > proof::PATIENCE_MS {
+                    link.refuse(Fault::Late, &state.shared, now);
+                }
+                continue;
+            }
             // The kernel takes what is sent to a process that was stopped, so that says nothing of one that
             // has acknowledged before.
             let heard = match link.acked > 0 && matches!(link.stage, Stage::Streaming(_)) {
@@ -1080,6 +1145,43 @@ impl Feed {
 }
 
 impl Link {
+    /// Is it still, or for good, one of somebody who has not proven the key of the nodes?
+    fn is_unproven(&self) -> bool {
+        matches!(self.stage, Stage::Proving(..) | Stage::Refused(_))
+    }
+
+    /// Takes in what somebody says who has not proven the key.
+    fn prove(&mut self, bytes: &[u8], shared: &Shared, now: Ms) {
+        let Stage::Proving(listener, _) = &mut self.stage else {
+            return;
+        };
+        match listener.hear(bytes) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Say(line)) => self.say(line),
+            Ok(Heard::Proven(line)) => {
+                self.say(line);
+                (self.stage, self.alive) = (Stage::Greeting, now);
+            }
+            // A replica looks what this port is.
+            Err(Fault::Plain) if discover::is_question(bytes) => {
+                self.gone = Some("it asks who this is");
+            }
+            Err(fault) => self.refuse(fault, shared, now),
+        }
+    }
+
+    fn refuse(&mut self, fault: Fault, shared: &Shared, now: Ms) {
+        if let (Stage::Proving(listener, _), Some(ring)) = (&self.stage, &shared.node_key) {
+            let from = self.peer.map(|peer| peer.ip());
+            ring.refuse(listener.purpose(), from, fault, now);
+            self.stage = Stage::Refused(now);
+        }
+        match fault.answer() {
+            Some(answer) => self.say(answer.into()),
+            None => self.gone = Some(fault.text()),
+        }
+    }
+
     /// Is so much on its way to it that a snapshot has to wait?
     fn is_behind(&self) -> bool {
         let kept = self.kept.as_ref().map_or(0, Kept::len);

@@ -96,6 +96,7 @@ impl Draft {
             "requirepass" => options.password = text.into(),
             "aclfile" => options.acl_file = filled(text).map(Into::into),
             "protected-mode" => self.protects = Some(yes_or_no(text)?),
+            "node-key-file" => options.node_key_file = filled(text).map(Into::into),
             "masterauth" => options.primary_password = text.into(),
             "masteruser" => options.primary_user = text.into(),
             "cluster" => self.is_cluster = yes_or_no(text)?,

@@ -329,6 +329,13 @@ pub(super) static SETTINGS: &[Setting] = &[
         PORT_OR_NONE,
         "",
     ),
+    fixed(
+        "node-key-file",
+        ("replication", "node_key_file"),
+        Kind::Text,
+        "",
+    )
+    .shown_as("node-key-file"),
     live("masterauth", ("replication", "masterauth"), Kind::Text, "").secret(),
     live("masteruser", ("replication", "masteruser"), Kind::Text, ""),
     live(

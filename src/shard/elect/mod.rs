@@ -184,9 +184,9 @@ impl Election {
             false => Elector::new(now, settings.clone(), *ballot, offsets),
         };
         Ok(elector.map(|elector| Self {
-            shared,
             elector,
-            lines: Lines::new(&settings.peers, settings.id),
+            lines: Lines::new(&settings.peers, settings.id, shared.clone()),
+            shared,
             settings,
             ballot: SafeFile::new(0, dir, BALLOT, folder),
             noted: SafeFile::new(1, dir, PLACES, folder),
@@ -243,16 +243,22 @@ impl Election {
 
     /// Takes in what came from a socket, if it is one of these.
     pub fn on_data(&mut self, socket: SocketId, bytes: &[u8], now: Ms) -> bool {
-        self.lines.on_data(socket, bytes, now)
+        let is_ours = self.lines.on_data(socket, bytes, now);
+        self.tell_reached(now);
+        is_ours
     }
 
     /// A connection stands, or does not.
     pub fn on_connected(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
         let is_ours = self.lines.on_connected(socket, is_good, now);
-        if is_ours && is_good {
+        self.tell_reached(now);
+        is_ours
+    }
+
+    fn tell_reached(&mut self, now: Ms) {
+        if std::mem::take(&mut self.lines.has_reached) {
             self.tell(Event::Reached, now);
         }
-        is_ours
     }
 
     /// A send is over.
@@ -771,6 +777,7 @@ impl Election {
                 elect_port: peer.elect_port,
                 client_port: peer.client_port,
                 is_reached: self.lines.is_up(peer.id),
+                trouble: self.lines.trouble(peer.id),
                 other,
             }
         });
