@@ -132,6 +132,8 @@ pub struct Options {
     pub announce: Option<IpAddr>,
     /// Cluster mode: the port of the first shard.
     pub slots: Option<u16>,
+    /// Which node has which slots, where several share the keys.
+    pub map: Option<PathBuf>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
     /// This node's name among the members of elections.
@@ -181,6 +183,7 @@ impl Default for Options {
             primary_password: String::new(),
             announce: None,
             slots: None,
+            map: None,
             level: None,
             node_id: None,
             peers: Vec::new(),
@@ -270,6 +273,8 @@ usage: ringkeep [options]          serve
   --cluster-port N     port of the first shard, the others follow (the one after the client port)
   --cluster-announce-ip ADDR
                        where cluster clients are sent (the first address to listen on)
+  --cluster-map FILE   which nodes have which slots, this one (--node-id) included; the same file for all
+                       (none: this node has them all)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
   --NAME VALUE         what CONFIG SET knows by that name: --maxmemory 2gb, --maxclients 5000, ..
   --help, --version

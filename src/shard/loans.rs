@@ -235,6 +235,7 @@ impl State {
             || (spec.is_write() && self.shared.following.load(Relaxed))
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn.port_shard.is_some()
+            || !self.is_for_this_node(spec, args)
             || conn.is_full()
         {
             return false;

@@ -95,6 +95,7 @@ impl Draft {
                 let address = filled(text).map(|text| text.parse());
                 options.announce = address.transpose().map_err(|_| Refused::Value)?;
             }
+            "cluster-map" => options.map = filled(text).map(Into::into),
             "ring-level" => {
                 options.level = Some(match text {
                     "basic" => Level::Basic,
@@ -122,6 +123,9 @@ impl Draft {
     /// What is missing, or excludes something else.
     pub fn finish(self) -> Result<Options, UsageError> {
         let mut options = self.options;
+        if self.is_cluster && options.map.is_some() {
+            return Err(UsageError::Incomplete(ONE_PORT));
+        }
         if let Some(why) = conflict(&options) {
             return Err(UsageError::Incomplete(why));
         }
@@ -135,10 +139,20 @@ impl Draft {
     }
 }
 
+const ONE_PORT: &str =
+    "with --cluster-map the client port serves all slots of the node: leave out --cluster";
+
 /// What keeps options from going together.
 fn conflict(options: &Options) -> Option<&'static str> {
     let is_member = !options.peers.is_empty();
     match () {
+        _ if options.map.is_some() && options.node_id.is_none() => {
+            Some("--cluster-map needs --node-id: which of its nodes is this one?")
+        }
+        _ if options.map.is_some() && options.replica_of.is_some() => {
+            Some("with --cluster-map the primary of a range is elected: leave out --replicaof")
+        }
+        _ if options.map.is_some() && !is_member => None,
         _ if options.node_id.is_some() != is_member => {
             Some("elections need both --node-id and --peers")
         }
