@@ -1,7 +1,7 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `handoff`, `image`, `proof`, `resp`, `route` (1), `aof`,
-//! `elect`, `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`, `recover` (6),
+//! `elect`, `failover`, `journal` (2), `fleet`, `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`, `recover` (6),
 //! `script` (7), `mesh` (8), `shard` (9), `tools` (10), `node` (11). `uring` is met from `mesh` up, and
 //! nothing below it has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ pub mod base;
 pub mod cmd;
 pub mod elect;
 pub mod failover;
+pub mod fleet;
 pub mod handoff;
 pub mod image;
 pub mod journal;
@@ -44,6 +45,8 @@ pub mod docs {
     pub mod handoff {}
     #[doc = include_str!("docs/journal.md")]
     pub mod journal {}
+    #[doc = include_str!("docs/many-nodes.md")]
+    pub mod many_nodes {}
     #[doc = include_str!("docs/metrics.md")]
     pub mod metrics {}
     #[doc = include_str!("docs/migration.md")]

@@ -16,7 +16,7 @@ mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
         jobs_celery jobs_bullmq locks configure metrics
-        coverage compare sessions dump differ introspect acl cluster consistency
+        coverage compare sessions dump differ introspect acl cluster fleet proxy consistency
         replica primary replicas failover elections scopes node_key
         handoff zerocopy upstream bad_input evict imports crash syncs)
 
@@ -62,6 +62,8 @@ do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds
 do_introspect() { python3 tests/interop/introspect.py --node "$node"; }
 do_acl() { python3 tests/interop/acl.py --node "$node" --threads 2; }
 do_cluster() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/cluster.py --node "$node"; }
+do_fleet() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/fleet3x3.py --node "$node"; }
+do_proxy() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/proxy.py --node "$node"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_primary() { python3 tests/interop/kevy_primary.py --node "$node" --short --seed 9; }
 do_failover() { python3 tests/interop/failover.py --node "$node" --short --seed 2; }

@@ -138,6 +138,8 @@ pub struct Options {
     pub slots: Option<u16>,
     /// Port where metrics are read, if any.
     pub metrics_port: Option<u16>,
+    /// Which node has which slots, where several share the keys.
+    pub map: Option<PathBuf>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
     /// This node's name among the members of elections.
@@ -191,6 +193,7 @@ impl Default for Options {
             announce: None,
             slots: None,
             metrics_port: None,
+            map: None,
             level: None,
             node_id: None,
             peers: Vec::new(),
@@ -288,6 +291,8 @@ usage: ringkeep [options]          serve
   --cluster-announce-ip ADDR
                        where cluster clients are sent (the first address to listen on)
   --metrics-port N     port where a Prometheus reads http://HOST:N/metrics; it asks nobody who they are (none)
+  --cluster-map FILE   which nodes have which slots, this one (--node-id) included; the same file for all
+                       (none: this node has them all)
   --ring-level L       basic, multishot or full: use no more of io_uring than this
   --NAME VALUE         what CONFIG SET knows by that name: --maxmemory 2gb, --maxclients 5000, ..
   --help, --version

@@ -3,6 +3,7 @@
 mod args;
 mod boot;
 mod config;
+mod fleet;
 mod handoff;
 mod key;
 mod member;
@@ -65,6 +66,8 @@ pub enum StartError {
     Scripts(String),
     /// The address to listen on is none.
     Bind(String),
+    /// The map of the slots cannot be used.
+    Map(PathBuf, String),
     /// Cluster mode without an address to send clients to, or without ports for all shards.
     Cluster,
     /// The data directory cannot be used.
@@ -94,6 +97,7 @@ impl std::fmt::Display for StartError {
                 "cluster mode needs an address that clients can be sent to (--cluster-announce-ip) and a \
                  port below 65536 for each shard (--cluster-port)"
             ),
+            StartError::Map(path, why) => write!(out, "cluster map {}: {why}", path.display()),
             StartError::Data(error) => write!(out, "{error}"),
             StartError::KevyData(dir, name) => write!(
                 out,
@@ -150,7 +154,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         cores,
         shards,
         // A cluster has one.
-        databases: options.slots.map_or(options.databases, |_| 1),
+        databases: match options.slots.is_some() || options.map.is_some() {
+            true => 1,
+            false => options.databases,
+        },
         spin_us: options.spin_us,
         dir: options.dir.clone(),
         journals: options.journals.unwrap_or(options.dir.is_some()),
@@ -230,6 +237,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     settings.replication_port = replication_port(options, &addresses, shards, is_beside)?;
     let replication_port = settings.replication_port;
+    let fleet = fleet::read(options)?;
     let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
     let taken = port.into_iter().chain(elect_port);
     let of_shards = options.slots.into_iter().chain(replication_port);
@@ -257,6 +265,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     };
     let mut shared = Shared::new(settings, started.as_millis() as u64, run_id);
     shared.node_key = node_key;
+    shared.fleet = fleet;
     shared.election = elect_port.map(|_| Election::default());
     shared.scopes = options.node_id.and_then(|own| {
         let scopes = options.scopes.clone();

@@ -204,6 +204,8 @@ pub struct Conn {
     pub unlimited: bool,
     /// Came to the port of this shard.
     pub port_shard: Option<usize>,
+    /// READONLY: is answered by replicas.
+    pub reads_replica: bool,
     /// MULTI.
     pub multi: Option<Multi>,
     /// CLIENT TRACKING.
@@ -287,6 +289,7 @@ impl Conn {
             trusted: false,
             unlimited: false,
             port_shard: None,
+            reads_replica: false,
             multi: None,
             tracking: None,
             watching: Vec::new(),

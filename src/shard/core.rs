@@ -16,6 +16,7 @@ use super::{
     durable::{Durable, Start},
     elect::{Election, Membership},
     failover::{self, Failing},
+    fleet::Asking,
     follow::Follower,
     handoff::{self, Control, Estate, Stage},
     log::log,
@@ -68,6 +69,8 @@ pub struct Core<R: Reactor> {
     /// This node's part in elections, and what it is to begin with; on core 0 only.
     election: Option<Box<Election>>,
     member: Option<(Membership, Vec<SocketId>)>,
+    /// Who leads the other ranges, where other nodes have some of the slots; on core 0 only.
+    asking: Option<Asking>,
     /// Failovers to and from this node; on core 0 only.
     failing: Option<Box<Failing>>,
     /// What all cores do for elections and failovers, who asked for it, and its number.
@@ -136,6 +139,7 @@ impl<R: Reactor> Core<R> {
             source: Source::new(state.homes.own()),
             reactor,
             events: Vec::with_capacity(1024),
+            asking: Asking::new(&shared).filter(|_| me == 0),
             follower: (me == 0).then(|| Follower::new(shared)),
             durable: None,
             election: None,
@@ -769,6 +773,9 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(scrapes) = &mut self.scrapes
                     && scrapes.on_data(socket, bytes)
                 {
+                } else if let Some(asking) = &mut self.asking
+                    && asking.on_data(socket, bytes, self.state.boot_clock)
+                {
                 } else if self.state.stage < Stage::Sealing
                     && let Some(election) = &mut self.election
                     && election.on_data(socket, bytes, self.state.boot_clock)
@@ -811,6 +818,9 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(scrapes) = &mut self.scrapes
                     && let sent = (result.is_ok(), self.state.beat)
                     && scrapes.on_sent(socket, sent, &mut self.reactor)
+                {
+                } else if let Some(asking) = &mut self.asking
+                    && asking.on_sent(socket, result.is_ok(), self.state.boot_clock)
                 {
                 } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
                 } else if let Some(election) = &mut self.election
@@ -889,6 +899,9 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(scrapes) = &mut self.scrapes
                     && scrapes.on_end(socket)
                 {
+                } else if let Some(asking) = &mut self.asking
+                    && asking.on_end(socket, self.state.boot_clock)
+                {
                 } else if self.state.stage < Stage::Sealing
                     && let Some(election) = &mut self.election
                     && election.on_end(socket, self.state.boot_clock)
@@ -900,7 +913,13 @@ impl<R: Reactor> Core<R> {
                 }
             }
             Event::Connected { socket, result } => {
-                if let Some(election) = &mut self.election
+                if let Some(asking) = &mut self.asking
+                    && asking.on_connected(socket, result.is_ok(), self.state.boot_clock)
+                {
+                    if result.is_ok() {
+                        self.reactor.start_receiving(socket);
+                    }
+                } else if let Some(election) = &mut self.election
                     && election.on_connected(socket, result.is_ok(), self.state.boot_clock)
                 {
                     if result.is_ok() {
@@ -1166,6 +1185,10 @@ impl<R: Reactor> Core<R> {
         }
         if let Some(durable) = &mut self.durable {
             durable.tick(&mut self.state, &mut self.reactor);
+        }
+        if let Some(asking) = &mut self.asking {
+            let (now, tunables) = (self.state.boot_clock, &self.state.tunables);
+            asking.tick(now, tunables, &mut self.reactor);
         }
         self.source.tick(&mut self.state);
         self.state.tick(STALL_MS);

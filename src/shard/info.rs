@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::{
     census::Totals,
     durable::{Fsync, Marks, SavePoints},
+    fleet::Fleet,
     shared::{
         CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
     },
@@ -109,9 +110,9 @@ fn server(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("ringkeep_version", env!("CARGO_PKG_VERSION"));
     lines.put(
         "redis_mode",
-        match shared.settings.slots {
-            Some(_) => "cluster",
-            None => "standalone",
+        match shared.is_cluster() {
+            true => "cluster",
+            false => "standalone",
         },
     );
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -355,8 +356,10 @@ fn latency_stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
 }
 
 fn cluster(facts: &Facts<'_>, lines: &mut Lines<'_>) {
-    let enabled = facts.shared.settings.slots.is_some();
-    lines.put("cluster_enabled", u8::from(enabled));
+    lines.put("cluster_enabled", u8::from(facts.shared.is_cluster()));
+    for (name, text) in facts.shared.fleet.iter().flat_map(Fleet::info) {
+        lines.put(name, text);
+    }
 }
 
 /// The nodes that follow this one. One has a link per shard; a node is there if all are.
@@ -823,7 +826,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         // What does not change here, for clients that look at it.
         ("latency-tracking", "yes".into()),
         ("latency-tracking-info-percentiles", "50 99 99.9".into()),
-        ("cluster-enabled", yes_no(settings.slots.is_some())),
+        ("cluster-enabled", yes_no(shared.is_cluster())),
         ("appendfsync", tunables.fsync.name().into()),
         ("min-replicas-to-write", tunables.replicas_min.to_string()),
         ("min-slaves-to-write", tunables.replicas_min.to_string()),

@@ -236,6 +236,7 @@ impl State {
             || self.is_foreign(spec, args).is_some()
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn.port_shard.is_some()
+            || !self.is_for_this_node(spec, args)
             || conn.is_full()
         {
             return false;

@@ -375,7 +375,8 @@ fn can_leave(conn: &Conn) -> bool {
         Hold::Blocked(blocked) => matches!(blocked.on_timeout, GiveUp::Unanswered),
         _ => conn.is_waiting(),
     };
-    let is_simple = conn.tracking.is_none() && !conn.monitors && !conn.has_held();
+    let is_simple =
+        conn.tracking.is_none() && !conn.monitors && !conn.reads_replica && !conn.has_held();
     is_simple && !is_waiting && !conn.closing && !conn.ended && conn.input.len() <= STATE_MAX / 2
 }
 

@@ -358,6 +358,7 @@ impl State {
             || conn
                 .port_shard
                 .is_some_and(|shard| !self.is_at_its_port(shard, spec, args))
+            || !self.is_for_this_node(spec, args)
         {
             return false;
         }
@@ -476,6 +477,14 @@ impl State {
             true => None,
             false => self.forbidden(conn, spec, *args),
         };
+        if barred.is_none()
+            && let Some(error) = self.elsewhere(conn, spec, *args)
+        {
+            if spec.run_is(cmd::Verb::Exec) {
+                self.discard(conn);
+            }
+            return self.refuse(conn, Some(spec), &error);
+        }
         if let Some(error) = barred.or_else(|| self.gate(conn, spec)) {
             if spec.name == "EXEC" {
                 return self.abort_exec(conn, spec, &error);

@@ -13,6 +13,7 @@ use super::{
     census::{Census, LatencyLog, Totals},
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
+    fleet::Fleet,
     follow::Rollbacks,
     handoff::Handover,
     keyring::Keyring,
@@ -566,6 +567,8 @@ pub struct Shared {
     pub upstreams: Mutex<Vec<(usize, Upstream)>>,
     /// Where the histories of the shards that were loaded ended, with the shard, the newest last.
     pub found: Mutex<Vec<(usize, Position)>>,
+    /// Other nodes have some of the slots.
+    pub fleet: Option<Fleet>,
     /// This node is a member of elections.
     pub election: Option<Election>,
     /// Keys that one node alone may write to.
@@ -623,6 +626,7 @@ impl Shared {
             ring: Mutex::default(),
             upstreams: Mutex::default(),
             found: Mutex::default(),
+            fleet: None,
             election: None,
             scopes: None,
             failovers: Failovers::default(),

@@ -105,6 +105,7 @@ impl Draft {
                 let address = filled(text).map(|text| text.parse());
                 options.announce = address.transpose().map_err(|_| Refused::Value)?;
             }
+            "cluster-map" => options.map = filled(text).map(Into::into),
             "ring-level" => {
                 options.level = Some(match text {
                     "basic" => Level::Basic,
@@ -132,6 +133,9 @@ impl Draft {
     /// What is missing, or excludes something else.
     pub fn finish(self) -> Result<Options, UsageError> {
         let mut options = self.options;
+        if self.is_cluster && options.map.is_some() {
+            return Err(UsageError::Incomplete(ONE_PORT));
+        }
         if let Some(why) = conflict(&options) {
             return Err(UsageError::Incomplete(why));
         }
@@ -145,14 +149,24 @@ impl Draft {
     }
 }
 
+const ONE_PORT: &str =
+    "with --cluster-map the client port serves all slots of the node: leave out --cluster";
+
 /// What keeps options from going together.
 fn conflict(options: &Options) -> Option<&'static str> {
     let is_member = !options.peers.is_empty();
     let (is_named, is_scoped) = (options.node_id.is_some(), !options.scopes.is_empty());
     match () {
+        _ if options.map.is_some() && !is_named => {
+            Some("--cluster-map needs --node-id: which of its nodes is this one?")
+        }
+        _ if options.map.is_some() && options.replica_of.is_some() => {
+            Some("with --cluster-map the primary of a range is elected: leave out --replicaof")
+        }
         _ if is_scoped && !is_named => {
             Some("--scopes needs --node-id: by that name a scope is this node's")
         }
+        _ if options.map.is_some() && !is_member => None,
         // A name alone is for scopes.
         _ if is_named != is_member && !is_scoped => {
             Some("elections need both --node-id and --peers")

@@ -301,6 +301,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         Kind::Text,
         "",
     ),
+    fixed("cluster-map", ("cluster", "map"), Kind::Text, ""),
     fixed("node-id", ("cluster", "node_id"), Kind::Text, ""),
     fixed("peers", ("cluster", "peers"), Kind::List, ""),
     fixed(

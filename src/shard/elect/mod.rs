@@ -36,7 +36,7 @@ use crate::{
     base::{Ms, Position},
     elect::{
         Ballot, Effect, Elector, Epoch, Event, NodeId, Places, Settings, SettingsFault,
-        elector::{Following, NoHeir},
+        elector::{Following, NoHeir, View},
         role::Role,
     },
 };
@@ -761,6 +761,21 @@ impl Election {
         });
     }
 
+    /// Publishes who takes the writes of this node's range, if others have some of the slots.
+    fn publish_range(&self, now: Ms, view: &View<'_>) {
+        let Some(fleet) = &self.shared.fleet else {
+            return;
+        };
+        // A primary whose gate is shut may be one of two.
+        let is_open = self.leads && view.writes_until > now;
+        let takes_writes = |id: &NodeId| *id != self.settings.id || is_open;
+        let primary = view.primary.filter(takes_writes);
+        let others = self.settings.peers.iter().map(|peer| &peer.id);
+        let others = others.filter(|id| **id != self.settings.id);
+        let unreached = others.filter(|id| !self.lines.is_up(**id));
+        fleet.note_own(primary.as_ref(), view.epoch.0, unreached);
+    }
+
     /// Publishes what INFO and ELECT tell.
     fn publish(&self, now: Ms) {
         let Some(election) = &self.shared.election else {
@@ -768,6 +783,7 @@ impl Election {
         };
         self.note_down(now);
         let view = self.elector.view();
+        self.publish_range(now, &view);
         let members = self.settings.peers.iter().map(|peer| {
             let other = self.elector.others().find(|other| other.id == peer.id);
             MemberView {
