@@ -7,6 +7,7 @@ mod handoff;
 mod member;
 mod preload;
 mod supervise;
+mod usage;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -19,7 +20,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
+pub use args::{Command, Options, Supervise, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
 pub use config::{ConfigFile, World};
 use handoff::{House, Inherited};
@@ -30,6 +31,7 @@ use uring::{
     affinity::{self, CoreNumber},
     sys,
 };
+pub use usage::usage;
 
 use crate::{
     base::seed_histories,
