@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Help) => {
-            print!("{}", node::USAGE);
+            print!("{}", node::usage());
             ExitCode::SUCCESS
         }
         Ok(Command::Version) => {

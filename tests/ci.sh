@@ -18,7 +18,8 @@ STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node 
         jobs_celery jobs_bullmq locks configure metrics
         coverage compare sessions dump differ introspect acl cluster fleet proxy consistency
         replica primary replicas failover elections scopes node_key
-        handoff zerocopy upstream bad_input evict imports crash syncs)
+        handoff zerocopy upstream bad_input evict imports crash syncs
+        package operations)
 
 do_format() {
     cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml &&
@@ -87,6 +88,8 @@ do_evict() { python3 tests/interop/evict_quality.py --node "$node" --short; }
 do_imports() { python3 tests/interop/imports.py --node "$node" --short; }
 do_crash() { python3 tests/interop/crash.py --node "$node" --rounds 8 --port 7461; }
 do_syncs() { tests/peers.sh strace && python3 tests/interop/syncs.py --node "$node"; }
+do_package() { tests/peers.sh lintian && python3 tests/interop/package.py --node "$node"; }
+do_operations() { python3 tests/interop/operations.py --node "$node"; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi

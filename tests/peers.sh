@@ -7,7 +7,7 @@
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace prometheus workpy
+#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace prometheus lintian workpy
 #                           worknode nutcracker kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
@@ -16,7 +16,7 @@ set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
 KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 3.17.3 1.19.0)
-ALL=(redis redis-6.2 valkey python node hiredis strace prometheus workpy worknode nutcracker)
+ALL=(redis redis-6.2 valkey python node hiredis strace prometheus lintian workpy worknode nutcracker)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
 list_only=0
@@ -52,6 +52,12 @@ have() {
         strace) command -v strace >/dev/null ;;
         prometheus) [ -x "$PEERS/prometheus/usr/bin/promtool" ] ;;
         nutcracker) command -v nutcracker >/dev/null ;;
+        # What makes and checks a package, and what its scripts want.
+        lintian)
+            for tool in lintian dpkg-shlibdeps objcopy adduser deb-systemd-helper zsh fish; do
+                command -v $tool >/dev/null || return 1
+            done
+            ;;
         hiredis) [ -e /usr/include/hiredis/hiredis.h ] && command -v cc >/dev/null ;;
         workpy) "$PEERS/workpy/bin/python" -c 'import celery, hiredis, redis, redis_lock' 2>/dev/null ;;
         worknode) [ -d "$PEERS/worknode/node_modules/bullmq" ] && [ -d "$PEERS/worknode/node_modules/redlock" ] ;;
@@ -70,6 +76,7 @@ where() {
         strace) command -v strace ;;
         prometheus) echo "$PEERS/prometheus/usr/bin/promtool" ;;
         nutcracker) command -v nutcracker ;;
+        lintian) command -v lintian ;;
         workpy) echo "$PEERS/workpy/bin/python (celery, hiredis, python-redis-lock)" ;;
         worknode) echo "$PEERS/worknode/node_modules (bullmq, redlock)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
@@ -89,6 +96,7 @@ packages() {
 }
 
 make_strace() { packages strace strace; }
+make_lintian() { packages lintian lintian dpkg-dev binutils adduser init-system-helpers zsh fish; }
 make_hiredis() { packages hiredis libhiredis-dev; }
 
 # Only promtool: nothing is installed, and no server started.
@@ -189,6 +197,7 @@ for name in "${wanted[@]}"; do
         strace) make_strace ;;
         prometheus) make_prometheus ;;
         nutcracker) make_nutcracker ;;
+        lintian) make_lintian ;;
         workpy) make_workpy ;;
         worknode) make_worknode ;;
         kevy-*) make_kevy "${name#kevy-}" ;;

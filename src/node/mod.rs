@@ -9,6 +9,7 @@ mod key;
 mod member;
 mod preload;
 mod supervise;
+mod usage;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -21,7 +22,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
+pub use args::{Command, Options, Supervise, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
 pub use config::{ConfigFile, World};
 use handoff::{House, Inherited};
@@ -32,6 +33,7 @@ use uring::{
     affinity::{self, CoreNumber},
     sys,
 };
+pub use usage::usage;
 
 use crate::{
     base::seed_histories,

@@ -24,10 +24,11 @@ use self::{
     draft::{Draft, Refused},
     file::{Entry, Value},
     kevy::{Foreign, Verdict},
-    table::{Kind, SETTINGS, Setting},
+    table::Kind,
 };
 use super::args::{Options, UsageError};
 pub(super) use rewrite::rewriter;
+pub(super) use table::{SETTINGS, Setting};
 
 /// Reads a file.
 type Read = Box<dyn Fn(&Path) -> io::Result<String>>;

@@ -2,7 +2,7 @@
 
 /// What a value is, and how a file says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(in crate::node) enum Kind {
     /// A whole number from the first to the second.
     Number(i64, i64),
     /// The same; 0 in a file is as if it said nothing.
@@ -46,7 +46,7 @@ impl Kind {
 
 /// A setting.
 #[derive(Debug)]
-pub(super) struct Setting {
+pub(in crate::node) struct Setting {
     /// Its name: the flag without dashes, and RINGKEEP_NAME in the environment.
     pub name: &'static str,
     /// Where it stands in a file: section and key. Those of kevy are its own.
@@ -128,8 +128,17 @@ impl Setting {
         }
     }
 
+    /// What it takes, if that is one of some words.
+    pub(in crate::node) fn words(&self) -> Option<&'static [&'static str]> {
+        match self.kind {
+            Kind::YesNo => Some(&["yes", "no"]),
+            Kind::Word(words) => Some(words),
+            _ => None,
+        }
+    }
+
     /// Its variable.
-    pub(super) fn variable(&self) -> String {
+    pub(in crate::node) fn variable(&self) -> String {
         match self.name {
             // The plain name is taken: the tests have the folder of other servers there.
             "peers" => "RINGKEEP_CLUSTER_PEERS".into(),
@@ -155,7 +164,7 @@ const POLICY: Kind = Kind::Word(&[
 const LEVEL: Kind = Kind::Word(&["basic", "multishot", "full"]);
 
 /// All settings, in the order in which they are shown.
-pub(super) static SETTINGS: &[Setting] = &[
+pub(in crate::node) static SETTINGS: &[Setting] = &[
     fixed("port", ("server", "port"), PORT, "6379")
         .kevy("KEVY_PORT", Some("6004"))
         .shown_as("port"),
