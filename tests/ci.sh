@@ -15,7 +15,7 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks configure coverage compare sessions dump differ introspect acl cluster consistency
+        jobs_celery jobs_bullmq locks tls configure coverage compare sessions dump differ introspect acl cluster consistency
         replica primary replicas failover elections handoff zerocopy upstream bad_input evict imports crash
         syncs)
 
@@ -50,6 +50,7 @@ do_smoke_hiredis() {
 do_jobs_celery() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/jobs.py; }
 do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node tests/interop/jobs.js; }
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
+do_tls() { tests/peers.sh openssl && python3 tests/interop/tls.py --node "$node"; }
 do_configure() { python3 tests/interop/configure.py --node "$node"; }
 do_coverage() { python3 tests/interop/coverage.py --node "$node"; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }

@@ -6,7 +6,7 @@
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace workpy worknode
+#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace openssl workpy worknode
 #                           kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
@@ -15,7 +15,7 @@ set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
 KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 3.17.3 1.19.0)
-ALL=(redis redis-6.2 valkey python node hiredis strace workpy worknode)
+ALL=(redis redis-6.2 valkey python node hiredis strace openssl workpy worknode)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
 list_only=0
@@ -49,6 +49,7 @@ have() {
         python) "$PEERS/venv/bin/python" -c 'import redis' 2>/dev/null ;;
         node) [ -d "$PEERS/node/node_modules/ioredis" ] && [ -d "$PEERS/node/node_modules/redis" ] ;;
         strace) command -v strace >/dev/null ;;
+        openssl) command -v openssl >/dev/null ;;
         hiredis) [ -e /usr/include/hiredis/hiredis.h ] && command -v cc >/dev/null ;;
         workpy) "$PEERS/workpy/bin/python" -c 'import celery, hiredis, redis, redis_lock' 2>/dev/null ;;
         worknode) [ -d "$PEERS/worknode/node_modules/bullmq" ] && [ -d "$PEERS/worknode/node_modules/redlock" ] ;;
@@ -65,6 +66,7 @@ where() {
         node) echo "$PEERS/node/node_modules (ioredis, redis)" ;;
         hiredis) echo "/usr/include/hiredis" ;;
         strace) command -v strace ;;
+        openssl) command -v openssl ;;
         workpy) echo "$PEERS/workpy/bin/python (celery, hiredis, python-redis-lock)" ;;
         worknode) echo "$PEERS/worknode/node_modules (bullmq, redlock)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
@@ -84,6 +86,7 @@ packages() {
 }
 
 make_strace() { packages strace strace; }
+make_openssl() { packages openssl openssl; }
 make_hiredis() { packages hiredis libhiredis-dev; }
 
 make_redis() {
@@ -170,6 +173,7 @@ for name in "${wanted[@]}"; do
         node) make_node ;;
         hiredis) make_hiredis ;;
         strace) make_strace ;;
+        openssl) make_openssl ;;
         workpy) make_workpy ;;
         worknode) make_worknode ;;
         kevy-*) make_kevy "${name#kevy-}" ;;

@@ -80,6 +80,8 @@ const DEADLINE_MS: u64 = 60_000;
 pub struct Options {
     /// Client port.
     pub port: u16,
+    /// Client port for TLS, if there is one.
+    pub tls_port: Option<u16>,
     /// Addresses to listen on.
     pub bind: Vec<String>,
     /// Unix socket path.
@@ -156,6 +158,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             port: 6379,
+            tls_port: None,
             bind: vec!["127.0.0.1".into()],
             unix: None,
             threads: None,
@@ -266,6 +269,13 @@ usage: ringkeep [options]          serve
   --protected-mode yes|no
                        turn clients of other machines away while the default user has no password (no where
                        --bind is given)
+  --tls-port N         client port for TLS (none)
+  --tls-cert-file PATH, --tls-key-file PATH
+                       certificate that its clients are shown, and the key to it
+  --tls-ca-cert-file PATH
+                       authorities that clients' certificates have to come from (none)
+  --tls-auth-clients yes|no|optional
+                       clients have to show a certificate (yes where there is an authority)
   --cluster            cluster mode: slots, and one more port for each shard
   --cluster-port N     port of the first shard, the others follow (the one after the client port)
   --cluster-announce-ip ADDR

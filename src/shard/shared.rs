@@ -11,6 +11,7 @@ use std::sync::{
 
 use super::{
     census::{Census, LatencyLog, Totals},
+    certificates::{CertificateFiles, TlsPort},
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
     follow::Rollbacks,
@@ -134,6 +135,8 @@ pub struct Tunables {
     pub quorum_writes: bool,
     /// Milliseconds after which other clients are told that a script runs; 0: never.
     pub busy_ms: u64,
+    /// What the TLS port serves with.
+    pub certificates: CertificateFiles,
 }
 
 impl Default for Tunables {
@@ -167,6 +170,7 @@ impl Default for Tunables {
             primary_password: String::new(),
             quorum_writes: false,
             busy_ms: 5000,
+            certificates: CertificateFiles::default(),
         }
     }
 }
@@ -548,6 +552,8 @@ pub struct Shared {
     pub upstreams: Mutex<Vec<(usize, Upstream)>>,
     /// Where the histories of the shards that were loaded ended, with the shard, the newest last.
     pub found: Mutex<Vec<(usize, Position)>>,
+    /// The client port for TLS, if there is one.
+    pub tls: Option<TlsPort>,
     /// This node is a member of elections.
     pub election: Option<Election>,
     /// Failovers to and from this node.
@@ -601,6 +607,7 @@ impl Shared {
             ring: Mutex::default(),
             upstreams: Mutex::default(),
             found: Mutex::default(),
+            tls: None,
             election: None,
             failovers: Failovers::default(),
             rollbacks: Rollbacks::default(),
