@@ -55,6 +55,8 @@ pub mod docs {
     pub mod scopes {}
     #[doc = include_str!("docs/settings.md")]
     pub mod settings {}
+    #[doc = include_str!("docs/tls.md")]
+    pub mod tls {}
     #[doc = include_str!("docs/wire.md")]
     pub mod wire {}
 }

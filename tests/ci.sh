@@ -15,7 +15,7 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks configure metrics
+        jobs_celery jobs_bullmq locks tls configure metrics
         coverage compare sessions dump differ introspect acl cluster fleet proxy consistency
         replica primary replicas failover elections scopes node_key
         handoff zerocopy upstream bad_input evict imports crash syncs
@@ -52,6 +52,7 @@ do_smoke_hiredis() {
 do_jobs_celery() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/jobs.py; }
 do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node tests/interop/jobs.js; }
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
+do_tls() { tests/peers.sh openssl && python3 tests/interop/tls.py --node "$node"; }
 do_configure() { python3 tests/interop/configure.py --node "$node"; }
 do_metrics() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/metrics.py --node "$node"; }
 do_coverage() { python3 tests/interop/coverage.py --node "$node"; }

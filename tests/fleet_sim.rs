@@ -40,8 +40,8 @@ use ringkeep::{
     recover,
     route::Routing,
     shard::{
-        BALLOT, Core, Election, Fsync, Keyring, Loaded, Membership, Message, PLACES, Settings,
-        Shared, Start,
+        BALLOT, Core, Door, Election, Fsync, Keyring, Loaded, Membership, Message, PLACES,
+        Settings, Shared, Start,
     },
 };
 use uring::{
@@ -272,7 +272,7 @@ impl Fleet {
             let mut core =
                 Core::new(reactor, mesh, shared.clone(), seed).map_err(|error| text(&error))?;
             let port = |port: u16| Endpoint::Tcp(SocketAddr::new(here.ip(), port));
-            core.listen(&port(PORT), None)
+            core.listen(&port(PORT), Door::Plain)
                 .map_err(|error| text(&error))?;
             for (own, shard) in (number..self.shards).step_by(self.cores).enumerate() {
                 let at = port(PORT + 10_000 + shard as u16);

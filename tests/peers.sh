@@ -7,8 +7,8 @@
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace prometheus lintian workpy
-#                           worknode nutcracker kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
+#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace openssl prometheus lintian
+#                           workpy worknode nutcracker kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
 # every peer asked for is there; redis-6.2 and valkey may be missing.
@@ -16,7 +16,7 @@ set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
 KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 3.17.3 1.19.0)
-ALL=(redis redis-6.2 valkey python node hiredis strace prometheus lintian workpy worknode nutcracker)
+ALL=(redis redis-6.2 valkey python node hiredis strace openssl prometheus lintian workpy worknode nutcracker)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
 list_only=0
@@ -58,6 +58,7 @@ have() {
                 command -v $tool >/dev/null || return 1
             done
             ;;
+        openssl) command -v openssl >/dev/null ;;
         hiredis) [ -e /usr/include/hiredis/hiredis.h ] && command -v cc >/dev/null ;;
         workpy) "$PEERS/workpy/bin/python" -c 'import celery, hiredis, redis, redis_lock' 2>/dev/null ;;
         worknode) [ -d "$PEERS/worknode/node_modules/bullmq" ] && [ -d "$PEERS/worknode/node_modules/redlock" ] ;;
@@ -77,6 +78,7 @@ where() {
         prometheus) echo "$PEERS/prometheus/usr/bin/promtool" ;;
         nutcracker) command -v nutcracker ;;
         lintian) command -v lintian ;;
+        openssl) command -v openssl ;;
         workpy) echo "$PEERS/workpy/bin/python (celery, hiredis, python-redis-lock)" ;;
         worknode) echo "$PEERS/worknode/node_modules (bullmq, redlock)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
@@ -97,6 +99,7 @@ packages() {
 
 make_strace() { packages strace strace; }
 make_lintian() { packages lintian lintian dpkg-dev binutils adduser init-system-helpers zsh fish; }
+make_openssl() { packages openssl openssl; }
 make_hiredis() { packages hiredis libhiredis-dev; }
 
 # Only promtool: nothing is installed, and no server started.
@@ -198,6 +201,7 @@ for name in "${wanted[@]}"; do
         prometheus) make_prometheus ;;
         nutcracker) make_nutcracker ;;
         lintian) make_lintian ;;
+        openssl) make_openssl ;;
         workpy) make_workpy ;;
         worknode) make_worknode ;;
         kevy-*) make_kevy "${name#kevy-}" ;;

@@ -88,6 +88,8 @@ const DEADLINE_MS: u64 = 60_000;
 pub struct Options {
     /// Client port.
     pub port: u16,
+    /// Client port for TLS, if there is one.
+    pub tls_port: Option<u16>,
     /// Addresses to listen on.
     pub bind: Vec<String>,
     /// Unix socket path.
@@ -172,6 +174,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             port: 6379,
+            tls_port: None,
             bind: vec!["127.0.0.1".into()],
             unix: None,
             threads: None,

@@ -43,8 +43,8 @@ use crate::{
     proof::NAME_MAX,
     recover::RecoverError,
     shard::{
-        Core, Election, Failovers, Keyring, Membership, Ownership, Settings, Shared, lock, log,
-        read_users,
+        Core, Door, Election, Failovers, Keyring, Membership, Ownership, Settings, Shared, TlsPort,
+        lock, log, read_users,
     },
     store::seed_collections,
     tools::DataError,
@@ -76,6 +76,8 @@ pub enum StartError {
     Data(DataError),
     /// What is in it cannot be read.
     Recover(PathBuf, RecoverError),
+    /// TLS cannot be had with these files.
+    Tls(String),
     /// A supervisor cannot have it handed over.
     Handoff(String),
     /// The node cannot be a member of elections.
@@ -106,6 +108,7 @@ impl std::fmt::Display for StartError {
                 "{dir} holds data of a kevy ({name}), and nothing of them would be served: 'ringkeep import \
                  --kevy {dir} --dir OTHER' takes them over"
             ),
+            StartError::Tls(text) => write!(out, "TLS: {text}"),
             StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
             StartError::NodeKey(text) => write!(out, "node key: {text}"),
@@ -230,6 +233,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
     for (address, port) in ports
         .chain(port)
+        .chain(options.tls_port)
         .flat_map(|port| addresses.iter().map(move |address| (address, port)))
     {
         // Listeners of several cores share a port, so another node's would be shared too, without an
@@ -296,6 +300,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         }
         shared.scripts.running().set_busy_ms(tunables.busy_ms);
     }
+    shared.tls = tls_port(options, &shared)?;
     if let Some(file) = &options.config {
         let rewrite = config::rewriter(file.path.clone(), shared.parameters());
         // Nobody else sets it.
@@ -412,7 +417,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 .flat_map(|clients| Inherited::clients_of(clients, (core, cores)))
             {
                 match client.try_clone() {
-                    Ok(client) => core_loop.adopt(client, None),
+                    Ok(client) => core_loop.adopt(client, Door::Plain),
                     Err(error) => {
                         let at = "an inherited listener".into();
                         return drop(to_main.send(Err(StartError::Listen(at, error))));
@@ -422,16 +427,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             for address in addresses {
                 let own = options.slots.into_iter().flat_map(|first| {
                     let shards = (core..shards).step_by(cores);
-                    shards.map(move |shard| (first + shard as u16, Some(shard)))
+                    shards.map(move |shard| (first + shard as u16, Door::Shard(shard)))
                 });
-                for (port, shard) in own.chain(port.map(|port| (port, None))) {
+                let plain = port.map(|port| (port, Door::Plain));
+                let tls = options.tls_port.map(|port| (port, Door::Tls));
+                for (port, door) in own.chain(plain).chain(tls) {
                     let at = SocketAddr::new(address, port);
                     let endpoint = Endpoint::Tcp(at);
                     let listened = match clients {
-                        None => core_loop.listen(&endpoint, shard),
+                        None => core_loop.listen(&endpoint, door),
                         // One that can be left for a while.
                         Some(_) => sys::listener(&endpoint, 1024)
-                            .map(|listener| core_loop.adopt(listener, shard)),
+                            .map(|listener| core_loop.adopt(listener, door)),
                     };
                     if let Err(error) = listened {
                         let at = at.to_string();
@@ -450,7 +457,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 }
             }
             if let (0, Some(path)) = (core, &options.unix)
-                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()), None)
+                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()), Door::Plain)
             {
                 return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
             }
@@ -534,11 +541,14 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         }
         log(&format!(
             "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, \
-             {descriptors} descriptors",
+             {descriptors} descriptors{}",
             env!("CARGO_PKG_VERSION"),
             options.bind.join(" "),
             options.port,
             lock(&shared.ring),
+            options
+                .tls_port
+                .map_or(String::new(), |port| format!(", TLS on port {port}")),
         ));
     }
     for thread in threads {
@@ -549,6 +559,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// The port for TLS, if there is to be one, with what it serves with.
+fn tls_port(options: &Options, shared: &Shared) -> Result<Option<TlsPort>, StartError> {
+    let Some(port) = options.tls_port else {
+        return Ok(None);
+    };
+    let tunables = shared.tunables.read();
+    let files = tunables.map_or_else(|_| Default::default(), |all| all.certificates.clone());
+    let certificates = files.read().map_err(StartError::Tls)?;
+    Ok(Some(TlsPort::new(port, certificates)))
 }
 
 /// Which file there was, and what of it is left out.

@@ -6,9 +6,32 @@ use uring::SocketId;
 
 use super::{
     conn::{Conn, Hold},
+    shared::Shared,
     state::State,
+    tls::Session,
 };
 use crate::resp::{Error, Out};
+
+/// What a client port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// All keys.
+    Plain,
+    /// In cluster mode, those of one shard.
+    Shard(usize),
+    /// All keys, in TLS.
+    Tls,
+}
+
+impl Door {
+    /// The shard whose port it is.
+    fn shard(self) -> Option<usize> {
+        match self {
+            Door::Shard(shard) => Some(shard),
+            Door::Plain | Door::Tls => None,
+        }
+    }
+}
 
 /// The connections of this core. The one that is worked on is not in its place.
 #[derive(Default)]
@@ -48,14 +71,21 @@ const PROTECTED: Error = Error::fixed(
      the above things in order for the server to start accepting connections from the outside.",
 );
 
+/// The TLS of a new connection.
+fn session(shared: &Shared) -> Option<Box<Session>> {
+    let certificates = shared.tls.as_ref()?.certificates();
+    Session::new(&certificates).ok().map(Box::new)
+}
+
 impl State {
-    /// Takes in a new connection; false if there are too many. It is then told so and closed.
+    /// Takes in a new connection; false if there are too many. It is then told so and closed, in TLS without
+    /// a word, as in Redis: nobody shakes hands with it.
     pub(super) fn accept(
         &mut self,
         socket: SocketId,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
-        port_shard: Option<usize>,
+        door: Door,
     ) -> bool {
         let others = self
             .shared
@@ -73,7 +103,11 @@ impl State {
             self.beat,
         ));
         conn.local = local;
-        conn.port_shard = port_shard;
+        conn.port_shard = door.shard();
+        if door == Door::Tls {
+            conn.tls = session(&self.shared);
+        }
+        let is_lost = door == Door::Tls && conn.tls.is_none();
         self.forget_user(&mut conn);
         self.clients.count += 1;
         if refused {
@@ -82,6 +116,12 @@ impl State {
             conn.closing = true;
             conn.out
                 .error(&Error::fixed("ERR max number of clients reached"));
+            self.list(&mut conn);
+        } else if is_lost {
+            // Nobody comes in without it.
+            self.stats.refused += 1;
+            conn.receiving = false;
+            conn.closing = true;
             self.list(&mut conn);
         } else if is_denied {
             self.stats.refused += 1;
@@ -93,7 +133,7 @@ impl State {
             self.stats.accepted += 1;
         }
         self.place_conn(conn);
-        !refused && !is_denied
+        !refused && !is_denied && !is_lost
     }
 
     /// Puts a connection into its place for the first time.

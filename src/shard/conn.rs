@@ -12,6 +12,7 @@ use uring::{GATHER_MAX, Outgoing, SocketId};
 use super::{
     homes::Want,
     passing::{GiveUpAt, Leaving},
+    tls::Session,
     tracking::Tracking,
 };
 use crate::{
@@ -202,6 +203,8 @@ pub struct Conn {
     pub trusted: bool,
     /// Its user may do everything: nothing it asks for has to be judged.
     pub unlimited: bool,
+    /// Came to the TLS port.
+    pub tls: Option<Box<Session>>,
     /// Came to the port of this shard.
     pub port_shard: Option<usize>,
     /// READONLY: is answered by replicas.
@@ -288,6 +291,7 @@ impl Conn {
             user,
             trusted: false,
             unlimited: false,
+            tls: None,
             port_shard: None,
             reads_replica: false,
             multi: None,
@@ -519,6 +523,7 @@ impl Conn {
             + self.owed()
             + self.behind_len
             + self.multi.as_ref().map_or(0, |multi| multi.bytes)
+            + self.tls.as_ref().map_or(0, |tls| tls.held_bytes())
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?
@@ -534,6 +539,11 @@ impl Conn {
     /// Are replies missing that other cores will bring?
     pub fn is_waiting(&self) -> bool {
         !self.slots.is_empty()
+    }
+
+    /// Is it to be closed, and has it been told all that it is to be told?
+    pub fn is_over(&self) -> bool {
+        self.closing && !self.is_waiting() && !self.has_held()
     }
 
     /// Takes the next bytes to send.
@@ -568,10 +578,10 @@ impl Conn {
 
     /// Takes back the memory of a finished send.
     pub fn reuse(&mut self, outgoing: Outgoing) {
-        if let Outgoing::Block(block) = outgoing
-            && block.capacity() <= 64 << 10
-        {
-            self.spare = block;
+        match (outgoing, &mut self.tls) {
+            (Outgoing::Block(block), None) if block.capacity() <= 64 << 10 => self.spare = block,
+            (Outgoing::Block(block), Some(tls)) => tls.reuse(block),
+            _ => {}
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{
+    clients::Door,
     conn::Conn,
     durable::{Durable, Start},
     elect::{Election, Membership},
@@ -28,6 +29,7 @@ use super::{
     shared::{FollowView, Shared, lock},
     source::Source,
     state::State,
+    tls,
 };
 use crate::{
     base::{Ms, Position},
@@ -109,8 +111,7 @@ pub struct Core<R: Reactor> {
 struct Listener {
     /// Nothing while nobody is accepted.
     socket: Option<SocketId>,
-    /// In cluster mode, the shard whose port it is.
-    shard: Option<usize>,
+    door: Door,
     /// Kept where another process may have it, too.
     kept: Option<OwnedFd>,
 }
@@ -164,14 +165,14 @@ impl<R: Reactor> Core<R> {
         })
     }
 
-    /// Opens a client listener: for all keys, or for those of one shard that lives here.
+    /// Opens a client listener. The shard of a door lives here.
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn listen(&mut self, at: &Endpoint, shard: Option<usize>) -> std::io::Result<()> {
+    pub fn listen(&mut self, at: &Endpoint, door: Door) -> std::io::Result<()> {
         self.listeners.push(Listener {
             socket: Some(self.reactor.listen(at, 1024)?),
-            shard,
+            door,
             kept: None,
         });
         Ok(())
@@ -179,10 +180,10 @@ impl<R: Reactor> Core<R> {
 
     /// Serves clients at a listener that another process has, too, or may get. Who connects while the data is
     /// loaded waits.
-    pub fn adopt(&mut self, listener: OwnedFd, shard: Option<usize>) {
+    pub fn adopt(&mut self, listener: OwnedFd, door: Door) {
         self.listeners.push(Listener {
             socket: None,
-            shard,
+            door,
             kept: Some(listener),
         });
         self.accepts = false;
@@ -765,7 +766,10 @@ impl<R: Reactor> Core<R> {
                 self.state.stats.bytes_in += lease.len() as u64;
                 let bytes = self.reactor.received(&lease);
                 if let Some(mut conn) = self.state.take_conn(socket) {
-                    self.state.on_data(&mut conn, bytes);
+                    match &conn.tls {
+                        None => self.state.on_data(&mut conn, bytes),
+                        Some(_) => self.state.on_ciphertext(&mut conn, bytes),
+                    }
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
                     && control.on_data(socket, bytes)
@@ -876,11 +880,11 @@ impl<R: Reactor> Core<R> {
                     return true;
                 }
                 let mut listeners = self.listeners.iter();
-                let shard = listeners
+                let door = listeners
                     .find(|other| other.socket == Some(listener))
-                    .and_then(|other| other.shard);
+                    .map_or(Door::Plain, |other| other.door);
                 let local = self.reactor.local_addr(socket);
-                if self.state.accept(socket, peer, local, shard) {
+                if self.state.accept(socket, peer, local, door) {
                     self.reactor.start_receiving(socket);
                 }
             }
@@ -1127,7 +1131,14 @@ impl<R: Reactor> Core<R> {
     /// Sends what a connection is owed, and adjusts what is received from it.
     fn push_out(&mut self, conn: &mut Conn) {
         if !conn.sending {
-            match conn.next_outgoing() {
+            let next = match &conn.tls {
+                None => Ok(conn.next_outgoing()),
+                Some(_) => tls::next_outgoing(conn),
+            };
+            let Ok(next) = next else {
+                return self.lose(conn);
+            };
+            match next {
                 Some(outgoing) => {
                     self.state.stats.bytes_out += outgoing_len(&outgoing) as u64;
                     if conn.owed() == 0 {
@@ -1139,9 +1150,7 @@ impl<R: Reactor> Core<R> {
                     }
                 }
                 None if conn.leaving.is_some() => self.reactor.hand_out(conn.socket),
-                None if conn.closing && !conn.is_waiting() && !conn.has_held() => {
-                    self.state.drop_conn(conn);
-                }
+                None if conn.is_over() => self.state.drop_conn(conn),
                 None => {}
             }
         }

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::{
     census::Totals,
+    certificates::{AuthClients, Certificates},
     durable::{Fsync, Marks, SavePoints},
     fleet::Fleet,
+    log,
     shared::{
         CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
     },
@@ -821,6 +823,17 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
                 .map(|ring| ring.path.display().to_string())
                 .unwrap_or_default(),
         ),
+        (
+            "tls-port",
+            shared.tls.as_ref().map_or(0, |tls| tls.number).to_string(),
+        ),
+        ("tls-cert-file", tunables.certificates.cert.clone()),
+        ("tls-key-file", tunables.certificates.key.clone()),
+        ("tls-ca-cert-file", tunables.certificates.ca.clone()),
+        (
+            "tls-auth-clients",
+            tunables.certificates.auth().name().into(),
+        ),
         ("masteruser", tunables.primary_user),
         ("masterauth", tunables.primary_password),
         // What does not change here, for clients that look at it.
@@ -907,6 +920,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
     change(&mut changed, Some(shared), pairs)?;
+    let certificates = renewed_certificates(shared, &changed, pairs)?;
     shared.scripts.running().set_busy_ms(changed.busy_ms);
     let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
     let password = names
@@ -916,10 +930,35 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         *tunables = changed;
     }
     shared.tunables_version.fetch_add(1, Relaxed);
+    if let (Some(tls), Some(certificates)) = (&shared.tls, certificates) {
+        tls.renew(certificates);
+    }
     if let Some(password) = password {
         shared.set_default_password(&password);
     }
     Ok(())
+}
+
+/// What the TLS port is to serve with, if the pairs are about that. The files are read again also where their
+/// names stay. This waits for the disk, as CONFIG REWRITE does.
+fn renewed_certificates(
+    shared: &Shared,
+    changed: &Tunables,
+    pairs: Args<'_>,
+) -> Result<Option<Certificates>, Error> {
+    let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
+    let name = names.find(|name| name.to_ascii_lowercase().starts_with(b"tls-"));
+    let (Some(name), Some(_)) = (name, &shared.tls) else {
+        return Ok(None);
+    };
+    changed.certificates.read().map(Some).map_err(|why| {
+        log(&format!("TLS: {why}"));
+        let name = String::from_utf8_lossy(name).to_lowercase();
+        Error::text(format!(
+            "ERR CONFIG SET failed (possibly related to argument '{name}') - Unable to update TLS \
+             configuration. Check server logs."
+        ))
+    })
 }
 
 impl Shared {
@@ -1023,6 +1062,21 @@ fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> R
                     "masteruser" => changed.primary_user = text,
                     _ => changed.primary_password = text,
                 }
+            }
+            "tls-cert-file" | "tls-key-file" | "tls-ca-cert-file" => {
+                let text = String::from_utf8(value.to_vec())
+                    .map_err(|_| failed("the text is not UTF-8"))?;
+                let files = &mut changed.certificates;
+                match name.as_str() {
+                    "tls-cert-file" => files.cert = text,
+                    "tls-key-file" => files.key = text,
+                    _ => files.ca = text,
+                }
+            }
+            "tls-auth-clients" => {
+                changed.certificates.auth = Some(AuthClients::parse(value).ok_or_else(|| {
+                    failed("argument(s) must be one of the following: no, yes, optional")
+                })?);
             }
             "client-query-buffer-limit" => {
                 let len =

@@ -764,7 +764,10 @@ mod tests {
 
     use uring::Wake;
 
-    use super::{super::shared::*, *};
+    use super::{
+        super::{clients::Door, shared::*},
+        *,
+    };
     use crate::{base::Position, journal::Stream, mesh};
 
     struct Mute;
@@ -825,7 +828,7 @@ mod tests {
                 index,
                 generation: 0,
             };
-            assert!(self.cores[core].accept(socket, None, None, None));
+            assert!(self.cores[core].accept(socket, None, None, Door::Plain));
             socket
         }
 

@@ -11,6 +11,7 @@ use std::sync::{
 
 use super::{
     census::{Census, LatencyLog, Totals},
+    certificates::{CertificateFiles, TlsPort},
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
     fleet::Fleet,
@@ -140,6 +141,8 @@ pub struct Tunables {
     pub quorum_writes: bool,
     /// Milliseconds after which other clients are told that a script runs; 0: never.
     pub busy_ms: u64,
+    /// What the TLS port serves with.
+    pub certificates: CertificateFiles,
 }
 
 impl Default for Tunables {
@@ -174,6 +177,7 @@ impl Default for Tunables {
             primary_password: String::new(),
             quorum_writes: false,
             busy_ms: 5000,
+            certificates: CertificateFiles::default(),
         }
     }
 }
@@ -569,6 +573,8 @@ pub struct Shared {
     pub found: Mutex<Vec<(usize, Position)>>,
     /// Other nodes have some of the slots.
     pub fleet: Option<Fleet>,
+    /// The client port for TLS, if there is one.
+    pub tls: Option<TlsPort>,
     /// This node is a member of elections.
     pub election: Option<Election>,
     /// Keys that one node alone may write to.
@@ -627,6 +633,7 @@ impl Shared {
             upstreams: Mutex::default(),
             found: Mutex::default(),
             fleet: None,
+            tls: None,
             election: None,
             scopes: None,
             failovers: Failovers::default(),

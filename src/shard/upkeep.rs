@@ -161,12 +161,22 @@ impl State {
                 && beat.saturating_sub(conn.used) > idle_ms
                 && conn.is_free()
                 && !conn.is_subscribed();
-            if (stalled || idle)
+            let late = match &conn.tls {
+                None => false,
+                Some(tls) => tls.is_late(beat.saturating_sub(conn.since)),
+            };
+            if (stalled || idle || late)
                 && let Some(mut conn) = self.take_conn_at(index as u32)
             {
                 if stalled {
                     self.log_seldom(&format!(
                         "client {}: reads too slowly, closed",
+                        conn.peer_text()
+                    ));
+                }
+                if late {
+                    self.log_seldom(&format!(
+                        "client {}: TLS: no handshake in time, closed",
                         conn.peer_text()
                     ));
                 }

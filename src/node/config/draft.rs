@@ -43,6 +43,10 @@ impl Draft {
                 options.bind = words().map(String::from).collect();
                 self.is_bound = true;
             }
+            "tls-port" => {
+                let port = number(text, 0, 65_535)? as u16;
+                options.tls_port = (port > 0).then_some(port);
+            }
             "unixsocket" => options.unix = filled(text),
             "threads" => {
                 // kevy's 0 means all.
@@ -182,6 +186,9 @@ fn conflict(options: &Options) -> Option<&'static str> {
         }
         _ if is_member && options.replication_port == Some(0) => {
             Some("a member that is elected serves replicas: leave out --replication-port 0")
+        }
+        _ if options.tls_port == Some(options.port) => {
+            Some("--port and --tls-port are the same: plain and TLS clients need a port each")
         }
         _ if options.handoff.is_none() => None,
         _ if options.dir.is_none() || options.journals == Some(false) => {

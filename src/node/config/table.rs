@@ -228,6 +228,16 @@ pub(in crate::node) static SETTINGS: &[Setting] = &[
         Kind::YesNo,
         "",
     ),
+    fixed("tls-port", ("tls", "port"), PORT_OR_NONE, "").shown_as("tls-port"),
+    live("tls-cert-file", ("tls", "cert_file"), Kind::Text, ""),
+    live("tls-key-file", ("tls", "key_file"), Kind::Text, ""),
+    live("tls-ca-cert-file", ("tls", "ca_cert_file"), Kind::Text, ""),
+    live(
+        "tls-auth-clients",
+        ("tls", "auth_clients"),
+        Kind::Word(&["yes", "no", "optional"]),
+        "",
+    ),
     fixed("appendonly", ("persistence", "aof"), Kind::YesNo, "")
         .kevy("KEVY_AOF", None)
         .shown_as("appendonly"),

@@ -332,6 +332,23 @@ pub static SETTINGS: &[Flag] = &[
         "turn clients of other machines away while the default user has no password (no where --bind is \
          given)",
     ),
+    flag("--tls-port", "N", "client port for TLS"),
+    flag(
+        "--tls-cert-file",
+        "FILE",
+        "certificate that its clients are shown",
+    ),
+    flag("--tls-key-file", "FILE", "the key to it"),
+    flag(
+        "--tls-ca-cert-file",
+        "FILE",
+        "authorities that clients' certificates have to come from",
+    ),
+    flag(
+        "--tls-auth-clients",
+        "yes|no|optional",
+        "clients have to show a certificate (yes where there is an authority)",
+    ),
     flag(
         "--appendonly",
         "yes|no",
