@@ -478,10 +478,10 @@ impl<R: Reactor> Core<R> {
             return false;
         }
         let shared = self.state.shared.clone();
-        let mine = self
-            .durable
-            .as_mut()
-            .is_none_or(|durable| durable.is_finished(&mut self.state, &mut self.reactor));
+        let mine = self.durable.as_mut().is_none_or(|durable| {
+            !durable.owes_beginning(&shared)
+                && durable.is_finished(&mut self.state, &mut self.reactor)
+        });
         let mine = mine
             && self
                 .election

@@ -37,7 +37,7 @@ use super::{
     loans::Job,
     message::{CoreId, Message},
     meter::Commits,
-    shared::lock,
+    shared::{Shared, lock},
     state::State,
 };
 use crate::{
@@ -563,6 +563,18 @@ impl Durable {
             .collect();
         let end = |shard: usize| (shard, state.homes.shards.shard(shard).position_in_files());
         here.into_iter().map(end).collect()
+    }
+
+    /// Has a primary's data replaced what the files of this node hold, and can they get it?
+    pub fn owes_beginning(&self, shared: &Shared) -> bool {
+        let durable = &shared.durable;
+        let replaced = durable.replaced.load(SeqCst);
+        let is_behind = |marks: &Marks| marks.replaced.load(SeqCst) != replaced;
+        shared.settings.journals
+            // What has not come whole comes again.
+            && !shared.loading.load(Relaxed)
+            && !durable.broken.load(Relaxed)
+            && durable.shards.iter().any(is_behind)
     }
 
     /// Writes down what is left; true once that is done.
