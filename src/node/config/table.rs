@@ -223,6 +223,12 @@ pub(in crate::node) static SETTINGS: &[Setting] = &[
     live("requirepass", ("security", "requirepass"), Kind::Text, "").secret(),
     fixed("aclfile", ("security", "aclfile"), Kind::Text, "").shown_as("aclfile"),
     live(
+        "acllog-max-len",
+        ("security", "acllog_max_len"),
+        Kind::Number(0, MAX),
+        "128",
+    ),
+    live(
         "protected-mode",
         ("security", "protected_mode"),
         Kind::YesNo,
@@ -289,12 +295,6 @@ pub(in crate::node) static SETTINGS: &[Setting] = &[
     live(
         "slowlog-max-len",
         ("slowlog", "max_len"),
-        Kind::Number(0, MAX),
-        "128",
-    ),
-    live(
-        "acllog-max-len",
-        ("security", "acllog_max_len"),
         Kind::Number(0, MAX),
         "128",
     ),

@@ -326,6 +326,7 @@ pub static SETTINGS: &[Flag] = &[
         "FILE",
         "users and their rights, as ACL SAVE writes them",
     ),
+    flag("--acllog-max-len", "N", "entries of ACL LOG that are kept"),
     flag(
         "--protected-mode",
         "yes|no",
@@ -397,7 +398,6 @@ pub static SETTINGS: &[Flag] = &[
         "note commands that take longer; below 0: none",
     ),
     flag("--slowlog-max-len", "N", "so many of them are kept"),
-    flag("--acllog-max-len", "N", "entries of ACL LOG that are kept"),
     flag(
         "--latency-monitor-threshold",
         "MS",
