@@ -1,9 +1,9 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
 //! Modules import lower levels only: `base` (0), `handoff`, `image`, `proof`, `resp`, `route` (1), `aof`,
-//! `elect`, `failover`, `journal` (2), `fleet`, `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`, `recover` (6),
-//! `script` (7), `mesh` (8), `shard` (9), `tools` (10), `node` (11). `uring` is met from `mesh` up, and
-//! nothing below it has a clock, a socket, a file or a thread.
+//! `elect`, `failover`, `journal` (2), `fleet`, `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`,
+//! `recover` (6), `script` (7), `mesh` (8), `shard` (9), `tools` (10), `node` (11). `uring` is met from
+//! `mesh` up, and nothing below it has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod acl;
