@@ -12,6 +12,7 @@ mod supervise;
 mod usage;
 
 use std::{
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
@@ -66,6 +67,8 @@ pub enum StartError {
     Listen(String, std::io::Error),
     /// A Lua state could not be made.
     Scripts(String),
+    /// This port was to be for two things.
+    PortTwice(u16, &'static str, &'static str),
     /// The address to listen on is none.
     Bind(String),
     /// The map of the slots cannot be used.
@@ -117,6 +120,9 @@ impl std::fmt::Display for StartError {
                 out.write_str(&lines.join("\n"))
             }
             StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
+            StartError::PortTwice(port, one, other) => {
+                write!(out, "port {port} is to be for {one} and for {other}")
+            }
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"
@@ -245,11 +251,23 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let replication_port = settings.replication_port;
     let fleet = fleet::read(options)?;
     let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
-    let taken = port.into_iter().chain(elect_port);
-    let of_shards = options.slots.into_iter().chain(replication_port);
-    let of_shards = of_shards.flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
-    let taken: Vec<u16> = taken.chain(of_shards).collect();
-    metrics_port(options, &addresses, &taken, is_beside)?;
+    let of_shards = |first: u16| (0..shards as u16).map(move |shard| first + shard);
+    let uses = [
+        ("clients", Vec::from_iter(port)),
+        ("clients in TLS", Vec::from_iter(options.tls_port)),
+        (
+            "cluster clients",
+            options.slots.into_iter().flat_map(of_shards).collect(),
+        ),
+        (
+            "replicas",
+            replication_port.into_iter().flat_map(of_shards).collect(),
+        ),
+        ("elections", Vec::from_iter(elect_port)),
+        ("metrics", Vec::from_iter(options.metrics_port)),
+    ];
+    one_use_each(&uses)?;
+    metrics_port(options, &addresses, is_beside)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -680,12 +698,24 @@ fn replication_port(
     Ok(Some(first as u16))
 }
 
-/// Finds out whether the port of metrics can be listened on. What is taken by the node itself would be shared
-/// without an error.
+/// Refuses a port that is to be for two things: the kernel would share it between them without an error.
+fn one_use_each(uses: &[(&'static str, Vec<u16>)]) -> Result<(), StartError> {
+    let mut seen = HashMap::new();
+    for (use_, port) in uses
+        .iter()
+        .flat_map(|(use_, ports)| ports.iter().map(move |port| (*use_, *port)))
+    {
+        if let Some(other) = seen.insert(port, use_) {
+            return Err(StartError::PortTwice(port, other, use_));
+        }
+    }
+    Ok(())
+}
+
+/// Finds out whether the port of metrics can be listened on.
 fn metrics_port(
     options: &Options,
     addresses: &[IpAddr],
-    taken: &[u16],
     is_beside: bool,
 ) -> Result<(), StartError> {
     let Some(port) = options.metrics_port else {
@@ -693,10 +723,7 @@ fn metrics_port(
     };
     for address in addresses {
         let at = SocketAddr::new(*address, port);
-        let bound = match taken.contains(&port) {
-            true => Err(ErrorKind::AddrInUse.into()),
-            false => try_bind(at, is_beside),
-        };
+        let bound = try_bind(at, is_beside);
         bound.map_err(|error| StartError::Listen(format!("metrics port {at}"), error))?;
     }
     Ok(())

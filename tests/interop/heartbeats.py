@@ -72,6 +72,7 @@ def main():
     args.add_argument("--seconds", type=int, default=60)
     args.add_argument("--down-after", type=int, default=600)
     args = args.parse_args()
+    args.node = os.path.abspath(args.node)
     others = ",".join(str(n) for n in range(1, max(2, os.cpu_count() or 2)))
     count = Count()
     with Scratch() as scratch:

@@ -289,7 +289,7 @@ class Case:
         shared = subprocess.run(
             argv + ["--metrics-port", argv[-1]], capture_output=True, text=True, timeout=30, check=False
         )
-        told = "metrics port 127.0.0.1:%s" % argv[-1]
+        told = "port %s is to be for clients and for metrics" % argv[-1]
         self.check("no port is for two", shared.returncode == 1 and told in shared.stderr, shared.stderr)
         for name, request, want in [
             ("another page", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
