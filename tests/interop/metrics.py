@@ -344,8 +344,12 @@ class Case:
             replies = c.many([("INCR", "counted")] * 2000)
             good = [r.value for r in replies] == list(range(1, 2001))
             self.check("clients are served meanwhile", good)
-        page = scrape(self.metrics)
-        self.check("and who scrapes", page.get("ringkeep_command_calls_total", command="incr") is not None)
+        # A core tells what it counted at its next beat.
+        def is_counted():
+            return (scrape(self.metrics).get("ringkeep_command_calls_total", command="incr") or 0) >= 2000
+
+        wait_until("who scrapes sees what the clients did", 10, is_counted)
+        self.check("and who scrapes", True)
         # Each of them is a descriptor of the node, or it is not there any more.
         wait_until("few have a place", 10, lambda: len(os.listdir(fds)) - before <= PLACES)
         self.check("few of 240 connections have a place", True)
@@ -440,22 +444,22 @@ class Case:
             leaders = sum(page.get("ringkeep_election_role", role="leader") or 0 for page in found)
             replicas = sum(page.get("ringkeep_election_role", role="replica") or 0 for page in found)
             reached = all(page.get("ringkeep_election_members_reached") == 3 for page in found)
-            return (leaders, replicas) == (1, 2) and reached
+            epochs = {page.get("ringkeep_election_epoch") for page in found}
+            known = all(page.get("ringkeep_election_primary_known") == 1 for page in found)
+            agreed = (leaders, replicas) == (1, 2) and reached and known and len(epochs) == 1
+            return found if agreed else None
 
-        wait_until("one leads and two follow", 30, roles)
-        found = pages()
+        found = wait_until("one leads and two follow, in one epoch, and all know it", 30, roles)
         leader = next(p for p in found if p.get("ringkeep_election_role", role="leader"))
         # Every family of the table has a number where there are elections.
         lacking = [n for n in leader.families if n.startswith("ringkeep_election_") and not leader.families[n].samples]
         self.check("elections have numbers", not lacking, lacking)
-        epochs = {page.get("ringkeep_election_epoch") for page in found}
-        self.check("all are in one epoch", len(epochs) == 1 and epochs.pop() >= 1, epochs)
-        self.check("the leader was elected", leader.get("ringkeep_election_won_total") == 1)
+        epoch = leader.get("ringkeep_election_epoch")
+        self.check("all are in one epoch", epoch >= 1, epoch)
+        self.check("the leader was elected", leader.get("ringkeep_election_won_total") >= 1)
         votes = sum(page.get("ringkeep_election_votes_total") for page in found)
         self.check("by votes", votes >= 1, votes)
         self.check("it has a lease", leader.get("ringkeep_election_lease_seconds") > 0)
-        known = [page.get("ringkeep_election_primary_known") for page in found]
-        self.check("everybody knows the primary", known == [1, 1, 1], known)
         for node in nodes:
             node.stop()
 
