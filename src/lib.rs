@@ -1,9 +1,9 @@
 //! ringkeep, the node: see `README.md` for what it does and [`docs`] for how.
 //!
-//! Modules import lower levels only: `base` (0), `handoff`, `image`, `resp`, `route` (1), `aof`, `elect`,
-//! `failover`, `journal` (2), `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`, `recover` (6), `script` (7),
-//! `mesh` (8), `shard` (9), `tools` (10), `node` (11). `uring` is met from `mesh` up, and nothing below
-//! it has a clock, a socket, a file or a thread.
+//! Modules import lower levels only: `base` (0), `handoff`, `image`, `proof`, `resp`, `route` (1), `aof`,
+//! `elect`, `failover`, `journal` (2), `fleet`, `store`, `repl` (3), `rdb` (4), `cmd` (5), `acl`,
+//! `recover` (6), `script` (7), `mesh` (8), `shard` (9), `tools` (10), `node` (11). `uring` is met from
+//! `mesh` up, and nothing below it has a clock, a socket, a file or a thread.
 #![forbid(unsafe_code)]
 
 pub mod acl;
@@ -12,11 +12,13 @@ pub mod base;
 pub mod cmd;
 pub mod elect;
 pub mod failover;
+pub mod fleet;
 pub mod handoff;
 pub mod image;
 pub mod journal;
 pub mod mesh;
 pub mod node;
+pub mod proof;
 pub mod rdb;
 pub mod recover;
 pub mod repl;
@@ -43,10 +45,18 @@ pub mod docs {
     pub mod handoff {}
     #[doc = include_str!("docs/journal.md")]
     pub mod journal {}
+    #[doc = include_str!("docs/many-nodes.md")]
+    pub mod many_nodes {}
+    #[doc = include_str!("docs/metrics.md")]
+    pub mod metrics {}
     #[doc = include_str!("docs/migration.md")]
     pub mod migration {}
+    #[doc = include_str!("docs/scopes.md")]
+    pub mod scopes {}
     #[doc = include_str!("docs/settings.md")]
     pub mod settings {}
+    #[doc = include_str!("docs/tls.md")]
+    pub mod tls {}
     #[doc = include_str!("docs/wire.md")]
     pub mod wire {}
 }

@@ -34,12 +34,13 @@ fn main() -> ExitCode {
                 asked.control.display()
             )
         })),
+        Ok(Command::Top(asked)) => report(tools::top(&asked)),
         Ok(Command::Print(text)) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
         Ok(Command::Help) => {
-            print!("{}", node::USAGE);
+            print!("{}", node::usage());
             ExitCode::SUCCESS
         }
         Ok(Command::Version) => {

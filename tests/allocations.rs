@@ -17,7 +17,7 @@ use ringkeep::{
     journal::Stream,
     mesh,
     resp::{Out, OwnedArgs},
-    shard::{Core, Message, Settings, Shared},
+    shard::{Core, Door, Message, Settings, Shared},
 };
 use uring::{Endpoint, KernelReactor, Reactor, RingConfig, Wake};
 
@@ -54,7 +54,7 @@ fn allocations(pipeline: usize, rounds: usize) -> u64 {
     };
     let shared = Arc::new(Shared::new(settings, 0, String::new()));
     let mut core = Core::new(reactor, mesh, shared, 7).expect("the Lua state can be made");
-    core.listen(&Endpoint::Tcp(at), None)
+    core.listen(&Endpoint::Tcp(at), Door::Plain)
         .expect("the port is still free");
     let mut outcome = Ok(());
     let counted = allocation_counter::measure(|| outcome = core.run());

@@ -15,9 +15,11 @@ node=target/release/ringkeep
 mkdir -p "$logs"
 
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
-        jobs_celery jobs_bullmq locks configure coverage compare sessions dump differ introspect acl cluster consistency
-        replica primary replicas failover elections handoff zerocopy upstream bad_input hostile evict imports crash
-        syncs)
+        jobs_celery jobs_bullmq locks tls configure metrics
+        coverage compare sessions dump differ introspect acl cluster fleet proxy consistency
+        replica primary replicas failover elections scopes node_key
+        handoff zerocopy upstream bad_input hostile evict imports crash syncs
+        package operations)
 
 do_format() {
     cargo fmt --all --check && cargo fmt --check --manifest-path tests/interop/rust/Cargo.toml &&
@@ -50,7 +52,9 @@ do_smoke_hiredis() {
 do_jobs_celery() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/jobs.py; }
 do_jobs_bullmq() { NODE_PATH=$RINGKEEP_PEERS/worknode/node_modules serve node tests/interop/jobs.js; }
 do_locks() { serve "$RINGKEEP_PEERS/workpy/bin/python" tests/interop/locks.py; }
+do_tls() { tests/peers.sh openssl && python3 tests/interop/tls.py --node "$node"; }
 do_configure() { python3 tests/interop/configure.py --node "$node"; }
+do_metrics() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/metrics.py --node "$node"; }
 do_coverage() { python3 tests/interop/coverage.py --node "$node"; }
 do_compare() { python3 tests/interop/compare.py --node "$node" --threads 2; }
 do_sessions() { python3 tests/interop/sessions.py --node "$node" --threads 2; }
@@ -60,11 +64,18 @@ do_consistency() { python3 tests/interop/consistency.py --node "$node" --seconds
 do_introspect() { python3 tests/interop/introspect.py --node "$node"; }
 do_acl() { python3 tests/interop/acl.py --node "$node" --threads 2; }
 do_cluster() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/cluster.py --node "$node"; }
+do_fleet() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/fleet3x3.py --node "$node"; }
+do_proxy() { "$RINGKEEP_PEERS/venv/bin/python" tests/interop/proxy.py --node "$node"; }
 do_replica() { python3 tests/interop/kevy_replica.py --node "$node" --short --seed 5; }
 do_primary() { python3 tests/interop/kevy_primary.py --node "$node" --short --seed 9; }
 do_failover() { python3 tests/interop/failover.py --node "$node" --short --seed 2; }
 do_replicas() { python3 tests/interop/replicas.py --node "$node" --seconds 25 --seed 3; }
-do_elections() { python3 tests/interop/elections.py --node "$node" --short --seed 3; }
+do_elections() {
+    python3 tests/interop/elections.py --node "$node" --short --seed 3 &&
+        python3 tests/interop/heartbeats.py --node "$node" --seconds 5
+}
+do_scopes() { python3 tests/interop/scopes.py --node "$node"; }
+do_node_key() { python3 tests/interop/node_key.py --node "$node"; }
 do_handoff() {
     for one in handoff-supervisor handoff-supervisor-0.1.2; do
         cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return
@@ -79,6 +90,8 @@ do_imports() { python3 tests/interop/imports.py --node "$node" --short; }
 do_crash() { python3 tests/interop/crash.py --node "$node" --rounds 8 --port 7461; }
 do_syncs() { tests/peers.sh strace && python3 tests/interop/syncs.py --node "$node"; }
 do_hostile() { python3 tests/interop/hostile.py --node "$node"; }
+do_package() { tests/peers.sh lintian && python3 tests/interop/package.py --node "$node"; }
+do_operations() { python3 tests/interop/operations.py --node "$node"; }
 do_bad_input() { python3 tests/interop/bad_input.py --node "$node"; }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${STAGES[@]}"; exit 0; fi

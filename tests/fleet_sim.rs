@@ -5,7 +5,7 @@
 //! its power (and what its disk had not synced), which process stops for a while, who cannot reach whom, and
 //! when somebody wants the part of the primary to be elsewhere (FAILOVER). Clients write to whoever accepts
 //! it and ask with WAITAOF whether a majority has it. In every other seed they need not ask: a reply says so
-//! (`quorum-writes yes`).
+//! (`quorum-writes yes`). In every other pair of seeds the nodes prove a key to each other (`node-key-file`).
 //!
 //! After every step at most one node has its gate open. When all has healed there is one primary, everybody
 //! holds the same, and every write that a majority acknowledged is there.
@@ -35,10 +35,13 @@ use ringkeep::{
     base::Rng,
     elect::{self, Ballot, NodeId, Places, Timings, parse_peers},
     journal::{FileName, meta::Meta},
-    mesh, recover,
+    mesh,
+    proof::NodeKey,
+    recover,
     route::Routing,
     shard::{
-        BALLOT, Core, Election, Fsync, Loaded, Membership, Message, PLACES, Settings, Shared, Start,
+        BALLOT, Core, Door, Election, Fsync, Keyring, Loaded, Membership, Message, PLACES,
+        Settings, Shared, Start,
     },
 };
 use uring::{
@@ -86,6 +89,8 @@ struct Fleet {
     shards: usize,
     /// `quorum-writes`.
     quorum: bool,
+    /// Links are opened with a key.
+    has_key: bool,
     nodes: [Option<Node>; 3],
     /// When a machine without power has it again.
     back: [u64; 3],
@@ -138,6 +143,7 @@ impl Fleet {
             cores,
             shards,
             quorum: seed % 2 == 1,
+            has_key: seed % 4 >= 2,
             nodes: [None, None, None],
             back: [0; 3],
             lines: Default::default(),
@@ -231,6 +237,10 @@ impl Fleet {
         let now_ms = world.now() / MS;
         let mut shared = Shared::new(settings, now_ms, String::new());
         shared.election = Some(Election::default());
+        if self.has_key {
+            let key = NodeKey::of_file(b"a secret of the fleet").map_err(|error| text(&error))?;
+            shared.node_key = Some(Keyring::new(key, "key".into(), NAMES[at].into()));
+        }
         let shared = Arc::new(shared);
         if let Ok(mut tunables) = shared.tunables.write() {
             (tunables.fsync, tunables.quorum_writes) = (Fsync::Always, self.quorum);
@@ -263,7 +273,7 @@ impl Fleet {
             let mut core =
                 Core::new(reactor, mesh, shared.clone(), seed).map_err(|error| text(&error))?;
             let port = |port: u16| Endpoint::Tcp(SocketAddr::new(here.ip(), port));
-            core.listen(&port(PORT), None)
+            core.listen(&port(PORT), Door::Plain)
                 .map_err(|error| text(&error))?;
             for (own, shard) in (number..self.shards).step_by(self.cores).enumerate() {
                 let at = port(PORT + 10_000 + shard as u16);

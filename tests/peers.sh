@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Sets up the programs that the interop tests talk to: real kevy servers of every wire generation,
-# redis-server with redis-cli, an older Redis and a Valkey to follow, redis-py, the Node clients, hiredis, and
-# job queues and lock libraries that real applications use (Celery, python-redis-lock, BullMQ, redlock). Everything is kept outside the
+# redis-server with redis-cli, an older Redis and a Valkey to follow, redis-py, the Node clients, hiredis, twemproxy,
+# promtool, which knows what a Prometheus reads, and job queues and lock libraries that real applications use (Celery,
+# python-redis-lock, BullMQ, redlock). Everything is kept outside the
 # repository, so it is built once per machine and a second run only reports what is there.
 #
 #   tests/peers.sh            set up what is missing, then print the list
 #   tests/peers.sh --list     print the list, build nothing
-#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace workpy worknode
-#                           kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
+#   tests/peers.sh NAME...    only these: redis redis-6.2 valkey python node hiredis strace openssl prometheus lintian
+#                           workpy worknode nutcracker kevy-1.19.0 kevy-2.0.20 kevy-3.17.3 kevy-5.4.0 kevy-7.0.0
 #
 # RINGKEEP_PEERS names the folder (default ~/.cache/ringkeep/peers). The exit status is 0 only when
 # every peer asked for is there; redis-6.2 and valkey may be missing.
@@ -15,7 +16,7 @@ set -u
 
 PEERS=${RINGKEEP_PEERS:-$HOME/.cache/ringkeep/peers}
 KEVY_VERSIONS=(2.0.20 7.0.0 5.4.0 3.17.3 1.19.0)
-ALL=(redis redis-6.2 valkey python node hiredis strace workpy worknode)
+ALL=(redis redis-6.2 valkey python node hiredis strace openssl prometheus lintian workpy worknode nutcracker)
 for v in "${KEVY_VERSIONS[@]}"; do ALL+=("kevy-$v"); done
 
 list_only=0
@@ -46,9 +47,18 @@ have() {
         redis) command -v redis-server >/dev/null && command -v redis-cli >/dev/null ;;
         redis-6.2) [ -x "$(bundled redis-6.2)" ] ;;
         valkey) [ -x "$(bundled valkey)" ] ;;
-        python) "$PEERS/venv/bin/python" -c 'import redis' 2>/dev/null ;;
+        python) "$PEERS/venv/bin/python" -c 'import prometheus_client, redis' 2>/dev/null ;;
         node) [ -d "$PEERS/node/node_modules/ioredis" ] && [ -d "$PEERS/node/node_modules/redis" ] ;;
         strace) command -v strace >/dev/null ;;
+        prometheus) [ -x "$PEERS/prometheus/usr/bin/promtool" ] ;;
+        nutcracker) command -v nutcracker >/dev/null ;;
+        # What makes and checks a package, and what its scripts want.
+        lintian)
+            for tool in lintian dpkg-shlibdeps objcopy adduser deb-systemd-helper zsh fish; do
+                command -v $tool >/dev/null || return 1
+            done
+            ;;
+        openssl) command -v openssl >/dev/null ;;
         hiredis) [ -e /usr/include/hiredis/hiredis.h ] && command -v cc >/dev/null ;;
         workpy) "$PEERS/workpy/bin/python" -c 'import celery, hiredis, redis, redis_lock' 2>/dev/null ;;
         worknode) [ -d "$PEERS/worknode/node_modules/bullmq" ] && [ -d "$PEERS/worknode/node_modules/redlock" ] ;;
@@ -65,6 +75,10 @@ where() {
         node) echo "$PEERS/node/node_modules (ioredis, redis)" ;;
         hiredis) echo "/usr/include/hiredis" ;;
         strace) command -v strace ;;
+        prometheus) echo "$PEERS/prometheus/usr/bin/promtool" ;;
+        nutcracker) command -v nutcracker ;;
+        lintian) command -v lintian ;;
+        openssl) command -v openssl ;;
         workpy) echo "$PEERS/workpy/bin/python (celery, hiredis, python-redis-lock)" ;;
         worknode) echo "$PEERS/worknode/node_modules (bullmq, redlock)" ;;
         kevy-*) echo "$PEERS/$1/bin/kevy" ;;
@@ -84,20 +98,34 @@ packages() {
 }
 
 make_strace() { packages strace strace; }
+make_lintian() { packages lintian lintian dpkg-dev binutils adduser init-system-helpers zsh fish; }
+make_openssl() { packages openssl openssl; }
 make_hiredis() { packages hiredis libhiredis-dev; }
 
-make_redis() {
-    # The package must not start a server of its own on 6379.
+# Only promtool: nothing is installed, and no server started.
+make_prometheus() {
+    local to=$PEERS/prometheus
+    mkdir -p "$to" && (
+        cd "$to" && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } &&
+            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm -f prometheus_*.deb
+    ) >"$PEERS/log/prometheus.log" 2>&1
+}
+
+make_redis() { servers redis redis-server redis-tools; }
+make_nutcracker() { servers nutcracker nutcracker; }
+
+# servers LOG NAME...: packages that must not start a server of their own, such as one on 6379.
+servers() {
     local policy=/usr/sbin/policy-rc.d made=0
     if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; fi
-    packages redis redis-server redis-tools
+    packages "$@"
     local rc=$?
     [ $made = 1 ] && rm -f $policy
     return $rc
 }
 
 make_python() {
-    { python3 -m venv "$PEERS/venv" && "$PEERS/venv/bin/pip" install --quiet redis; } \
+    { python3 -m venv "$PEERS/venv" && "$PEERS/venv/bin/pip" install --quiet redis prometheus_client; } \
         >"$PEERS/log/python.log" 2>&1
 }
 
@@ -170,6 +198,10 @@ for name in "${wanted[@]}"; do
         node) make_node ;;
         hiredis) make_hiredis ;;
         strace) make_strace ;;
+        prometheus) make_prometheus ;;
+        nutcracker) make_nutcracker ;;
+        lintian) make_lintian ;;
+        openssl) make_openssl ;;
         workpy) make_workpy ;;
         worknode) make_worknode ;;
         kevy-*) make_kevy "${name#kevy-}" ;;

@@ -45,7 +45,7 @@ use ringkeep::{
     mesh,
     recover::{self, Files, Filling, RecoverError, Survey, Unnamed, View},
     route::Routing,
-    shard::{Core, Fsync, Loaded, Message, Settings, Shared, Start},
+    shard::{Core, Door, Fsync, Loaded, Message, Settings, Shared, Start},
     store::Budget,
 };
 use uring::{
@@ -994,7 +994,8 @@ impl Sim {
             let mut core = Core::new(reactor, mesh, shared.clone(), cores.len() as u64)
                 .map_err(|error| error.to_string())?;
             let at = Endpoint::Tcp(SocketAddr::new(NODE.ip(), PORT));
-            core.listen(&at, None).map_err(|error| error.to_string())?;
+            core.listen(&at, Door::Plain)
+                .map_err(|error| error.to_string())?;
             core.keep(DIR.into());
             core.begin();
             cores.push(core);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::base::Ms;
 
-/// Entries that are kept at first.
+/// Entries that are kept unless told otherwise.
 pub const LOG_LEN: usize = 128;
 /// Within this time, the same again is counted and not noted anew.
 const SAME_WITHIN: Ms = 60_000;
@@ -86,42 +86,26 @@ impl Entry {
 }
 
 /// See the module page.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Log {
     entries: VecDeque<Entry>,
-    len_max: usize,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            entries: VecDeque::new(),
-            len_max: LOG_LEN,
-        }
-    }
 }
 
 impl Log {
-    /// Notes what happened.
-    pub fn note(&mut self, mut entry: Entry) {
+    /// Notes what happened; no more than so many entries are kept.
+    pub fn note(&mut self, mut entry: Entry, len_max: usize) {
         let mut newest = self.entries.iter().take(LOOKED_AT);
         if let Some(at) = newest.position(|one| one.is_like(&entry)) {
             let before = self.entries.remove(at);
             entry.count += before.map_or(0, |before| before.count);
         }
         self.entries.push_front(entry);
-        self.entries.truncate(self.len_max);
+        self.entries.truncate(len_max);
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.entries.clear();
-    }
-
-    /// Keeps no more than so many entries.
-    pub fn limit(&mut self, len_max: usize) {
-        self.len_max = len_max;
-        self.entries.truncate(len_max);
     }
 
     /// The newest entries.

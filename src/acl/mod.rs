@@ -15,7 +15,7 @@ mod user;
 mod users;
 
 pub use catalogue::{CATEGORIES, Number, catalogue};
-pub use log::{Context, Entry, Log, Reason};
+pub use log::{Context, Entry, LOG_LEN, Log, Reason};
 pub use request::{Asked, Denied, Misfit};
 pub use selector::{Access, RuleError, Selector};
 pub use user::User;

@@ -285,17 +285,17 @@ fn the_same_refusal_is_counted_once() {
         at,
         client: String::new(),
     };
-    log.note(entry("a", 0));
-    log.note(entry("b", 1));
-    log.note(entry("a", 2));
+    log.note(entry("a", 0), 3);
+    log.note(entry("b", 1), 3);
+    log.note(entry("a", 2), 3);
     let seen: Vec<_> = log
         .newest(10)
         .map(|one| (one.object.clone(), one.count))
         .collect();
     assert_eq!(seen, [(b"a".to_vec(), 2), (b"b".to_vec(), 1)]);
-    log.note(entry("a", 100_000));
+    log.note(entry("a", 100_000), 3);
     assert_eq!(log.newest(10).len(), 3);
-    log.limit(2);
+    log.note(entry("c", 100_000), 2);
     assert_eq!(log.newest(10).len(), 2);
     log.clear();
     assert_eq!(log.newest(10).len(), 0);

@@ -36,6 +36,15 @@ impl Peer {
         };
         self.stream_port.or_else(derived)
     }
+
+    /// Where clients are sent that are to go to it: as with kevy its election port if the list has no other.
+    pub fn client_place(&self) -> String {
+        let port = self.client_port.unwrap_or(self.elect_port);
+        match self.host.contains(':') {
+            true => format!("[{}]:{port}", self.host),
+            false => format!("{}:{port}", self.host),
+        }
+    }
 }
 
 /// Why a list was refused.
@@ -137,6 +146,8 @@ mod tests {
             "c ::1 1 Some(2) Some(3) Some(3)",
         ];
         assert_eq!(told, wanted);
+        let places: Vec<String> = peers.iter().map(Peer::client_place).collect();
+        assert_eq!(places, ["10.0.0.1:6579", "host:6379", "[::1]:2"]);
         assert_eq!(parse_peers(""), Ok(vec![]));
     }
 

@@ -4,11 +4,17 @@ use std::{net::IpAddr, path::PathBuf};
 
 use uring::{Level, affinity};
 
-use super::config::{self, Asked, ConfigFile, World};
+use super::{
+    config::{self, Asked, ConfigFile, World},
+    usage::{
+        self,
+        book::{self, Action, Verb},
+    },
+};
 use crate::{
     elect::{NodeId, Peer, Timings},
-    route::Routing,
-    tools::{Export, Import, Repair, Reshard, Source},
+    route::{Routing, Scopes},
+    tools::{Export, Import, Repair, Reshard, Source, Top},
 };
 
 use crate::shard::{Fsync, SavePoints};
@@ -36,7 +42,9 @@ pub enum Command {
     Supervise(Box<Supervise>),
     /// Ask for that.
     Upgrade(Upgrade),
-    /// Print what was asked about the settings.
+    /// Show how a node is doing.
+    Top(Top),
+    /// Print what was asked for: settings, the manual page, completions.
     Print(String),
     /// Print the usage.
     Help,
@@ -80,6 +88,8 @@ const DEADLINE_MS: u64 = 60_000;
 pub struct Options {
     /// Client port.
     pub port: u16,
+    /// Client port for TLS, if there is one.
+    pub tls_port: Option<u16>,
     /// Addresses to listen on.
     pub bind: Vec<String>,
     /// Unix socket path.
@@ -128,16 +138,24 @@ pub struct Options {
     pub primary_user: String,
     /// See there.
     pub primary_password: String,
+    /// File with the key that links between nodes prove.
+    pub node_key_file: Option<PathBuf>,
     /// Address that cluster clients are sent to; the first one to listen on if absent.
     pub announce: Option<IpAddr>,
     /// Cluster mode: the port of the first shard.
     pub slots: Option<u16>,
+    /// Port where metrics are read, if any.
+    pub metrics_port: Option<u16>,
+    /// Which node has which slots, where several share the keys.
+    pub map: Option<PathBuf>,
     /// Use no more of io_uring than this level.
     pub level: Option<Level>,
     /// This node's name among the members of elections.
     pub node_id: Option<NodeId>,
     /// All members, this node included; without them there are no elections.
     pub peers: Vec<Peer>,
+    /// Keys that one node alone may write to.
+    pub scopes: Scopes,
     /// Port on which members speak to each other; the client port and 200 more if absent.
     pub elect_port: Option<u16>,
     /// Milliseconds after which a primary that is not heard is gone.
@@ -156,6 +174,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             port: 6379,
+            tls_port: None,
             bind: vec!["127.0.0.1".into()],
             unix: None,
             threads: None,
@@ -179,11 +198,15 @@ impl Default for Options {
             protects: true,
             primary_user: String::new(),
             primary_password: String::new(),
+            node_key_file: None,
             announce: None,
             slots: None,
+            metrics_port: None,
+            map: None,
             level: None,
             node_id: None,
             peers: Vec::new(),
+            scopes: Scopes::default(),
             elect_port: None,
             down_after_ms: Timings::KEVY.down_after,
             quorum_writes: false,
@@ -193,89 +216,6 @@ impl Default for Options {
         }
     }
 }
-
-/// The text of `--help`.
-pub const USAGE: &str = "\
-ringkeep: a Redis-protocol key-value node on io_uring
-
-usage: ringkeep [options]          serve
-       ringkeep doctor             show what this kernel offers and what is in the way
-       ringkeep import --kevy DIR | --rdb FILE | --aof FILE|DIR  --dir OUT [--shards N] [--cluster]
-                                   make a data directory out of the data of another server
-       ringkeep export --dir DIR --rdb FILE
-                                   make an RDB file out of a data directory
-       ringkeep check FILE|DIR..   tell what it holds and whether it is good
-       ringkeep repair --truncate-at OFFSET FILE
-                                   give up what a damaged journal file holds from this byte on
-       ringkeep reshard DIR --shards N
-                                   split a data directory into another number of shards
-       ringkeep rollback FILE..    print what a node did that its new primary lacks, as redis-cli --pipe
-                                   takes it
-       ringkeep supervise [--control PATH] [--deadline-ms N] [options]
-                                   serve in a process that is started anew when it crashes, and replaced by
-                                   a new binary without a lost write; SIGHUP: the one now at its path
-       ringkeep upgrade --binary PATH [--control PATH]
-                                   replace it by this one
-       ringkeep config check [FILE]
-                                   tell what is wrong with a file of settings, and what is left out of it
-       ringkeep config show [--origin] [options]
-                                   show every setting, and where it comes from
-
-  --config FILE        read a kevy.toml or a ringkeep.toml (the first one of ringkeep.toml, in RINGKEEP_DIR,
-                       here and in /etc/ringkeep, and kevy.toml, in KEVY_DIR, here and in /etc/kevy)
-  --no-config          look for none
-  --port N             client port (6379)
-  --bind ADDR          address to listen on, may be repeated (127.0.0.1)
-  --unixsocket PATH    listen on a Unix socket too
-  --threads N          cores to use (all)
-  --shards N           parts of the keyspace, fixed for a data set (as many as cores)
-  --cpu-list A,B,..    CPUs to pin the cores to
-  --no-pin             do not pin the cores
-  --replication-port N port for replicas of the first shard, the others follow; 0: none
-                       (the client port + 10000; with --requirepass or --aclfile none)
-  --min-replicas-to-write N
-                       refuse writes while fewer replicas have acknowledged anything of late (0)
-  --replicaof H:P      follow a Redis at its client port, or a kevy at that or its replication base port
-  --replica-max-staleness-ms N
-                       on a replica, refuse reads of data that may be older; 0: never (0)
-  --masterauth TEXT    password that a Redis primary is shown (none)
-  --masteruser NAME    user that goes with it (the default one)
-  --node-id NAME       this node's name among the members that elect a primary (none)
-  --peers LIST         all members as kevy lists them, this one included: ID@HOST:ELECT:CLIENT[:REPL],..
-                       (none: no elections)
-  --elect-port N       port on which members speak to each other (the client port + 200)
-  --elect-down-after-ms N
-                       a primary that is not heard for so long is gone; another value than kevy's is for
-                       fleets without kevys, and the same for all (5000)
-  --quorum-writes yes|no
-                       a primary that was elected answers a write when a majority has it (no)
-  --databases N        databases of SELECT (16)
-  --dir PATH           data directory; what is written is kept there (none: memory only)
-  --handoff-socket PATH
-                       where a supervisor hands the node over to another process, without a lost write (none)
-  --handoff-pass-connections yes|no
-                       as the successor, take the clients' connections over; no: they are closed (yes)
-  --appendonly yes|no  keep a journal in the data directory (yes where there is one)
-  --no-aof             the same as --appendonly no
-  --appendfsync WHEN   always: before the reply; everysec: each second; no: never (everysec)
-  --save 'SECS N ..'   snapshots SECS after the last ones if there were N changes (none; with a journal
-                       they are made when it has grown by their size)
-  --spin-us N          look this long for work before sleeping (30; 0 on shared machines)
-  --requirepass TEXT   password of the default user (none)
-  --aclfile PATH       users and their rights, as ACL SAVE writes them (none)
-  --protected-mode yes|no
-                       turn clients of other machines away while the default user has no password (no where
-                       --bind is given)
-  --cluster            cluster mode: slots, and one more port for each shard
-  --cluster-port N     port of the first shard, the others follow (the one after the client port)
-  --cluster-announce-ip ADDR
-                       where cluster clients are sent (the first address to listen on)
-  --ring-level L       basic, multishot or full: use no more of io_uring than this
-  --NAME VALUE         what CONFIG SET knows by that name: --maxmemory 2gb, --maxclients 5000, ..
-  --help, --version
-
-Options go before variables (RINGKEEP_PORT for --port, and those of kevy), these before the file.
-";
 
 /// What is wrong with the command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -316,23 +256,10 @@ pub fn parse(args: impl IntoIterator<Item = String>, world: &World) -> Result<Co
     let mut asked = Asked::default();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
+        if let Some(action) = take_action(&arg, &mut args)? {
+            return parse_action(action, args, world);
+        }
         match arg.as_str() {
-            "doctor" => return Ok(Command::Doctor),
-            "import" => return parse_import(args),
-            "export" => return parse_export(args),
-            "check" => {
-                let paths = parse_paths(args, "check needs a file or a directory")?;
-                return Ok(Command::Check(paths));
-            }
-            "repair" => return parse_repair(args),
-            "reshard" => return parse_reshard(args),
-            "rollback" => {
-                let paths = parse_paths(args, "rollback needs a file")?;
-                return Ok(Command::Rollback(paths));
-            }
-            "supervise" => return parse_supervise(args, world),
-            "upgrade" => return parse_upgrade(args),
-            "config" => return parse_config(args, world),
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             _ => take_option(&mut asked, arg, &mut args)?,
@@ -340,6 +267,45 @@ pub fn parse(args: impl IntoIterator<Item = String>, world: &World) -> Result<Co
     }
     let resolved = config::resolve(&asked, world)?;
     Ok(Command::Serve(Box::new(resolved.options)))
+}
+
+/// The command that a word begins, if it does; the second word of one that has two is taken.
+fn take_action(
+    word: &str,
+    args: &mut impl Iterator<Item = String>,
+) -> Result<Option<&'static Action>, UsageError> {
+    let Some(first) = book::actions(word).next() else {
+        return Ok(None);
+    };
+    if first.words.len() == 1 {
+        return Ok(Some(first));
+    }
+    let second = args.next().unwrap_or_default();
+    let found = book::actions(word).find(|action| action.words[1] == second);
+    let found = found.ok_or(UsageError::Incomplete("config needs 'check' or 'show'"))?;
+    Ok(Some(found))
+}
+
+fn parse_action(
+    action: &'static Action,
+    args: impl Iterator<Item = String>,
+    world: &World,
+) -> Result<Command, UsageError> {
+    match action.verb {
+        Verb::Doctor => Ok(Command::Doctor),
+        Verb::Import => parse_import(action, args),
+        Verb::Export => parse_export(action, args),
+        Verb::Check => parse_paths(args, "check needs a file or a directory").map(Command::Check),
+        Verb::Repair => parse_repair(action, args),
+        Verb::Reshard => parse_reshard(action, args),
+        Verb::Rollback => parse_paths(args, "rollback needs a file").map(Command::Rollback),
+        Verb::Supervise => parse_supervise(action, args, world),
+        Verb::Upgrade => parse_upgrade(action, args),
+        Verb::Top => parse_top(action, args),
+        Verb::ConfigCheck | Verb::ConfigShow => parse_config(action, args, world),
+        Verb::Man => Ok(Command::Print(usage::page())),
+        Verb::Completions => parse_completions(action, args),
+    }
 }
 
 /// One option of a node, with its value.
@@ -374,32 +340,50 @@ fn take_option(
 
 /// `config check [FILE]` and `config show [--origin]`, with the options of a node.
 fn parse_config(
+    action: &Action,
     mut args: impl Iterator<Item = String>,
     world: &World,
 ) -> Result<Command, UsageError> {
-    let verb = args.next().unwrap_or_default();
-    if !["check", "show"].contains(&&verb[..]) {
-        return Err(UsageError::Incomplete("config needs 'check' or 'show'"));
-    }
     let (mut asked, mut shows_origin) = (Asked::default(), false);
     while let Some(arg) = args.next() {
-        match (&verb[..], &arg[..]) {
-            ("show", "--origin") => shows_origin = true,
-            ("check", path) if !path.starts_with("--") => asked.file = Some(path.into()),
+        match &arg[..] {
+            flag if action.knows(flag) => shows_origin = true,
+            path if !action.operand.is_empty() && !path.starts_with("--") => {
+                asked.file = Some(path.into());
+            }
             _ => take_option(&mut asked, arg, &mut args)?,
         }
     }
     let resolved = config::resolve(&asked, world)?;
-    Ok(Command::Print(match &verb[..] {
-        "check" => resolved.report(),
+    Ok(Command::Print(match action.verb {
+        Verb::ConfigCheck => resolved.report(),
         _ => resolved.show(shows_origin),
     }))
 }
 
-fn parse_import(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_completions(
+    action: &Action,
+    mut args: impl Iterator<Item = String>,
+) -> Result<Command, UsageError> {
+    let shell = args.next();
+    let shell = shell.ok_or(UsageError::Incomplete("completions needs a shell"))?;
+    if shell.starts_with("--") {
+        return Err(UsageError::Unknown(shell));
+    }
+    let script = usage::completions(&shell);
+    script.map(Command::Print).ok_or_else(|| {
+        let why = format!("'{shell}' is none of {}", action.operand.replace('|', ", "));
+        UsageError::Because(action.name(), why)
+    })
+}
+
+fn parse_import(
+    action: &Action,
+    args: impl Iterator<Item = String>,
+) -> Result<Command, UsageError> {
     let (mut sources, mut dir, mut shards) = (Vec::new(), None, None);
     let (cluster, args): (Vec<_>, Vec<_>) = args.partition(|arg| arg == "--cluster");
-    each_option(args.into_iter(), |name, value| {
+    each_option(action, args.into_iter(), |name, value| {
         match name {
             "--kevy" => sources.push(Source::Kevy(value.into())),
             "--rdb" => sources.push(Source::Rdb(value.into())),
@@ -428,9 +412,12 @@ fn parse_import(args: impl Iterator<Item = String>) -> Result<Command, UsageErro
     }))
 }
 
-fn parse_export(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_export(
+    action: &Action,
+    args: impl Iterator<Item = String>,
+) -> Result<Command, UsageError> {
     let (mut dir, mut rdb) = (None, None);
-    each_option(args, |name, value| {
+    each_option(action, args, |name, value| {
         match name {
             "--dir" => dir = Some(value.into()),
             "--rdb" => rdb = Some(value.into()),
@@ -461,9 +448,12 @@ fn parse_paths(
     Ok(paths)
 }
 
-fn parse_repair(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_repair(
+    action: &Action,
+    args: impl Iterator<Item = String>,
+) -> Result<Command, UsageError> {
     let (mut file, mut at) = (None, None);
-    each_argument(args, |name, value| {
+    each_argument(action, args, |name, value| {
         match name {
             "" if file.is_none() => file = Some(PathBuf::from(value)),
             "--truncate-at" => at = Some(number(name, value, 0, u64::MAX)?),
@@ -478,9 +468,12 @@ fn parse_repair(args: impl Iterator<Item = String>) -> Result<Command, UsageErro
     }))
 }
 
-fn parse_reshard(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_reshard(
+    action: &Action,
+    args: impl Iterator<Item = String>,
+) -> Result<Command, UsageError> {
     let (mut dir, mut shards) = (None, None);
-    each_argument(args, |name, value| {
+    each_argument(action, args, |name, value| {
         match name {
             "" if dir.is_none() => dir = Some(PathBuf::from(value)),
             "--shards" => shards = Some(number(name, value, 1, 4096)? as usize),
@@ -497,6 +490,7 @@ fn parse_reshard(args: impl Iterator<Item = String>) -> Result<Command, UsageErr
 
 /// The supervisor's own options, and those of the node that it starts.
 fn parse_supervise(
+    action: &Action,
     mut args: impl Iterator<Item = String>,
     world: &World,
 ) -> Result<Command, UsageError> {
@@ -507,6 +501,10 @@ fn parse_supervise(
             Some((name, value)) => (name.to_string(), Some(value.to_string())),
             None => (arg.clone(), None),
         };
+        if !action.knows(&name) {
+            node.push(arg);
+            continue;
+        }
         let mut value = || {
             let value = inline.clone().or_else(|| args.next());
             value.ok_or_else(|| UsageError::NoValue(name.clone()))
@@ -515,7 +513,7 @@ fn parse_supervise(
             "--control" => control = value()?.into(),
             "--deadline-ms" => deadline_ms = number(&name, value()?, 100, 86_400_000)?,
             "--unixsocket" => unix = Some(value()?),
-            _ => node.push(arg),
+            _ => return Err(UsageError::Unknown(name)),
         }
     }
     // A file or a variable may have one as well, and the node is to leave it alone.
@@ -559,9 +557,12 @@ fn own_path() -> String {
     found.map_or_else(String::new, |path| path.display().to_string())
 }
 
-fn parse_upgrade(args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+fn parse_upgrade(
+    action: &Action,
+    args: impl Iterator<Item = String>,
+) -> Result<Command, UsageError> {
     let (mut control, mut binary) = (PathBuf::from(CONTROL), None);
-    each_option(args, |name, value| {
+    each_option(action, args, |name, value| {
         match name {
             "--control" => control = value.into(),
             "--binary" => binary = Some(PathBuf::from(value)),
@@ -575,12 +576,31 @@ fn parse_upgrade(args: impl Iterator<Item = String>) -> Result<Command, UsageErr
     }))
 }
 
-/// Visits options that have a value each.
+fn parse_top(action: &Action, args: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let (once, args): (Vec<_>, Vec<_>) = args.partition(|arg| arg == "--once");
+    let mut top = Top {
+        host: "127.0.0.1".into(),
+        port: Options::default().port,
+        is_once: !once.is_empty(),
+    };
+    each_option(action, args.into_iter(), |name, value| {
+        match name {
+            "--host" => top.host = value,
+            "--port" => top.port = number(name, value, 1, 65_535)? as u16,
+            _ => return Err(UsageError::Unknown(name.into())),
+        }
+        Ok(())
+    })?;
+    Ok(Command::Top(top))
+}
+
+/// Visits options of a command that have a value each.
 fn each_option(
+    action: &Action,
     args: impl Iterator<Item = String>,
     mut visit: impl FnMut(&str, String) -> Result<(), UsageError>,
 ) -> Result<(), UsageError> {
-    each_argument(args, |name, value| match name {
+    each_argument(action, args, |name, value| match name {
         "" => Err(UsageError::Unknown(value)),
         _ => visit(name, value),
     })
@@ -588,18 +608,24 @@ fn each_option(
 
 /// The same, and what is no option, without a name.
 fn each_argument(
+    action: &Action,
     mut args: impl Iterator<Item = String>,
     mut visit: impl FnMut(&str, String) -> Result<(), UsageError>,
 ) -> Result<(), UsageError> {
     while let Some(arg) = args.next() {
-        match arg.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => visit(name, value.to_string())?,
-            _ if !arg.starts_with("--") => visit("", arg)?,
-            _ => {
-                let value = args.next();
-                visit(&arg, value.ok_or(UsageError::NoValue(arg.clone()))?)?;
-            }
+        if !arg.starts_with("--") {
+            visit("", arg)?;
+            continue;
         }
+        let (name, inline) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_string())),
+            None => (&arg[..], None),
+        };
+        if !action.knows(name) {
+            return Err(UsageError::Unknown(name.into()));
+        }
+        let value = inline.or_else(|| args.next());
+        visit(name, value.ok_or_else(|| UsageError::NoValue(name.into()))?)?;
     }
     Ok(())
 }
@@ -645,6 +671,15 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        match parsed("top --once --port 7000") {
+            Ok(Command::Top(top)) => {
+                assert_eq!(
+                    (&top.host[..], top.port, top.is_once),
+                    ("127.0.0.1", 7000, true)
+                );
+            }
+            other => panic!("{other:?}"),
+        }
         match parsed("export --dir d --rdb r") {
             Ok(Command::Export(export)) => assert_eq!(export.rdb, std::path::Path::new("r")),
             other => panic!("{other:?}"),
@@ -660,6 +695,11 @@ mod tests {
                 "import needs one of --kevy, --rdb and --aof, see --help",
             ),
             ("import --rdb", "option '--rdb' needs a value"),
+            ("top --port x", "option '--port' cannot be 'x'"),
+            (
+                "top --password x",
+                "unknown option '--password', see --help",
+            ),
             ("export --port 1", "unknown option '--port', see --help"),
             ("export x", "unknown option 'x', see --help"),
             ("check", "check needs a file or a directory, see --help"),

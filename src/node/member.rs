@@ -25,7 +25,7 @@ pub(super) fn check(
     replication_port: Option<u16>,
     is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
-    let Some(id) = options.node_id else {
+    let Some(id) = options.node_id.filter(|_| !options.peers.is_empty()) else {
         return Ok(None);
     };
     let fault = |text: String| StartError::Member(text);

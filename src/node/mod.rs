@@ -3,12 +3,16 @@
 mod args;
 mod boot;
 mod config;
+mod fleet;
 mod handoff;
+mod key;
 mod member;
 mod preload;
 mod supervise;
+mod usage;
 
 use std::{
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
@@ -19,7 +23,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub use args::{Command, Options, Supervise, USAGE, Upgrade, UsageError, parse};
+pub use args::{Command, Options, Supervise, Upgrade, UsageError, parse};
 use boot::{Boot, Taking};
 pub use config::{ConfigFile, World};
 use handoff::{House, Inherited};
@@ -30,14 +34,19 @@ use uring::{
     affinity::{self, CoreNumber},
     sys,
 };
+pub use usage::usage;
 
 use crate::{
     base::seed_histories,
     failover::{Place, Record, Stands},
     journal::FileName,
     mesh,
+    proof::NAME_MAX,
     recover::RecoverError,
-    shard::{Core, Election, Failovers, Membership, Settings, Shared, lock, log, read_users},
+    shard::{
+        Core, Door, Election, Failovers, Keyring, Membership, Ownership, Settings, Shared, TlsPort,
+        lock, log, read_users,
+    },
     store::seed_collections,
     tools::DataError,
 };
@@ -62,18 +71,26 @@ pub enum StartError {
     Listen(String, std::io::Error),
     /// A Lua state could not be made.
     Scripts(String),
+    /// This port was to be for two things.
+    PortTwice(u16, &'static str, &'static str),
     /// The address to listen on is none.
     Bind(String),
+    /// The map of the slots cannot be used.
+    Map(PathBuf, String),
     /// Cluster mode without an address to send clients to, or without ports for all shards.
     Cluster,
     /// The data directory cannot be used.
     Data(DataError),
     /// What is in it cannot be read.
     Recover(PathBuf, RecoverError),
+    /// TLS cannot be had with these files.
+    Tls(String),
     /// A supervisor cannot have it handed over.
     Handoff(String),
     /// The node cannot be a member of elections.
     Member(String),
+    /// What is wrong with the file of the nodes' key.
+    NodeKey(String),
     /// What is wrong with the file of users.
     Users(Vec<String>),
     /// The data directory is one of kevy, with this file in it.
@@ -91,19 +108,25 @@ impl std::fmt::Display for StartError {
                 "cluster mode needs an address that clients can be sent to (--cluster-announce-ip) and a \
                  port below 65536 for each shard (--cluster-port)"
             ),
+            StartError::Map(path, why) => write!(out, "cluster map {}: {why}", path.display()),
             StartError::Data(error) => write!(out, "{error}"),
             StartError::KevyData(dir, name) => write!(
                 out,
                 "{dir} holds data of a kevy ({name}), and nothing of them would be served: 'ringkeep import \
                  --kevy {dir} --dir OTHER' takes them over"
             ),
+            StartError::Tls(text) => write!(out, "TLS: {text}"),
             StartError::Handoff(text) => write!(out, "handoff: {text}"),
             StartError::Member(text) => write!(out, "elections: {text}"),
+            StartError::NodeKey(text) => write!(out, "node key: {text}"),
             StartError::Users(errors) => {
                 let lines: Vec<&str> = errors.iter().map(|error| error.trim()).collect();
                 out.write_str(&lines.join("\n"))
             }
             StartError::Recover(dir, error) => out.write_str(&error.within(dir)),
+            StartError::PortTwice(port, one, other) => {
+                write!(out, "port {port} is to be for {one} and for {other}")
+            }
             StartError::Bind(text) => write!(
                 out,
                 "'{text}' is no address to listen on: give an IP address"
@@ -154,7 +177,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         cores,
         shards,
         // A cluster has one.
-        databases: options.slots.map_or(options.databases, |_| 1),
+        databases: match options.slots.is_some() || options.map.is_some() {
+            true => 1,
+            false => options.databases,
+        },
         spin_us: options.spin_us,
         dir: options.dir.clone(),
         journals: options.journals.unwrap_or(options.dir.is_some()),
@@ -226,6 +252,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
     for (address, port) in ports
         .chain(port)
+        .chain(options.tls_port)
         .flat_map(|port| addresses.iter().map(move |address| (address, port)))
     {
         // Listeners of several cores share a port, so another node's would be shared too, without an
@@ -235,7 +262,25 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     settings.replication_port = replication_port(options, &addresses, shards, is_beside)?;
     let replication_port = settings.replication_port;
+    let fleet = fleet::read(options)?;
     let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
+    let of_shards = |first: u16| (0..shards as u16).map(move |shard| first + shard);
+    let uses = [
+        ("clients", Vec::from_iter(port)),
+        ("clients in TLS", Vec::from_iter(options.tls_port)),
+        (
+            "cluster clients",
+            options.slots.into_iter().flat_map(of_shards).collect(),
+        ),
+        (
+            "replicas",
+            replication_port.into_iter().flat_map(of_shards).collect(),
+        ),
+        ("elections", Vec::from_iter(elect_port)),
+        ("metrics", Vec::from_iter(options.metrics_port)),
+    ];
+    one_use_each(&uses)?;
+    metrics_port(options, &addresses, is_beside)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -245,8 +290,24 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         chance.hash_one(2),
         std::process::id()
     );
+    let node_key = match &options.node_key_file {
+        None => None,
+        Some(path) => {
+            // Where there are no members, others know it from themselves by this.
+            let drawn = run_id.get(..NAME_MAX).unwrap_or(&run_id);
+            let name = options.node_id.as_ref().map_or(drawn, |id| id.as_str());
+            let key = key::read(path).map_err(StartError::NodeKey)?;
+            Some(Keyring::new(key, path.clone(), name.to_string()))
+        }
+    };
     let mut shared = Shared::new(settings, started.as_millis() as u64, run_id);
+    shared.node_key = node_key;
+    shared.fleet = fleet;
     shared.election = elect_port.map(|_| Election::default());
+    shared.scopes = options.node_id.and_then(|own| {
+        let scopes = options.scopes.clone();
+        (!scopes.is_empty()).then(|| Ownership::new(scopes, own.as_str(), &options.peers))
+    });
     let record = match &options.dir {
         Some(dir) => member::read_record(dir.as_ref())?,
         None => Record::default(),
@@ -270,6 +331,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         }
         shared.scripts.running().set_busy_ms(tunables.busy_ms);
     }
+    shared.tls = tls_port(options, &shared)?;
     if let Some(file) = &options.config {
         let rewrite = config::rewriter(file.path.clone(), shared.parameters());
         // Nobody else sets it.
@@ -386,7 +448,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 .flat_map(|clients| Inherited::clients_of(clients, (core, cores)))
             {
                 match client.try_clone() {
-                    Ok(client) => core_loop.adopt(client, None),
+                    Ok(client) => core_loop.adopt(client, Door::Plain),
                     Err(error) => {
                         let at = "an inherited listener".into();
                         return drop(to_main.send(Err(StartError::Listen(at, error))));
@@ -396,16 +458,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             for address in addresses {
                 let own = options.slots.into_iter().flat_map(|first| {
                     let shards = (core..shards).step_by(cores);
-                    shards.map(move |shard| (first + shard as u16, Some(shard)))
+                    shards.map(move |shard| (first + shard as u16, Door::Shard(shard)))
                 });
-                for (port, shard) in own.chain(port.map(|port| (port, None))) {
+                let plain = port.map(|port| (port, Door::Plain));
+                let tls = options.tls_port.map(|port| (port, Door::Tls));
+                for (port, door) in own.chain(plain).chain(tls) {
                     let at = SocketAddr::new(address, port);
                     let endpoint = Endpoint::Tcp(at);
                     let listened = match clients {
-                        None => core_loop.listen(&endpoint, shard),
+                        None => core_loop.listen(&endpoint, door),
                         // One that can be left for a while.
                         Some(_) => sys::listener(&endpoint, 1024)
-                            .map(|listener| core_loop.adopt(listener, shard)),
+                            .map(|listener| core_loop.adopt(listener, door)),
                     };
                     if let Err(error) = listened {
                         let at = at.to_string();
@@ -424,9 +488,19 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 }
             }
             if let (0, Some(path)) = (core, &options.unix)
-                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()), None)
+                && let Err(error) = core_loop.listen(&Endpoint::Unix(path.into()), Door::Plain)
             {
                 return drop(to_main.send(Err(StartError::Listen(path.clone(), error))));
+            }
+            for address in &addresses_of_links {
+                let Some(port) = options.metrics_port.filter(|_| core == 0) else {
+                    break;
+                };
+                let at = SocketAddr::new(*address, port);
+                if let Err(error) = core_loop.tell_metrics(&Endpoint::Tcp(at)) {
+                    let at = format!("metrics port {at}");
+                    return drop(to_main.send(Err(StartError::Listen(at, error))));
+                }
             }
             if let Some(dir) = &options.dir {
                 core_loop.keep(dir.into());
@@ -498,11 +572,14 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         }
         log(&format!(
             "ringkeep {} ready on {}:{}, {cores} core(s), {shards} shard(s), ring {}, \
-             {descriptors} descriptors",
+             {descriptors} descriptors{}",
             env!("CARGO_PKG_VERSION"),
             options.bind.join(" "),
             options.port,
             lock(&shared.ring),
+            options
+                .tls_port
+                .map_or(String::new(), |port| format!(", TLS on port {port}")),
         ));
     }
     for thread in threads {
@@ -513,6 +590,17 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     log("stopped");
     Ok(())
+}
+
+/// The port for TLS, if there is to be one, with what it serves with.
+fn tls_port(options: &Options, shared: &Shared) -> Result<Option<TlsPort>, StartError> {
+    let Some(port) = options.tls_port else {
+        return Ok(None);
+    };
+    let tunables = shared.tunables.read();
+    let files = tunables.map_or_else(|_| Default::default(), |all| all.certificates.clone());
+    let certificates = files.read().map_err(StartError::Tls)?;
+    Ok(Some(TlsPort::new(port, certificates)))
 }
 
 /// Which file there was, and what of it is left out.
@@ -587,17 +675,18 @@ impl Drop for WholeOrNothing {
 }
 
 /// The port on which replicas of the first shard connect. One that nobody asked for is left out where the
-/// ports are taken or do not exist, and where clients need a password.
+/// ports are taken or do not exist, and where clients need a password and replicas nothing.
 fn replication_port(
     options: &Options,
     addresses: &[IpAddr],
     shards: usize,
     is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
+    let is_guarded = !options.password.is_empty() || options.acl_file.is_some();
     let first = match options.replication_port {
         Some(0) => return Ok(None),
-        // It asks nobody who they are.
-        None if !options.password.is_empty() || options.acl_file.is_some() => return Ok(None),
+        // Without a key of the nodes it asks nobody who they are.
+        None if is_guarded && options.node_key_file.is_none() => return Ok(None),
         Some(first) => usize::from(first),
         None => usize::from(options.port) + REPLICATION_ABOVE,
     };
@@ -620,6 +709,37 @@ fn replication_port(
         }
     }
     Ok(Some(first as u16))
+}
+
+/// Refuses a port that is to be for two things: the kernel would share it between them without an error.
+fn one_use_each(uses: &[(&'static str, Vec<u16>)]) -> Result<(), StartError> {
+    let mut seen = HashMap::new();
+    for (use_, port) in uses
+        .iter()
+        .flat_map(|(use_, ports)| ports.iter().map(move |port| (*use_, *port)))
+    {
+        if let Some(other) = seen.insert(port, use_) {
+            return Err(StartError::PortTwice(port, other, use_));
+        }
+    }
+    Ok(())
+}
+
+/// Finds out whether the port of metrics can be listened on.
+fn metrics_port(
+    options: &Options,
+    addresses: &[IpAddr],
+    is_beside: bool,
+) -> Result<(), StartError> {
+    let Some(port) = options.metrics_port else {
+        return Ok(());
+    };
+    for address in addresses {
+        let at = SocketAddr::new(*address, port);
+        let bound = try_bind(at, is_beside);
+        bound.map_err(|error| StartError::Listen(format!("metrics port {at}"), error))?;
+    }
+    Ok(())
 }
 
 /// Finds out whether an address can be listened on; where it is not beside another process, it must be

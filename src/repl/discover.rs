@@ -73,6 +73,12 @@ impl std::fmt::Display for DiscoverError {
 
 impl std::error::Error for DiscoverError {}
 
+/// Are these the questions of a search? Who asks them at a port that serves no clients wants to know just
+/// that.
+pub fn is_question(bytes: &[u8]) -> bool {
+    bytes.ends_with(QUESTIONS)
+}
+
 /// The search for one address.
 #[derive(Debug)]
 pub struct Discovery {

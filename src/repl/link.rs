@@ -4,7 +4,8 @@
 //!
 //! 1. Whenever something happened, and at [`Link::deadline`], call [`Link::poll`] until it returns `None`
 //!    and carry out each [`Action`].
-//! 2. Report what became of [`Action::Connect`] by [`Link::on_connected`] or [`Link::on_closed`].
+//! 2. Report what became of [`Action::Connect`] by [`Link::on_connected`] or [`Link::on_closed`]. Where
+//!    nodes have a key, [`Link::prove`] takes the place of the former.
 //! 3. Hand what arrives to [`Link::feed`], in place, until it returns no event; keep the bytes it did not
 //!    use and show them again with more behind them. Then poll.
 //! 4. Report progress of the store by [`Link::applied_through`], and of its journal by
@@ -23,6 +24,7 @@ use super::wire::{Item, Parser, WireError, WireLimits};
 use crate::{
     image::{Checker, ImageError, ImageSummary},
     journal::Ancestry,
+    proof::{self, Dialer, Fault, Heard},
     resp::Args,
 };
 
@@ -186,6 +188,8 @@ pub enum DropReason {
     Damaged,
     /// [`Link::resync`] was called.
     Resync,
+    /// The primary does not prove the key of the nodes, or is not content with ours.
+    Key(Fault),
 }
 
 impl std::fmt::Display for DropReason {
@@ -211,6 +215,7 @@ impl std::fmt::Display for DropReason {
             Self::ImageTooLong => out.write_str("snapshot longer than allowed"),
             Self::Damaged => out.write_str("frames were damaged on the way"),
             Self::Resync => out.write_str("full resync wanted"),
+            Self::Key(fault) => out.write_str(fault.text()),
         }
     }
 }
@@ -313,6 +318,11 @@ enum Phase {
     },
     Connecting {
         since: u64,
+    },
+    /// The key of the nodes comes before everything else.
+    Proving {
+        since: u64,
+        dialer: Box<Dialer>,
     },
     Handshake {
         since: u64,
@@ -455,6 +465,7 @@ impl Link {
         match &self.phase {
             Phase::Waiting { until } => Some(*until),
             Phase::Connecting { since } => Some(since + CONNECT_MS),
+            Phase::Proving { since, .. } => Some(since + proof::PATIENCE_MS),
             Phase::Handshake { since, .. } => Some(since + ACK_WAIT_MS),
             Phase::Session(session) => {
                 let silence = self
@@ -473,7 +484,7 @@ impl Link {
 
     /// The connection is open. Ignored unless one was asked for.
     pub fn on_connected(&mut self, now: u64) {
-        if !matches!(self.phase, Phase::Connecting { .. }) {
+        if !matches!(self.phase, Phase::Connecting { .. } | Phase::Proving { .. }) {
             return;
         }
         self.parser.reset();
@@ -495,11 +506,43 @@ impl Link {
         };
     }
 
+    /// The connection is open, and the key of the nodes is proven on it first.
+    pub fn prove(&mut self, now: u64, dialer: Dialer) {
+        if matches!(self.phase, Phase::Connecting { .. }) {
+            self.outgoing = Some(dialer.hello().into());
+            let dialer = Box::new(dialer);
+            self.phase = Phase::Proving { since: now, dialer };
+        }
+    }
+
+    /// Has the key not been proven yet?
+    pub fn is_proving(&self) -> bool {
+        matches!(self.phase, Phase::Proving { .. })
+    }
+
+    /// The key cannot be proven.
+    pub fn refuse(&mut self, now: u64, fault: Fault) {
+        self.drop_for(now, DropReason::Key(fault), KEY_RETRY_MS);
+    }
+
+    fn hear_proof(&mut self, now: u64, bytes: &[u8]) {
+        let Phase::Proving { dialer, .. } = &mut self.phase else {
+            return;
+        };
+        match dialer.hear(bytes) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Say(line)) => self.outgoing = Some(line.into()),
+            Ok(Heard::Proven(_)) => self.on_connected(now),
+            Err(fault) => self.refuse(now, fault),
+        }
+    }
+
     /// The connection could not be opened, or was closed by the other side.
     pub fn on_closed(&mut self, now: u64) {
         match self.phase {
             Phase::Waiting { .. } => {}
             Phase::Connecting { .. } => self.drop_link(now, DropReason::Unreachable),
+            Phase::Proving { .. } => self.drop_link(now, DropReason::Key(Fault::Closed)),
             Phase::Handshake { heard: false, .. } => {
                 self.form = match self.form {
                     Form::Six => Form::Five,
@@ -516,6 +559,14 @@ impl Link {
     pub fn feed<'a>(&'a mut self, now: u64, bytes: &'a [u8]) -> (usize, Option<Event<'a>>) {
         match &mut self.phase {
             Phase::Waiting { .. } | Phase::Connecting { .. } => return (bytes.len(), None),
+            Phase::Proving { .. } => {
+                self.hear_proof(now, bytes);
+                return (bytes.len(), None);
+            }
+            Phase::Handshake { heard: false, .. } if proof::wants_key(bytes) => {
+                self.refuse(now, Fault::Wanted);
+                return (bytes.len(), None);
+            }
             Phase::Handshake { heard, .. } => *heard |= !bytes.is_empty(),
             Phase::Session(_) => {}
         }
@@ -642,7 +693,7 @@ impl Link {
         let (state, wire) = match &self.phase {
             Phase::Waiting { .. } => (LinkState::Waiting, None),
             Phase::Connecting { .. } => (LinkState::Connecting, None),
-            Phase::Handshake { .. } => (LinkState::Handshake, None),
+            Phase::Proving { .. } | Phase::Handshake { .. } => (LinkState::Handshake, None),
             Phase::Session(session) if session.snapshot.is_some() => {
                 (LinkState::Snapshot, Some(session.wire))
             }
@@ -1001,6 +1052,9 @@ impl Link {
         let reason = match &self.phase {
             Phase::Waiting { .. } => return,
             Phase::Connecting { since } if now >= since + CONNECT_MS => DropReason::Unreachable,
+            Phase::Proving { since, .. } if now >= since + proof::PATIENCE_MS => {
+                return self.refuse(now, Fault::Late);
+            }
             Phase::Handshake { since, .. } if now >= since + ACK_WAIT_MS => DropReason::AckTimeout,
             Phase::Session(session) => match self.silence_limit(session) {
                 Some(limit) if now >= self.heard_at(session) + limit => DropReason::Silent,
@@ -1110,6 +1164,8 @@ const ACK_WAIT_MS: u64 = 15_000;
 /// Three pings missed.
 const SILENCE_MS: u64 = 3000;
 const RETRY_MS: u64 = 250;
+/// A key that is another one will be that a moment later, too.
+const KEY_RETRY_MS: u64 = 1000;
 /// 250 ms doubled so often: 16 s.
 const IMAGE_BACKOFF_MAX: u32 = 6;
 const ACK_EVERY_MS: u64 = 100;
@@ -1227,6 +1283,76 @@ mod tests {
     const SIX: &str =
         "send *6 $9 REPLICATE $4 FROM $1 0 $1 0 $2 ID $29 kevy-replica-6004#1+ringkeep1";
     const FIVE: &str = "send *5 $9 REPLICATE $4 FROM $1 0 $2 ID $29 kevy-replica-6004#1+ringkeep1";
+
+    fn dialer(secret: &[u8]) -> (Dialer, proof::Listener) {
+        let key = proof::NodeKey::of_file(secret).expect("it is long enough");
+        let ours = proof::NodeKey::of_file(b"0123456789abcdef").expect("it is long enough");
+        let purpose = proof::Purpose::Stream(1);
+        (
+            Dialer::new(key, purpose, "us", None, [1; 32]),
+            proof::Listener::new(ours, purpose, "them", [2; 32]),
+        )
+    }
+
+    /// A link up to the answer that the primary has for its proof.
+    fn proving(bench: &mut Bench, secret: &[u8]) -> Result<Heard, Fault> {
+        let (dialer, mut primary) = dialer(secret);
+        bench.poll();
+        let hello = dialer.hello();
+        bench.link.prove(bench.now, dialer);
+        bench.poll();
+        assert_eq!(
+            bench.take(),
+            ["connect".to_string(), format!("send {}", hello.trim_end())]
+        );
+        let Ok(Heard::Say(challenge)) = primary.hear(hello.as_bytes()) else {
+            panic!("no challenge")
+        };
+        bench.feed(challenge.as_bytes());
+        let said = bench.take().concat();
+        let proof = said.strip_prefix("send ").expect("it answers");
+        primary.hear(format!("{proof}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn nothing_is_asked_of_a_primary_before_it_has_proven_the_key() {
+        let mut bench = Bench::fresh();
+        let Ok(Heard::Proven(answer)) = proving(&mut bench, b"0123456789abcdef") else {
+            panic!("the keys are one")
+        };
+        assert!(bench.link.is_proving());
+        bench.feed(answer.as_bytes());
+        assert_eq!(bench.take(), [SIX]);
+        bench.feed(b"+ACK 7 0\r\n");
+        assert_eq!(bench.take(), ["up W3 true"]);
+    }
+
+    #[test]
+    fn a_link_without_a_proof_is_dropped_with_its_reason_and_tried_seldom() {
+        let mut bench = Bench::fresh();
+        let fault = proving(&mut bench, b"another secret key").expect_err("another key");
+        bench.feed(fault.answer().expect("it is told").as_bytes());
+        assert_eq!(bench.take(), ["drop Key(Refused) +1000"]);
+        bench.now += 1000;
+        // What the primary says is worth nothing without the proof.
+        let _ = proving(&mut bench, b"0123456789abcdef");
+        bench.feed(b"+ACK 7 0\r\n");
+        assert_eq!(bench.take(), ["drop Key(Form) +1000"]);
+        bench.now += 1000;
+        let _ = proving(&mut bench, b"0123456789abcdef");
+        bench.closed();
+        assert_eq!(bench.take(), ["drop Key(Closed) +250"]);
+        bench.now += 250;
+        let _ = proving(&mut bench, b"0123456789abcdef");
+        assert_eq!(bench.link.deadline(), Some(bench.now + proof::PATIENCE_MS));
+        bench.pass(proof::PATIENCE_MS);
+        assert_eq!(bench.take(), ["drop Key(Late) +1000"]);
+        // And a node without a key knows what a primary with one wants of it.
+        bench.now += 1000;
+        bench.connect();
+        bench.feed(Fault::Plain.answer().expect("it is told").as_bytes());
+        assert_eq!(bench.take(), ["connect", SIX, "drop Key(Wanted) +1000"]);
+    }
 
     #[test]
     fn forms_alternate_while_the_primary_closes_without_a_byte() {

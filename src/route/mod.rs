@@ -1,4 +1,9 @@
-//! From key to shard, exactly as kevy places keys, so that the streams of two nodes line up.
+//! From key to shard, exactly as kevy places keys, so that the streams of two nodes line up, and to the node
+//! that may write to it.
+
+mod scopes;
+
+pub use scopes::{Scope, ScopeFault, Scopes};
 
 /// How a node splits its keys over its shards. Fixed in the data directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -227,7 +227,7 @@ impl State {
         user: Vec<u8>,
         client: String,
     ) {
-        lock(&self.shared.acl_log).note(Entry {
+        let entry = Entry {
             count: 1,
             reason,
             context,
@@ -235,7 +235,8 @@ impl State {
             user,
             at: self.now,
             client: client.trim_end().to_string(),
-        });
+        };
+        lock(&self.shared.acl_log).note(entry, self.tunables.acl_log_len);
     }
 
     /// For whom a script that a connection calls runs; nothing if that one may do everything.

@@ -215,7 +215,7 @@ pub struct Totals {
 
 impl Totals {
     /// All there is since the start of the node.
-    fn of(shared: &Shared) -> Totals {
+    pub(super) fn of(shared: &Shared) -> Totals {
         let mut totals = Totals::default();
         for census in &shared.census {
             for (place, (calls, tally)) in census.calls.iter().zip(&census.tallies).enumerate() {

@@ -6,12 +6,35 @@ use uring::SocketId;
 
 use super::{
     conn::{Conn, Hold},
+    shared::Shared,
     state::State,
+    tls::Session,
 };
 use crate::{
     base::Ms,
     resp::{Error, Out},
 };
+
+/// What a client port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// All keys.
+    Plain,
+    /// In cluster mode, those of one shard.
+    Shard(usize),
+    /// All keys, in TLS.
+    Tls,
+}
+
+impl Door {
+    /// The shard whose port it is.
+    fn shard(self) -> Option<usize> {
+        match self {
+            Door::Shard(shard) => Some(shard),
+            Door::Plain | Door::Tls => None,
+        }
+    }
+}
 
 /// The connections of this core. The one that is worked on is not in its place.
 #[derive(Default)]
@@ -58,14 +81,21 @@ const PROTECTED: Error = Error::fixed(
      the above things in order for the server to start accepting connections from the outside.",
 );
 
+/// The TLS of a new connection.
+fn session(shared: &Shared) -> Option<Box<Session>> {
+    let certificates = shared.tls.as_ref()?.certificates();
+    Session::new(&certificates).ok().map(Box::new)
+}
+
 impl State {
-    /// Takes in a new connection; false if there are too many. It is then told so and closed.
+    /// Takes in a new connection; false if there are too many. It is then told so and closed, in TLS without
+    /// a word, as in Redis: nobody shakes hands with it.
     pub(super) fn accept(
         &mut self,
         socket: SocketId,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
-        port_shard: Option<usize>,
+        door: Door,
     ) -> bool {
         let others = self
             .shared
@@ -85,7 +115,11 @@ impl State {
             self.beat,
         ));
         conn.local = local;
-        conn.port_shard = port_shard;
+        conn.port_shard = door.shard();
+        if door == Door::Tls {
+            conn.tls = session(&self.shared);
+        }
+        let is_lost = door == Door::Tls && conn.tls.is_none();
         self.forget_user(&mut conn);
         self.clients.count += 1;
         if refused {
@@ -94,6 +128,12 @@ impl State {
             conn.closing = true;
             conn.out
                 .error(&Error::fixed("ERR max number of clients reached"));
+            self.list(&mut conn);
+        } else if is_lost {
+            // Nobody comes in without it.
+            self.stats.refused += 1;
+            conn.receiving = false;
+            conn.closing = true;
             self.list(&mut conn);
         } else if is_denied {
             self.stats.refused += 1;
@@ -105,7 +145,7 @@ impl State {
             self.stats.accepted += 1;
         }
         self.place_conn(conn);
-        !refused && !is_denied
+        !refused && !is_denied && !is_lost
     }
 
     /// A connection could not be taken in. The ring tries again a little later; of a row of failures the log

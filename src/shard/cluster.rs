@@ -3,10 +3,10 @@
 //! core that has its keys; whoever comes to the wrong one is told the right one. The client port serves
 //! all keys, as without cluster mode.
 
-use super::{conn::Conn, requests::Work, state::State};
+use super::{conn::Conn, fleet::CROSS_SLOT, requests::Work, state::State};
 use crate::{
     base::parse_i64,
-    cmd::{self, Keys, Run, Spec},
+    cmd::{self, Keys, Run, Spec, Verb},
     resp::{Args, Error},
     route::{SLOT_COUNT, slot, slot_range, slot_shard},
 };
@@ -15,7 +15,6 @@ const DISABLED: Error = Error::fixed("ERR This instance has cluster support disa
 const FIXED: Error = Error::fixed(
     "ERR the slots of a ringkeep are fixed: nothing adds, moves or forgets slots and nodes",
 );
-const CROSS_SLOT: Error = Error::fixed("CROSSSLOT Keys in request don't hash to the same slot");
 const NO_SELECT: Error = Error::fixed("ERR SELECT is not allowed in cluster mode");
 
 /// Subcommands of other servers that change nodes and slots.
@@ -42,7 +41,7 @@ fn id(shard: usize) -> String {
 }
 
 impl State {
-    /// Is the node in cluster mode?
+    /// Is the node a cluster of its own, with a port for each shard?
     pub(super) fn has_slots(&self) -> bool {
         self.shared.settings.slots.is_some()
     }
@@ -91,24 +90,29 @@ impl State {
 
     /// SELECT in cluster mode.
     pub(super) fn may_select(&self, db: i64) -> Result<(), Error> {
-        if db != 0 && self.has_slots() {
+        if db != 0 && self.shared.is_cluster() {
             return Err(NO_SELECT);
         }
         Ok(())
     }
 
-    /// READONLY, READWRITE and ASKING, which change nothing: every node has its slots for good.
-    pub(super) fn cluster_mode(&self, conn: &mut Conn) {
-        if self.has_slots() {
-            conn.out.ok();
-        } else {
-            conn.out.error(&DISABLED);
+    /// READONLY, READWRITE and ASKING. Where no replica is asked they change nothing: every node has its
+    /// slots for good.
+    pub(super) fn cluster_mode(&self, conn: &mut Conn, verb: Verb) {
+        if !self.shared.is_cluster() {
+            return conn.out.error(&DISABLED);
         }
+        match verb {
+            Verb::ReadOnly => conn.reads_replica = true,
+            Verb::ReadWrite => conn.reads_replica = false,
+            _ => {}
+        }
+        conn.out.ok();
     }
 
     /// CLUSTER. `waits`: its reply may wait for another core.
     pub(super) fn cluster(&mut self, conn: &mut Conn, spec: &Spec, args: Args<'_>, waits: bool) {
-        if !self.has_slots() {
+        if !self.shared.is_cluster() {
             return conn.out.error(&DISABLED);
         }
         let sub = args.at(1).to_ascii_lowercase();
@@ -117,6 +121,9 @@ impl State {
         }
         if let Err(error) = cmd::subcommand(spec, args) {
             return conn.out.error(&error);
+        }
+        if self.shared.fleet.is_some() {
+            return self.fleet_view(conn, &sub, (spec, args), waits);
         }
         let myself = conn.port_shard.unwrap_or(0);
         match &sub[..] {
@@ -234,8 +241,9 @@ impl State {
         .concat()
     }
 
-    /// COUNTKEYSINSLOT and GETKEYSINSLOT, which run where the slot's shard is.
-    fn keys_in_slot(&mut self, conn: &mut Conn, args: Args<'_>, waits: bool) {
+    /// COUNTKEYSINSLOT and GETKEYSINSLOT, which run where the slot's shard is, or on all where shards have no
+    /// slots.
+    pub(super) fn keys_in_slot(&mut self, conn: &mut Conn, args: Args<'_>, waits: bool) {
         let wants_keys = args.len() == 4;
         let in_range = |slot: &i64| (0..i64::from(SLOT_COUNT)).contains(slot);
         let Some(slot) = parse_i64(args.at(2)) else {
@@ -259,14 +267,15 @@ impl State {
             let text = "ERR keys of a slot cannot be counted inside a transaction";
             return conn.out.error(&Error::fixed(text));
         }
-        let shard = slot_shard(slot as u16, self.homes.shards.count());
+        let count = self.homes.shards.count();
+        let only = self.has_slots().then(|| slot_shard(slot as u16, count));
         self.collect_for(
             conn,
             &cmd::KEYS_IN_SLOT,
             Work::Store(run),
             args,
-            vec![shard],
-            Some(shard),
+            only.map_or_else(|| (0..count).collect(), |shard| vec![shard]),
+            only,
         );
     }
 }

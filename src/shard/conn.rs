@@ -12,6 +12,7 @@ use uring::{GATHER_MAX, Outgoing, SocketId};
 use super::{
     homes::Want,
     passing::{GiveUpAt, Leaving},
+    tls::Session,
     tracking::Tracking,
 };
 use crate::{
@@ -213,8 +214,12 @@ pub struct Conn {
     pub trusted: bool,
     /// Its user may do everything: nothing it asks for has to be judged.
     pub unlimited: bool,
+    /// Came to the TLS port.
+    pub tls: Option<Box<Session>>,
     /// Came to the port of this shard.
     pub port_shard: Option<usize>,
+    /// READONLY: is answered by replicas.
+    pub reads_replica: bool,
     /// MULTI.
     pub multi: Option<Multi>,
     /// CLIENT TRACKING.
@@ -305,7 +310,9 @@ impl Conn {
             user,
             trusted: false,
             unlimited: false,
+            tls: None,
             port_shard: None,
+            reads_replica: false,
             multi: None,
             tracking: None,
             watching: Vec::new(),
@@ -567,6 +574,7 @@ impl Conn {
                 .map(|names| estimate(names.iter()))
                 .iter()
                 .sum::<usize>()
+            + self.tls.as_ref().map_or(0, |tls| tls.held_bytes())
     }
 
     /// Is so much owed, or so many replies missing, that no further request should be run?
@@ -582,6 +590,11 @@ impl Conn {
     /// Are replies missing that other cores will bring?
     pub fn is_waiting(&self) -> bool {
         !self.slots.is_empty()
+    }
+
+    /// Is it to be closed, and has it been told all that it is to be told?
+    pub fn is_over(&self) -> bool {
+        self.closing && !self.is_waiting() && !self.has_held()
     }
 
     /// Takes the next bytes to send.
@@ -616,10 +629,10 @@ impl Conn {
 
     /// Takes back the memory of a finished send.
     pub fn reuse(&mut self, outgoing: Outgoing) {
-        if let Outgoing::Block(block) = outgoing
-            && block.capacity() <= 64 << 10
-        {
-            self.spare = block;
+        match (outgoing, &mut self.tls) {
+            (Outgoing::Block(block), None) if block.capacity() <= 64 << 10 => self.spare = block,
+            (Outgoing::Block(block), Some(tls)) => tls.reuse(block),
+            _ => {}
         }
     }
 

@@ -12,20 +12,24 @@ use std::{
 use uring::{End, Endpoint, Event, Nanos, Reactor, SocketId, Wait};
 
 use super::{
+    clients::Door,
     conn::Conn,
     durable::{Durable, Start},
     elect::{Election, Membership},
     failover::{self, Failing},
+    fleet::Asking,
     follow::Follower,
     handoff::{self, Control, Estate, Stage},
     log::log,
     message::{CoreId, Message, Order},
+    metrics::Scrapes,
     passing::Parting,
     requests::GROUP_LEN,
     safe_file,
     shared::{FollowView, Shared, lock},
     source::Source,
     state::State,
+    tls,
 };
 use crate::{
     base::{Ms, Position},
@@ -67,6 +71,8 @@ pub struct Core<R: Reactor> {
     /// This node's part in elections, and what it is to begin with; on core 0 only.
     election: Option<Box<Election>>,
     member: Option<(Membership, Vec<SocketId>)>,
+    /// Who leads the other ranges, where other nodes have some of the slots; on core 0 only.
+    asking: Option<Asking>,
     /// Failovers to and from this node; on core 0 only.
     failing: Option<Box<Failing>>,
     /// What all cores do for elections and failovers, who asked for it, and its number.
@@ -83,6 +89,8 @@ pub struct Core<R: Reactor> {
     accepts: bool,
     /// Where another process can take over; on core 0 only.
     control: Option<Box<Control>>,
+    /// The port of metrics; on core 0, where there is one.
+    scrapes: Option<Box<Scrapes>>,
     /// Clients leave for another process.
     parting: Option<Parting>,
     /// Clients that came from another process in this turn.
@@ -95,14 +103,15 @@ pub struct Core<R: Reactor> {
     /// Everything of this core is written down.
     is_finished: bool,
     stop_by: Nanos,
+    /// When the core last woke up.
+    woken: Nanos,
 }
 
 /// A client port.
 struct Listener {
     /// Nothing while nobody is accepted.
     socket: Option<SocketId>,
-    /// In cluster mode, the shard whose port it is.
-    shard: Option<usize>,
+    door: Door,
     /// Kept where another process may have it, too.
     kept: Option<OwnedFd>,
 }
@@ -131,6 +140,7 @@ impl<R: Reactor> Core<R> {
             source: Source::new(state.homes.own()),
             reactor,
             events: Vec::with_capacity(1024),
+            asking: Asking::new(&shared).filter(|_| me == 0),
             follower: (me == 0).then(|| Follower::new(shared)),
             durable: None,
             election: None,
@@ -143,6 +153,7 @@ impl<R: Reactor> Core<R> {
             listeners: Vec::new(),
             accepts: true,
             control: None,
+            scrapes: None,
             parting: None,
             arrived: 0,
             late: Vec::new(),
@@ -150,17 +161,18 @@ impl<R: Reactor> Core<R> {
             stopping: false,
             is_finished: false,
             stop_by: 0,
+            woken: 0,
         })
     }
 
-    /// Opens a client listener: for all keys, or for those of one shard that lives here.
+    /// Opens a client listener. The shard of a door lives here.
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn listen(&mut self, at: &Endpoint, shard: Option<usize>) -> std::io::Result<()> {
+    pub fn listen(&mut self, at: &Endpoint, door: Door) -> std::io::Result<()> {
         self.listeners.push(Listener {
             socket: Some(self.reactor.listen(at, 1024)?),
-            shard,
+            door,
             kept: None,
         });
         Ok(())
@@ -168,10 +180,10 @@ impl<R: Reactor> Core<R> {
 
     /// Serves clients at a listener that another process has, too, or may get. Who connects while the data is
     /// loaded waits.
-    pub fn adopt(&mut self, listener: OwnedFd, shard: Option<usize>) {
+    pub fn adopt(&mut self, listener: OwnedFd, door: Door) {
         self.listeners.push(Listener {
             socket: None,
-            shard,
+            door,
             kept: Some(listener),
         });
         self.accepts = false;
@@ -193,6 +205,16 @@ impl<R: Reactor> Core<R> {
     pub fn serve_replicas(&mut self, at: &Endpoint, own: usize) -> std::io::Result<()> {
         let listener = self.reactor.listen(at, 64)?;
         self.source.listens(listener, own);
+        Ok(())
+    }
+
+    /// Opens a port for metrics (core 0 only).
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn tell_metrics(&mut self, at: &Endpoint) -> std::io::Result<()> {
+        let listener = self.reactor.listen(at, 64)?;
+        self.scrapes.get_or_insert_default().listens(listener);
         Ok(())
     }
 
@@ -354,26 +376,41 @@ impl<R: Reactor> Core<R> {
     pub fn run(mut self) -> std::io::Result<()> {
         self.begin();
         let spin = self.state.shared.settings.spin_us * 1000;
-        let mut useful = self.reactor.now();
-        let mut idle = false;
+        let mut now = self.reactor.now();
+        let (mut useful, mut idle) = (now, false);
         while !self.is_done() {
             let wait = if self.has_work() {
                 Wait::Look
-            } else if idle
-                && self.reactor.now().saturating_sub(useful) >= spin
-                && self.state.mesh.park()
-            {
+            } else if idle && now.saturating_sub(useful) >= spin && self.state.mesh.park() {
                 Wait::Event
             } else {
                 Wait::Look
             };
+            let (looked, commands) = (now, self.state.stats.commands);
             let worked = self.turn(wait)?;
-            if worked && spin > 0 {
-                useful = self.reactor.now();
+            now = self.reactor.now();
+            if worked {
+                useful = now;
+                let began = if wait == Wait::Event {
+                    self.woken
+                } else {
+                    looked
+                };
+                self.measure(now.saturating_sub(began), commands);
             }
             idle = !worked;
         }
         Ok(())
+    }
+
+    /// Notes a turn that had work: its time, and its requests by how many there were before.
+    fn measure(&self, span: Nanos, commands: u64) {
+        let meters = &self.state.shared.meters[self.state.me];
+        meters.turns.note(span);
+        let requests = self.state.stats.commands - commands;
+        if requests > 0 {
+            meters.requests.note(requests);
+        }
     }
 
     /// Sets the first beat. Once, before the first turn.
@@ -412,8 +449,13 @@ impl<R: Reactor> Core<R> {
         let turned = self.reactor.turn(wait, &mut self.events);
         if wait == Wait::Event {
             self.state.mesh.unpark();
+            self.woken = self.reactor.now();
         }
         turned?;
+        if !self.events.is_empty() {
+            let meters = &self.state.shared.meters[self.state.me];
+            meters.completions.note(self.events.len() as u64);
+        }
         let mut worked = self.begin_turn();
         worked |= self.state.go_on_rested();
         let mut events = std::mem::take(&mut self.events);
@@ -437,10 +479,10 @@ impl<R: Reactor> Core<R> {
             return false;
         }
         let shared = self.state.shared.clone();
-        let mine = self
-            .durable
-            .as_mut()
-            .is_none_or(|durable| durable.is_finished(&mut self.state, &mut self.reactor));
+        let mine = self.durable.as_mut().is_none_or(|durable| {
+            !durable.owes_beginning(&shared)
+                && durable.is_finished(&mut self.state, &mut self.reactor)
+        });
         let mine = mine
             && self
                 .election
@@ -552,6 +594,9 @@ impl<R: Reactor> Core<R> {
             (_, Stage::Over) => {
                 if let Some(election) = self.election.take() {
                     election.leave(&mut self.reactor);
+                }
+                if let Some(scrapes) = &mut self.scrapes {
+                    scrapes.leave(&mut self.reactor);
                 }
                 self.parting = Parting::begin(&mut self.state, &mut self.reactor);
             }
@@ -679,7 +724,7 @@ impl<R: Reactor> Core<R> {
         // The gate may have been shut after this turn began.
         self.state.note_broken();
         match order {
-            Order::Resign => self.source.leave_all(),
+            Order::Resign => self.source.leave_all(&mut self.state),
             Order::Freeze => self.state.freeze(),
             Order::Thaw => self.state.thaw(),
             Order::Settle | Order::Lead => {}
@@ -729,10 +774,19 @@ impl<R: Reactor> Core<R> {
                 self.state.stats.bytes_in += lease.len() as u64;
                 let bytes = self.reactor.received(&lease);
                 if let Some(mut conn) = self.state.take_conn(socket) {
-                    self.state.on_data(&mut conn, bytes);
+                    match &conn.tls {
+                        None => self.state.on_data(&mut conn, bytes),
+                        Some(_) => self.state.on_ciphertext(&mut conn, bytes),
+                    }
                     self.state.put_conn(conn);
                 } else if let Some(control) = &mut self.control
                     && control.on_data(socket, bytes)
+                {
+                } else if let Some(scrapes) = &mut self.scrapes
+                    && scrapes.on_data(socket, bytes)
+                {
+                } else if let Some(asking) = &mut self.asking
+                    && asking.on_data(socket, bytes, self.state.boot_clock)
                 {
                 } else if self.state.stage < Stage::Sealing
                     && let Some(election) = &mut self.election
@@ -774,6 +828,13 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(control) = &mut self.control
                     && control.on_sent(socket)
                 {
+                } else if let Some(scrapes) = &mut self.scrapes
+                    && let sent = (result.is_ok(), self.state.beat)
+                    && scrapes.on_sent(socket, sent, &mut self.reactor)
+                {
+                } else if let Some(asking) = &mut self.asking
+                    && asking.on_sent(socket, result.is_ok(), self.state.boot_clock)
+                {
                 } else if self.source.on_sent(socket, result.is_ok(), self.state.now) {
                 } else if let Some(election) = &mut self.election
                     && election.on_sent(socket, result.is_ok(), self.state.boot_clock)
@@ -813,7 +874,8 @@ impl<R: Reactor> Core<R> {
                 }
                 let now = self.state.now;
                 let source = &mut self.source;
-                if source.accept(listener, socket, peer, now, &mut self.reactor) {
+                let ring = self.state.shared.node_key.as_ref();
+                if source.accept(listener, socket, peer, (ring, now), &mut self.reactor) {
                     return true;
                 }
                 if let Some(control) = &mut self.control
@@ -821,12 +883,17 @@ impl<R: Reactor> Core<R> {
                 {
                     return true;
                 }
+                if let Some(scrapes) = &mut self.scrapes
+                    && scrapes.accept((listener, socket), self.state.beat, &mut self.reactor)
+                {
+                    return true;
+                }
                 let mut listeners = self.listeners.iter();
-                let shard = listeners
+                let door = listeners
                     .find(|other| other.socket == Some(listener))
-                    .and_then(|other| other.shard);
+                    .map_or(Door::Plain, |other| other.door);
                 let local = self.reactor.local_addr(socket);
-                if self.state.accept(socket, peer, local, shard) {
+                if self.state.accept(socket, peer, local, door) {
                     self.reactor.start_receiving(socket);
                 }
             }
@@ -839,6 +906,12 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(control) = &mut self.control
                     && control.on_end(socket, &mut self.reactor)
                 {
+                } else if let Some(scrapes) = &mut self.scrapes
+                    && scrapes.on_end(socket)
+                {
+                } else if let Some(asking) = &mut self.asking
+                    && asking.on_end(socket, self.state.boot_clock)
+                {
                 } else if self.state.stage < Stage::Sealing
                     && let Some(election) = &mut self.election
                     && election.on_end(socket, self.state.boot_clock)
@@ -850,7 +923,13 @@ impl<R: Reactor> Core<R> {
                 }
             }
             Event::Connected { socket, result } => {
-                if let Some(election) = &mut self.election
+                if let Some(asking) = &mut self.asking
+                    && asking.on_connected(socket, result.is_ok(), self.state.boot_clock)
+                {
+                    if result.is_ok() {
+                        self.reactor.start_receiving(socket);
+                    }
+                } else if let Some(election) = &mut self.election
                     && election.on_connected(socket, result.is_ok(), self.state.boot_clock)
                 {
                     if result.is_ok() {
@@ -1009,6 +1088,9 @@ impl<R: Reactor> Core<R> {
         while let Some(socket) = self.state.dropped.pop() {
             self.reactor.close(socket);
         }
+        if let Some(scrapes) = &mut self.scrapes {
+            scrapes.step(&self.state, &mut self.reactor);
+        }
         if let Some(parting) = &mut self.parting {
             parting.step(&mut self.state, &mut self.reactor);
         }
@@ -1055,7 +1137,14 @@ impl<R: Reactor> Core<R> {
     /// Sends what a connection is owed, and adjusts what is received from it.
     fn push_out(&mut self, conn: &mut Conn) {
         if !conn.sending {
-            match conn.next_outgoing() {
+            let next = match &conn.tls {
+                None => Ok(conn.next_outgoing()),
+                Some(_) => tls::next_outgoing(conn),
+            };
+            let Ok(next) = next else {
+                return self.lose(conn);
+            };
+            match next {
                 Some(outgoing) => {
                     if conn.owed() == 0 {
                         conn.progress = self.state.beat;
@@ -1068,9 +1157,7 @@ impl<R: Reactor> Core<R> {
                     }
                 }
                 None if conn.leaving.is_some() => self.reactor.hand_out(conn.socket),
-                None if conn.closing && !conn.is_waiting() && !conn.has_held() => {
-                    self.state.drop_conn(conn);
-                }
+                None if conn.is_over() => self.state.drop_conn(conn),
                 None => {}
             }
         }
@@ -1105,12 +1192,19 @@ impl<R: Reactor> Core<R> {
             self.follow(host, port);
         }
         self.state.beat = self.reactor.now() / NANOS_PER_MS;
+        if let Some(scrapes) = &mut self.scrapes {
+            scrapes.tick(self.state.beat);
+        }
         if self.state.stage >= Stage::Sealed {
             // What is written from now on may be another process's to write.
             return self.end_if_told();
         }
         if let Some(durable) = &mut self.durable {
             durable.tick(&mut self.state, &mut self.reactor);
+        }
+        if let Some(asking) = &mut self.asking {
+            let (now, tunables) = (self.state.boot_clock, &self.state.tunables);
+            asking.tick(now, tunables, &mut self.reactor);
         }
         self.source.tick(&mut self.state);
         self.state.tick(STALL_MS);
@@ -1130,6 +1224,9 @@ impl<R: Reactor> Core<R> {
                 self.stop_by = self.reactor.now() + STOP_TIME;
             }
             self.stopping = true;
+            if let Some(scrapes) = &mut self.scrapes {
+                scrapes.leave(&mut self.reactor);
+            }
             while let Some(listener) = self.listeners.pop() {
                 if let Some(socket) = listener.socket {
                     self.reactor.close(socket);

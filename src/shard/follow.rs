@@ -38,6 +38,7 @@ use super::{
 use crate::{
     base::{Ms, parse_u64},
     cmd::Upstream,
+    proof::Purpose,
     repl::kevy_refuses,
     repl::{
         Position,
@@ -344,6 +345,7 @@ impl Follower {
             host,
             port,
             links: Vec::new(),
+            trouble: String::new(),
             redis: None,
         });
         if target.is_none() && !is_loading {
@@ -468,7 +470,7 @@ impl Follower {
         } else if let Some(run) = target.run_on(socket) {
             if connected {
                 run.receiving = true;
-                run.link.on_connected(state.now);
+                run.on_connected(&self.shared, state.now);
             } else {
                 run.forget_socket();
                 run.link.on_closed(state.now);
@@ -607,6 +609,7 @@ impl Follower {
             host: target.host.clone(),
             port: target.base,
             links,
+            trouble: target.trouble_of_links(),
             redis,
         });
     }
@@ -922,6 +925,13 @@ impl Target {
         self.ip
     }
 
+    /// Why there is no link.
+    fn trouble_of_links(&self) -> String {
+        let mut of_links = self.links.iter().map(|run| &run.last_drop);
+        let found = of_links.find(|trouble| !trouble.is_empty());
+        found.unwrap_or(&self.last_trouble).clone()
+    }
+
     /// Logs why there is no link, once per reason.
     fn trouble(&mut self, text: String) {
         if text != self.last_trouble {
@@ -1076,6 +1086,17 @@ impl Run {
         self.forget_socket();
     }
 
+    /// The key of the nodes comes before everything else.
+    fn on_connected(&mut self, shared: &Shared, now: Ms) {
+        let Some(ring) = &shared.node_key else {
+            return self.link.on_connected(now);
+        };
+        match ring.dialer(Purpose::Stream(self.stream as u32), None) {
+            Ok(dialer) => self.link.prove(now, dialer),
+            Err(fault) => self.link.refuse(now, fault),
+        }
+    }
+
     fn forget_socket(&mut self) {
         self.socket = None;
         self.connected = false;
@@ -1097,7 +1118,7 @@ impl Run {
         placement: &mut Placement,
     ) -> usize {
         let now = state.now;
-        self.connected = true;
+        self.connected |= !self.link.is_proving();
         let mut at = 0;
         let mut through = None;
         loop {

@@ -103,7 +103,7 @@ impl State {
         let mut is_good = true;
         if is_plain {
             // What kevys can take of it is a history of its own.
-            is_good = adopt.is_loaded || !shard.upstreams().is_empty();
+            is_good = adopt.is_loaded || is_there || !shard.upstreams().is_empty();
             shard.set_upstream(Upstream::own(adopt.stream, shards, at));
         } else if is_there {
             if let Some(stream) = &mut shard.stream

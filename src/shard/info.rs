@@ -4,8 +4,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::{
     census::Totals,
+    certificates::{AuthClients, Certificates},
     durable::{Fsync, Marks, SavePoints},
+    fleet::Fleet,
     limits::ClientsMemory,
+    log,
     shared::{
         CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
     },
@@ -49,7 +52,7 @@ type Section = (&'static str, fn(&Facts<'_>, &mut Lines<'_>));
 /// Shown where another process can take over.
 const HANDOFF: &str = "Handoff";
 
-const SECTIONS: [Section; 14] = [
+const SECTIONS: [Section; 16] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -64,11 +67,13 @@ const SECTIONS: [Section; 14] = [
     ("Latencystats", latency_stats),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
+    ("Cores", cores),
+    ("Shards", shards),
 ];
 
 /// The text of INFO: the wanted sections. Without a word those of `default`.
 pub(super) fn text(facts: &Facts<'_>, args: Args<'_>) -> String {
-    let is_long = |name: &str| matches!(name, "Commandstats" | "Latencystats");
+    let is_long = |name: &str| matches!(name, "Commandstats" | "Latencystats" | "Cores" | "Shards");
     let wanted = |name: &str| {
         (args.len() == 1 && !is_long(name))
             || args
@@ -108,9 +113,9 @@ fn server(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     lines.put("ringkeep_version", env!("CARGO_PKG_VERSION"));
     lines.put(
         "redis_mode",
-        match shared.settings.slots {
-            Some(_) => "cluster",
-            None => "standalone",
+        match shared.is_cluster() {
+            true => "cluster",
+            false => "standalone",
         },
     );
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -365,8 +370,10 @@ fn latency_stats(facts: &Facts<'_>, lines: &mut Lines<'_>) {
 }
 
 fn cluster(facts: &Facts<'_>, lines: &mut Lines<'_>) {
-    let enabled = facts.shared.settings.slots.is_some();
-    lines.put("cluster_enabled", u8::from(enabled));
+    lines.put("cluster_enabled", u8::from(facts.shared.is_cluster()));
+    for (name, text) in facts.shared.fleet.iter().flat_map(Fleet::info) {
+        lines.put(name, text);
+    }
 }
 
 /// The nodes that follow this one. One has a link per shard; a node is there if all are.
@@ -521,6 +528,11 @@ fn election(shared: &Shared, lines: &mut Lines<'_>) {
 fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     links(facts, lines);
     election(facts.shared, lines);
+    if let Some(ring) = &facts.shared.node_key {
+        lines.put("node_key", 1);
+        lines.put("node_key_refused_links", ring.refused.load(Relaxed));
+        lines.put("node_key_last_refusal", ring.last());
+    }
 }
 
 fn failover(shared: &Shared, lines: &mut Lines<'_>) {
@@ -565,6 +577,9 @@ fn links(facts: &Facts<'_>, lines: &mut Lines<'_>) {
             lines.put("master_last_io_seconds_ago", age);
             if let Some(redis) = &view.redis {
                 return redis_replication(facts, view, redis, up, lines);
+            }
+            if !up && !view.trouble.is_empty() {
+                lines.put("master_link_last_error", &view.trouble);
             }
             let syncing = view.links.is_empty() || view.links.iter().any(|link| link.syncing);
             lines.put("master_sync_in_progress", u8::from(syncing));
@@ -702,6 +717,50 @@ fn keyspace(facts: &Facts<'_>, lines: &mut Lines<'_>) {
     }
 }
 
+fn cores(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let cores = facts.shared.stats.iter().zip(&facts.shared.meters);
+    for (number, (stats, meters)) in cores.enumerate() {
+        lines.put(
+            &format!("core{number}"),
+            format!(
+                "requests={},turns={},worked={},busy_usec={},cpu_usec={},clients={},blocked={},memory={},\
+                 bytes_in={},bytes_out={}",
+                stats.commands.load(Relaxed),
+                stats.turns.load(Relaxed),
+                meters.turns.count(),
+                meters.turns.sum() / 1000,
+                stats.cpu_ns.load(Relaxed) / 1000,
+                stats.clients.load(Relaxed),
+                stats.blocked.load(Relaxed),
+                stats.used.load(Relaxed),
+                stats.bytes_in.load(Relaxed),
+                stats.bytes_out.load(Relaxed),
+            ),
+        );
+    }
+}
+
+fn shards(facts: &Facts<'_>, lines: &mut Lines<'_>) {
+    let shared = facts.shared;
+    for (shard, marks) in shared.durable.shards.iter().enumerate() {
+        let (mut keys, mut expiring) = (0, 0);
+        for size in lock(&shared.sizes[shard]).iter() {
+            keys += size.keys;
+            expiring += size.expiring;
+        }
+        lines.put(
+            &format!("shard{shard}"),
+            format!(
+                "keys={keys},expires={expiring},next={},durable={},syncs={},backlog={}",
+                marks.next.load(Relaxed),
+                marks.passed.load(Relaxed),
+                marks.syncs.load(Relaxed),
+                shared.replicas[shard].bytes.load(Relaxed),
+            ),
+        );
+    }
+}
+
 /// All parameters with their values, as CONFIG GET shows them.
 pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
     let settings = &shared.settings;
@@ -736,6 +795,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         ("proto-max-bulk-len", tunables.bulk_len_max.to_string()),
         ("slowlog-log-slower-than", tunables.slow_us.to_string()),
         ("slowlog-max-len", tunables.slow_len.to_string()),
+        ("acllog-max-len", tunables.acl_log_len.to_string()),
         (
             "client-query-buffer-limit",
             tunables.queue_bytes_max.to_string(),
@@ -773,12 +833,31 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
                 .map(|path| path.display().to_string())
                 .unwrap_or_default(),
         ),
+        (
+            "node-key-file",
+            shared
+                .node_key
+                .as_ref()
+                .map(|ring| ring.path.display().to_string())
+                .unwrap_or_default(),
+        ),
+        (
+            "tls-port",
+            shared.tls.as_ref().map_or(0, |tls| tls.number).to_string(),
+        ),
+        ("tls-cert-file", tunables.certificates.cert.clone()),
+        ("tls-key-file", tunables.certificates.key.clone()),
+        ("tls-ca-cert-file", tunables.certificates.ca.clone()),
+        (
+            "tls-auth-clients",
+            tunables.certificates.auth().name().into(),
+        ),
         ("masteruser", tunables.primary_user),
         ("masterauth", tunables.primary_password),
         // What does not change here, for clients that look at it.
         ("latency-tracking", "yes".into()),
         ("latency-tracking-info-percentiles", "50 99 99.9".into()),
-        ("cluster-enabled", yes_no(settings.slots.is_some())),
+        ("cluster-enabled", yes_no(shared.is_cluster())),
         ("appendfsync", tunables.fsync.name().into()),
         ("min-replicas-to-write", tunables.replicas_min.to_string()),
         ("min-slaves-to-write", tunables.replicas_min.to_string()),
@@ -793,6 +872,14 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         (
             "replica-max-staleness-ms",
             tunables.staleness_max_ms.to_string(),
+        ),
+        (
+            "scopes",
+            shared
+                .scopes
+                .as_ref()
+                .map(|scopes| scopes.scopes().to_string())
+                .unwrap_or_default(),
         ),
         ("quorum-writes", yes_no(tunables.quorum_writes)),
         ("replica-serve-stale-data", yes_no(tunables.serves_stale)),
@@ -850,6 +937,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
     change(&mut changed, Some(shared), pairs)?;
+    let certificates = renewed_certificates(shared, &changed, pairs)?;
     shared.scripts.running().set_busy_ms(changed.busy_ms);
     let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
     let password = names
@@ -859,10 +947,35 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         *tunables = changed;
     }
     shared.tunables_version.fetch_add(1, Relaxed);
+    if let (Some(tls), Some(certificates)) = (&shared.tls, certificates) {
+        tls.renew(certificates);
+    }
     if let Some(password) = password {
         shared.set_default_password(&password);
     }
     Ok(())
+}
+
+/// What the TLS port is to serve with, if the pairs are about that. The files are read again also where their
+/// names stay. This waits for the disk, as CONFIG REWRITE does.
+fn renewed_certificates(
+    shared: &Shared,
+    changed: &Tunables,
+    pairs: Args<'_>,
+) -> Result<Option<Certificates>, Error> {
+    let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
+    let name = names.find(|name| name.to_ascii_lowercase().starts_with(b"tls-"));
+    let (Some(name), Some(_)) = (name, &shared.tls) else {
+        return Ok(None);
+    };
+    changed.certificates.read().map(Some).map_err(|why| {
+        log(&format!("TLS: {why}"));
+        let name = String::from_utf8_lossy(name).to_lowercase();
+        Error::text(format!(
+            "ERR CONFIG SET failed (possibly related to argument '{name}') - Unable to update TLS \
+             configuration. Check server logs."
+        ))
+    })
 }
 
 impl Shared {
@@ -969,6 +1082,7 @@ fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> R
             }
             "busy-reply-threshold" | "lua-time-limit" => changed.busy_ms = number()?,
             "slowlog-max-len" => changed.slow_len = number()?.min(100_000) as usize,
+            "acllog-max-len" => changed.acl_log_len = number()?.min(100_000) as usize,
             "latency-monitor-threshold" => changed.latency_ms = number()?,
             "requirepass" => {
                 changed.password = String::from_utf8(value.to_vec())
@@ -981,6 +1095,21 @@ fn change(changed: &mut Tunables, shared: Option<&Shared>, pairs: Args<'_>) -> R
                     "masteruser" => changed.primary_user = text,
                     _ => changed.primary_password = text,
                 }
+            }
+            "tls-cert-file" | "tls-key-file" | "tls-ca-cert-file" => {
+                let text = String::from_utf8(value.to_vec())
+                    .map_err(|_| failed("the text is not UTF-8"))?;
+                let files = &mut changed.certificates;
+                match name.as_str() {
+                    "tls-cert-file" => files.cert = text,
+                    "tls-key-file" => files.key = text,
+                    _ => files.ca = text,
+                }
+            }
+            "tls-auth-clients" => {
+                changed.certificates.auth = Some(AuthClients::parse(value).ok_or_else(|| {
+                    failed("argument(s) must be one of the following: no, yes, optional")
+                })?);
             }
             "client-query-buffer-limit" => {
                 let len =

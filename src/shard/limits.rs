@@ -377,6 +377,15 @@ impl State {
             ));
             return self.drop_conn(conn);
         }
+        let since = beat.saturating_sub(conn.since);
+        if conn.tls.as_ref().is_some_and(|tls| tls.is_late(since)) {
+            self.stats.cut_stalled += 1;
+            self.log_seldom(&format!(
+                "client {}: TLS: no handshake in time, closed",
+                conn.peer_text()
+            ));
+            return self.drop_conn(conn);
+        }
         let is_idle = idle_ms > 0 && beat.saturating_sub(conn.used) > idle_ms;
         if is_idle && conn.is_free() && !conn.is_subscribed() && !conn.monitors {
             self.stats.cut_idle += 1;

@@ -279,8 +279,10 @@ impl State {
             || !spec.fits(args.len())
             || !self.is_plain(conn)
             || (spec.is_write() && self.shared.following.load(Relaxed))
+            || self.is_foreign(spec, args).is_some()
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn.port_shard.is_some()
+            || !self.is_for_this_node(spec, args)
             || conn.is_full()
         {
             return false;
@@ -846,7 +848,10 @@ mod tests {
 
     use uring::Wake;
 
-    use super::{super::shared::*, *};
+    use super::{
+        super::{clients::Door, shared::*},
+        *,
+    };
     use crate::{base::Position, journal::Stream, mesh};
 
     struct Mute;
@@ -867,22 +872,7 @@ mod tests {
         }
 
         fn with_shards(cores: usize, shards: usize) -> Self {
-            let settings = Settings {
-                port: 0,
-                bind: String::new(),
-                unix: None,
-                cores,
-                shards,
-                databases: 1,
-                spin_us: 0,
-                dir: None,
-                journals: false,
-                replication_port: None,
-                segment_len: 1 << 20,
-                clients_max: usize::MAX,
-                announce: String::new(),
-                slots: None,
-            };
+            let settings = Settings::of_a_test(cores, shards);
             let shared = Arc::new(Shared::new(settings, 0, String::new()));
             let wakers = (0..cores)
                 .map(|_| Box::new(Mute) as Box<dyn Wake + Send + Sync>)
@@ -908,7 +898,7 @@ mod tests {
                 index,
                 generation: 0,
             };
-            assert!(self.cores[core].accept(socket, None, None, None));
+            assert!(self.cores[core].accept(socket, None, None, Door::Plain));
             socket
         }
 

@@ -285,11 +285,14 @@ impl Parting {
                     parting.start(&mut conn, reactor);
                     state.list(&mut conn);
                 }
-                Some(parting) => {
-                    parting.closed += 1;
-                    reactor.finish_sending(socket);
+                parting => {
+                    parting.iter_mut().for_each(|parting| parting.closed += 1);
+                    match &conn.tls {
+                        None => reactor.finish_sending(socket),
+                        // TLS has its own word for it, which the ring does not know.
+                        Some(_) => end_tls(state, &mut conn),
+                    }
                 }
-                None => reactor.finish_sending(socket),
             }
             state.put_conn(conn);
         }
@@ -368,14 +371,24 @@ impl Parting {
     }
 }
 
-/// Can another process go on with this connection?
+/// Tells a client of the TLS port the end, behind what it is owed.
+fn end_tls(state: &mut State, conn: &mut Conn) {
+    state.on_end(conn, true);
+    conn.closing = true;
+}
+
+/// Can another process go on with this connection? What TLS has agreed on with a client stays here.
 fn can_leave(conn: &Conn) -> bool {
     let is_waiting = match &conn.hold {
         // Another node asks, of this process.
         Hold::Blocked(blocked) => matches!(blocked.on_timeout, GiveUp::Unanswered),
         _ => conn.is_waiting(),
     };
-    let is_simple = conn.tracking.is_none() && !conn.monitors && !conn.has_held();
+    let is_simple = conn.tls.is_none()
+        && conn.tracking.is_none()
+        && !conn.monitors
+        && !conn.reads_replica
+        && !conn.has_held();
     is_simple && !is_waiting && !conn.closing && !conn.ended && conn.input.len() <= STATE_MAX / 2
 }
 

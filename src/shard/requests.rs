@@ -370,10 +370,12 @@ impl State {
             || !spec.fits(args.len())
             || !self.homes.is_surely_here(spec, &args)
             || (spec.is_write() && self.shared.following.load(Relaxed))
+            || self.is_foreign(spec, args).is_some()
             || (spec.flags & flag::DENY_OOM != 0 && self.memory.limit > 0)
             || conn
                 .port_shard
                 .is_some_and(|shard| !self.is_at_its_port(shard, spec, args))
+            || !self.is_for_this_node(spec, args)
         {
             return false;
         }
@@ -493,6 +495,14 @@ impl State {
             true => None,
             false => self.forbidden(conn, spec, *args),
         };
+        if barred.is_none()
+            && let Some(error) = self.elsewhere(conn, spec, *args)
+        {
+            if spec.run_is(cmd::Verb::Exec) {
+                self.discard(conn);
+            }
+            return self.refuse(conn, Some(spec), &error);
+        }
         if let Some(error) = barred.or_else(|| self.gate(conn, spec)) {
             if spec.name == "EXEC" {
                 return self.abort_exec(conn, spec, &error);
@@ -501,6 +511,12 @@ impl State {
         }
         if let Some(shard) = conn.port_shard
             && let Some(error) = self.misplaced(shard, spec, *args)
+        {
+            return self.refuse(conn, Some(spec), &error);
+        }
+        // What is queued is looked at when it runs.
+        if conn.multi.is_none()
+            && let Some(error) = self.is_foreign(spec, *args)
         {
             return self.refuse(conn, Some(spec), &error);
         }
@@ -762,6 +778,10 @@ impl State {
                 };
                 let remembers = self.acting.is_some_and(|acting| acting.remembers);
                 let mut host = ScriptHost::new(&self.subs, why_not, is_full, remembers);
+                host.scopes = match call.from_primary {
+                    true => None,
+                    false => self.shared.scopes.as_ref(),
+                };
                 host.user = self.caller.as_ref().map(|caller| caller.user.clone());
                 host.shows_calls = self.odd & odd::MONITORED != 0;
                 host.tells_events = self.odd & odd::EVENTS != 0;

@@ -7,6 +7,7 @@ use super::{
     message::{Message, Topics},
     pubsub::Subscriptions,
     requests::READ_ONLY,
+    scopes::Ownership,
 };
 use crate::{
     acl::{Asked, Denied, Reason, User},
@@ -57,6 +58,8 @@ pub(super) struct ScriptHost<'a> {
     is_full: bool,
     /// The client keeps what the script reads.
     remembers: bool,
+    /// Keys that other nodes write to.
+    pub scopes: Option<&'a Ownership>,
     /// Whose rights the script has; nothing if all.
     pub user: Option<Arc<User>>,
     /// Somebody wants to see every call.
@@ -78,6 +81,7 @@ impl<'a> ScriptHost<'a> {
             why_not,
             is_full,
             remembers,
+            scopes: None,
             user: None,
             shows_calls: false,
             tells_events: false,
@@ -102,6 +106,11 @@ impl Host for ScriptHost<'_> {
         }
         if let (Some(why), true) = (&self.why_not, spec.is_write()) {
             ctx.out.error(why);
+            return true;
+        }
+        let foreign = self.scopes.and_then(|scopes| scopes.refuses(spec, args));
+        if let Some(why) = foreign {
+            ctx.out.error(&why);
             return true;
         }
         match spec.run {

@@ -106,6 +106,7 @@ impl State {
                 conn.name.clear();
                 conn.reply_mode = ReplyMode::On;
                 conn.no_touch = false;
+                conn.reads_replica = false;
                 conn.out.simple("RESET");
             }
             Verb::Client => self.client(conn, args),
@@ -208,7 +209,7 @@ impl State {
             Verb::SlowLog => self.slow_log(conn, spec, args),
             Verb::Latency => self.latency(conn, spec, args),
             Verb::Cluster => self.cluster(conn, spec, args, true),
-            Verb::ReadOnly | Verb::ReadWrite | Verb::Asking => self.cluster_mode(conn),
+            Verb::ReadOnly | Verb::ReadWrite | Verb::Asking => self.cluster_mode(conn, verb),
             Verb::Memory => self.memory_command(conn, args, false),
             Verb::Lolwut => conn
                 .out
@@ -273,7 +274,7 @@ impl State {
         conn.out.bulk_str("id");
         conn.out.int(conn.id as i64);
         conn.out.bulk_str("mode");
-        conn.out.bulk_str(if self.has_slots() {
+        conn.out.bulk_str(if self.shared.is_cluster() {
             "cluster"
         } else {
             "standalone"
@@ -356,7 +357,7 @@ impl State {
         out.array(view.members.len());
         for member in &view.members {
             let other = member.other.as_ref();
-            out.map(8);
+            out.map(9);
             out.bulk_str("id");
             out.bulk_str(member.id.as_str());
             out.bulk_str("host");
@@ -386,6 +387,8 @@ impl State {
                 out.bulk_str(name);
                 out.int(number);
             }
+            out.bulk_str("trouble");
+            out.bulk_str(member.trouble);
         }
     }
 
@@ -429,6 +432,7 @@ impl State {
             host,
             port,
             links: Vec::new(),
+            trouble: String::new(),
             redis: None,
         });
         if self.me == 0 {

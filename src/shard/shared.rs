@@ -11,11 +11,16 @@ use std::sync::{
 
 use super::{
     census::{Census, LatencyLog, Totals},
+    certificates::{CertificateFiles, TlsPort},
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
+    fleet::Fleet,
     follow::Rollbacks,
     handoff::Handover,
+    keyring::Keyring,
     limits::{ClientsMemory, OutputLimits},
+    meter::{CoreMeters, Lags},
+    scopes::Ownership,
 };
 use crate::{
     acl::{self, Users},
@@ -65,6 +70,29 @@ pub struct Settings {
     pub clients_max: usize,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A node in memory, for tests of its parts.
+    pub(super) fn of_a_test(cores: usize, shards: usize) -> Self {
+        Self {
+            port: 0,
+            bind: String::new(),
+            unix: None,
+            cores,
+            shards,
+            databases: 1,
+            spin_us: 0,
+            dir: None,
+            journals: false,
+            replication_port: None,
+            segment_len: 1 << 20,
+            clients_max: usize::MAX,
+            announce: String::new(),
+            slots: None,
+        }
+    }
+}
+
 /// What CONFIG REWRITE does with all parameters. It waits for the disk: its caller is an operator, and a core
 /// that stands still meanwhile is what Redis does, too.
 pub struct Rewrite(pub Box<Rewriter>);
@@ -101,6 +129,8 @@ pub struct Tunables {
     pub slow_us: i64,
     /// Length of the slow log.
     pub slow_len: usize,
+    /// Length of ACL LOG.
+    pub acl_log_len: usize,
     /// Milliseconds from which the latency monitor notes an event; 0: it notes none.
     pub latency_ms: u64,
     /// What CONFIG SET last made the password of the default user; empty: none.
@@ -141,6 +171,8 @@ pub struct Tunables {
     pub quorum_writes: bool,
     /// Milliseconds after which other clients are told that a script runs; 0: never.
     pub busy_ms: u64,
+    /// What the TLS port serves with.
+    pub certificates: CertificateFiles,
 }
 
 impl Default for Tunables {
@@ -156,6 +188,7 @@ impl Default for Tunables {
             lfu_decay_minutes: 1,
             slow_us: 10_000,
             slow_len: 128,
+            acl_log_len: acl::LOG_LEN,
             latency_ms: 0,
             password: String::new(),
             protects: false,
@@ -176,6 +209,7 @@ impl Default for Tunables {
             primary_password: String::new(),
             quorum_writes: false,
             busy_ms: 5000,
+            certificates: CertificateFiles::default(),
         }
     }
 }
@@ -213,6 +247,8 @@ pub struct CoreStats {
     pub evicted_clients: AtomicU64,
     pub turns_ended: AtomicU64,
     pub not_accepted: AtomicU64,
+    /// CPU time of the thread.
+    pub cpu_ns: AtomicU64,
 }
 
 /// A counter by its name.
@@ -303,6 +339,8 @@ pub struct ReplicaView {
     pub is_kevy: bool,
     /// When it said so.
     pub acked_at: Ms,
+    /// How long that took.
+    pub lags: Arc<Lags>,
 }
 
 /// What follows one shard.
@@ -345,6 +383,8 @@ pub struct FollowView {
     pub port: u16,
     /// One per upstream stream; empty while the primary is being looked for.
     pub links: Vec<LinkView>,
+    /// Why there is no link, or why one ended last.
+    pub trouble: String,
     /// What more there is to say of a Redis primary. It has one link.
     pub redis: Option<RedisView>,
 }
@@ -469,6 +509,8 @@ pub struct MemberView {
     pub client_port: Option<u16>,
     /// There is a connection to it.
     pub is_reached: bool,
+    /// What is wrong with the keys of the two.
+    pub trouble: &'static str,
     /// What is known of it; nothing of this node itself.
     pub other: Option<OtherView>,
 }
@@ -537,6 +579,8 @@ pub struct Shared {
     pub rewrite: OnceLock<Rewrite>,
     /// Counters per core.
     pub stats: Vec<CoreStats>,
+    /// What each core measures.
+    pub meters: Vec<CoreMeters>,
     /// What each core counts of its commands.
     pub census: Vec<Arc<Census>>,
     /// What CONFIG RESETSTAT found: counts are shown from there on.
@@ -559,6 +603,8 @@ pub struct Shared {
     pub users_version: AtomicU64,
     /// The file that they are read from and written to.
     pub acl_file: Option<PathBuf>,
+    /// What other nodes have to prove, and this one proves to them.
+    pub node_key: Option<Keyring>,
     /// ACL LOG.
     pub acl_log: Mutex<acl::Log>,
     /// SLOWLOG.
@@ -575,8 +621,14 @@ pub struct Shared {
     pub upstreams: Mutex<Vec<(usize, Upstream)>>,
     /// Where the histories of the shards that were loaded ended, with the shard, the newest last.
     pub found: Mutex<Vec<(usize, Position)>>,
+    /// Other nodes have some of the slots.
+    pub fleet: Option<Fleet>,
+    /// The client port for TLS, if there is one.
+    pub tls: Option<TlsPort>,
     /// This node is a member of elections.
     pub election: Option<Election>,
+    /// Keys that one node alone may write to.
+    pub scopes: Option<Ownership>,
     /// Failovers to and from this node.
     pub failovers: Failovers,
     /// What this node did that its primary lacks.
@@ -610,6 +662,7 @@ impl Shared {
             signals: OnceLock::new(),
             rewrite: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
+            meters: (0..settings.cores).map(|_| CoreMeters::default()).collect(),
             census: (0..settings.cores).map(|_| Arc::default()).collect(),
             reset: Mutex::default(),
             rate: Mutex::default(),
@@ -621,6 +674,7 @@ impl Shared {
             users: Mutex::default(),
             users_version: AtomicU64::new(0),
             acl_file: None,
+            node_key: None,
             acl_log: Mutex::default(),
             slow: Mutex::default(),
             run_id,
@@ -628,7 +682,10 @@ impl Shared {
             ring: Mutex::default(),
             upstreams: Mutex::default(),
             found: Mutex::default(),
+            fleet: None,
+            tls: None,
             election: None,
+            scopes: None,
             failovers: Failovers::default(),
             rollbacks: Rollbacks::default(),
             replicas: (0..settings.shards).map(|_| Replicas::default()).collect(),

@@ -23,8 +23,10 @@ use super::{
     durable::Fsync,
     in_place::InPlace,
     kept::{AWAY_MS, Away, Kept},
+    keyring::Keyring,
     log,
     message::Message,
+    meter::Lags,
     shared::{ReplicaView, Shared, lock},
     ship::{Sailed, Ship},
     state::State,
@@ -33,9 +35,10 @@ use crate::{
     base::Ms,
     cmd::{Shard, Walker, libraries},
     journal::{Ancestry, Position, Stream, frame::NUDGE},
+    proof::{self, Fault, Heard, Purpose},
     recover,
     repl::{
-        History, Part,
+        History, Part, discover,
         history::{Cursor, Lost, Peer},
         source::{Ack, Listener, Request, Said},
     },
@@ -80,6 +83,13 @@ const READ_FAILURES_MAX: u32 = 100;
 const REMOVED: &str = "all keys were removed during its snapshot";
 /// Most links of one shard.
 const LINKS_MAX: usize = 256;
+/// Most of them that have not proven the key of the nodes: a further one takes the place of the oldest.
+const UNPROVEN_MAX: usize = 32;
+/// Why such a one ends.
+const CROWDED: &str = "others want to prove the node key";
+/// Why a link ends that is none of a peer of this node, and how often that is logged.
+const KEY_TOLD_MS: Ms = 60_000;
+const NO_KEY_HERE: &str = "it has a node key, and this node has none (--node-key-file)";
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
 /// Why a link ends that comes to a frame for which its replica has no words.
@@ -103,6 +113,8 @@ pub(super) struct Source {
     holds: bool,
     /// Commands of this core when it was last looked at.
     commands: u64,
+    /// When it was last told that somebody has a key and this node none.
+    key_told_at: Ms,
     /// Once there was a snapshot: is the memory for them registered with the ring?
     registered: Option<bool>,
 }
@@ -149,6 +161,10 @@ struct Landing {
 }
 
 enum Stage {
+    /// The key of the nodes is not proven yet; since when.
+    Proving(Box<proof::Listener>, Ms),
+    /// And will not be. It is told why.
+    Refused(Ms),
     /// The handshake is not there yet.
     Greeting,
     /// It waits for the shard to be here.
@@ -197,6 +213,11 @@ struct Link {
     /// When it last took or said something.
     alive: Ms,
     acked_at: Ms,
+    /// The end of what is kept, as of the last turn in which the link streamed.
+    seen: Option<u64>,
+    /// An offset that it has not acknowledged, and since when that is there: by the clock that nobody sets.
+    awaited: Option<(u64, Ms)>,
+    lags: Arc<Lags>,
     /// It goes on from where it was, or does not, as was just found out.
     decided: Option<bool>,
     /// How often the journal did not have what comes next, and when it is asked again.
@@ -246,27 +267,38 @@ impl Source {
         listener: SocketId,
         socket: SocketId,
         peer: Option<SocketAddr>,
-        now: Ms,
+        (ring, now): (Option<&Keyring>, Ms),
         reactor: &mut R,
     ) -> bool {
         let found = self.ports.iter().find(|(port, _)| *port == listener);
         let Some(own) = found.map(|(_, own)| *own) else {
             return false;
         };
-        let is_there = |link: &&Link| link.own == own && link.gone.is_none();
+        let is_there = |link: &&Link| link.own == own && link.gone.is_none() && !link.is_unproven();
         let count = self.links.iter().filter(is_there).count();
-        if count >= LINKS_MAX && !self.make_room(own) {
+        let purpose = Purpose::Stream(self.feeds[own].shard as u32);
+        let stage = match ring.map(|ring| ring.listener(purpose)) {
+            None => Stage::Greeting,
+            Some(Ok(listener)) => Stage::Proving(Box::new(listener), now),
+            Some(Err(_)) => Stage::Refused(now),
+        };
+        let is_full = count >= LINKS_MAX && !self.make_room(own);
+        if is_full || matches!(stage, Stage::Refused(_)) {
             reactor.close(socket);
             return true;
         }
         reactor.start_receiving(socket);
-        self.feeds[own].used = now;
+        if ring.is_none() {
+            self.feeds[own].used = now;
+        } else {
+            self.make_room_at(own);
+        }
         self.links.push(Link {
             socket,
             own,
             peer,
             listener: Listener::default(),
-            stage: Stage::Greeting,
+            stage,
             id: String::new(),
             asked: 0,
             asked_in: 0,
@@ -286,6 +318,9 @@ impl Source {
             epoch: None,
             alive: now,
             acked_at: now,
+            seen: None,
+            awaited: None,
+            lags: Arc::default(),
             decided: None,
             failures: 0,
             read_at: 0,
@@ -306,12 +341,33 @@ impl Source {
         found.is_some()
     }
 
-    /// This node is no primary any more, or another one: no replica goes on here.
-    pub fn leave_all(&mut self) {
+    /// Who has been slowest to prove the key leaves, where many want to.
+    fn make_room_at(&mut self, own: usize) {
+        let waits = |link: &&mut Link| link.own == own && link.gone.is_none() && link.is_unproven();
+        let mut unproven = self.links.iter_mut().filter(waits);
+        let oldest = unproven.next();
+        if let Some(oldest) = oldest
+            && unproven.count() + 1 >= UNPROVEN_MAX
+        {
+            oldest.gone = Some(CROWDED);
+        }
+    }
+
+    /// This node is no primary any more, or another one: no replica goes on here. Kevys are not looked after
+    /// any longer either, so that a stream can go on as that of the next primary.
+    pub fn leave_all(&mut self, state: &mut State) {
         for link in &mut self.links {
             link.gone.get_or_insert("this node's part has changed");
         }
         self.away.clear();
+        for feed in &mut self.feeds {
+            feed.has_kevys = false;
+            if state.homes.shards.has(feed.shard)
+                && let Some(stream) = &mut state.homes.shards.shard(feed.shard).stream
+            {
+                stream.set_plain(false);
+            }
+        }
     }
 
     /// Is the socket a replica's?
@@ -325,10 +381,23 @@ impl Source {
 
     /// Takes in what a replica said, if the socket is one's.
     pub fn on_data(&mut self, state: &mut State, socket: SocketId, bytes: &[u8]) -> bool {
-        let now = state.now;
+        let (now, boot_clock) = (state.now, state.boot_clock);
         let Some(link) = self.link(socket) else {
             return false;
         };
+        if link.is_unproven() {
+            link.prove(bytes, &state.shared, now);
+            return true;
+        }
+        if matches!(link.stage, Stage::Greeting) && proof::is_hello(bytes) {
+            (link.stage, link.gone) = (Stage::Refused(now), Some(NO_KEY_HERE));
+            let text = format!("replica {}: {NO_KEY_HERE}", link.name());
+            if now >= self.key_told_at + KEY_TOLD_MS {
+                self.key_told_at = now;
+                log(&text);
+            }
+            return true;
+        }
         let (mut request, mut ack) = (None, None);
         let heard = link.listener.hear(bytes, |said| match said {
             Said::Request(said) => request = Some(said),
@@ -373,6 +442,7 @@ impl Source {
             let is_safer = durable > link.durable && durable.is_some_and(|durable| durable <= sent);
             if is_further || is_safer || is_elected {
                 link.acked = if is_further { applied } else { link.acked };
+                link.measure(boot_clock);
                 link.durable = if is_safer { durable } else { link.durable };
                 let own = link.own;
                 // Before others see how far it is, and go on with what comes of that.
@@ -472,6 +542,8 @@ impl Source {
         }
         for at in 0..self.links.len() {
             worked |= self.pump(at, state, reactor);
+            let link = &mut self.links[at];
+            link.await_ack(&self.feeds[link.own].history, state.boot_clock);
         }
         self.drop_gone(state, reactor);
         worked
@@ -491,7 +563,7 @@ impl Source {
             return false;
         }
         let (links, away) = (&mut self.links, &mut self.away);
-        let is_ours = |link: &Link| link.own == own && link.gone.is_none();
+        let is_ours = |link: &Link| link.own == own && link.gone.is_none() && !link.is_unproven();
         let journals = state.shared.settings.journals;
         let mut ours = links.iter().filter(|link| is_ours(link));
         let asks = ours.any(|link| matches!(link.stage, Stage::Asked(_)));
@@ -514,8 +586,12 @@ impl Source {
             };
             **stream = Stream::new(feed.shard as u32, at.renewed(state.now));
         }
-        let brings_kevy = links.iter().any(|link| is_ours(link) && link.is_new_kevy());
-        if brings_kevy {
+        // Of members only the one that was elected serves kevys: one that was started anew may lack what its
+        // old replicas have, and would take it from them before they hear that it leads no more. Ringkeeps
+        // see to that themselves.
+        let election = state.shared.election.as_ref();
+        let serves = election.is_none_or(|election| election.epoch_led.load(SeqCst) != 0);
+        if serves && links.iter().any(|link| is_ours(link) && link.is_new_kevy()) {
             // It knows few of the primary's commands, and other histories than its own by offsets alone.
             home.part_from_primary(feed.shard, state.shared.settings.shards, state.now);
         }
@@ -601,11 +677,6 @@ impl Source {
                 }
             }
         }
-        // Of members only the one that was elected serves kevys: one that was started anew may lack what its
-        // old replicas have, and would take it from them before they hear that it leads no more. Ringkeeps
-        // see to that themselves.
-        let election = state.shared.election.as_ref();
-        let serves = election.is_none_or(|election| election.epoch_led.load(SeqCst) != 0);
         let mut worked = false;
         let mut links: Vec<&mut Link> = match is_steady {
             // Mostly nobody wants more than what comes next.
@@ -823,11 +894,18 @@ impl Source {
     fn drop_gone<R: Reactor>(&mut self, state: &mut State, reactor: &mut R) {
         let mut dropped = Vec::new();
         self.links.retain_mut(|link| {
+            if matches!(link.stage, Stage::Refused(_)) && link.out.is_empty() && !link.sending {
+                link.gone.get_or_insert("it was told why");
+            }
             let Some(why) = link.gone else {
                 return true;
             };
             self.away.extend(link.part(state.now));
             reactor.close(link.socket);
+            if link.is_unproven() {
+                // It was told where it was refused.
+                return false;
+            }
             dropped.push((link.own, format!("replica {}: {why}", link.name())));
             false
         });
@@ -848,6 +926,12 @@ impl Source {
     pub fn tick(&mut self, state: &mut State) {
         let now = state.now;
         for link in &mut self.links {
+            if let Stage::Proving(_, since) | Stage::Refused(since) = link.stage {
+                if now.saturating_sub(since) > proof::PATIENCE_MS {
+                    link.refuse(Fault::Late, &state.shared, now);
+                }
+                continue;
+            }
             // The kernel takes what is sent to a process that was stopped, so that says nothing of one that
             // has acknowledged before.
             let heard = match link.acked > 0 && matches!(link.stage, Stage::Streaming(_)) {
@@ -1078,6 +1162,43 @@ impl Feed {
 }
 
 impl Link {
+    /// Is it still, or for good, one of somebody who has not proven the key of the nodes?
+    fn is_unproven(&self) -> bool {
+        matches!(self.stage, Stage::Proving(..) | Stage::Refused(_))
+    }
+
+    /// Takes in what somebody says who has not proven the key.
+    fn prove(&mut self, bytes: &[u8], shared: &Shared, now: Ms) {
+        let Stage::Proving(listener, _) = &mut self.stage else {
+            return;
+        };
+        match listener.hear(bytes) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Say(line)) => self.say(line),
+            Ok(Heard::Proven(line)) => {
+                self.say(line);
+                (self.stage, self.alive) = (Stage::Greeting, now);
+            }
+            // A replica looks what this port is.
+            Err(Fault::Plain) if discover::is_question(bytes) => {
+                self.gone = Some("it asks who this is");
+            }
+            Err(fault) => self.refuse(fault, shared, now),
+        }
+    }
+
+    fn refuse(&mut self, fault: Fault, shared: &Shared, now: Ms) {
+        if let (Stage::Proving(listener, _), Some(ring)) = (&self.stage, &shared.node_key) {
+            let from = self.peer.map(|peer| peer.ip());
+            ring.refuse(listener.purpose(), from, fault, now);
+            self.stage = Stage::Refused(now);
+        }
+        match fault.answer() {
+            Some(answer) => self.say(answer.into()),
+            None => self.gone = Some(fault.text()),
+        }
+    }
+
     /// Is so much on its way to it that a snapshot has to wait?
     fn is_behind(&self) -> bool {
         let kept = self.kept.as_ref().map_or(0, Kept::len);
@@ -1348,6 +1469,26 @@ impl Link {
         format!("{:?} at {at}", self.id)
     }
 
+    /// Begins to measure how long it takes until what has just come is acknowledged. What was there before
+    /// the link was may be acknowledged at any time.
+    fn await_ack(&mut self, history: &History, now: Ms) {
+        if !matches!(self.stage, Stage::Streaming(_)) {
+            return;
+        }
+        let end = history.end().unwrap_or(0);
+        let seen = self.seen.replace(end);
+        if self.awaited.is_none() && seen.is_some_and(|seen| end > seen) {
+            self.awaited = Some((end, now));
+        }
+    }
+
+    /// Notes how long that took, if it is.
+    fn measure(&mut self, now: Ms) {
+        if let Some((_, since)) = self.awaited.take_if(|(end, _)| *end <= self.acked) {
+            self.lags.note(now.saturating_sub(since));
+        }
+    }
+
     fn view(&self) -> ReplicaView {
         // Newer ones are called by their client port: `kevy-replica-6004#0`.
         let name = self.id.split_once('#').map_or("", |(name, _)| name);
@@ -1363,6 +1504,7 @@ impl Link {
             epoch: self.epoch,
             is_kevy: self.kind == Peer::Kevy,
             acked_at: self.acked_at,
+            lags: self.lags.clone(),
         }
     }
 }

@@ -139,6 +139,9 @@ pub(super) struct State {
     /// Why requests take the long way: see [`odd`].
     pub odd: u8,
     pub pause: Option<Pause>,
+    /// Other nodes may write to some keys, and this one may not; and how often that has changed.
+    pub is_scoped: bool,
+    pub scopes_seen: u64,
     /// A failover holds writes back.
     pub is_frozen: bool,
     pub tracked: Tracked,
@@ -259,6 +262,8 @@ impl State {
             gathers: Gathers::default(),
             odd: 0,
             pause: None,
+            is_scoped: shared.scopes.is_some(),
+            scopes_seen: 0,
             is_frozen: false,
             tracked: Tracked::default(),
             monitors: Monitors::default(),

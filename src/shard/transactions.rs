@@ -143,7 +143,8 @@ impl State {
                 true => None,
                 false => self.forbidden_in_exec(conn, spec, args),
             };
-            if let Some(error) = barred.or_else(|| self.gate(conn, spec)).or(why_not) {
+            let barred = barred.or_else(|| self.gate(conn, spec)).or(why_not);
+            if let Some(error) = barred.or_else(|| self.is_foreign(spec, args)) {
                 self.count_refused(Some(spec), &error);
                 out.error(&error);
                 continue;

@@ -112,6 +112,9 @@ impl State {
             self.end_blocks();
         }
         self.followed = follows;
+        if self.is_scoped {
+            self.heed_scopes();
+        }
         self.end_pause(now);
         self.watched("expire-cycle", |state| state.expire(now));
         self.look_after_clients(stall_ms);
@@ -119,6 +122,8 @@ impl State {
         self.track_uses();
         self.set_untimed();
         self.publish();
+        let stats = &self.shared.stats[self.me];
+        stats.cpu_ns.store(uring::sys::thread_cpu_ns(), Relaxed);
         if self.me == 0 {
             self.note_rate();
             self.look_at_save_points();

@@ -1,5 +1,5 @@
 //! Data directories without a server: `ringkeep import` and `export`, `check`, `repair`, `reshard` and
-//! `rollback`, and what the node shares with them.
+//! `rollback`, and what the node shares with them. And `ringkeep top`, which looks at a node that runs.
 //!
 //! What other servers have left in files is read whole into memory, as the node would hold it, and then
 //! written as a data directory that a node starts from; a data directory is read the same way and written
@@ -19,6 +19,7 @@ mod replay;
 mod reshard;
 mod rollback;
 mod tally;
+mod top;
 
 use std::{
     io,
@@ -32,6 +33,7 @@ pub use self::{
     repair::{Repair, repair},
     reshard::{Reshard, reshard},
     rollback::rollback,
+    top::{Top, top},
 };
 use self::{progress::Progress, replay::Replay, tally::Tally};
 use crate::{

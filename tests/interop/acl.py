@@ -416,6 +416,13 @@ def passwords(bench):
     waiting.same("GET", "a")
     bench.described("default")
     logs(bench, "ACL LOG of passwords")
+    # A shorter log forgets with the next entry.
+    admin.same("CONFIG", "SET", "acllog-max-len", "2")
+    logs(bench, "ACL LOG that is to be shorter")
+    for name in "xyz":
+        admin.same("AUTH", name, "wrong")
+    logs(bench, "ACL LOG that is shorter")
+    admin.same("CONFIG", "SET", "acllog-max-len", "128")
 
 
 def secrets(bench):

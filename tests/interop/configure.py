@@ -57,10 +57,11 @@ KEYS = [
     ("cluster", "enabled", "false", 1, False),
     ("cluster", "port_base", "{cluster}", 1, False),
     ("cluster", "elect_port_base", "{elect}", 1, False),
+    ("cluster", "scopes", '"f:=b|c"', 2, True),
     ("cluster", "announce_ip", '"127.0.0.1"', 7, False),
     ("lua", "time_limit_ms", "3000", 2, False),
     ("lua", "allow_dialects", '"5.1,5.4"', 2, True),
-    ("metrics", "listen_port", "{metrics}", 2, True),
+    ("metrics", "listen_port", "{metrics}", 2, False),
     ("audit", "log_path", '"{audit}"', 2, True),
     ("feed", "enabled", "true", 3, True),
     ("feed", "feed_buffer_size", '"8mb"', 3, True),
@@ -222,6 +223,8 @@ class Case:
             self.check("and those of kevy", set(events) == set(theirs["notify-keyspace-events"]))
         for i in range(2):
             self.check("the node listens for replicas, %d" % i, is_open(self.places["replication"] + i))
+        has_metrics = generation(self.version) >= 2
+        self.check("the port of metrics", is_open(self.places["metrics"]) == has_metrics)
         with node.conn() as c:
             good = all(c.ask("GET", "key:%d" % i) == b"value:%d" % i for i in range(200))
         self.check("what was written to the kevy is there", good)

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -963,9 +964,17 @@ def elected_with_kevy(scratch, count):
         reply = c.call("FAILOVER", "TO", "127.0.0.1", str(kevy.port))
         text = b"ERR FAILOVER target is a kevy, which cannot be told to stand."
         count.check("elected, kevy: it is handed nothing", reply.value == text, repr(reply.value))
+    ringkeeps = [m for m in fleet.members if m.is_ringkeep]
+    # Each stream that a ringkeep is given as a whole.
+    given = lambda: sum(
+        bool(re.search(r"\+ringkeep\d+\".*gets a snapshot", line))
+        for m in ringkeeps
+        for line in m.server.log_text().splitlines()
+    )
+    given_before = given()
     for turn in range(4):
         primary = wait_until("one primary", 60, fleet.primary)
-        to = [m for m in fleet.members if m.is_ringkeep and m is not primary][0]
+        to = [m for m in ringkeeps if m is not primary][0]
         epoch = int(primary.info()["role_epoch"])
         before = ended_so_far(primary.server)
         with primary.conn(30) as c:
@@ -983,6 +992,8 @@ def elected_with_kevy(scratch, count):
             c.ask("SET", "turn", "after %d" % turn)
             has = lambda: k.call("GET", "turn").value == b"after %d" % turn
             wait_until("the kevy has it", 30, has)
+    # The old primary goes on behind the new one, though it had kevys to look after.
+    count.check("elected, kevy: no ringkeep loads anew", given() == given_before, "%d times" % (given() - given_before))
     for m in fleet.members:
         m.server.stop()
 

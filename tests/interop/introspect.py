@@ -260,7 +260,9 @@ def information(node, server):
         conn.call("NOSUCH")
         conn.call("SET", "k", "v")
     for args in ((), ("default",), ("all",), ("everything",), ("server", "CPU"), ("nosuch",), ("nosuch", "stats")):
-        same("INFO %s" % " ".join(args), titles(node, *args), titles(server, *args))
+        # The node's own sections come last, and only where everything is wanted.
+        own = ["Cores", "Shards"] if args in (("all",), ("everything",)) else []
+        same("INFO %s" % " ".join(args), titles(node, *args), titles(server, *args) + own)
 
 
 def stats_of(conn, name):

@@ -1,11 +1,13 @@
 """What the interop tests share: a raw RESP connection, servers started on free ports, the counting
 of checks. Standard library only, so that a fresh machine needs nothing but python3."""
 
+import fcntl
 import os
 import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -406,6 +408,12 @@ def node_server(scratch, binary, port=None, threads=1, args=(), name="node", env
     ] + [str(a) for a in args]
     s = Server("%s-%d" % (name, port), argv, port, directory, env)
     return s.start() if start else s
+
+
+def loopback_up():
+    """Brings the loopback of a network namespace up that was just made."""
+    with socket.socket() as s:
+        fcntl.ioctl(s, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))
 
 
 def peers_dir():

@@ -75,7 +75,7 @@ fn a_kevy_toml_starts_a_node() {
             "[server]\nthreads = 2\nmax_clients = 77\ndata_dir = \"{}\"\n[persistence]\n\
              appendfsync = \"always\"\n[memory]\nmaxmemory = \"64mb\"\nmaxmemory_policy = \"ALLKEYS-LRU\"\n\
              [notification]\nnotify_keyspace_events = \"KEA\"\n[slowlog]\nslower_than_micros = 9\n\
-             max_len = 3\n[metrics]\nlisten_port = 9100\n",
+             max_len = 3\n[audit]\nlog_path = \"audit.log\"\n",
             data.display()
         ),
     );
@@ -100,10 +100,7 @@ fn a_kevy_toml_starts_a_node() {
     node.wait();
     let lines = node.all_lines();
     let has = |text: &str| lines.iter().any(|line| line.contains(text));
-    assert!(
-        has("[metrics] listen_port at line 16 is left out"),
-        "{lines:?}"
-    );
+    assert!(has("[audit] log_path at line 16 is left out"), "{lines:?}");
     assert!(
         has("settings from ") && has("with kevy's defaults"),
         "{lines:?}"

@@ -433,3 +433,34 @@ fn snapshots_are_made_at_save_points_without_a_journal() {
     let node = dir.start("2", &snapshots_only);
     assert_eq!(node.client().say("MGET a b c"), "[1 1 1]");
 }
+
+#[test]
+fn what_came_from_a_primary_is_there_after_an_orderly_end() {
+    let stream = free_port().to_string();
+    let primary = Node::start(&["--threads", "1", "--replication-port", &stream]);
+    let mut client = primary.client();
+    // So much that writing it down takes a while.
+    let fill = b"for i = 1, 20000 do redis.call('SET', 'key' .. i, string.rep('x', 3000)) end";
+    assert_eq!(client.send(&[b"EVAL", fill, b"0"]), "nil");
+    for round in 0..3 {
+        let dir = Dir::new(&format!("received-{round}"));
+        let mut replica = dir.start("3", &[]);
+        let mut client = replica.client();
+        assert_eq!(client.say("SET own 1"), "+OK");
+        assert_eq!(
+            client.say(&format!("REPLICAOF 127.0.0.1 {}", primary.port)),
+            "+OK"
+        );
+        eventually("all keys", || client.say("DBSIZE") == ":20000");
+        eventually("in step", || {
+            client
+                .say("INFO replication")
+                .contains("master_link_status:up")
+        });
+        client.write(b"REPLICAOF NO ONE\r\nSHUTDOWN\r\n");
+        assert!(replica.wait().success());
+        let again = dir.start("3", &[]);
+        let mut client = again.client();
+        assert_eq!(client.say("DBSIZE"), ":20000", "round {round}");
+    }
+}

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     client::Client,
-    node::{Node, ONE, TWO, run},
+    node::{Node, ONE, TWO, free_port, run},
 };
 
 #[test]
@@ -185,4 +185,24 @@ fn an_idle_node_sleeps() {
     let used = node.cpu().saturating_sub(cpu);
     let share = used.as_secs_f64() / start.elapsed().as_secs_f64();
     assert!(share < 0.05, "{share} of a processor while idle");
+}
+
+#[test]
+fn a_port_is_for_one_thing() {
+    let port = free_port().to_string();
+    for (options, told) in [
+        (
+            &["--replication-port", &port][..],
+            "is to be for clients and for replicas",
+        ),
+        (
+            &["--metrics-port", &port],
+            "is to be for clients and for metrics",
+        ),
+    ] {
+        let output = run(&[&["--port", &port][..], options].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("port {port} {told}")), "{text}");
+    }
 }

@@ -4,6 +4,7 @@ use super::super::args::Options;
 use crate::{
     elect::{NodeId, parse_peers},
     node::UsageError,
+    route::Scopes,
     shard::{Fsync, SavePoints, Tunables},
 };
 use uring::Level;
@@ -41,6 +42,10 @@ impl Draft {
             "bind" => {
                 options.bind = words().map(String::from).collect();
                 self.is_bound = true;
+            }
+            "tls-port" => {
+                let port = number(text, 0, 65_535)? as u16;
+                options.tls_port = (port > 0).then_some(port);
             }
             "unixsocket" => options.unix = filled(text),
             "threads" => {
@@ -81,12 +86,21 @@ impl Draft {
                 let peers = parse_peers(text);
                 options.peers = peers.map_err(|fault| Refused::Because(fault.to_string()))?;
             }
+            "metrics-port" => {
+                let port = number(text, 0, 65_535)? as u16;
+                options.metrics_port = (port > 0).then_some(port);
+            }
+            "scopes" => {
+                let scopes = Scopes::parse(text);
+                options.scopes = scopes.map_err(|fault| Refused::Because(fault.to_string()))?;
+            }
             "elect-port" => options.elect_port = Some(number(text, 1, 65_535)? as u16),
             "elect-down-after-ms" => options.down_after_ms = number(text, 100, 600_000)?,
             "quorum-writes" => options.quorum_writes = yes_or_no(text)?,
             "requirepass" => options.password = text.into(),
             "aclfile" => options.acl_file = filled(text).map(Into::into),
             "protected-mode" => self.protects = Some(yes_or_no(text)?),
+            "node-key-file" => options.node_key_file = filled(text).map(Into::into),
             "masterauth" => options.primary_password = text.into(),
             "masteruser" => options.primary_user = text.into(),
             "cluster" => self.is_cluster = yes_or_no(text)?,
@@ -95,6 +109,7 @@ impl Draft {
                 let address = filled(text).map(|text| text.parse());
                 options.announce = address.transpose().map_err(|_| Refused::Value)?;
             }
+            "cluster-map" => options.map = filled(text).map(Into::into),
             "ring-level" => {
                 options.level = Some(match text {
                     "basic" => Level::Basic,
@@ -122,6 +137,9 @@ impl Draft {
     /// What is missing, or excludes something else.
     pub fn finish(self) -> Result<Options, UsageError> {
         let mut options = self.options;
+        if self.is_cluster && options.map.is_some() {
+            return Err(UsageError::Incomplete(ONE_PORT));
+        }
         if let Some(why) = conflict(&options) {
             return Err(UsageError::Incomplete(why));
         }
@@ -135,11 +153,26 @@ impl Draft {
     }
 }
 
+const ONE_PORT: &str =
+    "with --cluster-map the client port serves all slots of the node: leave out --cluster";
+
 /// What keeps options from going together.
 fn conflict(options: &Options) -> Option<&'static str> {
     let is_member = !options.peers.is_empty();
+    let (is_named, is_scoped) = (options.node_id.is_some(), !options.scopes.is_empty());
     match () {
-        _ if options.node_id.is_some() != is_member => {
+        _ if options.map.is_some() && !is_named => {
+            Some("--cluster-map needs --node-id: which of its nodes is this one?")
+        }
+        _ if options.map.is_some() && options.replica_of.is_some() => {
+            Some("with --cluster-map the primary of a range is elected: leave out --replicaof")
+        }
+        _ if is_scoped && !is_named => {
+            Some("--scopes needs --node-id: by that name a scope is this node's")
+        }
+        _ if options.map.is_some() && !is_member => None,
+        // A name alone is for scopes.
+        _ if is_named != is_member && !is_scoped => {
             Some("elections need both --node-id and --peers")
         }
         _ if options.quorum_writes && !is_member => {
@@ -153,6 +186,9 @@ fn conflict(options: &Options) -> Option<&'static str> {
         }
         _ if is_member && options.replication_port == Some(0) => {
             Some("a member that is elected serves replicas: leave out --replication-port 0")
+        }
+        _ if options.tls_port == Some(options.port) => {
+            Some("--port and --tls-port are the same: plain and TLS clients need a port each")
         }
         _ if options.handoff.is_none() => None,
         _ if options.dir.is_none() || options.journals == Some(false) => {

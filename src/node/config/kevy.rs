@@ -144,12 +144,6 @@ pub(super) static FOREIGN: &[Foreign] = &[
     told(("advanced", "ring_capacity"), COUNT, "1024", LOOPS),
     told(("advanced", "recv_buffers"), COUNT, "1024", LOOPS),
     told(
-        ("metrics", "listen_port"),
-        PORT,
-        "0",
-        "there is no port for metrics; INFO has the numbers",
-    ),
-    told(
         ("audit", "log_path"),
         Kind::Text,
         "",
@@ -191,12 +185,6 @@ pub(super) static FOREIGN: &[Foreign] = &[
     told(("replication", "replica_keys"), Kind::List, "", NO_KEYS),
     refused(("cluster", "secure"), Kind::YesNo, "no", ENCRYPTED),
     told(("cluster", "peer_keys"), Kind::List, "", NO_KEYS),
-    refused(
-        ("cluster", "scopes"),
-        Kind::List,
-        "",
-        "writes to these keys would be taken on nodes that do not own them, and histories part",
-    ),
     refused(
         ("cluster", "announce_port_base"),
         PORT,

@@ -9,6 +9,7 @@ mod file;
 mod kevy;
 mod near;
 mod rewrite;
+mod scopes;
 mod show;
 mod table;
 
@@ -23,10 +24,11 @@ use self::{
     draft::{Draft, Refused},
     file::{Entry, Value},
     kevy::{Foreign, Verdict},
-    table::{Kind, SETTINGS, Setting},
+    table::Kind,
 };
 use super::args::{Options, UsageError};
 pub(super) use rewrite::rewriter;
+pub(super) use table::{SETTINGS, Setting};
 
 /// Reads a file.
 type Read = Box<dyn Fn(&Path) -> io::Result<String>>;
@@ -157,6 +159,7 @@ pub(super) fn resolve(asked: &Asked, world: &World) -> Result<Resolved, UsageErr
     let mut options = draft.finish()?;
     options.config = layers.file;
     options.notes = layers.notes;
+    options.notes.extend(scopes::notes(&options));
     Ok(Resolved {
         options,
         given: layers.given,
@@ -386,11 +389,8 @@ impl Layers {
 
     /// What keys mean together, as kevy has it, and kevy's defaults.
     fn settle(&mut self) {
-        if self.is_kevy() && self.given.contains_key("node-id") != self.given.contains_key("peers")
-        {
-            let why = "elections need [cluster] node_id and peers";
-            self.drop_line("node-id", why);
-            self.drop_line("peers", why);
+        if self.is_kevy() {
+            self.settle_names();
         }
         let is_member = self.given.contains_key("peers");
         let role = match &self.role {
@@ -405,6 +405,20 @@ impl Layers {
         }
         if self.is_kevy() {
             self.fill_in();
+        }
+    }
+
+    fn settle_names(&mut self) {
+        let has = |name| self.given.contains_key(name);
+        let (is_named, is_listed, is_scoped) = (has("node-id"), has("peers"), has("scopes"));
+        // A name alone is for scopes.
+        if is_named != is_listed && !(is_named && is_scoped) {
+            let why = "elections need [cluster] node_id and peers";
+            self.drop_line("node-id", why);
+            self.drop_line("peers", why);
+        }
+        if !is_named {
+            self.drop_line("scopes", "without [cluster] node_id none is this node's");
         }
     }
 

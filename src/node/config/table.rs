@@ -2,7 +2,7 @@
 
 /// What a value is, and how a file says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(in crate::node) enum Kind {
     /// A whole number from the first to the second.
     Number(i64, i64),
     /// The same; 0 in a file is as if it said nothing.
@@ -46,7 +46,7 @@ impl Kind {
 
 /// A setting.
 #[derive(Debug)]
-pub(super) struct Setting {
+pub(in crate::node) struct Setting {
     /// Its name: the flag without dashes, and RINGKEEP_NAME in the environment.
     pub name: &'static str,
     /// Where it stands in a file: section and key. Those of kevy are its own.
@@ -128,8 +128,17 @@ impl Setting {
         }
     }
 
+    /// What it takes, if that is one of some words.
+    pub(in crate::node) fn words(&self) -> Option<&'static [&'static str]> {
+        match self.kind {
+            Kind::YesNo => Some(&["yes", "no"]),
+            Kind::Word(words) => Some(words),
+            _ => None,
+        }
+    }
+
     /// Its variable.
-    pub(super) fn variable(&self) -> String {
+    pub(in crate::node) fn variable(&self) -> String {
         match self.name {
             // The plain name is taken: the tests have the folder of other servers there.
             "peers" => "RINGKEEP_CLUSTER_PEERS".into(),
@@ -155,7 +164,7 @@ const POLICY: Kind = Kind::Word(&[
 const LEVEL: Kind = Kind::Word(&["basic", "multishot", "full"]);
 
 /// All settings, in the order in which they are shown.
-pub(super) static SETTINGS: &[Setting] = &[
+pub(in crate::node) static SETTINGS: &[Setting] = &[
     fixed("port", ("server", "port"), PORT, "6379")
         .kevy("KEVY_PORT", Some("6004"))
         .shown_as("port"),
@@ -220,9 +229,25 @@ pub(super) static SETTINGS: &[Setting] = &[
     live("requirepass", ("security", "requirepass"), Kind::Text, "").secret(),
     fixed("aclfile", ("security", "aclfile"), Kind::Text, "").shown_as("aclfile"),
     live(
+        "acllog-max-len",
+        ("security", "acllog_max_len"),
+        Kind::Number(0, MAX),
+        "128",
+    ),
+    live(
         "protected-mode",
         ("security", "protected_mode"),
         Kind::YesNo,
+        "",
+    ),
+    fixed("tls-port", ("tls", "port"), PORT_OR_NONE, "").shown_as("tls-port"),
+    live("tls-cert-file", ("tls", "cert_file"), Kind::Text, ""),
+    live("tls-key-file", ("tls", "key_file"), Kind::Text, ""),
+    live("tls-ca-cert-file", ("tls", "ca_cert_file"), Kind::Text, ""),
+    live(
+        "tls-auth-clients",
+        ("tls", "auth_clients"),
+        Kind::Word(&["yes", "no", "optional"]),
         "",
     ),
     fixed("appendonly", ("persistence", "aof"), Kind::YesNo, "")
@@ -307,6 +332,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         Kind::Text,
         "",
     ),
+    fixed("cluster-map", ("cluster", "map"), Kind::Text, ""),
     fixed("node-id", ("cluster", "node_id"), Kind::Text, ""),
     fixed("peers", ("cluster", "peers"), Kind::List, ""),
     fixed(
@@ -321,6 +347,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         Kind::Number(100, 600_000),
         "5000",
     ),
+    fixed("scopes", ("cluster", "scopes"), Kind::List, "").shown_as("scopes"),
     live(
         "quorum-writes",
         ("cluster", "quorum_writes"),
@@ -334,6 +361,13 @@ pub(super) static SETTINGS: &[Setting] = &[
         PORT_OR_NONE,
         "",
     ),
+    fixed(
+        "node-key-file",
+        ("replication", "node_key_file"),
+        Kind::Text,
+        "",
+    )
+    .shown_as("node-key-file"),
     live("masterauth", ("replication", "masterauth"), Kind::Text, "").secret(),
     live("masteruser", ("replication", "masteruser"), Kind::Text, ""),
     live(
@@ -374,6 +408,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         "3600",
     )
     .kevy("", Some("60")),
+    fixed("metrics-port", ("metrics", "listen_port"), PORT_OR_NONE, ""),
     fixed("handoff-socket", ("handoff", "socket"), Kind::Text, ""),
     fixed(
         "handoff-pass-connections",

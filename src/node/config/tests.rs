@@ -212,19 +212,75 @@ fn variables_are_looked_at_too() {
 
 #[test]
 fn what_is_not_here_is_told_or_refused() {
-    let text = "[metrics]\nlisten_port = 9100\n[feed]\nenabled = true\n[log]\nlevel = \"info\"\n\
+    let text = "[audit]\nlog_path = \"a\"\n[feed]\nenabled = true\n[log]\nlevel = \"info\"\n\
                 [server]\npacked_rows = false\n";
     let options = started("--config k.toml", &world(&[("k.toml", text)], &[]));
     assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
-    assert!(options.notes[0].starts_with("k.toml: [metrics] listen_port at line 2 is left out"));
+    assert!(options.notes[0].starts_with("k.toml: [audit] log_path at line 2 is left out"));
     let found = faults(
-        "[tiering]\nbudget = 4096\n[cluster]\nsecure = true\nscopes = \"u:=a\"\n[secure]\n\
-         listen_port = 6005\n",
+        "[tiering]\nbudget = 4096\n[cluster]\nsecure = true\n[secure]\nlisten_port = 6005\n",
     );
-    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(found.len(), 3, "{found:?}");
     assert!(
         found.iter().all(|fault| fault.contains("cannot be had")),
         "{found:?}"
+    );
+}
+
+#[test]
+fn scopes_need_a_name_and_no_members() {
+    let started = |line: &str, file: &str| started(line, &world(&[("kevy.toml", file)], &[]));
+    let list = "u:=a|b,o:=b";
+    let options = started(&format!("--no-config --node-id a --scopes {list}"), "");
+    assert_eq!(options.scopes.to_string(), "o:=b,u:=a|b");
+    assert!(options.node_id.is_some() && options.peers.is_empty());
+    assert_eq!(options.notes.len(), 2, "{:?}", options.notes);
+    for file in [
+        format!("[cluster]\nnode_id = \"a\"\nscopes = \"{list}\"\n"),
+        "[cluster]\nnode_id = \"a\"\nscopes = [\"u:=a|b\", \"o:=b\"]\n".to_string(),
+    ] {
+        let options = started("--config kevy.toml", &file);
+        assert!(options.node_id.is_some());
+        assert_eq!(options.scopes.to_string(), "o:=b,u:=a|b", "{file}");
+    }
+    // Without a name kevy does not look at them.
+    let options = started("--config kevy.toml", "[cluster]\nscopes = \"u:=a|b\"\n");
+    assert!(options.scopes.is_empty() && options.node_id.is_none());
+    let told =
+        "[cluster] scopes at line 2 is left out: without [cluster] node_id none is this node's";
+    assert_eq!(options.notes, [format!("kevy.toml: {told}")]);
+    let refused = |line: &str| {
+        let parsed = parse(line.split(' ').map(String::from), &World::default());
+        parsed.expect_err(line).to_string()
+    };
+    let told = refused("--scopes u:=a");
+    assert!(told.starts_with("--scopes needs --node-id"), "{told}");
+    assert_eq!(
+        refused("--node-id a --scopes u:=a,x"),
+        "option '--scopes': x: a scope is PREFIX=WRITER or PREFIX=WRITER|FALLBACK"
+    );
+    assert_eq!(
+        faults("[cluster]\nnode_id = \"a\"\nscopes = \"u:=a,u:=b\"\n"),
+        ["kevy.toml: [cluster] scopes at line 3 is \"u:=a,u:=b\": two scopes have the prefix u:"]
+    );
+}
+
+#[test]
+fn what_scopes_may_not_mean_is_told() {
+    let line = "--dir d --node-id a --peers a@h:6579:6379,b@h:2 --scopes u:=a|b,v:=a|d,w:=c,x:=b|a";
+    let options = started(line, &World::default());
+    let stranger = |name| {
+        format!(
+            "no member is called {name}: clients are told that name, and it never counts as down"
+        )
+    };
+    assert_eq!(
+        options.notes,
+        [
+            format!("the scope v:: {}", stranger("d")),
+            "the scope w:: while c is down nobody writes there".into(),
+            format!("the scope w:: {}", stranger("c")),
+        ]
     );
 }
 

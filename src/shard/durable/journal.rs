@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
-use uring::{DIRECT_UNIT, FileId, OpenHow, Reactor};
+use uring::{DIRECT_UNIT, FileId, Nanos, OpenHow, Reactor};
 
 use super::{
     EIO, Fsync,
@@ -129,7 +129,8 @@ enum Next {
 #[derive(Debug)]
 struct Flight {
     end: u64,
-    durable: bool,
+    /// Of a durable one: since when.
+    durable: Option<Nanos>,
     /// What is kept for replicas once it is written.
     parts: Vec<Part>,
 }
@@ -165,8 +166,8 @@ pub struct Journal {
     /// The header of the segment in use is being written.
     is_heading: bool,
     flight: Option<Flight>,
-    /// What a sync in flight covers.
-    syncing: Option<u64>,
+    /// What a sync in flight covers, and since when it is.
+    syncing: Option<(u64, Nanos)>,
     wants_sync: bool,
     /// End of what was written, synced or not.
     written: u64,
@@ -194,6 +195,8 @@ pub struct Journal {
     pub writes: u64,
     /// Syncs and durable writes since the start.
     pub syncs: u64,
+    /// How long it took what is durable since that was last asked for.
+    pub took: Option<Nanos>,
     /// Segments before the one in use.
     pub old_segments: Vec<OldSegment>,
 }
@@ -223,6 +226,7 @@ impl Journal {
             bytes: 0,
             writes: 0,
             syncs: 0,
+            took: None,
             old_segments: Vec::new(),
         }
     }
@@ -507,7 +511,7 @@ impl Journal {
         let durable = fsync == Fsync::Always && synced == self.written;
         self.flight = Some(Flight {
             end,
-            durable,
+            durable: durable.then(|| reactor.now()),
             parts,
         });
         self.bytes += bytes.len() as u64;
@@ -550,7 +554,7 @@ impl Journal {
 
     fn sync<R: Reactor>(&mut self, reactor: &mut R) {
         if let (None, Some(active)) = (self.syncing, &self.active) {
-            self.syncing = Some(self.written);
+            self.syncing = Some((self.written, reactor.now()));
             self.wants_sync = false;
             self.syncs += 1;
             reactor.sync(active.file, self.mark(Step::Sync));
@@ -563,7 +567,13 @@ impl Journal {
     }
 
     /// A write of a block is over. What is kept of it for replicas.
-    pub fn on_written(&mut self, step: Step, block: &[u8], result: Result<(), i32>) -> Vec<Part> {
+    pub fn on_written<R: Reactor>(
+        &mut self,
+        step: Step,
+        block: &[u8],
+        result: Result<(), i32>,
+        reactor: &R,
+    ) -> Vec<Part> {
         if step == Step::Close {
             self.closing = Some(true);
             match (result, &mut self.active) {
@@ -588,7 +598,8 @@ impl Journal {
         match result {
             Ok(()) => {
                 self.written = flight.end;
-                if flight.durable {
+                if let Some(since) = flight.durable {
+                    self.took = Some(reactor.now().saturating_sub(since));
                     self.frontier.synced(flight.end);
                 }
             }
@@ -604,7 +615,8 @@ impl Journal {
     pub fn on_done<R: Reactor>(&mut self, step: Step, result: Result<(), i32>, reactor: &mut R) {
         match (step, result) {
             (Step::Sync, Ok(())) => {
-                if let Some(end) = self.syncing.take() {
+                if let Some((end, since)) = self.syncing.take() {
+                    self.took = Some(reactor.now().saturating_sub(since));
                     self.frontier.synced(end);
                 }
             }

@@ -36,7 +36,8 @@ use super::{
     handoff,
     loans::Job,
     message::{CoreId, Message},
-    shared::lock,
+    meter::Commits,
+    shared::{Shared, lock},
     state::State,
 };
 use crate::{
@@ -457,7 +458,8 @@ impl Durable {
         if let Some(step) = Step::of(step)
             && !kept.journal.is_stale(era)
         {
-            let parts = kept.journal.on_written(step, &block, result);
+            let parts = kept.journal.on_written(step, &block, result, reactor);
+            kept.note_commit(state);
             if !parts.is_empty() {
                 state
                     .written
@@ -499,6 +501,7 @@ impl Durable {
             && !kept.journal.is_stale(era)
         {
             kept.journal.on_done(step, result, reactor);
+            kept.note_commit(state);
         }
         self.advance(state);
     }
@@ -560,6 +563,18 @@ impl Durable {
             .collect();
         let end = |shard: usize| (shard, state.homes.shards.shard(shard).position_in_files());
         here.into_iter().map(end).collect()
+    }
+
+    /// Has a primary's data replaced what the files of this node hold, and can they get it?
+    pub fn owes_beginning(&self, shared: &Shared) -> bool {
+        let durable = &shared.durable;
+        let replaced = durable.replaced.load(SeqCst);
+        let is_behind = |marks: &Marks| marks.replaced.load(SeqCst) != replaced;
+        shared.settings.journals
+            // What has not come whole comes again.
+            && !shared.loading.load(Relaxed)
+            && !durable.broken.load(Relaxed)
+            && durable.shards.iter().any(is_behind)
     }
 
     /// Writes down what is left; true once that is done.
@@ -791,6 +806,14 @@ impl Kept {
         let is_new = self.round != round;
         self.round = round;
         is_new
+    }
+
+    /// Notes how long it took what has become durable.
+    fn note_commit(&mut self, state: &State) {
+        if let Some(took) = self.journal.took.take() {
+            let marks = &state.shared.durable.shards[self.place.shard];
+            marks.commits.note(took);
+        }
     }
 
     /// Gives the snapshot up that is being made.
@@ -1043,6 +1066,8 @@ pub struct Marks {
     pub size: AtomicU64,
     /// Bytes of the newest snapshot.
     pub snapshot: AtomicU64,
+    /// How long syncs and durable writes took.
+    pub commits: Commits,
 }
 
 /// How far loading is.

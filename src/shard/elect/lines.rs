@@ -1,17 +1,18 @@
 //! The connections of elections: one out to each other member, which only we write to, and any number in,
-//! which we only read.
+//! which we only read. Where nodes have a key, both sides first prove it on each of them.
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::mpsc,
+    sync::{Arc, mpsc},
 };
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
-use super::super::log;
+use super::super::{log, shared::Shared};
 use crate::{
     base::Ms,
     elect::{Decoder, Message, NodeId, Peer},
+    proof::{self, Dialer, Fault, Heard, Listener, Purpose},
 };
 
 /// Between two tries to reach a member, and how long one lasts.
@@ -27,6 +28,19 @@ const BACKLOG_MAX: usize = 16 << 10;
 const INBOUND_MAX: usize = 64;
 /// Who begins to say something has so long for it. Silence is no offence: most have nothing to say.
 const MESSAGE_MS: Ms = 5000;
+/// The same of those that have not proven the key.
+const UNPROVEN_MAX: usize = 32;
+/// A member whose key is another one is dialed anew after this, and what was wrong with it is forgotten
+/// when a connection has stood for twice as long.
+const KEY_REDIAL_MS: Ms = 1000;
+/// A member that is only starting closes connections, too: behind so many in a row it is dialed as seldom,
+/// and the log says that it may know no key. A kevy does nothing else while it is dialed more than five
+/// times in a second.
+const CLOSED_MAX: u32 = 5;
+/// The same of one that has proven the key before, and that others wait for.
+const CLOSED_KNOWN_MAX: u32 = 100;
+const PURPOSE: Purpose = Purpose::Elections;
+const NO_KEY_HERE: &str = "has a node key, and this node has none (--node-key-file)";
 /// Names of machines are looked up anew after this.
 const LOOK_UP_MS: Ms = 60_000;
 /// Between two lines in the log of connections that come from elsewhere.
@@ -44,6 +58,9 @@ pub(super) struct Lines {
     pub cut: u64,
     /// Messages that came in, with where they come from.
     pub heard: Vec<(Message, Option<IpAddr>)>,
+    /// A member can be spoken to that could not before.
+    pub has_reached: bool,
+    shared: Arc<Shared>,
 }
 
 struct Outbound {
@@ -56,6 +73,12 @@ struct Outbound {
     line: Line,
     out: Vec<u8>,
     sending: bool,
+    /// What is wrong with the keys, if anything.
+    trouble: &'static str,
+    /// How often it has closed in a row instead of proving its key.
+    closed: u32,
+    /// It has proven it before.
+    is_known: bool,
 }
 
 /// A connection to a member.
@@ -64,6 +87,8 @@ enum Line {
     Down(Ms),
     /// Begun at this time.
     Dialing(SocketId, Ms),
+    /// The key is being proven since then.
+    Proving(SocketId, Ms, Box<Dialer>),
     /// There since then.
     Up(SocketId, Ms),
 }
@@ -78,10 +103,24 @@ struct Inbound {
     has_spoken: bool,
     /// Since when a message is there in part.
     begun: Option<Ms>,
+    door: Door,
+    /// What it is told about the key.
+    out: Vec<u8>,
+    sending: bool,
+}
+
+/// Is a connection listened to?
+enum Door {
+    /// It is; where nodes have a key, to what the member says that has proven it there.
+    Open(Option<NodeId>),
+    /// The key is being proven since then.
+    Proving(Box<Listener>, Ms),
+    /// It was not, and the other side is told so.
+    Shut(Ms),
 }
 
 impl Lines {
-    pub fn new(peers: &[Peer], own: NodeId) -> Self {
+    pub fn new(peers: &[Peer], own: NodeId, shared: Arc<Shared>) -> Self {
         let others = peers.iter().filter(|peer| peer.id != own);
         let outbound = others.map(|peer| Outbound {
             id: peer.id,
@@ -93,6 +132,9 @@ impl Lines {
             line: Line::Down(0),
             out: Vec::new(),
             sending: false,
+            trouble: "",
+            closed: 0,
+            is_known: false,
         });
         let addresses = peers.iter().map(|peer| peer.host.parse::<IpAddr>().ok());
         Self {
@@ -104,6 +146,8 @@ impl Lines {
             refused_at: 0,
             cut: 0,
             heard: Vec::new(),
+            has_reached: false,
+            shared,
         }
     }
 
@@ -119,7 +163,7 @@ impl Lines {
             outbound.filter_map(
                 |other| match std::mem::replace(&mut other.line, Line::Down(0)) {
                     Line::Down(_) => None,
-                    Line::Dialing(on, _) | Line::Up(on, _) => Some(on),
+                    Line::Dialing(on, _) | Line::Proving(on, ..) | Line::Up(on, _) => Some(on),
                 },
             );
         let sockets = self.listeners.drain(..).chain(inbound).chain(outbound);
@@ -132,6 +176,12 @@ impl Lines {
     pub fn is_up(&self, id: NodeId) -> bool {
         let mut lines = self.outbound.iter();
         lines.any(|other| other.id == id && matches!(other.line, Line::Up(..)))
+    }
+
+    /// What is wrong with the key of a member.
+    pub fn trouble(&self, id: NodeId) -> &'static str {
+        let found = self.outbound.iter().find(|other| other.id == id);
+        found.map_or("", |other| other.trouble)
     }
 
     /// The address of a member, as far as it is known.
@@ -168,17 +218,23 @@ impl Lines {
             from.is_none_or(|from| sources.any(|source| source.to_canonical() == from))
         };
         if !self.sources.as_ref().is_none_or(is_listed) {
-            self.refuse(socket, from, now, "is no address of a member");
+            self.turn_away(socket, from, "is no address of a member", now);
             return true;
         }
-        let rank = |from: &Inbound| (from.has_spoken, from.heard);
-        if self.inbound.len() >= INBOUND_MAX
-            && let Some(at) = (0..self.inbound.len()).min_by_key(|at| rank(&self.inbound[*at]))
+        let door = match self
+            .shared
+            .node_key
+            .as_ref()
+            .map(|ring| ring.listener(PURPOSE))
         {
-            let silent = self.inbound.swap_remove(at);
-            self.closing.push(silent.socket);
-            self.cut += 1;
-        }
+            None => Door::Open(None),
+            Some(Ok(listener)) => Door::Proving(Box::new(listener), now),
+            Some(Err(_)) => {
+                self.closing.push(socket);
+                return true;
+            }
+        };
+        let is_open = matches!(door, Door::Open(_));
         reactor.start_receiving(socket);
         self.inbound.push(Inbound {
             socket,
@@ -187,12 +243,16 @@ impl Lines {
             heard: now,
             has_spoken: false,
             begun: None,
+            door,
+            out: Vec::new(),
+            sending: false,
         });
+        self.make_room(is_open, socket);
         true
     }
 
     /// Closes a connection of somebody else's, and says so now and then.
-    fn refuse(&mut self, socket: SocketId, from: Option<IpAddr>, now: Ms, why: &str) {
+    fn turn_away(&mut self, socket: SocketId, from: Option<IpAddr>, why: &str, now: Ms) {
         self.closing.push(socket);
         self.cut += 1;
         if now >= self.refused_at + REFUSALS_MS {
@@ -202,19 +262,132 @@ impl Lines {
         }
     }
 
+    /// The one that is silent for longest leaves, of those that are listened to or of the others, if they
+    /// are more than there may be with this new one; first of all who has never said anything.
+    fn make_room(&mut self, is_open: bool, new: SocketId) {
+        let most = if is_open { INBOUND_MAX } else { UNPROVEN_MAX };
+        let is_such = |from: &Inbound| matches!(from.door, Door::Open(_)) == is_open;
+        let rank = |from: &Inbound| (from.has_spoken, from.heard);
+        let such = || (0..self.inbound.len()).filter(|at| is_such(&self.inbound[*at]));
+        if such().count() > most
+            && let Some(at) = such()
+                .filter(|at| self.inbound[*at].socket != new)
+                .min_by_key(|at| rank(&self.inbound[*at]))
+        {
+            self.closing.push(self.inbound.swap_remove(at).socket);
+            self.cut += 1;
+        }
+    }
+
+    fn inbound_on(&self, socket: SocketId) -> Option<usize> {
+        self.inbound.iter().position(|from| from.socket == socket)
+    }
+
+    /// Takes in what a member says to which we have dialed: something about keys, or nothing.
+    fn hear_dialed(&mut self, socket: SocketId, bytes: &[u8], now: Ms) -> bool {
+        let Some(other) = self.outbound_on(socket) else {
+            return false;
+        };
+        let heard = match &mut other.line {
+            Line::Proving(_, _, dialer) => dialer.hear(bytes),
+            _ if proof::wants_key(bytes) => Err(Fault::Wanted),
+            _ => Ok(Heard::Nothing),
+        };
+        match heard {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Say(line)) => other.out.extend_from_slice(line.as_bytes()),
+            Ok(Heard::Proven(_)) => {
+                other.line = Line::Up(socket, now);
+                (other.closed, other.is_known) = (0, true);
+                self.has_reached = true;
+            }
+            Err(fault) => self.give_up(socket, fault, now),
+        }
+        true
+    }
+
+    /// The keys do not fit.
+    fn give_up(&mut self, socket: SocketId, fault: Fault, now: Ms) {
+        let Some(other) = self.outbound_on(socket) else {
+            return;
+        };
+        other.closed += u32::from(fault == Fault::Closed);
+        let most = match other.is_known {
+            true => CLOSED_KNOWN_MAX,
+            false => CLOSED_MAX,
+        };
+        let is_told = fault != Fault::Closed || other.closed >= most;
+        if is_told && other.trouble != fault.text() {
+            other.trouble = fault.text();
+            log(&format!("elections: {}: {}", other.id, other.trouble));
+        }
+        let pause = match fault {
+            Fault::Closed if !is_told => REDIAL_MS,
+            _ => KEY_REDIAL_MS,
+        };
+        self.hang_up_for(socket, now, pause);
+    }
+
+    /// Takes in what somebody says who has not proven the key.
+    fn hear_proof(&mut self, at: usize, bytes: &[u8], now: Ms) {
+        let from = &mut self.inbound[at];
+        let Door::Proving(listener, _) = &mut from.door else {
+            return;
+        };
+        match listener.hear(bytes) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Say(line)) => from.out.extend_from_slice(line.as_bytes()),
+            Ok(Heard::Proven(line)) => {
+                let name = NodeId::new(listener.peer());
+                let name = name.filter(|name| self.outbound.iter().any(|other| other.id == *name));
+                if name.is_none() {
+                    return self.refuse(at, Fault::Name, now);
+                }
+                from.out.extend_from_slice(line.as_bytes());
+                (from.door, from.heard) = (Door::Open(name), now);
+                let socket = from.socket;
+                self.make_room(true, socket);
+            }
+            Err(fault) => self.refuse(at, fault, now),
+        }
+    }
+
+    /// Listens no more to a connection, and says why if there is something to say.
+    fn refuse(&mut self, at: usize, fault: Fault, now: Ms) {
+        self.cut += 1;
+        let from = &mut self.inbound[at];
+        if let Some(ring) = &self.shared.node_key {
+            ring.refuse(PURPOSE, from.from, fault, now);
+        }
+        match fault.answer() {
+            Some(answer) => {
+                from.out.extend_from_slice(answer.as_bytes());
+                from.door = Door::Shut(now);
+            }
+            None => self.closing.push(self.inbound.swap_remove(at).socket),
+        }
+    }
+
     /// Takes in what came from a socket; false if it is none of ours.
     pub fn on_data(&mut self, socket: SocketId, bytes: &[u8], now: Ms) -> bool {
-        if self.outbound_on(socket).is_some() {
-            // Nobody has anything to say there.
+        if self.hear_dialed(socket, bytes, now) {
             return true;
         }
-        let Some(at) = self.inbound.iter().position(|from| from.socket == socket) else {
+        let Some(at) = self.inbound_on(socket) else {
             return false;
+        };
+        let Door::Open(name) = self.inbound[at].door else {
+            self.hear_proof(at, bytes, now);
+            return true;
         };
         let from = &mut self.inbound[at];
         from.decoder.push(bytes);
         loop {
             match from.decoder.take() {
+                Ok(Some(message)) if name.is_some_and(|name| name != message.from()) => {
+                    self.refuse(at, Fault::Name, now);
+                    return true;
+                }
                 Ok(Some(message)) => {
                     (from.heard, from.has_spoken, from.begun) = (now, true, None);
                     self.heard.push((message, from.from));
@@ -226,9 +399,12 @@ impl Lines {
                     return true;
                 }
                 Err(error) => {
+                    let why = match proof::is_hello(bytes) {
+                        true => NO_KEY_HERE.to_string(),
+                        false => format!("says what no member says: {error}"),
+                    };
                     let from = self.inbound.swap_remove(at);
-                    let why = format!("says what no member says: {error}");
-                    self.refuse(from.socket, from.from, now, &why);
+                    self.turn_away(from.socket, from.from, &why, now);
                     return true;
                 }
             }
@@ -236,17 +412,35 @@ impl Lines {
     }
 
     pub fn on_connected(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
-        let Some(line) = self.outbound_on(socket) else {
+        let shared = self.shared.clone();
+        let Some(other) = self.outbound_on(socket) else {
             return false;
         };
-        match is_good {
-            true => line.line = Line::Up(socket, now),
-            false => self.hang_up(socket, now),
+        match &shared.node_key {
+            _ if !is_good => self.hang_up(socket, now),
+            None => {
+                other.line = Line::Up(socket, now);
+                self.has_reached = true;
+            }
+            Some(ring) => match ring.dialer(PURPOSE, Some(other.id.as_str())) {
+                Ok(dialer) => {
+                    other.out.extend_from_slice(dialer.hello().as_bytes());
+                    other.line = Line::Proving(socket, now, Box::new(dialer));
+                }
+                Err(fault) => self.give_up(socket, fault, now),
+            },
         }
         true
     }
 
     pub fn on_sent(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
+        if let Some(at) = self.inbound_on(socket) {
+            self.inbound[at].sending = false;
+            if !is_good {
+                self.closing.push(self.inbound.swap_remove(at).socket);
+            }
+            return true;
+        }
         let Some(line) = self.outbound_on(socket) else {
             return false;
         };
@@ -258,8 +452,11 @@ impl Lines {
     }
 
     pub fn on_end(&mut self, socket: SocketId, now: Ms) -> bool {
-        if self.outbound_on(socket).is_some() {
-            self.hang_up(socket, now);
+        if let Some(other) = self.outbound_on(socket) {
+            match other.line {
+                Line::Proving(..) => self.give_up(socket, Fault::Closed, now),
+                _ => self.hang_up(socket, now),
+            }
             return true;
         }
         let before = self.inbound.len();
@@ -274,17 +471,21 @@ impl Lines {
     fn outbound_on(&mut self, socket: SocketId) -> Option<&mut Outbound> {
         let is_on = |line: &Line| match line {
             Line::Down(_) => false,
-            Line::Dialing(on, _) | Line::Up(on, _) => *on == socket,
+            Line::Dialing(on, _) | Line::Proving(on, ..) | Line::Up(on, _) => *on == socket,
         };
         self.outbound.iter_mut().find(|other| is_on(&other.line))
     }
 
     fn hang_up(&mut self, socket: SocketId, now: Ms) {
+        self.hang_up_for(socket, now, REDIAL_MS);
+    }
+
+    fn hang_up_for(&mut self, socket: SocketId, now: Ms, pause: Ms) {
         if let Some(line) = self.outbound_on(socket) {
             // Another process may have taken the member's place, and listens already.
             let dials_at = match line.line {
-                Line::Up(_, since) => now.max(since + REDIAL_MS),
-                Line::Down(_) | Line::Dialing(..) => now + REDIAL_MS,
+                Line::Up(_, since) => now.max(since + pause),
+                Line::Down(_) | Line::Dialing(..) | Line::Proving(..) => now + pause,
             };
             line.line = Line::Down(dials_at);
             line.sending = false;
@@ -295,7 +496,14 @@ impl Lines {
 
     /// Dials, sends and closes; when it wants to be called again.
     pub fn step<R: Reactor>(&mut self, now: Ms, reactor: &mut R) -> Ms {
-        let mut again = Ms::MAX;
+        let is_late = |other: &Outbound| match other.line {
+            Line::Proving(socket, since, _) if now >= since + proof::PATIENCE_MS => Some(socket),
+            _ => None,
+        };
+        while let Some(socket) = self.outbound.iter().find_map(is_late) {
+            self.give_up(socket, Fault::Late, now);
+        }
+        let mut again = self.step_inbound(now, reactor);
         for line in &mut self.outbound {
             match line.line {
                 Line::Down(at) if now >= at => {
@@ -315,7 +523,9 @@ impl Lines {
                     self.closing.push(socket);
                     line.line = Line::Down(now);
                 }
-                Line::Up(socket, _) if !line.sending && !line.out.is_empty() => {
+                Line::Proving(socket, ..) | Line::Up(socket, _)
+                    if !line.sending && !line.out.is_empty() =>
+                {
                     let outgoing = Outgoing::Block(std::mem::take(&mut line.out));
                     line.sending = reactor.send(socket, outgoing).is_ok();
                     if !line.sending {
@@ -323,11 +533,13 @@ impl Lines {
                         line.line = Line::Down(now + REDIAL_MS);
                     }
                 }
-                Line::Down(_) | Line::Dialing(..) | Line::Up(..) => {}
+                Line::Up(_, since) if now >= since + 2 * KEY_REDIAL_MS => line.trouble = "",
+                Line::Down(_) | Line::Dialing(..) | Line::Proving(..) | Line::Up(..) => {}
             }
             again = again.min(match line.line {
                 Line::Down(at) => at.max(now + 1),
                 Line::Dialing(_, since) => since + DIAL_MS,
+                Line::Proving(_, since, _) => since + proof::PATIENCE_MS,
                 Line::Up(..) => Ms::MAX,
             });
         }
@@ -343,9 +555,38 @@ impl Lines {
         let due = |from: &Inbound| from.begun.map_or(Ms::MAX, |begun| begun + MESSAGE_MS);
         while let Some(at) = self.inbound.iter().position(|from| due(from) <= now) {
             let from = self.inbound.swap_remove(at);
-            self.refuse(from.socket, from.from, now, "does not finish what it says");
+            self.turn_away(from.socket, from.from, "does not finish what it says", now);
         }
         self.inbound.iter().map(due).min().unwrap_or(Ms::MAX)
+    }
+
+    /// Answers those who prove the key, and gives up who does not; when it wants to be called again.
+    fn step_inbound<R: Reactor>(&mut self, now: Ms, reactor: &mut R) -> Ms {
+        let mut again = Ms::MAX;
+        let mut at = 0;
+        while let Some(from) = self.inbound.get_mut(at) {
+            if !from.sending && !from.out.is_empty() {
+                let outgoing = Outgoing::Block(std::mem::take(&mut from.out));
+                from.sending = reactor.send(from.socket, outgoing).is_ok();
+            }
+            let is_late = |since: &Ms| now >= since + proof::PATIENCE_MS;
+            match &from.door {
+                Door::Proving(_, since) if is_late(since) => {
+                    self.refuse(at, Fault::Late, now);
+                    continue;
+                }
+                Door::Shut(since) if !from.sending || is_late(since) => {
+                    self.closing.push(self.inbound.swap_remove(at).socket);
+                    continue;
+                }
+                Door::Proving(_, since) | Door::Shut(since) => {
+                    again = again.min(since + proof::PATIENCE_MS);
+                }
+                Door::Open(_) => {}
+            }
+            at += 1;
+        }
+        again
     }
 
     /// Has everything been sent that can be?
@@ -397,7 +638,10 @@ mod tests {
     use uring::fake::{FakeReactor, FakeWorld, Machine};
 
     use super::*;
-    use crate::elect::{Epoch, wire::WireRole};
+    use crate::{
+        elect::{Epoch, wire::WireRole},
+        shard::shared::Settings,
+    };
 
     const LISTENER: SocketId = socket(1000);
     const FROM: Option<SocketAddr> = Some(SocketAddr::new(
@@ -421,7 +665,8 @@ mod tests {
             client_port: None,
             stream_port: None,
         };
-        let mut lines = Lines::new(&[peer("a")], id("a"));
+        let shared = Shared::new(Settings::of_a_test(1, 1), 0, String::new());
+        let mut lines = Lines::new(&[peer("a")], id("a"), Arc::new(shared));
         lines.listens(LISTENER);
         (lines, FakeWorld::seeded(1).reactor(Machine(1)))
     }

@@ -36,7 +36,7 @@ use crate::{
     base::{Ms, Position},
     elect::{
         Ballot, Effect, Elector, Epoch, Event, NodeId, Places, Settings, SettingsFault,
-        elector::{Following, NoHeir},
+        elector::{Following, NoHeir, View},
         role::Role,
     },
 };
@@ -100,6 +100,8 @@ pub(super) struct Election {
     /// The ballot on its way to the disk was refused at once.
     ballot_failed: bool,
     told: Ms,
+    /// When this process began to take part.
+    began: Ms,
     /// The last step, and until when nothing is listened to behind a stall.
     stepped: Ms,
     deaf_until: Ms,
@@ -182,9 +184,9 @@ impl Election {
             false => Elector::new(now, settings.clone(), *ballot, offsets),
         };
         Ok(elector.map(|elector| Self {
-            shared,
             elector,
-            lines: Lines::new(&settings.peers, settings.id),
+            lines: Lines::new(&settings.peers, settings.id, shared.clone()),
+            shared,
             settings,
             ballot: SafeFile::new(0, dir, BALLOT, folder),
             noted: SafeFile::new(1, dir, PLACES, folder),
@@ -208,6 +210,7 @@ impl Election {
             leads: false,
             ballot_failed: false,
             told: 0,
+            began: now,
             stepped: now,
             deaf_until: 0,
             well_since: None,
@@ -240,16 +243,22 @@ impl Election {
 
     /// Takes in what came from a socket, if it is one of these.
     pub fn on_data(&mut self, socket: SocketId, bytes: &[u8], now: Ms) -> bool {
-        self.lines.on_data(socket, bytes, now)
+        let is_ours = self.lines.on_data(socket, bytes, now);
+        self.tell_reached(now);
+        is_ours
     }
 
     /// A connection stands, or does not.
     pub fn on_connected(&mut self, socket: SocketId, is_good: bool, now: Ms) -> bool {
         let is_ours = self.lines.on_connected(socket, is_good, now);
-        if is_ours && is_good {
+        self.tell_reached(now);
+        is_ours
+    }
+
+    fn tell_reached(&mut self, now: Ms) {
+        if std::mem::take(&mut self.lines.has_reached) {
             self.tell(Event::Reached, now);
         }
-        is_ours
     }
 
     /// A send is over.
@@ -739,12 +748,45 @@ impl Election {
 
     // ---- what others may know ----
 
+    /// Tells the scopes who is down. Who has never been heard is that after the same time.
+    fn note_down(&self, now: Ms) {
+        let Some(scopes) = &self.shared.scopes else {
+            return;
+        };
+        let (patience, here_for) = (
+            self.settings.timings.down_after,
+            now.saturating_sub(self.began),
+        );
+        scopes.note_down(|name| {
+            let mut others = self.elector.others();
+            let other = others.find(|other| other.id.as_str() == name);
+            other.is_some_and(|other| other.silent.unwrap_or(here_for) >= patience)
+        });
+    }
+
+    /// Publishes who takes the writes of this node's range, if others have some of the slots.
+    fn publish_range(&self, now: Ms, view: &View<'_>) {
+        let Some(fleet) = &self.shared.fleet else {
+            return;
+        };
+        // A primary whose gate is shut may be one of two.
+        let is_open = self.leads && view.writes_until > now;
+        let takes_writes = |id: &NodeId| *id != self.settings.id || is_open;
+        let primary = view.primary.filter(takes_writes);
+        let others = self.settings.peers.iter().map(|peer| &peer.id);
+        let others = others.filter(|id| **id != self.settings.id);
+        let unreached = others.filter(|id| !self.lines.is_up(**id));
+        fleet.note_own(primary.as_ref(), view.epoch.0, unreached);
+    }
+
     /// Publishes what INFO and ELECT tell.
     fn publish(&self, now: Ms) {
         let Some(election) = &self.shared.election else {
             return;
         };
+        self.note_down(now);
         let view = self.elector.view();
+        self.publish_range(now, &view);
         let members = self.settings.peers.iter().map(|peer| {
             let other = self.elector.others().find(|other| other.id == peer.id);
             MemberView {
@@ -754,6 +796,7 @@ impl Election {
                 elect_port: peer.elect_port,
                 client_port: peer.client_port,
                 is_reached: self.lines.is_up(peer.id),
+                trouble: self.lines.trouble(peer.id),
                 other,
             }
         });
