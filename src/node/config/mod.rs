@@ -335,7 +335,9 @@ impl Layers {
 
     /// A variable may be for something else, so that one that is almost ours is only told of.
     fn look_for_typos(&mut self, world: &World) {
-        let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
+        let mut known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
+        // Of `ringkeep top`, which may run in the same environment.
+        known.push("RINGKEEP_PASSWORD".into());
         for (name, _) in &world.variables {
             if !name.starts_with("RINGKEEP_") || known.contains(name) {
                 continue;

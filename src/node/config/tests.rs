@@ -197,6 +197,7 @@ fn variables_are_looked_at_too() {
             ("RINGKEEP_PORT", "tcp://10.0.0.1:6379"),
             ("RINGKEEP_PROT", "1"),
             ("RINGKEEP_PEERS", "a folder"),
+            ("RINGKEEP_PASSWORD", "of another node"),
         ],
     );
     let options = started("", &good);

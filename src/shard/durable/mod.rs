@@ -948,8 +948,11 @@ impl Kept {
     }
 
     fn end_failed(&mut self, what: &str, errno: i32, is_asked: bool, state: &mut State) {
-        let error = std::io::Error::from_raw_os_error(errno);
-        state.log_seldom(&format!("shard {}: {what}: {error}", self.place.shard));
+        let why = match errno {
+            0 => String::new(),
+            errno => format!(": {}", std::io::Error::from_raw_os_error(errno)),
+        };
+        state.log_seldom(&format!("shard {}: {what}{why}", self.place.shard));
         self.retry_at = state.now + RETRY_MS;
         if is_asked {
             state.shared.durable.saves.end_one(false, state.now);
