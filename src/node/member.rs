@@ -17,7 +17,15 @@ use crate::{
 /// As in kevy.
 const ELECT_ABOVE: u16 = 200;
 
-/// The port of elections, if there are any. What the list says of this node must be so: others find it by
+/// The port of elections, if there are any.
+pub(super) fn port(options: &Options) -> Option<u16> {
+    if options.node_id.is_none() || options.peers.is_empty() {
+        return None;
+    }
+    options.elect_port.or(options.port.checked_add(ELECT_ABOVE))
+}
+
+/// [`port`], where all that it takes is there. What the list says of this node must be so: others find it by
 /// that.
 pub(super) fn check(
     options: &Options,
@@ -34,8 +42,7 @@ pub(super) fn check(
         .map_err(|wrong| fault(wrong.to_string()))?;
     let own = options.peers.iter().find(|peer| peer.id == id);
     let own = own.ok_or_else(|| fault(SettingsFault::NotListed(id).to_string()))?;
-    let port = options.elect_port.or(options.port.checked_add(ELECT_ABOVE));
-    let port = port.ok_or_else(|| fault("no port for them, see --elect-port".into()))?;
+    let port = port(options).ok_or_else(|| fault("no port for them, see --elect-port".into()))?;
     let listed = |what: &str, listed: u16, is: u16| match listed == is {
         true => Ok(()),
         false => Err(fault(format!(

@@ -246,11 +246,21 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             return Err(StartError::Cluster);
         }
     }
-    let ports = options
-        .slots
-        .iter()
-        .flat_map(|first| (0..shards as u16).map(move |shard| first + shard));
-    for (address, port) in ports
+    let of_shards =
+        |first: u16| (0..shards as u16).filter_map(move |shard| first.checked_add(shard));
+    let clusters = Vec::from_iter(options.slots.into_iter().flat_map(of_shards));
+    let wanted = replication_wanted(options).and_then(|first| u16::try_from(first).ok());
+    // Before any of them is looked at: what the node was told is wrong, whoever has the port now.
+    one_use_each(&[
+        ("clients", Vec::from_iter(port)),
+        ("clients in TLS", Vec::from_iter(options.tls_port)),
+        ("cluster clients", clusters.clone()),
+        ("replicas", wanted.into_iter().flat_map(of_shards).collect()),
+        ("elections", Vec::from_iter(member::port(options))),
+        ("metrics", Vec::from_iter(options.metrics_port)),
+    ])?;
+    for (address, port) in clusters
+        .into_iter()
         .chain(port)
         .chain(options.tls_port)
         .flat_map(|port| addresses.iter().map(move |address| (address, port)))
@@ -264,22 +274,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let replication_port = settings.replication_port;
     let fleet = fleet::read(options)?;
     let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
-    let of_shards = |first: u16| (0..shards as u16).map(move |shard| first + shard);
-    let uses = [
-        ("clients", Vec::from_iter(port)),
-        ("clients in TLS", Vec::from_iter(options.tls_port)),
-        (
-            "cluster clients",
-            options.slots.into_iter().flat_map(of_shards).collect(),
-        ),
-        (
-            "replicas",
-            replication_port.into_iter().flat_map(of_shards).collect(),
-        ),
-        ("elections", Vec::from_iter(elect_port)),
-        ("metrics", Vec::from_iter(options.metrics_port)),
-    ];
-    one_use_each(&uses)?;
     metrics_port(options, &addresses, is_beside)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -674,21 +668,29 @@ impl Drop for WholeOrNothing {
     }
 }
 
-/// The port on which replicas of the first shard connect. One that nobody asked for is left out where the
-/// ports are taken or do not exist, and where clients need a password and replicas nothing.
+/// The port on which replicas of the first shard are to connect; none where clients need a password and
+/// replicas nothing, unless it was asked for.
+fn replication_wanted(options: &Options) -> Option<usize> {
+    let is_guarded = !options.password.is_empty() || options.acl_file.is_some();
+    match options.replication_port {
+        Some(0) => None,
+        // Without a key of the nodes it asks nobody who they are.
+        None if is_guarded && options.node_key_file.is_none() => None,
+        Some(first) => Some(usize::from(first)),
+        None => Some(usize::from(options.port) + REPLICATION_ABOVE),
+    }
+}
+
+/// The same, if it can be listened on. One that nobody asked for is left out where the ports are taken or do
+/// not exist.
 fn replication_port(
     options: &Options,
     addresses: &[IpAddr],
     shards: usize,
     is_beside: bool,
 ) -> Result<Option<u16>, StartError> {
-    let is_guarded = !options.password.is_empty() || options.acl_file.is_some();
-    let first = match options.replication_port {
-        Some(0) => return Ok(None),
-        // Without a key of the nodes it asks nobody who they are.
-        None if is_guarded && options.node_key_file.is_none() => return Ok(None),
-        Some(first) => usize::from(first),
-        None => usize::from(options.port) + REPLICATION_ABOVE,
+    let Some(first) = replication_wanted(options) else {
+        return Ok(None);
     };
     let is_asked = options.replication_port.is_some();
     for port in first..first + shards {
