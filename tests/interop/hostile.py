@@ -11,8 +11,8 @@ runs out of descriptors and out of memory.
 
 Asserted of each attack: no request of the well-behaved client fails; no member changes its part or its epoch,
 and no election is begun; nothing panics; memory, clients and descriptors return to their level; INFO tells what
-was cut and why. How long the well-behaved client waited is told, calm beside attacked, and not asserted: a
-machine that others use, too, says little about that. Where there are two CPUs the nodes have the first one and
+was cut and why. How long the well-behaved client waited is told, calm beside attacked and without the times when
+the machine stood still, and not asserted: a machine that others use, too, says little about that. Where there are two CPUs the nodes have the first one and
 the clients the second.
 
 --seconds is about how long all attacks take together (20); --connections (1000) is the size of crowds. Members
@@ -22,6 +22,7 @@ sooner.
 
 import argparse
 import collections
+import itertools
 import json
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ import sys
 import time
 
 import elections
+from stalls import Stalls, without
 from wire import Broken, Closed, Conn, Count, Scratch, Server, encode, free_base, wait_until
 
 RATE = 500
@@ -103,8 +105,17 @@ class Steady:
             data = f.read()
         return list(struct.iter_unpack("dd", data[: len(data) // 16 * 16]))
 
-    def between(self, since, until):
-        return sorted(span for at, span in self.rows() if since <= at < until)
+    def between(self, since, until, stalls=()):
+        """How long the requests of a time took, but for when a CPU stood still."""
+        found, stalls = [], sorted(stalls)
+        first = 0
+        for at, span in sorted(self.rows()):
+            if since <= at < until:
+                while first < len(stalls) and stalls[first][1] < at:
+                    first += 1
+                near = itertools.takewhile(lambda stall: stall[0] < at + span, stalls[first:])
+                found.append(without(at, at + span, near))
+        return sorted(found)
 
     def trouble(self):
         faults = [self.FAULTS[at] for at, _ in self.rows() if at in self.FAULTS]
@@ -325,6 +336,8 @@ def too_many(t, until):
     """More clients than maxclients: they are told so, and counted."""
     before = int(t.info()["rejected_connections"])
     present = int(t.info("clients")["connected_clients"])
+    with t.server.conn() as c:
+        most = c.ask("CONFIG", "GET", "maxclients")[1]
     t.set("maxclients", str(present + 20))
     try:
         socks, told = [], 0
@@ -340,7 +353,7 @@ def too_many(t, until):
             socks = []
     finally:
         # This one may have to wait for the others to be gone.
-        wait_until("there is room", 10, lambda: t.set("maxclients", "10000") is None)
+        wait_until("there is room", 10, lambda: t.set("maxclients", most) is None)
     wait_until("they are counted", 5, lambda: int(t.info()["rejected_connections"]) - before >= told)
 
 
@@ -631,25 +644,45 @@ ATTACKS = [
 
 
 class Table:
-    ROW = "%-22s %8s %8s %8s  %8s %8s %8s  %6s  %7s %7s"
+    ROW = "%-22s %8s %8s %8s  %8s %8s %8s  %6s %8s %7s %7s"
 
     def __init__(self):
         self.rows = []
 
-    def add(self, name, calm, attacked, before, after):
+    def add(self, name, calm, attacked, stood_still, before, after):
         ratio = attacked[2] / calm[2] if calm[2] else float("nan")
         times = ["%.2f" % ms for ms in calm + attacked]
-        self.rows.append((name, *times, "%.1f" % ratio, before.rss >> 20, after.rss >> 20))
+        self.rows.append((name, *times, "%.1f" % ratio, "%.1f" % stood_still, before.rss >> 20, after.rss >> 20))
 
     def show(self):
-        print("\nmilliseconds of the well-behaved client, calm and attacked; the ratio is of p99.9; RSS in MiB")
-        print(self.ROW % ("attack", "p50", "p99", "p99.9", "p50", "p99", "p99.9", "ratio", "before", "after"))
+        print("\nmilliseconds of the well-behaved client, calm and attacked, but for when the machine stood still (for that")
+        print("part of the attack, in %); the ratio is of p99.9; RSS in MiB")
+        print(self.ROW % ("attack", "p50", "p99", "p99.9", "p50", "p99", "p99.9", "ratio", "still %", "before", "after"))
         for row in self.rows:
             print(self.ROW % row)
         print(flush=True)
 
 
-def run_attack(count, t, steady, attack, span, calm, table):
+class Machine:
+    """When its CPUs stood still, as far as that can be found out."""
+
+    def __init__(self, scratch):
+        # Where two CPUs stand still at a time the longer one counts.
+        path = lambda cpu: os.path.join(scratch.path, "stalls-%d" % cpu)
+        self.probes = [Stalls(cpu, path(cpu), "monotonic") for cpu in cpus()[:2]]
+
+    def stalls(self):
+        found = sorted(stall for probe in self.probes for stall in probe.so_far() or [])
+        merged = []
+        for since, until in found:
+            if merged and since < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(until, merged[-1][1]))
+            else:
+                merged.append((since, until))
+        return merged
+
+
+def run_attack(count, t, steady, attack, span, calm, table, machine):
     name, problems = attack.__name__, []
     before, parts = Level(t.server), t.parts()
     began = time.monotonic()
@@ -673,7 +706,10 @@ def run_attack(count, t, steady, attack, span, calm, table):
                 lines = [line for line in m.server.log_text().splitlines() if "election" in line]
                 problems.append("%s said: %s" % (m.id, lines[-4:]))
             t.find_primary()
-        table.add(name, calm, quantiles(steady.between(began, ended)), before, Level(t.server))
+        stalls = machine.stalls()
+        lost = ended - began - without(began, ended, stalls)
+        spans = steady.between(began, ended, stalls)
+        table.add(name, calm, quantiles(spans), 100 * lost / (ended - began), before, Level(t.server))
     except GONE as e:
         problems.append("a member does not answer: %s" % e)
     problems += steady.trouble()
@@ -882,6 +918,7 @@ def main():
         t.connections = opts.connections
         if opts.connections > 9000:
             t.set("maxclients", str(opts.connections + 1000))
+        machine = Machine(scratch)
         if len(cpus()) > 1:
             os.sched_setaffinity(0, cpus()[1:])
         socks, since = unfinished(t)
@@ -891,9 +928,9 @@ def main():
         time.sleep(0.3)
         began = time.monotonic()
         time.sleep(2 * span)
-        calm = quantiles(steady.between(began, time.monotonic()))
+        calm = quantiles(steady.between(began, time.monotonic(), machine.stalls()))
         for attack in attacks:
-            run_attack(count, t, steady, attack, span, calm, table)
+            run_attack(count, t, steady, attack, span, calm, table, machine)
         check_unfinished(count, socks, since)
         steady.finish()
         count.check("the well-behaved client was served all the time", not steady.trouble(), steady.trouble())
