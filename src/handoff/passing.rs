@@ -1,16 +1,17 @@
-//! What goes with the clients' connections from the incumbent to the successor, on a line between the two
-//! that no supervisor knows of.
+//! What goes from the incumbent to the successor beside the data, on a line between the two that no supervisor
+//! knows of: the connections of clients, and what was changed at run time.
 //!
 //! The successor says [`Greeting`] with the handoff's id. The incumbent answers only once it is over with it:
 //!
 //! ```text
-//! frame     u8   kind: 1 clients, 2 go, 3 end
+//! frame     u8   kind: 1 clients, 2 go, 3 end, 4 changes
 //!           u8   0
 //!           u16  LE, how many clients; as many descriptors come with the frame's first byte
 //!           u32  LE, bytes behind this field
 //! clients   for each one: u32 LE bytes of its state, state (see [`Client`])
 //! go        u64  LE, the number that the next client would have had here
 //! end       u32  LE clients that were passed, u32 LE that were not
+//! changes   what was changed at run time (see [`Changes`]), before the first clients; none if nothing was
 //! ```
 //!
 //! A state is written as messages of the supervisor's protocol are: numbers are varints, byte strings and
@@ -33,7 +34,7 @@ pub const STATE_MAX: usize = 64 << 20;
 /// Bytes of a frame's body at which no further client is put into it.
 pub const BODY_FULL: usize = 1 << 20;
 /// Bytes of the longest body.
-const BODY_MAX: usize = BODY_FULL + STATE_MAX + 4 * CLIENTS_MAX;
+pub const BODY_MAX: usize = BODY_FULL + STATE_MAX + 4 * CLIENTS_MAX;
 /// Bytes of a frame's head.
 pub const HEAD_LEN: usize = 8;
 /// Bytes of a greeting.
@@ -84,6 +85,8 @@ pub enum Kind {
     Go,
     /// Nothing comes behind this.
     End,
+    /// What was changed at run time.
+    Changes,
 }
 
 impl Head {
@@ -94,6 +97,7 @@ impl Head {
             Kind::Clients => 1,
             Kind::Go => 2,
             Kind::End => 3,
+            Kind::Changes => 4,
         };
         bytes[2..4].copy_from_slice(&(self.clients as u16).to_le_bytes());
         bytes[4..].copy_from_slice(&(self.len as u32).to_le_bytes());
@@ -111,11 +115,13 @@ impl Head {
             1 => Kind::Clients,
             2 => Kind::Go,
             3 => Kind::End,
+            4 => Kind::Changes,
             _ => return None,
         };
         let fits = match kind {
             Kind::Clients => (1..=CLIENTS_MAX).contains(&clients) && len <= BODY_MAX,
             Kind::Go | Kind::End => clients == 0 && len == 8,
+            Kind::Changes => clients == 0 && len <= BODY_MAX,
         };
         (zero == 0 && fits).then_some(Head { kind, clients, len })
     }
@@ -137,6 +143,69 @@ pub fn states(mut body: &[u8], clients: usize) -> Option<Vec<&[u8]>> {
         body = rest;
     }
     body.is_empty().then_some(states)
+}
+
+/// What was changed at run time: the successor goes on with it where it began with the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Parameters that CONFIG SET changed.
+    pub parameters: Vec<Change>,
+    /// The users, as their file would have them.
+    pub users: Option<Change>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The parameter; empty for the users.
+    pub name: Vec<u8>,
+    /// What the incumbent was started with.
+    pub before: Vec<u8>,
+    /// What it has now.
+    pub now: Vec<u8>,
+}
+
+impl Changes {
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.parameters.is_empty() && self.users.is_none()
+    }
+
+    /// As the body of a frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_list(&self.parameters, out, put_change);
+        let users = self.users.as_ref();
+        put_flag(users.is_some(), out);
+        users.iter().for_each(|users| put_change(users, out));
+    }
+
+    /// Of such a body; nothing if it is none.
+    pub fn decode(mut rest: &[u8]) -> Option<Self> {
+        let rest = &mut rest;
+        let changes = Self {
+            parameters: take_list(rest, take_change)?,
+            users: match take_flag(rest)? {
+                false => None,
+                true => Some(take_change(rest)?),
+            },
+        };
+        rest.is_empty().then_some(changes)
+    }
+}
+
+fn put_change(change: &Change, out: &mut Vec<u8>) {
+    put_bytes(&change.name, out);
+    put_bytes(&change.before, out);
+    put_bytes(&change.now, out);
+}
+
+fn take_change(rest: &mut &[u8]) -> Option<Change> {
+    let mut text = || Some(take_bytes(rest)?.to_vec());
+    Some(Change {
+        name: text()?,
+        before: text()?,
+        now: text()?,
+    })
 }
 
 /// CLIENT REPLY.
@@ -438,7 +507,9 @@ mod tests {
         }
         for bad in [
             [0, 0, 1, 0, 0, 0, 0, 0],
-            [4, 0, 0, 0, 8, 0, 0, 0],
+            [5, 0, 0, 0, 8, 0, 0, 0],
+            [4, 0, 1, 0, 8, 0, 0, 0],
+            [4, 0, 0, 0, 8, 0, 0, 255],
             [1, 1, 1, 0, 0, 0, 0, 0],
             [1, 0, 0, 0, 0, 0, 0, 0],
             [1, 0, 201, 0, 0, 0, 0, 0],
@@ -456,6 +527,30 @@ mod tests {
         assert_eq!(states(&body, 3), None);
         for cut in 0..body.len() {
             assert_eq!(states(&body[..cut], 2), None);
+        }
+    }
+
+    #[test]
+    fn changes_are_read_as_they_were_written() {
+        let change = |name: &str| Change {
+            name: name.into(),
+            before: b"1".to_vec(),
+            now: b"".to_vec(),
+        };
+        for (parameters, users) in [
+            (vec![], None),
+            (vec![change("a"), change("b")], None),
+            (vec![change("a")], Some(change(""))),
+        ] {
+            let changes = Changes { parameters, users };
+            let mut bytes = Vec::new();
+            changes.encode(&mut bytes);
+            assert_eq!(Changes::decode(&bytes), Some(changes));
+            for cut in 0..bytes.len() {
+                assert_eq!(Changes::decode(&bytes[..cut]), None);
+            }
+            bytes.push(0);
+            assert_eq!(Changes::decode(&bytes), None);
         }
     }
 

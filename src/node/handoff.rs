@@ -27,7 +27,7 @@ use crate::{
     base::{Ms, Position},
     handoff::{
         Id, Owner, Seal, Successor, files,
-        passing::{Client, Greeting, HEAD_LEN, Head, Kind, states},
+        passing::{Changes, Client, Greeting, HEAD_LEN, Head, Kind, states},
         successor::{Effect, Event},
     },
     recover::Plan,
@@ -411,6 +411,10 @@ impl Passage {
             Kind::Go => {
                 serving.shared.skip_clients(number().unwrap_or_default());
                 serving.go();
+            }
+            Kind::Changes => {
+                let changes = Changes::decode(&body).ok_or_else(unknown)?;
+                serving.shared.go_on_with(&changes);
             }
             Kind::End => return Ok(number().map(|counts| (counts >> 32) as u32)),
         }

@@ -341,6 +341,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         *lock(&shared.users) = Arc::new(users);
         shared.acl_file = Some(path.clone());
     }
+    shared.remember_start(config::is_live);
     // Until they have been counted.
     let needs_replicas = options.replicas_min > 0;
     shared.lacks_replicas.store(needs_replicas, Relaxed);

@@ -35,8 +35,8 @@ use super::{
 use crate::{
     base::Ms,
     handoff::passing::{
-        BODY_FULL, Blocked, CLIENTS_MAX, Client, Head, Kind, Queue, Replies, STATE_MAX, Words,
-        put_state,
+        BODY_FULL, BODY_MAX, Blocked, CLIENTS_MAX, Changes, Client, Head, Kind, Queue, Replies,
+        STATE_MAX, Words, put_state,
     },
     resp::{Out, OwnedArgs, Proto},
 };
@@ -142,6 +142,7 @@ fn send_all(line: &UnixStream, moved: &mpsc::Receiver<Moved>, shared: &Shared) -
     let cores = shared.settings.cores;
     let (mut ready, mut done, mut passed, mut closed) = (0, 0, 0, 0);
     let mut batch = Batch::default();
+    send_changes(line, &shared.changed_at_run_time())?;
     while done < cores {
         let told = match moved.try_recv() {
             Ok(told) => told,
@@ -179,6 +180,28 @@ fn send_all(line: &UnixStream, moved: &mpsc::Receiver<Moved>, shared: &Shared) -
         "handoff: {passed} connections of clients passed, {closed} closed"
     ));
     send_plain(line, Kind::End, passed | (closed as u64) << 32)
+}
+
+fn send_changes(mut line: &UnixStream, changes: &Changes) -> io::Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let mut body = Vec::new();
+    changes.encode(&mut body);
+    if body.len() > BODY_MAX {
+        // The clients are worth more.
+        let len = body.len();
+        log(&format!(
+            "handoff: {len} bytes of users and settings are too many to go on; clients do"
+        ));
+        return Ok(());
+    }
+    let head = Head {
+        kind: Kind::Changes,
+        clients: 0,
+        len: body.len(),
+    };
+    line.write_all(&[&head.compose()[..], &body].concat())
 }
 
 fn send_plain(mut line: &UnixStream, kind: Kind, number: u64) -> io::Result<()> {

@@ -12,6 +12,7 @@ use std::sync::{
 use super::{
     census::{Census, LatencyLog, Totals},
     certificates::{CertificateFiles, TlsPort},
+    changes::AtStart,
     durable::{Durability, Fsync, SavePoints},
     failover::Failovers,
     fleet::Fleet,
@@ -575,6 +576,8 @@ pub struct Shared {
     pub finished: AtomicUsize,
     /// Counts the signals that ask the node to stop.
     pub signals: OnceLock<&'static AtomicU32>,
+    /// What may be changed at run time, as it was at the start.
+    pub at_start: OnceLock<AtStart>,
     /// Brings the file of settings up to date, where there is one.
     pub rewrite: OnceLock<Rewrite>,
     /// Counters per core.
@@ -660,6 +663,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             finished: AtomicUsize::new(0),
             signals: OnceLock::new(),
+            at_start: OnceLock::new(),
             rewrite: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),
             meters: (0..settings.cores).map(|_| CoreMeters::default()).collect(),

@@ -931,6 +931,40 @@ def is_served(conn, name):
         return False
 
 
+def settings(args, scratch, count):
+    """What CONFIG SET and ACL changed and nobody saved goes on, also over several upgrades, but for that for which the
+    next process is given something else."""
+    with Fleet(args, scratch, "settings") as fleet:
+        fleet.start("--timeout", "77")
+        hers, admin = Conn(fleet.addr, 20.0), Conn(fleet.addr, 20.0)
+        admin.ask("SET", "key", "value")
+        admin.ask("ACL", "SETUSER", "alice", "on", ">sesame-2", "~k*", "+get", "+acl|whoami")
+        admin.ask("CONFIG", "SET", "maxmemory", "123456789", "maxmemory-policy", "allkeys-lru", "timeout", "99")
+        admin.ask("CONFIG", "SET", "requirepass", "sesame-1")
+        hers.ask("AUTH", "alice", "sesame-2")
+
+        def is_kept(what, timeout):
+            count.check("%s: users are known, and keep their connections" % what,
+                        hers.ask("ACL", "WHOAMI") == b"alice" and hers.ask("GET", "key") == b"value"
+                        and hers.call("SET", "key", "1").value.startswith(b"NOPERM"))
+            got = [admin.ask("CONFIG", "GET", name)[1] for name in ("maxmemory", "maxmemory-policy", "timeout")]
+            count.check("%s: settings go on" % what, got == [b"123456789", b"allkeys-lru", timeout], str(got))
+            with Conn(fleet.addr, 5.0) as new:
+                shut = new.call("GET", "key").value.startswith(b"NOAUTH")
+                wrong = new.call("AUTH", "alice", "his").value.startswith(b"WRONGPASS")
+                opened = new.call("AUTH", "sesame-1").value == b"OK" and new.call("GET", "key").value == b"value"
+            count.check("%s: so do passwords" % what, shut and wrong and opened)
+
+        for round, timeout, given in ((1, b"99", ("--timeout", "77")), (2, b"99", ("--timeout", "77")),
+                                      (3, b"55", ("--timeout", "55"))):
+            said = fleet.upgrade(*fleet.node(*given), deadline=20000)
+            count.check("upgrade %d with settings" % round, said[:1] == ["committed"], str(said))
+            is_kept("upgrade %d" % round, timeout)
+        with open(fleet.log.name, errors="replace") as log:
+            text = log.read()
+        count.check("no secret is in the log", "ready on" in text and "sesame" not in text)
+
+
 def preloads(args, scratch, count):
     """The new process reads ahead while the old one serves: what is left for the pause is little, whatever was written
     or removed meanwhile."""
@@ -1431,7 +1465,7 @@ def main():
         return be(args.be, args.control)
     args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, passing, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, members, failovers)
+    parts = (upgrades, passing, settings, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, members, failovers)
     parts += () if args.short else (stops,)
     for args.supervisor in args.supervisors:
         if args.supervisor != args.supervisors[0] and args.short:

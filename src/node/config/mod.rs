@@ -30,6 +30,12 @@ use super::args::{Options, UsageError};
 pub(super) use rewrite::rewriter;
 pub(super) use table::{SETTINGS, Setting};
 
+/// Does CONFIG SET change it?
+pub(super) fn is_live(parameter: &str) -> bool {
+    let mut settings = SETTINGS.iter();
+    settings.any(|setting| setting.is_live && setting.parameter == parameter)
+}
+
 /// Reads a file.
 type Read = Box<dyn Fn(&Path) -> io::Result<String>>;
 

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use ringkeep::handoff::{
     Decoder, Id, Incumbent, Message, Notes, Owner, Role, Seal, Successor, Supervisor, WireError,
     incumbent,
-    passing::{Client, Greeting, Head, states},
+    passing::{Changes, Client, Greeting, Head, states},
     successor, supervisor,
 };
 
@@ -39,6 +39,11 @@ fuzz_target!(|input: (u8, &[u8])| {
         let mut again = Vec::new();
         client.encode(&mut again);
         assert_eq!(Client::decode(&again), Some(client));
+    }
+    if let Some(changes) = Changes::decode(bytes) {
+        let mut again = Vec::new();
+        changes.encode(&mut again);
+        assert_eq!(Changes::decode(&again), Some(changes));
     }
     if let Some(greeting) = Greeting::read(bytes) {
         assert_eq!(greeting.compose(), bytes);
