@@ -49,6 +49,7 @@ fn allocations(pipeline: usize, rounds: usize) -> u64 {
         replication_port: None,
         segment_len: 1 << 20,
         clients_max: usize::MAX,
+        takes_time: true,
         announce: String::new(),
         slots: None,
     };

@@ -233,6 +233,7 @@ impl Fleet {
             replication_port: Some(PORT + 10_000),
             segment_len: 1 << 18,
             clients_max: usize::MAX,
+            takes_time: false,
         };
         let now_ms = world.now() / MS;
         let mut shared = Shared::new(settings, now_ms, String::new());

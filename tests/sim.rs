@@ -957,6 +957,7 @@ impl Sim {
             replication_port: None,
             segment_len: self.plan.segment_len,
             clients_max: usize::MAX,
+            takes_time: false,
         };
         let now_ms = world.now() / MS;
         let shared = Arc::new(Shared::new(settings, now_ms, String::new()));

@@ -186,6 +186,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         journals: options.journals.unwrap_or(options.dir.is_some()),
         segment_len: SEGMENT_LEN,
         clients_max,
+        takes_time: true,
         announce: options
             .announce
             .map_or_else(|| options.bind.first().cloned(), |at| Some(at.to_string()))

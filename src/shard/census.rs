@@ -358,6 +358,9 @@ impl State {
         args: Args<'_>,
         start: Instant,
     ) {
+        if !self.shared.settings.takes_time {
+            return;
+        }
         let taken = start.elapsed();
         self.timed_nanos += taken.as_nanos() as u64;
         if let Some(place) = self.table.place(spec) {

@@ -388,7 +388,8 @@ impl State {
             let blocks = away[before..]
                 .iter()
                 .any(|(_, after)| matches!(after, After::Listen(..)));
-            if collection.jobs.is_empty() || is_heard || blocks || start.elapsed() > LOAN_TIME {
+            let is_late = self.shared.settings.takes_time && start.elapsed() > LOAN_TIME;
+            if collection.jobs.is_empty() || is_heard || blocks || is_late {
                 break;
             }
         }
