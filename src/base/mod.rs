@@ -10,6 +10,12 @@ pub use glob::glob_match;
 pub use num::{format_f64, format_long, parse_f64, parse_i64, parse_u64};
 pub use rng::Rng;
 
+/// May this name a machine? A blank would cut it in two wherever it is written down.
+pub fn is_host(text: &str) -> bool {
+    let is_odd = |char: char| char.is_whitespace() || char.is_control();
+    !text.is_empty() && !text.contains(is_odd)
+}
+
 /// Milliseconds since 1970, as deadlines are kept and sent.
 pub type Ms = u64;
 

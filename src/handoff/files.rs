@@ -14,13 +14,15 @@
 //! shard 0 3640114259558401 17
 //! shard 1 3640114259558401 4
 //! leads 12
+//! asked 6379 10.0.0.1
+//! follows nobody
 //! sha256 ...
 //! ```
 //!
 //! A line for each shard with the generation and the offset at which its journal ends; the epoch of elections
-//! that the node led, if it led one; and the checksum of
-//! all lines before the last one, which is also what the incumbent tells the supervisor. A successor goes on
-//! only from exactly this.
+//! that the node led, if it led one; whom it was started to follow and whom it follows, if that is somebody else
+//! since; and the checksum of all lines before the last one, which is also what the incumbent tells the
+//! supervisor. A successor goes on only from exactly this.
 
 use std::fmt::Write;
 
@@ -111,6 +113,18 @@ pub struct Seal {
     pub ends: Vec<Position>,
     /// The epoch that the node led, or 0.
     pub leads: u64,
+    /// Set where the node does not follow whom it was started to follow.
+    pub redirected: Option<Redirected>,
+}
+
+/// Somebody said that a node is to follow another one than it was started to follow: hosts and ports, none for
+/// nobody. No host has a blank in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Redirected {
+    /// As the node was started.
+    pub asked: Option<(String, u16)>,
+    /// As it is.
+    pub follows: Option<(String, u16)>,
 }
 
 impl Seal {
@@ -124,6 +138,14 @@ impl Seal {
         }
         if self.leads > 0 {
             let _ = writeln!(text, "leads {}", self.leads);
+        }
+        if let Some(Redirected { asked, follows }) = &self.redirected {
+            for (what, whom) in [("asked", asked), ("follows", follows)] {
+                let _ = match whom {
+                    None => writeln!(text, "{what} nobody"),
+                    Some((host, port)) => writeln!(text, "{what} {port} {host}"),
+                };
+            }
         }
         let sum: [u8; 32] = Sha256::digest(&text).into();
         let _ = writeln!(text, "sha256 {}", Sum(&sum));
@@ -172,12 +194,21 @@ impl Seal {
             leads = number(epoch)?;
             line = lines.next()?;
         }
+        let mut redirected = None;
+        if let Some(asked) = line.strip_prefix("asked ") {
+            redirected = Some(Redirected {
+                asked: followed(asked)?,
+                follows: followed(lines.next()?.strip_prefix("follows ")?)?,
+            });
+            line = lines.next()?;
+        }
         let sum = parse_hex(line.strip_prefix("sha256 ")?)?;
         let seal = Seal {
             id,
             owner,
             ends,
             leads,
+            redirected,
         };
         lines.next().is_none().then_some((seal, sum))
     }
@@ -204,6 +235,16 @@ fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| is_plain)
 }
 
+/// Of `nobody` or `PORT HOST`.
+fn followed(text: &str) -> Option<Option<(String, u16)>> {
+    if text == "nobody" {
+        return Some(None);
+    }
+    let (port, host) = text.split_once(' ')?;
+    let port = u16::try_from(number(port)?).ok().filter(|port| *port > 0)?;
+    Some(Some((host.to_string(), port)))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -217,6 +258,43 @@ mod tests {
             owner: 7,
             ends: vec![at(3, 17), at(u64::MAX, 0)],
             leads: 0,
+            redirected: None,
+        }
+    }
+
+    #[test]
+    fn whom_a_node_follows_is_read_as_it_was_written() {
+        let to = |host: &str, port| Some((host.to_string(), port));
+        for (asked, follows, text) in [
+            (None, to("a", 1), "\nasked nobody\nfollows 1 a\nsha256 "),
+            (
+                to("::1", 65535),
+                None,
+                "\nasked 65535 ::1\nfollows nobody\nsha256 ",
+            ),
+            (
+                to("a", 1),
+                to("nobody", 2),
+                "\nasked 1 a\nfollows 2 nobody\nsha256 ",
+            ),
+        ] {
+            let seal = Seal {
+                redirected: Some(Redirected { asked, follows }),
+                ..seal()
+            };
+            let (composed, _) = seal.compose();
+            assert!(composed.contains(text), "{composed}");
+            assert_eq!(Seal::read(composed.as_bytes()), Ok(seal));
+        }
+        let (text, _) = seal().compose();
+        for bad in [
+            "asked nobody\n",
+            "asked 1\nfollows nobody\n",
+            "asked 0 a\nfollows nobody\n",
+            "follows 1 a\n",
+        ] {
+            let bad = text.replace("sha256", &format!("{bad}sha256"));
+            assert_eq!(Seal::read(bad.as_bytes()), Err(FileFault::Form), "{bad}");
         }
     }
 

@@ -19,7 +19,7 @@ pub mod successor;
 pub mod supervisor;
 pub mod wire;
 
-pub use files::{FileFault, Owner, Seal};
+pub use files::{FileFault, Owner, Redirected, Seal};
 pub use incumbent::Incumbent;
 pub use notes::{Noted, Notes};
 pub use successor::Successor;

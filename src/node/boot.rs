@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cmd::Shard,
-    handoff::{Id, Owner, files},
+    handoff::{Id, Owner, Redirected, files},
     journal::meta::Meta,
     recover::{self, Filling, Place, Plan, RecoverError, Survey, View},
     route::Routing,
@@ -38,6 +38,8 @@ pub(super) struct Boot {
     pub revisions: Vec<u64>,
     /// The epoch that the incumbent led, or 0.
     pub led: u64,
+    /// Whom the incumbent followed, where it was started to follow somebody else.
+    pub redirected: Option<Redirected>,
 }
 
 /// Whether handoffs are wanted where a directory is taken.
@@ -79,13 +81,13 @@ impl Boot {
         let plans = survey
             .look(&dir, &dir.meta, View::Still)
             .map_err(|error| StartError::Recover(dir.path().to_owned(), error))?;
-        let (revisions, led) = match taking {
+        let (revisions, led, redirected) = match taking {
             Taking::Over(id) => {
                 let seal = handoff::check_seal(dir.path(), id, &plans);
                 let seal = seal.map_err(StartError::Handoff)?;
-                (seal.revisions(), seal.leads)
+                (seal.revisions(), seal.leads, seal.redirected)
             }
-            Taking::Plainly | Taking::First => (Vec::new(), 0),
+            Taking::Plainly | Taking::First => (Vec::new(), 0, None),
         };
         shared.rollbacks.look_at(&dir).map_err(|error| {
             StartError::Data(DataError::Io("read", dir.path().to_owned(), error))
@@ -135,6 +137,7 @@ impl Boot {
             owner,
             revisions,
             led,
+            redirected,
         })
     }
 

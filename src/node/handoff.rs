@@ -26,12 +26,12 @@ use super::{Options, StartError, preload::Preload};
 use crate::{
     base::{Ms, Position},
     handoff::{
-        Id, Owner, Seal, Successor, files,
+        Id, Owner, Redirected, Seal, Successor, files,
         passing::{Changes, Client, Greeting, HEAD_LEN, Head, Kind, states},
         successor::{Effect, Event},
     },
     recover::Plan,
-    shard::{Arrival, Back, Estate, Shared, for_clients, log},
+    shard::{Arrival, Back, Estate, Shared, for_clients, lock, log},
     tools::DataDir,
 };
 
@@ -565,6 +565,9 @@ pub(super) struct House {
     pub owner: Owner,
     clients: Arc<Vec<OwnedFd>>,
     names: Vec<String>,
+    /// Whom the node was started to follow.
+    asked: Option<(String, u16)>,
+    shared: Arc<Shared>,
     /// Whom to tell that all is served, and what.
     told: Option<(mpsc::Sender<Served>, Served)>,
 }
@@ -575,8 +578,11 @@ impl House {
         inherited: &Inherited,
         (dir, owner, revisions): (Arc<DataDir>, Owner, Vec<u64>),
         sender: Option<mpsc::Sender<Served>>,
+        (asked, shared): (Option<(String, u16)>, Arc<Shared>),
     ) -> Self {
         Self {
+            asked,
+            shared,
             dir,
             owner,
             clients: inherited.clients.clone(),
@@ -597,11 +603,18 @@ impl House {
 
 impl Estate for House {
     fn let_go(&mut self, id: Id, ends: Vec<Position>, leads: u64) -> io::Result<[u8; 32]> {
+        let follows = lock(&self.shared.told_to_follow).clone();
+        // Members are told by the elections whom they follow.
+        let is_redirected = follows != self.asked && self.shared.election.is_none();
         let seal = Seal {
             id,
             owner: self.owner.number,
             ends,
             leads,
+            redirected: is_redirected.then(|| Redirected {
+                asked: self.asked.clone(),
+                follows,
+            }),
         };
         let (text, sum) = seal.compose();
         write(self.dir.path(), files::SEAL, &text)?;

@@ -307,7 +307,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         Some(dir) => member::read_record(dir.as_ref())?,
         None => Record::default(),
     };
-    let replica_of = upstream(options, &record);
+    let mut replica_of = upstream(options, &record);
     shared.failovers = Failovers::new(record);
     if let Ok(mut tunables) = shared.tunables.write() {
         tunables.password = options.password.clone();
@@ -328,7 +328,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     shared.tls = tls_port(options, &shared)?;
     if let Some(file) = &options.config {
-        let rewrite = config::rewriter(file.path.clone(), shared.parameters());
+        // As the file has it.
+        lock(&shared.told_to_follow).clone_from(&options.replica_of);
+        let is_led = !options.peers.is_empty();
+        let rewrite = config::rewriter(file, shared.parameters(), is_led);
         // Nobody else sets it.
         let _ = shared.rewrite.set(rewrite);
     }
@@ -356,6 +359,18 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             (taking, preload),
         )?),
     };
+    let redirected = boot.as_ref().and_then(|boot| boot.redirected.as_ref());
+    // Who is given something else than the process before is to do that.
+    if let Some(redirected) = redirected.filter(|known| known.asked == options.replica_of) {
+        replica_of = redirected.follows.clone();
+        log(&match &replica_of {
+            None => "handoff: following nobody, as the process before".into(),
+            Some((host, port)) => {
+                format!("handoff: following {host}:{port}, as the process before")
+            }
+        });
+    }
+    *lock(&shared.told_to_follow) = replica_of.clone();
     let mut membership = match (&options.dir, elect_port) {
         (Some(dir), Some(_)) => {
             let membership = member::read(options, dir.as_ref(), chance.hash_one(4))?;
@@ -374,7 +389,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .map(|(inherited, boot)| {
             shared.handover.owner.store(boot.owner.number, Relaxed);
             let taken = (boot.dir(), boot.owner, boot.revisions.clone());
-            House::new(inherited, taken, served)
+            let role = (options.replica_of.clone(), shared.clone());
+            House::new(inherited, taken, served, role)
         });
 
     // The directory is ours, so the incumbent has let it go.

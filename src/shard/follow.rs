@@ -319,6 +319,7 @@ impl Follower {
 
     /// The same from the start of the node on.
     pub(super) fn go_on_following(&mut self, state: &mut State, target: Option<(String, u16)>) {
+        lock(&self.shared.told_to_follow).clone_from(&target);
         let mut is_loading = false;
         if let Some(old) = self.target.take() {
             // What was begun comes to its end.

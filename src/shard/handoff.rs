@@ -196,6 +196,8 @@ struct Line {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Asking {
     No,
+    /// The node itself, whether its files have all again.
+    Mend,
     Drain,
     Seal(Id),
 }
@@ -416,7 +418,10 @@ impl Control {
         }
         if self.ask_at.is_some_and(|at| at <= now) {
             self.ask_at = None;
-            self.ask(state);
+            match self.asking {
+                Asking::Mend => self.drain(now, state),
+                _ => self.ask(state),
+            }
         }
         let mut worked = false;
         while !self.effects.is_empty() {
@@ -475,12 +480,7 @@ impl Control {
             Effect::Drain => {
                 log("handoff: prepares");
                 handover.begun.fetch_add(1, SeqCst);
-                if can_be_sealed(state) {
-                    handover.set(Stage::Draining);
-                    self.begin(Asking::Drain, state);
-                } else {
-                    self.tell(Event::CannotDrain, now, state.now);
-                }
+                self.drain(now, state);
             }
             Effect::Seal(id) => {
                 handover.set(Stage::Sealing);
@@ -570,6 +570,20 @@ impl Control {
         tell_cores(state);
     }
 
+    /// Brings the node to an end, as soon as that is possible.
+    fn drain(&mut self, now: Nanos, state: &mut State) {
+        if can_be_sealed(state) {
+            state.shared.handover.set(Stage::Draining);
+            self.begin(Asking::Drain, state);
+        } else if can_be_sealed_soon(state) {
+            // All are served meanwhile. If it takes too long, the supervisor gives up.
+            (self.asking, self.ask_at) = (Asking::Mend, Some(now + ROUND_NS));
+        } else {
+            self.end_asking();
+            self.tell(Event::CannotDrain, now, state.now);
+        }
+    }
+
     fn begin(&mut self, asking: Asking, state: &mut State) {
         self.asking = asking;
         self.calm = None;
@@ -613,7 +627,7 @@ impl Control {
                 self.end_asking();
                 self.seal(id, state, now);
             }
-            Asking::No => {}
+            Asking::No | Asking::Mend => {}
             Asking::Drain | Asking::Seal(_) => self.ask_at = Some(now + ROUND_NS),
         }
     }
@@ -725,9 +739,14 @@ impl State {
 /// What cannot be written down now cannot be sealed. A new beginning of a journal, and a failover, need the
 /// node.
 fn can_be_sealed(state: &State) -> bool {
+    let durable = &state.shared.durable;
+    can_be_sealed_soon(state) && durable.is_kept() && !durable.is_mending()
+}
+
+/// Only a new beginning of the journals is missing, as behind the copy of a primary.
+fn can_be_sealed_soon(state: &State) -> bool {
     let (durable, failovers) = (&state.shared.durable, &state.shared.failovers);
-    let is_well = durable.is_kept() && !durable.broken.load(SeqCst) && !durable.is_mending();
-    is_well && !lock(&failovers.desk).is_under_way()
+    !durable.broken.load(SeqCst) && !lock(&failovers.desk).is_under_way()
 }
 
 /// Rouses the other cores, which then see how far it is.

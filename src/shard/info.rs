@@ -769,11 +769,9 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
         .read()
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
-    let primary = lock(&shared.follow)
+    let primary = lock(&shared.told_to_follow)
         .as_ref()
-        .map_or(String::new(), |follow| {
-            format!("{} {}", follow.host, follow.port)
-        });
+        .map_or(String::new(), |(host, port)| format!("{host} {port}"));
     let mut all: Vec<(String, String)> = [
         ("port", settings.port.to_string()),
         ("bind", settings.bind.clone()),

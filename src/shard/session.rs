@@ -12,7 +12,7 @@ use super::{
     state::State,
 };
 use crate::{
-    base::{glob_match, parse_i64, parse_u64},
+    base::{glob_match, is_host, parse_i64, parse_u64},
     cmd::{self, Spec, Verb},
     elect::role::Signal,
     resp::{Args, Error, Proto},
@@ -414,7 +414,7 @@ impl State {
                 return conn.out.error(&Error::NOT_INTEGER);
             };
             match std::str::from_utf8(host) {
-                Ok(host) if !host.is_empty() => Some((host.to_string(), port)),
+                Ok(host) if is_host(host) => Some((host.to_string(), port)),
                 _ => return conn.out.error(&Error::fixed("ERR Invalid master host")),
             }
         };
@@ -423,6 +423,7 @@ impl State {
             None => format!("client {}: following nobody", conn.peer_text()),
         });
         self.note_operator(target.as_ref());
+        lock(&self.shared.told_to_follow).clone_from(&target);
         // Writes are refused, or taken, from this reply on; the links follow in their own time.
         if target.is_none() {
             self.shared.epoch.fetch_add(1, SeqCst);

@@ -580,6 +580,8 @@ pub struct Shared {
     pub finished: AtomicUsize,
     /// Counts the signals that ask the node to stop.
     pub signals: OnceLock<&'static AtomicU32>,
+    /// Whom the node is to follow, as it was said: the port may be that of clients.
+    pub told_to_follow: Mutex<Option<(String, u16)>>,
     /// What may be changed at run time, as it was at the start.
     pub at_start: OnceLock<AtStart>,
     /// Brings the file of settings up to date, where there is one.
@@ -667,6 +669,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             finished: AtomicUsize::new(0),
             signals: OnceLock::new(),
+            told_to_follow: Mutex::default(),
             at_start: OnceLock::new(),
             rewrite: OnceLock::new(),
             stats: (0..settings.cores).map(|_| CoreStats::default()).collect(),

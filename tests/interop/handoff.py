@@ -558,6 +558,51 @@ def replicas(args, scratch, count):
         load.end(count, "replicas")
 
 
+def roles(args, scratch, count):
+    """Whom REPLICAOF said to follow, nobody included, the next process follows, too, unless it is given somebody else;
+    no write is taken in between by who should take none, and none that was taken is lost."""
+    with contextlib.ExitStack() as stack:
+        one, other, node = [stack.enter_context(Fleet(args, scratch, name)) for name in ("one", "other", "turned")]
+        for fleet in (one, other):
+            fleet.start("--replication-port", str(fleet.port + 10000))
+            with Conn(fleet.addr) as conn:
+                conn.ask("SET", "whose", str(fleet.port))
+        node.start("--replication-port", "0")
+        client = stack.enter_context(Conn(node.addr, 20.0))
+        client.ask("SET", "whose", "own")
+
+        def is_copy_of(fleet):
+            reply = client.call("SET", "x", "1").value
+            return reply.startswith(b"READONLY") and has(node.addr, "whose", b"%d" % fleet.port)
+
+        def upgraded(what, *more):
+            said = node.upgrade(*node.node("--replication-port", "0", *more), deadline=20000)
+            count.check("upgrade %s" % what, said[:1] == ["committed"], str(said))
+
+        def copies():
+            with Conn(one.addr) as conn:
+                return conn.info("replication")["sync_full"]
+
+        client.ask("REPLICAOF", "127.0.0.1", str(one.port))
+        wait_until("it follows", 20, lambda: is_copy_of(one))
+        before = copies()
+        for round in ("behind REPLICAOF", "behind that one"):
+            upgraded(round)
+            count.check("%s: it takes no writes" % round, client.call("SET", "x", "1").value.startswith(b"READONLY"))
+            with Conn(one.addr) as conn:
+                conn.ask("SET", "round", round)
+            wait_until("it follows on", 20, lambda: has(node.addr, "round", round.encode()))
+            count.check("%s: it goes on where it was" % round, copies() == before, copies())
+        upgraded("with another primary", "--replicaof", "127.0.0.1:%d" % other.port)
+        wait_until("it follows the other", 20, lambda: is_copy_of(other))
+        client.ask("REPLICAOF", "NO", "ONE")
+        client.ask("SET", "mine", "1")
+        upgraded("behind NO ONE", "--replicaof", "127.0.0.1:%d" % other.port)
+        count.check("it is a primary, and has what it took",
+                    client.ask("ROLE")[0] == b"master" and client.ask("GET", "mine") == b"1"
+                    and client.call("SET", "x", "1").value == b"OK")
+
+
 class Incrementer(threading.Thread):
     """Counts up on one connection that is never made anew, and asks that another member has it."""
 
@@ -1126,6 +1171,7 @@ class Own:
         return self
 
     def __exit__(self, kind, *_):
+        if os.environ.get("SHOW_LOG"): sys.stderr.write(open(self.log.name, errors="replace").read()[-6000:])
         self.kill()
         for pid in self.pids | self.holders():
             try:
@@ -1465,7 +1511,8 @@ def main():
         return be(args.be, args.control)
     args.supervisors = [os.path.abspath(program) for program in args.supervisors]
     count = Count()
-    parts = (upgrades, passing, settings, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, members, failovers)
+    parts = (upgrades, passing, settings, preloads, aborts, crashes, slow_crashes, failures, late_ones, replicas, roles,
+             members, failovers)
     parts += () if args.short else (stops,)
     for args.supervisor in args.supervisors:
         if args.supervisor != args.supervisors[0] and args.short:

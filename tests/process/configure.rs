@@ -232,6 +232,27 @@ fn config_rewrite_keeps_what_was_written_by_hand() {
     let again = Node::start(&["--config", &file]);
     assert_eq!(shown(&again, "appendfsync"), "always");
     assert_eq!(shown(&again, "maxmemory"), "1073741824");
+    drop(again);
+    // REPLICAOF is kept by it alone.
+    let node = Node::start(&["--config", &file]);
+    let mut client = node.client();
+    assert_eq!(client.say("REPLICAOF 127.0.0.1 9"), "+OK");
+    assert_eq!(client.say("CONFIG REWRITE"), "+OK");
+    assert!(read().ends_with("\n[replication]\nupstream = \"127.0.0.1:9\"\n"));
+    drop((client, node));
+    let node = Node::start(&["--config", &file]);
+    let mut client = node.client();
+    assert_eq!(shown(&node, "replicaof"), "127.0.0.1 9");
+    assert!(client.say("SET a 1").starts_with("-READONLY"));
+    assert_eq!(client.say("REPLICAOF no one"), "+OK");
+    assert_eq!(client.say("CONFIG REWRITE"), "+OK");
+    assert!(read().ends_with("\n[replication]\n"));
+    for host in [&b"a b"[..], b"a\n"] {
+        let reply = client.send(&[b"REPLICAOF", host, b"1"]);
+        assert_eq!(reply, "-ERR Invalid master host");
+    }
+    drop((client, node));
+    let again = Node::start(&["--config", &file]);
     // What is no file of settings any more is left alone.
     fs::write(&file, "[server\n").expect("it can be written");
     let reply = again.client().say("CONFIG REWRITE");

@@ -2,6 +2,7 @@
 
 use super::super::args::Options;
 use crate::{
+    base::is_host,
     elect::{NodeId, parse_peers},
     node::UsageError,
     route::Scopes,
@@ -228,7 +229,7 @@ fn place(text: &str) -> Result<Option<(String, u16)>, Refused> {
     let host = host.trim().trim_start_matches('[').trim_end_matches(']');
     let port = port.trim().parse().ok().filter(|port| *port > 0);
     match port {
-        Some(port) if !host.is_empty() => Ok(Some((host.to_string(), port))),
+        Some(port) if is_host(host) => Ok(Some((host.to_string(), port))),
         _ => Err(Refused::Value),
     }
 }

@@ -4,17 +4,29 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Mutex,
 };
 
-use toml_edit::{DocumentMut, Item, Table, Value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
-use super::table::{Kind, SETTINGS, Setting};
+use super::{
+    ConfigFile,
+    table::{Kind, SETTINGS, Setting},
+};
 use crate::shard::{Rewrite, lock};
 
-/// What was changed since the file was read or rewritten is put into it.
-pub(in super::super) fn rewriter(path: PathBuf, at_start: Vec<(String, String)>) -> Rewrite {
+/// Whom REPLICAOF named is in this parameter: `HOST PORT`, or nothing for nobody.
+const FOLLOWED: &str = "replicaof";
+
+/// What was changed since the file was read or rewritten is put into it; whom the node follows only where that
+/// is not told by elections.
+pub(in super::super) fn rewriter(
+    file: &ConfigFile,
+    at_start: Vec<(String, String)>,
+    is_led: bool,
+) -> Rewrite {
+    let ConfigFile { path, is_kevy } = file.clone();
     let known: Mutex<BTreeMap<String, String>> = Mutex::new(at_start.into_iter().collect());
     Rewrite(Box::new(move |parameters| {
         let mut known = lock(&known);
@@ -30,7 +42,9 @@ pub(in super::super) fn rewriter(path: PathBuf, at_start: Vec<(String, String)>)
         // A link stays one, and what it leads to is replaced.
         let path = fs::canonicalize(&path).map_err(plain)?;
         let text = fs::read_to_string(&path).map_err(plain)?;
-        let text = rewritten(&text, &changes)?;
+        let followed = now.get(FOLLOWED);
+        let followed = followed.filter(|_| !is_led && followed != known.get(FOLLOWED));
+        let text = rewritten(&text, &changes, followed.map(|whom| (&whom[..], is_kevy)))?;
         replace(&path, &text).map_err(plain)?;
         *known = now;
         Ok(())
@@ -44,33 +58,75 @@ fn plain(error: io::Error) -> String {
     text[..end].into()
 }
 
-/// The text of the file with new values.
+/// The text of the file with new values, and with another primary in a file that is a kevy's or not.
 ///
 /// # Errors
 /// It is no TOML any more.
-fn rewritten(text: &str, changes: &[(&Setting, &str)]) -> Result<String, String> {
+fn rewritten(
+    text: &str,
+    changes: &[(&Setting, &str)],
+    followed: Option<(&str, bool)>,
+) -> Result<String, String> {
     let document = text.parse::<DocumentMut>();
     let mut document = document.map_err(|error| error.message().replace('\n', ", "))?;
     for (setting, text) in changes {
         let (section, key) = setting.place;
-        let table = document.entry(section).or_insert_with(|| {
-            let mut table = Table::new();
-            table.decor_mut().set_prefix("\n");
-            Item::Table(table)
-        });
-        let table = table.as_table_like_mut();
-        let table = table.ok_or_else(|| format!("'{section}' is no section"))?;
-        let mut value = value(setting.kind, text);
-        match table.get_mut(key).and_then(Item::as_value_mut) {
-            Some(old) => {
-                // With the comment behind it.
-                *value.decor_mut() = old.decor().clone();
-                *old = value;
+        put(
+            table(&mut document, section)?,
+            key,
+            value(setting.kind, text),
+        );
+    }
+    if let Some((whom, is_kevy)) = followed {
+        let table = table(&mut document, "replication")?;
+        let role = table.get("role").and_then(Item::as_str).map(String::from);
+        match whom.rsplit_once(' ') {
+            None => {
+                table.remove("upstream");
+                // What is no replica any more takes replicas.
+                if role.as_deref() == Some("replica") {
+                    put(table, "role", Value::from("primary"));
+                }
             }
-            None => drop(table.insert(key, Item::Value(value))),
+            Some((host, port)) => {
+                let upstream = match host.contains(':') {
+                    true => format!("[{host}]:{port}"),
+                    false => format!("{host}:{port}"),
+                };
+                put(table, "upstream", Value::from(upstream));
+                // Without that a kevy would follow nobody.
+                if is_kevy || role.is_some() {
+                    put(table, "role", Value::from("replica"));
+                }
+            }
         }
     }
     Ok(document.to_string())
+}
+
+/// A section of a file, which is there from now on.
+fn table<'a>(
+    document: &'a mut DocumentMut,
+    section: &str,
+) -> Result<&'a mut dyn TableLike, String> {
+    let table = document.entry(section).or_insert_with(|| {
+        let mut table = Table::new();
+        table.decor_mut().set_prefix("\n");
+        Item::Table(table)
+    });
+    let table = table.as_table_like_mut();
+    table.ok_or_else(|| format!("'{section}' is no section"))
+}
+
+/// Puts a value into the place of another one, with the comment behind it.
+fn put(table: &mut dyn TableLike, key: &str, mut value: Value) {
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
+        }
+        None => drop(table.insert(key, Item::Value(value))),
+    }
 }
 
 /// A value as a file has it.
@@ -109,7 +165,7 @@ mod tests {
             .iter()
             .map(|(name, text)| (named(name).expect("it is one"), *text))
             .collect();
-        rewritten(text, &changes).expect("it is TOML")
+        rewritten(text, &changes, None).expect("it is TOML")
     }
 
     #[test]
@@ -150,7 +206,35 @@ mod tests {
     }
 
     #[test]
+    fn whom_a_node_follows_is_written() {
+        let follow = |text: &str, whom, is_kevy| {
+            rewritten(text, &[], Some((whom, is_kevy))).expect("it is TOML")
+        };
+        let text = "[replication]\nrole = \"replica\" # mine\nupstream = \"a:1\" # theirs\n";
+        assert_eq!(
+            follow(text, "b 2", false),
+            "[replication]\nrole = \"replica\" # mine\nupstream = \"b:2\" # theirs\n"
+        );
+        assert_eq!(
+            follow(text, "", true),
+            "[replication]\nrole = \"primary\" # mine\n"
+        );
+        assert_eq!(
+            follow("", "::1 2", false),
+            "\n[replication]\nupstream = \"[::1]:2\"\n"
+        );
+        assert_eq!(
+            follow("[replication]\nupstream = \"a:1\"\n", "", false),
+            "[replication]\n"
+        );
+        assert_eq!(
+            follow("", "b 2", true),
+            "\n[replication]\nupstream = \"b:2\"\nrole = \"replica\"\n"
+        );
+    }
+
+    #[test]
     fn a_file_that_is_none_any_more_is_left_alone() {
-        assert!(rewritten("[server\n", &[]).is_err());
+        assert!(rewritten("[server\n", &[], None).is_err());
     }
 }
