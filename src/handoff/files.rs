@@ -20,8 +20,8 @@
 //! ```
 //!
 //! A line for each shard with the generation and the offset at which its journal ends; the epoch of elections
-//! that the node led, if it led one; whom it was started to follow and whom it follows, if that is somebody else
-//! since; and the checksum of all lines before the last one, which is also what the incumbent tells the
+//! that the node led, if it led one; whom it was started to follow and whom it follows, if that is somebody
+//! else since; and the checksum of all lines before the last one, which is also what the incumbent tells the
 //! supervisor. A successor goes on only from exactly this.
 
 use std::fmt::Write;
@@ -117,8 +117,8 @@ pub struct Seal {
     pub redirected: Option<Redirected>,
 }
 
-/// Somebody said that a node is to follow another one than it was started to follow: hosts and ports, none for
-/// nobody. No host has a blank in it.
+/// Somebody said that a node is to follow another one than it was started to follow: hosts and ports, none
+/// for nobody. No host has a blank in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Redirected {
     /// As the node was started.

@@ -1,5 +1,5 @@
-//! What goes from the incumbent to the successor beside the data, on a line between the two that no supervisor
-//! knows of: the connections of clients, and what was changed at run time.
+//! What goes from the incumbent to the successor beside the data, on a line between the two that no
+//! supervisor knows of: the connections of clients, and what was changed at run time.
 //!
 //! The successor says [`Greeting`] with the handoff's id. The incumbent answers only once it is over with it:
 //!

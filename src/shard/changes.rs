@@ -1,6 +1,6 @@
-//! What was changed at run time and is in no file: parameters, by CONFIG SET, and users. A process that takes over
-//! goes on with it, as nobody notices that it is another one; where it was itself started with something else than
-//! the process before it, that was meant.
+//! What was changed at run time and is in no file: parameters, by CONFIG SET, and users. A process that takes
+//! over goes on with it, as nobody notices that it is another one; where it was itself started with something
+//! else than the process before it, that was meant.
 
 use std::sync::{Arc, atomic::Ordering::Release};
 

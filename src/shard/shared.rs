@@ -69,8 +69,8 @@ pub struct Settings {
     pub segment_len: u64,
     /// Clients for which there are descriptors.
     pub clients_max: usize,
-    /// How long requests take is told by the machine's clock. In a simulated world, which has another one, they
-    /// take no time: what is cut short because it takes too long would differ from run to run.
+    /// How long requests take is told by the machine's clock. In a simulated world, which has another one,
+    /// they take no time: what is cut short because it takes too long would differ from run to run.
     pub takes_time: bool,
 }
 

@@ -19,8 +19,8 @@ use crate::shard::{Rewrite, lock};
 /// Whom REPLICAOF named is in this parameter: `HOST PORT`, or nothing for nobody.
 const FOLLOWED: &str = "replicaof";
 
-/// What was changed since the file was read or rewritten is put into it; whom the node follows only where that
-/// is not told by elections.
+/// What was changed since the file was read or rewritten is put into it; whom the node follows only where
+/// that is not told by elections.
 pub(in super::super) fn rewriter(
     file: &ConfigFile,
     at_start: Vec<(String, String)>,
