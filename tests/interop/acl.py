@@ -560,7 +560,8 @@ def protected(scratch, options):
 
 
 def handoff(scratch, options):
-    """Connections keep their user when another process takes over, if that process has one of that name."""
+    """Connections keep their user when another process takes over, and users are as they were, saved or not, unless
+    the file has others by then."""
     folder = scratch.sub("handoff")
     users = os.path.join(folder, "users.acl")
     with open(users, "w") as file:
@@ -583,15 +584,22 @@ def handoff(scratch, options):
         is_early = "does not serve yet" in done.stderr
         return None if is_early else done
 
-    done = wait_until("the supervisor takes the node for one that serves", 20, upgraded, every=0.1)
-    count.check("the upgrade", done.returncode == 0, done.stderr + done.stdout)
-    count.check("the default user's connection goes on", admin.ask("CLIENT", "ID") == before)
-    count.check("the users are those of the file", admin.ask("ACL", "USERS") == [b"bob", b"default"])
-    count.check("who it is goes along", bob.ask("ACL", "WHOAMI") == b"bob")
-    count.check("what it may goes along", not bob.call("SET", "a", "1").is_error)
-    refused = bob.call("SET", "b", "1")
-    count.check("what it may not, too", refused.value.startswith(b"NOPERM"), repr(refused))
-    count.check("a user that was not saved is gone, and its connection", is_closed(eve))
+    def upgrades(users):
+        done = wait_until("the supervisor takes the node for one that serves", 20, upgraded, every=0.1)
+        count.check("the upgrade", done.returncode == 0, done.stderr + done.stdout)
+        count.check("the default user's connection goes on", admin.ask("CLIENT", "ID") == before)
+        count.check("the users", admin.ask("ACL", "USERS") == users)
+        count.check("who it is goes along", bob.ask("ACL", "WHOAMI") == b"bob")
+        count.check("what it may goes along", not bob.call("SET", "a", "1").is_error)
+        refused = bob.call("SET", "b", "1")
+        count.check("what it may not, too", refused.value.startswith(b"NOPERM"), repr(refused))
+
+    upgrades([b"bob", b"default", b"eve"])
+    count.check("a user that was not saved, too", eve.ask("ACL", "WHOAMI") == b"eve")
+    with open(users, "a") as file:
+        file.write("user carl on nopass\n")
+    upgrades([b"bob", b"carl", b"default"])
+    count.check("a user that the file has not is gone, and its connection", is_closed(eve))
     admin.ask("PUBLISH", "c", "x")
     count.check("a listener hears on", listener.read().plain()[:2] == [b"message", b"c"])
     server.stop()
