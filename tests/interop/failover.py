@@ -334,6 +334,8 @@ def held(scratch, count):
             with a.conn() as k:
                 k.ask("INCR", "n")
             c.ask("FAILOVER", "TO", "127.0.0.1", str(b.port), "TIMEOUT", "1500" if ends == "aborted" else "20000")
+            # The reply only says that it is begun.
+            wait_until("writes are held", 10, lambda: status(a)[b"failover_phase"] == b"waiting")
             conns = [a.conn(30) for _ in range(4)]
             conns[0].send("INCR", "n")
             for words in (("MULTI",), ("INCR", "n"), ("EXEC",)):
