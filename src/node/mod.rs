@@ -39,6 +39,7 @@ pub use usage::usage;
 use crate::{
     base::seed_histories,
     failover::{Place, Record, Stands},
+    handoff::Redirected,
     journal::FileName,
     mesh,
     proof::NAME_MAX,
@@ -360,8 +361,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         )?),
     };
     let redirected = boot.as_ref().and_then(|boot| boot.redirected.as_ref());
-    // Who is given something else than the process before is to do that.
-    if let Some(redirected) = redirected.filter(|known| known.asked == options.replica_of) {
+    // Who is given something else than the process before is to do that; members are told by elections.
+    let is_meant = |known: &&Redirected| known.asked == options.replica_of && elect_port.is_none();
+    if let Some(redirected) = redirected.filter(is_meant) {
         replica_of = redirected.follows.clone();
         log(&match &replica_of {
             None => "handoff: following nobody, as the process before".into(),
