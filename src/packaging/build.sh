@@ -66,6 +66,8 @@ mkdir -p "$tree/DEBIAN/source/debian"
 : >"$tree/DEBIAN/source/debian/control"
 libraries=$(cd "$tree/DEBIAN/source" && dpkg-shlibdeps -O -e"$tree/usr/bin/ringkeep" 2>/dev/null | cut -d = -f 2-)
 rm -r "$tree/DEBIAN/source"
+# A static binary wants none.
+libraries=${libraries:+$libraries, }
 size=$(du -k -s --exclude=DEBIAN "$tree" | cut -f 1)
 sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" -e "s/@SIZE@/$size/" -e "s/@LIBRARIES@/$libraries/" \
     $here/control >"$tree/DEBIAN/control"

@@ -11,6 +11,7 @@ Runs with the Python of the peers, which has prometheus_client.
 import argparse
 import fcntl
 import http.client
+import itertools
 import json
 import os
 import pty
@@ -22,6 +23,7 @@ import subprocess
 import termios
 import time
 import urllib.request
+from collections import Counter
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -138,13 +140,38 @@ class Case:
             good = family.type == kind and has <= {labels}
             self.check("%s is as listed" % name, good, (family.type, has, labels))
         with open(os.path.join(DOCS, "grafana.json"), encoding="utf-8") as f:
-            queries = [t["expr"] for p in json.load(f)["panels"] for t in p.get("targets", [])]
+            panels = json.load(f)["panels"]
+        self.board(panels)
+        queries = [t["expr"] for p in panels for t in p.get("targets", [])]
         names = set(re.findall(r"\b(?:ringkeep|process)_[a-z_]+", " ".join(queries)))
         known = {name for name, _ in page.samples}
         # Elections are off, and nothing else that is drawn may be missing.
         missing = {name for name in names - known if not name.startswith("ringkeep_election_")}
         self.check("the dashboard draws what is there", len(names) > 30 and not (missing - self.of_replicas()), missing)
         self.rules(queries + self.alarms(), set(page.families))
+
+    def board(self, panels):
+        """What a look at the dashboard has shown to matter: places, titles, units, and colours that mean something."""
+        cells = []
+        for panel in panels:
+            name, at = panel["title"], panel["gridPos"]
+            cells += itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"]))
+            if panel["type"] == "row":
+                continue
+            refs = [t["refId"] for t in panel["targets"]]
+            self.check("%s tells its queries apart" % name, len(set(refs)) == len(refs), refs)
+            defaults = panel["fieldConfig"]["defaults"]
+            self.check("%s has a unit" % name, "unit" in defaults, defaults)
+            # Without thresholds of its own, Grafana paints every number above 80 red.
+            plain = panel["type"] in ("timeseries", "heatmap")
+            self.check("%s is not red by default" % name, plain or defaults.get("thresholds"), defaults)
+            log = defaults.get("custom", {}).get("scaleDistribution", {}).get("type") == "log"
+            self.check("%s: no logarithm of 0" % name, not (log and "min" in defaults), defaults)
+        wide = all(x < 24 for x, _ in cells)
+        self.check("the panels lie beside each other", wide and len(set(cells)) == len(cells), Counter(cells).most_common(1))
+        ids, titles = [p["id"] for p in panels], [p["title"] for p in panels]
+        self.check("each panel has a number of its own", len(set(ids)) == len(ids), ids)
+        self.check("each panel has a title of its own", len(set(titles)) == len(titles), titles)
 
     def rules(self, queries, families):
         """A Prometheus reads each query, and each name in it is one of ours."""

@@ -3,8 +3,8 @@
 
 package.py --node BINARY
 
-Needs root. All of it happens in namespaces of its own, over the machine's folders: nothing stays. systemd is not there;
-what it does with the unit is done here: the folders, the user, the limits, the file system that is read only, the socket for
+Needs root. All of it happens in namespaces of its own, over the machine's folders: nothing stays. systemd is not there
+(tests/interop/systemd.py boots one); what it does with the unit is done here: the folders, the user, the limits, the file system that is read only, the socket for
 the word that the service is ready. What the unit says is read out of it.
 """
 
