@@ -11,7 +11,19 @@ use ringkeep::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match node::parse(std::env::args().skip(1), &World::real()) {
+    let command = node::parse(std::env::args().skip(1), &World::real());
+    if let Ok(
+        Command::Check(_)
+        | Command::Rollback(_)
+        | Command::Top(_)
+        | Command::Print(_)
+        | Command::Help
+        | Command::Version,
+    ) = command
+    {
+        node::only_prints();
+    }
+    match command {
         Ok(Command::Serve(options)) => match node::run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -19,8 +31,15 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Ok(Command::Doctor) if node::print_doctor(&node::doctor()) => ExitCode::SUCCESS,
-        Ok(Command::Doctor) => ExitCode::FAILURE,
+        Ok(Command::Doctor) => {
+            let found = node::doctor();
+            // Not before: it has tried sockets out.
+            node::only_prints();
+            match node::print_doctor(&found) {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
         Ok(Command::Import(import)) => report(tools::import(&import)),
         Ok(Command::Export(export)) => report(tools::export(&export)),
         Ok(Command::Check(paths)) => report(tools::check(&paths)),

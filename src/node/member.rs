@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{Options, StartError, try_bind};
+use super::{Options, Ports, StartError};
 use crate::{
     elect::{self, Ballot, NodeId, Places, SettingsFault, Timings},
     failover::Record,
@@ -31,7 +31,7 @@ pub(super) fn check(
     options: &Options,
     addresses: &[IpAddr],
     replication_port: Option<u16>,
-    is_beside: bool,
+    ports: &mut Ports,
 ) -> Result<Option<u16>, StartError> {
     let Some(id) = options.node_id.filter(|_| !options.peers.is_empty()) else {
         return Ok(None);
@@ -67,7 +67,8 @@ pub(super) fn check(
     )?;
     for address in addresses {
         let at = SocketAddr::new(*address, port);
-        try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        let taken = ports.take(at);
+        taken.map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
     Ok(Some(port))
 }
@@ -154,7 +155,7 @@ mod tests {
         let Ok(Command::Serve(options)) = parse(args.map(String::from), &World::default()) else {
             panic!("{peers} is a list");
         };
-        let checked = check(&options, &[], Some(16001), false);
+        let checked = check(&options, &[], Some(16001), &mut Ports::Beside);
         checked.err().map(|error| error.to_string())
     }
 

@@ -15,7 +15,8 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
@@ -148,6 +149,11 @@ pub fn doctor() -> Doctor {
     uring::probe(&RingConfig::default())
 }
 
+/// Has a command that only prints end when nobody reads it any more.
+pub fn only_prints() {
+    sys::end_at_sigpipe();
+}
+
 /// Starts the cores and serves until a signal or SHUTDOWN.
 ///
 /// # Errors
@@ -216,7 +222,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     };
     let successor_of = turn.as_ref().map(|turn| turn.id);
     // A successor has ports beside those of the process that it follows.
-    let is_beside = turn.is_some();
+    let mut ports = match turn {
+        Some(_) => Ports::Beside,
+        None => Ports::Claimed(Vec::new()),
+    };
     let preload = turn.as_mut().and_then(|turn| turn.preload.take());
     let served = turn.map(handoff::Turn::accompany);
     let mut options = options.clone();
@@ -267,16 +276,15 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .chain(options.tls_port)
         .flat_map(|port| addresses.iter().map(move |address| (address, port)))
     {
-        // Listeners of several cores share a port, so another node's would be shared too, without an
-        // error. A listener that does not share finds that out.
         let at = SocketAddr::new(*address, port);
-        try_bind(at, is_beside).map_err(|error| StartError::Listen(at.to_string(), error))?;
+        let taken = ports.take(at);
+        taken.map_err(|error| StartError::Listen(at.to_string(), error))?;
     }
-    settings.replication_port = replication_port(options, &addresses, shards, is_beside)?;
+    settings.replication_port = replication_port(options, &addresses, shards, &mut ports)?;
     let replication_port = settings.replication_port;
     let fleet = fleet::read(options)?;
-    let elect_port = member::check(options, &addresses, replication_port, is_beside)?;
-    metrics_port(options, &addresses, is_beside)?;
+    let elect_port = member::check(options, &addresses, replication_port, &mut ports)?;
+    metrics_port(options, &addresses, &mut ports)?;
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -575,6 +583,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 message?;
             }
         }
+        drop(ports);
         let signals = sys::watch_termination(waker).map_err(StartError::Ring)?;
         // Every core looks at it once per beat.
         let _ = shared.signals.set(signals);
@@ -707,7 +716,7 @@ fn replication_port(
     options: &Options,
     addresses: &[IpAddr],
     shards: usize,
-    is_beside: bool,
+    ports: &mut Ports,
 ) -> Result<Option<u16>, StartError> {
     let Some(first) = replication_wanted(options) else {
         return Ok(None);
@@ -717,7 +726,7 @@ fn replication_port(
         let bound = u16::try_from(port).map_err(|_| std::io::Error::from(ErrorKind::InvalidInput));
         let bound = bound.and_then(|port| {
             let mut addresses = addresses.iter();
-            addresses.try_for_each(|address| try_bind(SocketAddr::new(*address, port), is_beside))
+            addresses.try_for_each(|address| ports.take(SocketAddr::new(*address, port)))
         });
         if let Err(error) = bound {
             if is_asked {
@@ -747,52 +756,60 @@ fn one_use_each(uses: &[(&'static str, Vec<u16>)]) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Finds out whether the port of metrics can be listened on.
+/// Takes the port of metrics.
 fn metrics_port(
     options: &Options,
     addresses: &[IpAddr],
-    is_beside: bool,
+    ports: &mut Ports,
 ) -> Result<(), StartError> {
     let Some(port) = options.metrics_port else {
         return Ok(());
     };
     for address in addresses {
         let at = SocketAddr::new(*address, port);
-        let bound = try_bind(at, is_beside);
+        let bound = ports.take(at);
         bound.map_err(|error| StartError::Listen(format!("metrics port {at}"), error))?;
     }
     Ok(())
 }
 
-/// Finds out whether an address can be listened on; where it is not beside another process, it must be
-/// nobody's.
-fn try_bind(at: SocketAddr, is_beside: bool) -> std::io::Result<()> {
-    match is_beside {
-        // A look would take connections that are the other one's.
-        true => Ok(()),
-        false => bind_alone(at),
+/// The ports that the node is to listen on, from when it has looked at them until its listeners are there.
+/// These share theirs, with those of other cores and of a successor. Two nodes that start in the same moment
+/// would share one just so, and each would serve a part of the other's clients and replicas.
+enum Ports {
+    /// They are another process's, which is followed: a look would take connections that are its.
+    Beside,
+    /// Nobody else's.
+    Claimed(Vec<OwnedFd>),
+}
+
+impl Ports {
+    fn take(&mut self, at: SocketAddr) -> std::io::Result<()> {
+        if let Ports::Claimed(claims) = self {
+            claims.push(claim(at)?);
+        }
+        Ok(())
     }
 }
 
 /// How often, and when again: 5 s in all.
-const BIND_TRIES: u32 = 100;
-const BIND_AGAIN: Duration = Duration::from_millis(50);
+const CLAIM_TRIES: u32 = 100;
+const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 
-/// Binds an address that must be nobody's. The listeners of a node that was killed live on until the
-/// kernel has taken its rings apart, which takes a moment.
-fn bind_alone(at: SocketAddr) -> std::io::Result<()> {
+/// Claims an address. The listeners of a node that was killed live on until the kernel has taken its rings
+/// apart, which takes a moment.
+fn claim(at: SocketAddr) -> std::io::Result<OwnedFd> {
     let mut tries = 0;
     loop {
-        match TcpListener::bind(at) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < BIND_TRIES => {
+        match sys::claim(&at) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < CLAIM_TRIES => {
                 if tries == 0 {
                     log(&format!("{at} is in use; waiting for it"));
                 }
                 tries += 1;
-                thread::sleep(BIND_AGAIN);
+                thread::sleep(CLAIM_AGAIN);
             }
-            Err(error) => return Err(error),
+            other => return other,
         }
     }
 }

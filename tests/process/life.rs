@@ -1,7 +1,8 @@
 //! Starting and stopping, options, sleep, and every level of the ring.
 
 use std::{
-    process::Command,
+    os::unix::process::ExitStatusExt,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -45,6 +46,18 @@ fn a_second_node_on_the_port_is_refused() {
     assert!(line.contains(&format!("127.0.0.1:{}", node.port)), "{line}");
     assert_eq!(second.wait().code(), Some(1));
     assert_eq!(node.client().say("PING"), "+PONG");
+}
+
+/// Each looks at the port before any of them listens there.
+#[test]
+fn of_nodes_that_start_together_one_has_the_port() {
+    let port = free_port();
+    let mut nodes = [(); 4].map(|()| Node::spawn(port, TWO));
+    let ready = nodes
+        .iter_mut()
+        .filter_map(|node| node.wait_for_line("ready on").map(|_| node.pid()))
+        .count();
+    assert_eq!(ready, 1);
 }
 
 #[test]
@@ -112,6 +125,28 @@ fn the_doctor_reports() {
         text.contains("kernel ") && text.contains("ring level: "),
         "{text}"
     );
+}
+
+#[test]
+fn what_nobody_reads_ends_without_a_word() {
+    for args in [
+        &["man"][..],
+        &["doctor"],
+        &["--help"],
+        &["completions", "zsh"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_ringkeep"))
+            .args(args)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the binary starts");
+        assert_eq!(output.status.signal(), Some(13), "{args:?}: SIGPIPE");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+    }
 }
 
 /// A bit of everything, on each level of the ring and both shapes.

@@ -246,7 +246,8 @@ impl fmt::Display for SetupError {
                 f.write_str("leave the level out to take the best that works")
             }
             SetupError::NoLevel(reason) => {
-                write!(f, "no io_uring level works here: {reason}; a kernel from 5.10 on is needed")
+                write!(f, "no io_uring level works here: {reason}; a kernel from 5.10 on is needed, ")?;
+                f.write_str("and no sandbox that forbids io_uring_enter or io_uring_register")
             }
         }
     }

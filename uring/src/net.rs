@@ -150,6 +150,27 @@ pub(crate) fn listen(at: &Endpoint, backlog: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Takes a port that nobody may listen on, and keeps it without listening; see [`crate::sys::claim`].
+pub(crate) fn claim(at: &SocketAddr) -> io::Result<OwnedFd> {
+    let fd = socket(&Endpoint::Tcp(*at))?;
+    // What was connected there and is over does not count.
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if at.is_ipv6() {
+        set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    bind(&fd, &Address::tcp(at))?;
+    // It does not share now, so this fails beside any listener and any other claim.
+    // SAFETY: plain integers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), 1) })?;
+    // From here on it takes no connection, and the port stays its own. Without SO_REUSEADDR, so that others
+    // who have that are refused, too; who shares is not.
+    // SAFETY: plain integers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) })?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 0)?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    Ok(fd)
+}
+
 /// A socket to connect with; the ring does the rest.
 pub(crate) fn outgoing(to: &Endpoint) -> io::Result<OwnedFd> {
     let fd = socket(to)?;

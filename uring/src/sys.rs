@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -16,6 +17,13 @@ use crate::wake::{KernelWaker, wake_descriptor};
 pub fn ignore_sigpipe() {
     // SAFETY: ignoring a signal installs no code of ours.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Writing what nobody reads any more (`ringkeep man | head`) shall end the process without a word. For what
+/// only prints.
+pub fn end_at_sigpipe() {
+    // SAFETY: the default of a signal is no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Counts SIGINT and SIGTERM from the first call on and wakes the given ring at each. Every core may
@@ -111,6 +119,16 @@ pub fn leave_open(fd: &OwnedFd) -> io::Result<()> {
 /// What socket, bind or listen said.
 pub fn listener(at: &Endpoint, backlog: u32) -> io::Result<OwnedFd> {
     net::listen(at, backlog)
+}
+
+/// Takes a port that must be nobody's, until it is dropped: listeners of [`listener`] and
+/// [`Reactor::listen`](crate::Reactor::listen) can be opened beside it by the same user, other claims cannot.
+/// Listeners alone would share the port with those of another process without an error.
+///
+/// # Errors
+/// What socket, bind or listen said: EADDRINUSE if somebody listens there or has claimed it.
+pub fn claim(at: &SocketAddr) -> io::Result<OwnedFd> {
+    net::claim(at)
 }
 
 /// Has the processor fetch the line of memory that holds `at`, without waiting for it. A hint: nothing
@@ -229,8 +247,13 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     let one = CString::new(one.as_os_str().as_bytes())?;
     let other = CString::new(other.as_os_str().as_bytes())?;
     let (at, flags) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+    // Not every C library has a function for it.
     // SAFETY: both names end with a zero and outlive the call.
-    check(unsafe { libc::renameat2(at, one.as_ptr(), at, other.as_ptr(), flags) })?;
+    let done = unsafe {
+        let (one, other) = (one.as_ptr(), other.as_ptr());
+        libc::syscall(libc::SYS_renameat2, at, one, at, other, flags)
+    };
+    check(done as libc::c_int)?;
     Ok(())
 }
 
@@ -253,7 +276,13 @@ pub(crate) fn reserve(fd: RawFd, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
+/// What names a limit, which not all C libraries write in the same way.
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+
+pub(crate) fn resource_limit(resource: Resource) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

@@ -41,6 +41,38 @@ fn accepted(event: &Event) -> Option<SocketId> {
 }
 
 #[test]
+fn a_claimed_port_is_for_ones_own_listeners_only() {
+    for mut reactor in reactors() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = free.local_addr().unwrap();
+        let in_use = |claim: std::io::Result<OwnedFd>| {
+            assert_eq!(claim.unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        };
+        in_use(sys::claim(&at));
+        drop(free);
+        let claim = sys::claim(&at).unwrap();
+        // Another process looks before the first one listens.
+        in_use(sys::claim(&at));
+        assert!(TcpListener::bind(at).is_err());
+        assert!(TcpStream::connect(at).is_err());
+
+        let listeners = [0, 1].map(|_| reactor.listen(&Endpoint::Tcp(at), 16).unwrap());
+        in_use(sys::claim(&at));
+        // The claim takes no connection away from them.
+        for _ in 0..20 {
+            let _stream = TcpStream::connect(at).unwrap();
+            until(&mut reactor, accepted);
+        }
+        drop(claim);
+        in_use(sys::claim(&at));
+        let _beside = sys::listener(&Endpoint::Tcp(at), 16).unwrap();
+        for listener in listeners {
+            reactor.close(listener);
+        }
+    }
+}
+
+#[test]
 fn closing_an_adopted_listener_leaves_it_to_others() {
     for mut reactor in reactors() {
         let any_port = Endpoint::Tcp("127.0.0.1:0".parse().unwrap());

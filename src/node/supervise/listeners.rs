@@ -17,7 +17,7 @@ use uring::{Endpoint, affinity, pass, process, sys};
 use super::{SuperviseError, random_id};
 use crate::{
     handoff::{Decoder, Message, Role, VERSION, wire::LENDS},
-    node::{Options, bind_alone},
+    node::{Options, claim},
 };
 
 /// Clients that may wait for a process.
@@ -46,7 +46,7 @@ impl Listeners {
             let at = SocketAddr::new(address, options.port);
             let listen = |error| SuperviseError::Listen(at.to_string(), error);
             // Those of several cores share the port, so another one's would be shared, too.
-            bind_alone(at).map_err(listen)?;
+            let _claim = claim(at).map_err(listen)?;
             let most = pass::DESCRIPTORS_MAX - 1;
             for _ in 0..cores.min(most / options.bind.len()).max(1) {
                 tcp.push(sys::listener(&Endpoint::Tcp(at), BACKLOG).map_err(listen)?);
