@@ -484,7 +484,8 @@ impl State {
         let (term, shared, homes) = (self.term(), &self.shared, &mut self.homes);
         let own = homes.own().map(|shard| (shard, homes.stream_end(shard)));
         let replaced = shared.durable.replaced.load(SeqCst);
-        let awaits = self.gate.awaits(term, replaced);
+        let is_copy = shared.following.load(SeqCst) && !shared.durable.is_kept();
+        let awaits = self.gate.awaits(term, is_copy, replaced);
         let frontier = |shard: usize| {
             let marks = &shared.durable.shards[shard];
             let reached = |waits: bool, mark: &AtomicU64| match waits {

@@ -78,6 +78,8 @@ pub struct Gate {
     majority: bool,
     /// As it was when the last turn ended.
     term: Term,
+    /// The same of the copy.
+    was_copy: bool,
     /// Borrowed shards that this turn worked on, and what they had then.
     borrowed: Vec<(usize, u64)>,
     /// Replies of this turn to other cores.
@@ -140,11 +142,14 @@ impl Gate {
                 .any(|ticket| ticket.awaits.term.is_some())
     }
 
-    /// What the replies of this turn wait for, which ends with this node as it is `now`.
-    pub fn awaits(&mut self, now: Term, replaced: u64) -> Awaits {
+    /// What the replies of this turn wait for, which ends with this node as it is `now`. `is_copy`: what it
+    /// has is a primary's, and its journals cannot have it before they have a new beginning. No reply
+    /// promises anything of that, and who only asks how the node is must not wait as long.
+    pub fn awaits(&mut self, now: Term, is_copy: bool, replaced: u64) -> Awaits {
         let before = std::mem::replace(&mut self.term, now);
+        let was_copy = std::mem::replace(&mut self.was_copy, is_copy);
         Awaits {
-            disk: self.disk,
+            disk: self.disk && !(was_copy && is_copy),
             term: before.of_turn(now).filter(|_| self.majority),
             replaced,
         }
@@ -273,7 +278,7 @@ mod tests {
 
     /// Shard 0 has all up to `next`; it is there up to `there`.
     fn end(gate: &mut Gate, next: u64, there: u64, replaced: u64) {
-        let awaits = gate.awaits(Term(0), replaced);
+        let awaits = gate.awaits(Term(0), false, replaced);
         gate.end_turn([(0, next)].into_iter(), |_| there, awaits);
     }
 
@@ -283,6 +288,21 @@ mod tests {
             true => Verdict::There,
             false => Verdict::Missing,
         }
+    }
+
+    #[test]
+    fn replies_of_a_copy_do_not_wait_for_journals_that_cannot_have_it() {
+        let mut gate = gate(true, false);
+        let mut held = |is_copy| {
+            let awaits = gate.awaits(Term(0), is_copy, 0);
+            gate.end_turn([(0, 6)].into_iter(), |_| 5, awaits);
+            gate.hold(conn(1), false).is_some()
+        };
+        // In the turn in which it becomes one, or is one no more, it may have taken writes.
+        assert_eq!(
+            [true, true, true, false].map(&mut held),
+            [true, false, false, true]
+        );
     }
 
     #[test]
@@ -346,7 +366,7 @@ mod tests {
         let mut gate = gate(false, true);
         assert!(!gate.is_idle() && !gate.asks_majority());
         let mut held = |now: u64| {
-            let awaits = gate.awaits(Term(now), 0);
+            let awaits = gate.awaits(Term(now), false, 0);
             gate.end_turn([(0, 9)].into_iter(), |_| 5, awaits);
             let number = gate.hold(conn(1), false);
             gate.release(|_, _, awaits| match awaits.term {
@@ -367,7 +387,7 @@ mod tests {
     fn replies_of_a_primary_that_is_none_any_more_are_never_given() {
         let mut gate = gate(true, true);
         for (conn_at, term) in [(1, 1), (2, 2), (3, 2)] {
-            let awaits = gate.awaits(Term(term), 0);
+            let awaits = gate.awaits(Term(term), false, 0);
             let message = (1, Message::Frontier);
             assert!(gate.reply(message.0, message.1).is_none());
             gate.end_turn([(0, 5 + term)].into_iter(), |_| 5, awaits);

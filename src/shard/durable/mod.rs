@@ -426,7 +426,10 @@ impl Durable {
             let stuck = (0..durable.shards.len()).filter(stuck).collect();
             let replaced = durable.replaced.load(SeqCst);
             let shards = durable.shards.len();
-            if leader.tick(&durable.mending, (shards, stuck), replaced, state.now) {
+            // Until the copy of a primary is whole it is no state that ever was, and who starts with it could
+            // not tell.
+            let is_whole = !state.shared.loading.load(SeqCst);
+            if is_whole && leader.tick(&durable.mending, (shards, stuck), replaced, state.now) {
                 tell_others(state);
             }
         }
