@@ -50,6 +50,8 @@ pub struct Stream {
     complete_at: Mark,
     closed: VecDeque<Block>,
     closed_bytes: usize,
+    /// Other shards, and how far their streams are with the last units that they share with this one.
+    met: Vec<(u32, u64)>,
     /// Chunks that nobody reads any more.
     spare: Vec<BytesMut>,
 }
@@ -167,6 +169,7 @@ impl Stream {
             complete_at: start,
             closed: VecDeque::new(),
             closed_bytes: 0,
+            met: Vec::new(),
             spare: Vec::new(),
         }
     }
@@ -423,7 +426,7 @@ impl Stream {
                 .any(|participant| Some(*participant) == own),
             "a shared unit without its own shard"
         );
-        self.close();
+        self.meet(participants);
         let room = participants.len() * PARTICIPANT_LEN;
         let len = BLOCK_HEADER_LEN + room + self.bytes.len() - self.complete;
         let mut bytes = BytesMut::with_capacity(len);
@@ -436,7 +439,9 @@ impl Stream {
             bytes.extend_from_slice(row.as_bytes());
         }
         bytes.extend_from_slice(&self.bytes[self.complete..]);
+        // Without it what is before leaves the rest of its memory to what comes.
         self.bytes.truncate(self.complete);
+        self.close();
         let start = self.complete_at;
         self.start = self.here();
         self.complete_at = self.start;
@@ -447,6 +452,31 @@ impl Stream {
             is_joined: true,
             ..block
         });
+    }
+
+    /// Notes where the other parts of a unit are.
+    fn meet(&mut self, participants: &[(u32, u64)]) {
+        for (shard, first) in participants
+            .iter()
+            .filter(|(shard, _)| *shard != self.shard)
+        {
+            match self.met.iter_mut().find(|(met, _)| met == shard) {
+                Some((_, through)) => *through = first + 1,
+                None => self.met.push((*shard, first + 1)),
+            }
+        }
+    }
+
+    /// The shard that it is of.
+    pub fn shard(&self) -> u32 {
+        self.shard
+    }
+
+    /// How far another shard's stream has to be, at least, for all units that it shares with this one since
+    /// this was made to be whole.
+    pub fn met(&self, shard: u32) -> u64 {
+        let met = self.met.iter().find(|(met, _)| *met == shard);
+        met.map_or(0, |(_, through)| *through)
     }
 
     /// Bytes of complete units that were not taken yet, with the headers of their blocks.
@@ -964,6 +994,22 @@ mod tests {
     }
 
     #[test]
+    fn shared_units_that_wait_take_no_more_memory_than_they_are_long() {
+        let mut stream = stream(0);
+        let chunk = stream.bytes.as_ptr();
+        for _ in 0..100 {
+            frame(&mut stream, 0, &["DEL", "a"]);
+            stream.end_unit();
+            frame(&mut stream, 0, &["DEL", "b"]);
+            let first = stream.unit_first().unwrap();
+            stream.end_shared_unit(&[(stream.shard, first)]);
+        }
+        let far = stream.bytes.as_ptr().addr() - chunk.addr();
+        assert!(far < CHUNK_LEN, "{far}");
+        assert_eq!(stream.closed.len(), 200);
+    }
+
+    #[test]
     fn a_shared_unit_has_a_block_of_its_own() {
         let mut stream = stream(10);
         let parts = [(1, 77), (3, 11)];
@@ -971,6 +1017,7 @@ mod tests {
         stream.end_unit();
         frame(&mut stream, 2, &["DEL", "b"]);
         stream.end_shared_unit(&parts);
+        assert_eq!([1, 2, 3].map(|shard| stream.met(shard)), [78, 0, 0]);
         frame(&mut stream, 2, &["DEL", "c"]);
         stream.end_unit();
         let pending = stream.pending_bytes();

@@ -142,6 +142,9 @@ pub struct Image {
     pub summary: ImageSummary,
     /// Where the stream goes on behind it.
     pub position: Position,
+    /// Other streams, and where they have to be for the copy to be a state that ever was: parts of units that
+    /// are in the image are below that. A ringkeep alone tells.
+    pub needs: Vec<(u64, u64)>,
 }
 
 /// Why a connection ended.
@@ -303,6 +306,8 @@ pub struct Link {
     fresh_at: Option<u64>,
     /// The primary's next offset by a ping, and when it came: not all of that is applied yet.
     behind: Option<(u64, u64)>,
+    /// The last snapshot did not become whole.
+    is_torn: bool,
     /// The connection was lost while this came.
     kept: Option<Incoming>,
     image_failures: u32,
@@ -418,6 +423,7 @@ impl Link {
             upstream_next: None,
             fresh_at: None,
             behind: None,
+            is_torn: false,
             kept: None,
             image_failures: 0,
             gap_count: 0,
@@ -651,13 +657,24 @@ impl Link {
         self.position
     }
 
-    /// Are frames still to come without which the last snapshot is no state that ever was?
+    /// Are frames still to come without which the last snapshot is no state that ever was? Where the link
+    /// ended before they came, another snapshot has to.
     pub fn is_behind(&self) -> bool {
+        self.is_behind_at(self.position.offset)
+    }
+
+    /// The same for somebody who has what is below this offset.
+    pub fn is_behind_at(&self, offset: u64) -> bool {
         let behind = match &self.phase {
             Phase::Session(session) => session.behind,
             _ => 0,
         };
-        self.position.offset < behind
+        self.is_torn || offset < behind
+    }
+
+    /// Has the primary answered the handshake of this connection?
+    pub fn is_in_session(&self) -> bool {
+        matches!(self.phase, Phase::Session(_))
     }
 
     /// The history that the primary of this session is in; 0 if that is not known.
@@ -926,6 +943,7 @@ impl Link {
         };
         session.expected = next;
         session.behind = end.unwrap_or(next);
+        self.is_torn = false;
         session.awaits_snapshot = false;
         session.starts_history = false;
         let position = Position {
@@ -941,6 +959,7 @@ impl Link {
             bytes: incoming.bytes,
             summary,
             position,
+            needs: self.parser.pairs().to_vec(),
         })))
     }
 
@@ -1121,6 +1140,7 @@ impl Link {
 
     fn drop_for(&mut self, now: u64, reason: DropReason, delay: u64) {
         if self.is_behind() {
+            self.is_torn = true;
             self.forget_position();
         }
         let retry_at = now + delay;
@@ -1529,14 +1549,34 @@ mod tests {
         assert!(bench.link.is_behind());
         bench.closed();
         assert_eq!(bench.position(), (0, 0), "it was nowhere");
+        assert!(bench.link.is_behind(), "and what was loaded stays torn");
         bench.pass(5000);
         bench.connect();
+        assert!(bench.link.is_behind());
         bench.feed(snapshot);
         bench.frame(5);
         bench.frame(6);
         assert!(!bench.link.is_behind());
         bench.closed();
         assert_eq!(bench.position(), (7, 7));
+    }
+
+    #[test]
+    fn a_snapshot_says_where_other_streams_have_to_be() {
+        let mut bench = Bench::fresh();
+        bench.connect();
+        let head = b"+ACK 7 0 0 0\r\n+SNAPSHOT\r\n$10\r\nKEVYSNAP\x04\x00\r\n";
+        let bytes = [&head[..], b"+SNAPSHOT_END 5 7 1 90 3 12\r\n"].concat();
+        let mut needs = Vec::new();
+        let mut at = 0;
+        while let (used, Some(event)) = bench.link.feed(bench.now, &bytes[at..]) {
+            at += used;
+            if let Event::Snapshot(image) = event {
+                needs = image.needs;
+            }
+        }
+        assert_eq!(needs, [(1, 90), (3, 12)]);
+        assert!(bench.link.is_behind_at(6) && !bench.link.is_behind_at(7));
     }
 
     #[test]

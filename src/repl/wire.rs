@@ -5,7 +5,7 @@
 //!                                  whether slots place keys, and the histories that its own goes on from:
 //!                                  generation and end of each
 //! +PING [generation] next          anywhere after
-//! +SNAPSHOT [ship [from]], then $len chunk ..., then +SNAPSHOT_END next [end]
+//! +SNAPSHOT [ship [from]], then $len chunk ..., then +SNAPSHOT_END next [end [stream at]...]
 //!                                  a ringkeep names it, and the byte from which on it comes
 //! *2 :offset *argc $len arg ...    a frame; not inside a snapshot
 //! +UNITS end len sum joined [shard first ...]    the next so many bytes are frames that come together;
@@ -248,7 +248,7 @@ impl Parser {
 
     /// Of [`Item::Units`] that [`next`](Self::next) just returned: streams and their offsets at which parts
     /// of the same unit begin. Of [`Item::Ack`]: the histories that the primary's goes on from, and their
-    /// ends.
+    /// ends. Of [`Item::SnapshotEnd`]: streams and where they have to be for the copy to be whole.
     pub fn pairs(&self) -> &[(u64, u64)] {
         &self.pairs
     }
@@ -306,7 +306,7 @@ impl Parser {
 
     fn line(&mut self, bytes: &[u8]) -> Result<Step, Stop> {
         let len_max = match bytes {
-            [b'+', b'U', b'N', ..] => UNITS_LINE_MAX,
+            [b'+', b'U', b'N', ..] | [b'+', b'S', ..] => UNITS_LINE_MAX,
             [b'+', b'A', ..] => ACK_LINE_MAX,
             _ => LINE_LEN_MAX,
         };
@@ -324,6 +324,8 @@ impl Parser {
             parse_units(words, &mut self.pairs)?
         } else if let Some(words) = line.strip_prefix(b"+ACK ") {
             parse_ack(words, &mut self.pairs)?
+        } else if let Some(words) = line.strip_prefix(b"+SNAPSHOT_END ") {
+            parse_snapshot_end(words, &mut self.pairs)?
         } else {
             parse_line(line)?
         };
@@ -440,10 +442,6 @@ fn parse_line(line: &[u8]) -> Result<Item, WireError> {
             ship: (count > 0).then_some(first),
             from: second,
         }),
-        (b"SNAPSHOT_END", 1 | 2) => Ok(Item::SnapshotEnd {
-            next: first,
-            end: (count == 2).then_some(second),
-        }),
         _ => Err(WireError::BadLine),
     }
 }
@@ -490,6 +488,15 @@ fn parse_ack(words: &[u8], histories: &mut Vec<(u64, u64)>) -> Result<Item, Wire
         database,
         has_slots,
     })
+}
+
+/// The words of a `+SNAPSHOT_END`.
+fn parse_snapshot_end(words: &[u8], needs: &mut Vec<(u64, u64)>) -> Result<Item, WireError> {
+    let mut number = numbers(words);
+    let next = number()?.ok_or(WireError::BadLine)?;
+    let end = number()?;
+    pairs(number, needs)?;
+    Ok(Item::SnapshotEnd { next, end })
 }
 
 /// The words of a `+UNITS`.
@@ -677,6 +684,23 @@ mod tests {
                 }),
             ]
         );
+    }
+
+    #[test]
+    fn the_end_of_a_snapshot_names_streams_in_pairs() {
+        let head = b"+ACK 7 0\r\n+SNAPSHOT\r\n".to_vec();
+        let end = |line: &[u8]| [&head[..], line].concat();
+        let limits = WireLimits::default();
+        let mut parser = Parser::new(limits);
+        let bytes = end(b"+SNAPSHOT_END 5 7 1 90 3 12\r\n");
+        let mut at = 0;
+        while let Ok(Some(step)) = parser.next(&bytes[at..]) {
+            at += step.used;
+        }
+        assert_eq!((at, parser.pairs()), (bytes.len(), &[(1, 90), (3, 12)][..]));
+        for odd in [&b"+SNAPSHOT_END 5 7 1\r\n"[..], b"+SNAPSHOT_END \r\n"] {
+            assert!(whole(&end(odd)).2.is_some(), "{odd:?}");
+        }
     }
 
     #[test]

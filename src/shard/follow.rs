@@ -56,6 +56,8 @@ const REST_MAX: usize = 1 << 20;
 const FADE_MS: Ms = 1000;
 /// Pause after a search that found no primary.
 const SEARCH_AGAIN_MS: Ms = 1000;
+/// A ping that comes so long after a snapshot was sent behind it.
+const NEEDS_MS: Ms = 5000;
 /// A load waits so long for streams of which nothing is heard, for the sake of what it takes the place of.
 const OTHERS_MS: Ms = 5000;
 
@@ -87,6 +89,10 @@ struct Target {
     again_at: Ms,
     last_trouble: String,
     links: Vec<Run>,
+    /// What the links go on from, until something takes the place of it.
+    upstreams: Vec<(usize, Upstream)>,
+    /// There is no stream at a port where one was looked for.
+    is_astray: bool,
     /// Where the primary is a Redis.
     redis: Option<Redis>,
     placement: Placement,
@@ -222,6 +228,8 @@ struct Run {
     is_held: bool,
     /// What is to be loaded once what it takes the place of is kept.
     next_load: Option<NextLoad>,
+    /// What the last snapshot needs of other streams, and since when.
+    needs: (Vec<(u64, u64)>, Ms),
     /// Of all shards, where the streams are not those of one shard each.
     are_all_kept: Arc<AtomicBool>,
 }
@@ -253,6 +261,23 @@ impl NextLoad {
                 now.saturating_sub(since) > OTHERS_MS
             }
         }
+    }
+}
+
+/// How far a link is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Everything below that is applied.
+    applied: u64,
+    /// When the primary had nothing more than that.
+    fresh_at: Ms,
+}
+
+impl Place {
+    /// Is that as far as the snapshot of another stream, taken in at `since`, needs it? What the primary had
+    /// when it was asked much later than that is all that it could mean: it may have lost what it told of.
+    fn meets(self, need: u64, since: Ms) -> bool {
+        self.applied >= need || self.fresh_at > since + NEEDS_MS
     }
 }
 
@@ -361,6 +386,8 @@ impl Follower {
             again_at: 0,
             last_trouble: String::new(),
             links: Vec::new(),
+            upstreams: Vec::new(),
+            is_astray: false,
             redis: None,
             placement: Placement::default(),
             base: port,
@@ -411,7 +438,8 @@ impl Follower {
     pub(super) fn joined(&self) -> Option<Vec<Position>> {
         let links = &self.target.as_ref()?.links;
         let is_there = |run: &Run| {
-            let is_whole = run.adopts.is_none() && !run.link.is_behind();
+            let has_all = run.needs.0.is_empty() && !run.link.is_behind();
+            let is_whole = run.adopts.is_none() && has_all;
             let is_loading = run.loading.is_some() || run.next_load.is_some();
             run.settled && !is_loading && run.connected && is_whole
         };
@@ -554,11 +582,7 @@ impl Follower {
         if let Some(target) = &mut self.target {
             worked |= target.step(state, reactor, &mut self.sessions, &mut self.closing);
             target.tell_freshness(&self.shared, state.now);
-            let busy = target
-                .links
-                .iter()
-                .any(|run| run.loading.is_some() || !run.settled);
-            if !busy && self.shared.loading.load(Relaxed) {
+            if self.shared.loading.load(Relaxed) && target.is_whole(state.now) {
                 self.shared.loading.store(false, Relaxed);
                 if !std::mem::replace(&mut target.was_in_step, true) {
                     log(&format!("in step with {}:{}", target.host, target.port));
@@ -737,6 +761,9 @@ impl Target {
             let at = SocketAddr::new(ip, self.port);
             return redis.step(state, reactor, at, sessions, closing);
         }
+        if std::mem::take(&mut self.is_astray) {
+            self.look_again(state, closing);
+        }
         if self.links.is_empty() {
             return self.search(state, reactor, ip, sessions, closing);
         }
@@ -755,7 +782,10 @@ impl Target {
                 run.connected = false;
                 continue;
             }
-            worked |= run.go_on_to_load(state, may_load);
+            if run.go_on_to_load(state, may_load) {
+                worked = true;
+                self.upstreams.clear();
+            }
             worked |= run.adopt(state);
             run.note_synced(is_kept, &state.shared, now);
             if run.next_load.is_some() || (run.is_held && !run.receiving) {
@@ -778,6 +808,7 @@ impl Target {
                     link::Action::Drop { reason, .. } => {
                         closing.extend(run.socket);
                         run.forget_socket();
+                        self.is_astray |= !run.settled && reason.is_no_stream();
                         let text = reason.to_string();
                         if text != run.last_drop {
                             log(&format!(
@@ -806,6 +837,35 @@ impl Target {
             }
         }
         worked
+    }
+
+    /// Is what is here a state of the primary? Parts of units may be here before the others.
+    fn is_whole(&mut self, now: Ms) -> bool {
+        let places = self.links.iter().map(|run| run.place(now));
+        let Some(places) = places.collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        for run in &mut self.links {
+            let since = run.needs.1;
+            let is_open = |(stream, need): &(u64, u64)| {
+                let place = places.get(*stream as usize);
+                place.is_some_and(|place| !place.meets(*need, since))
+            };
+            run.needs.0.retain(is_open);
+        }
+        self.links.iter().all(|run| run.needs.0.is_empty())
+    }
+
+    /// Looks for the streams anew, where none has ever answered: a primary that ends while it is asked looks
+    /// like one that has its streams elsewhere.
+    fn look_again(&mut self, state: &State, closing: &mut Vec<SocketId>) {
+        if self.links.iter().any(Run::has_answered) {
+            return;
+        }
+        closing.extend(self.links.drain(..).filter_map(|run| run.socket));
+        *lock(&state.shared.upstreams) = std::mem::take(&mut self.upstreams);
+        self.base = self.port;
+        self.again_at = state.now + SEARCH_AGAIN_MS;
     }
 
     /// May a link's load begin, as far as the other links are concerned?
@@ -1038,6 +1098,7 @@ impl Target {
         let is_same = streams == shards && !state.has_slots();
         let holders = if is_same { 1 } else { shards };
         let upstreams = std::mem::take(&mut *lock(&state.shared.upstreams));
+        self.upstreams.clone_from(&upstreams);
         let known: Vec<_> = (0..streams)
             .map(|at| known(&upstreams, at, streams, holders))
             .collect();
@@ -1075,6 +1136,7 @@ impl Target {
                 parts: Vec::new(),
                 is_held: false,
                 next_load: None,
+                needs: Default::default(),
                 are_all_kept: are_all_kept.clone(),
             })
             .collect();
@@ -1231,6 +1293,7 @@ impl Run {
                 }
                 Some(link::Event::Snapshot(image)) => {
                     let offset = image.position.offset;
+                    self.needs = (image.needs, now);
                     self.database = 0;
                     self.ahead.clear();
                     let generation = self.generation();
@@ -1358,6 +1421,22 @@ impl Run {
             || self.is_refused
             || self.next_load.is_some()
             || (self.adopts.is_some() && !self.link.is_behind())
+    }
+
+    /// Has there been a primary on the link, as far as anything came of it?
+    fn has_answered(&self) -> bool {
+        let is_loading = self.loading.is_some() || self.next_load.is_some();
+        self.settled || is_loading || self.link.is_in_session()
+    }
+
+    /// How far it is; `None` where what it has is no state that ever was.
+    fn place(&self, now: Ms) -> Option<Place> {
+        let is_loading = self.loading.is_some() || self.next_load.is_some();
+        let status = self.link.status(now);
+        let applied = status.applied.unwrap_or(0);
+        let is_open = !self.settled || is_loading || self.link.is_behind_at(applied);
+        let fresh_at = status.fresh_at.unwrap_or(0);
+        (!is_open).then_some(Place { applied, fresh_at })
     }
 
     /// The history, as far as somebody who has what was received is in it.
@@ -1553,6 +1632,15 @@ mod tests {
             offset,
         };
         (shard, upstream)
+    }
+
+    #[test]
+    fn a_stream_meets_a_need_where_it_is_there_or_no_more_is_to_be_had() {
+        let place = |applied, fresh_at| Place { applied, fresh_at };
+        assert!(place(90, 0).meets(90, 1000) && !place(89, 1000).meets(90, 1000));
+        // That ping may have been on its way before the snapshot.
+        assert!(!place(89, 1000 + NEEDS_MS).meets(90, 1000));
+        assert!(place(89, 1001 + NEEDS_MS).meets(90, 1000));
     }
 
     #[test]

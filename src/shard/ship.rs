@@ -6,10 +6,12 @@
 //! frames behind the image. The image alone is thus no state that ever was: the peer is told an offset so
 //! far back that these frames fill the way to where the walk ended. Whoever leaves on that way starts over.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use bytes::Bytes;
 use uring::Chunk;
 
-use super::chunks::Chunks;
+use super::{chunks::Chunks, shared::Shared};
 use crate::{
     cmd::{
         Shard, Walker,
@@ -121,6 +123,7 @@ impl Ship {
         &mut self,
         shard: &mut Shard,
         take: &mut dyn FnMut() -> Option<Chunk>,
+        shared: &Shared,
         out: &mut Vec<Bytes>,
     ) -> Sailed {
         if !self.follow(shard) {
@@ -143,7 +146,7 @@ impl Ship {
         self.image.put(&self.body, take);
         self.body.clear();
         if slice.is_last {
-            return self.arrive(shard, out);
+            return self.arrive(shard, shared, out);
         }
         self.image.take_ready(out);
         Sailed::On
@@ -235,7 +238,7 @@ impl Ship {
 
     /// The walk is over: the rest of the image, and what belongs behind it. The stream notes how far back
     /// peers are sent.
-    fn arrive(&mut self, shard: &mut Shard, out: &mut Vec<Bytes>) -> Sailed {
+    fn arrive(&mut self, shard: &mut Shard, shared: &Shared, out: &mut Vec<Bytes>) -> Sailed {
         let at = shard.position();
         if let (Peer::All, Some(stream)) = (self.peer, &shard.stream) {
             self.select(stream.database());
@@ -245,7 +248,10 @@ impl Ship {
         let first = at.offset.saturating_sub(self.lens.len() as u64);
         out.push(match self.peer {
             Peer::Kevy => format!("+SNAPSHOT_END {first}\r\n").into(),
-            Peer::All => format!("+SNAPSHOT_END {first} {}\r\n", at.offset).into(),
+            Peer::All => {
+                let needs = needs(shard.stream.as_deref(), shared);
+                format!("+SNAPSHOT_END {first} {}{needs}\r\n", at.offset).into()
+            }
         });
         let mut frames = Vec::with_capacity(self.behind.len() + self.lens.len() * 32);
         let mut from = 0;
@@ -271,6 +277,23 @@ impl Ship {
             end: at.offset,
         }
     }
+}
+
+/// Where the other streams have to be for the copy to be whole: a replica may have less of them. A stream
+/// knows what it shared since it was made; where all were told to be covers what was before.
+fn needs(stream: Option<&Stream>, shared: &Shared) -> String {
+    let Some(stream) = stream else {
+        return String::new();
+    };
+    let marks = (0..).zip(&shared.durable.shards);
+    let others = marks.filter(|(at, _)| *at != stream.shard());
+    others.fold(String::new(), |mut out, (at, marks)| {
+        let need = stream.met(at).max(marks.next.load(SeqCst));
+        if need > 0 {
+            out.push_str(&format!(" {at} {need}"));
+        }
+        out
+    })
 }
 
 fn keep<'a>(

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -795,6 +796,37 @@ def accidents(scratch, count):
     b.stop()
 
 
+def astray(scratch, count):
+    """A primary that ends while it is asked where its streams are: its client port, which closes without a byte
+    and is open when it is counted, looks like a stream."""
+    a, b = pair(scratch)
+    with a.conn() as c:
+        c.ask("SET", "key", "1")
+    in_step(a, 1)
+    with b.conn() as c:
+        c.ask("REPLICAOF", "NO", "ONE")
+    a.stop()
+    dying = socket.socket()
+    dying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    dying.bind(("127.0.0.1", a.port))
+    dying.listen(8)
+    dying.settimeout(20)
+    with b.conn() as c:
+        c.ask("REPLICAOF", "127.0.0.1", str(a.port))
+    for _ in range(2):
+        dying.accept()[0].close()
+    dying.close()
+    wait_until("it to be led astray", 20, lambda: "1 stream(s) from port %d" % a.port in b.log_text())
+    a.start()
+    try:
+        in_step(a, 1)
+        count.check("astray: it finds the streams of the primary in the end", same((a, b)))
+    except TimeoutError as error:
+        count.fail("astray: it finds the streams of the primary in the end", "%s\n%s" % (error, b.log_tail(12)))
+    for node in (a, b):
+        node.stop()
+
+
 def kevys(scratch, count):
     """A kevy takes over, and ours follows it."""
     for version in ("7.0.0", "5.4.0"):
@@ -1013,6 +1045,7 @@ SCENARIOS = (
     refused,
     restarts,
     accidents,
+    astray,
     kevys,
     elected,
     elected_with_kevy,

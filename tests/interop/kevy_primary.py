@@ -41,6 +41,7 @@ import argparse
 import os
 import random
 import re
+import select
 import signal
 import socket
 import struct
@@ -1646,6 +1647,81 @@ def together(count, s, seconds, seed):
     node.kill()
 
 
+class ApartProxy(Proxy):
+    """Has a replica ask for its first stream late, and holds back what comes behind the snapshot of the second:
+    the two snapshots are of different moments, and the earlier one stays alone for a while."""
+
+    def _pump(self, down, up, counted):
+        stream = up.getpeername()[1] - self.target - 10000
+        try:
+            if stream == 0:
+                time.sleep(0.5)
+            if stream == 1:
+                held_from, held_until = time.monotonic() + 0.3, time.monotonic() + 2.5
+                while time.monotonic() < held_from:
+                    for side in select.select([down, up], [], [], 0.05)[0]:
+                        data = side.recv(1 << 16)
+                        if not data:
+                            return
+                        (up if side is down else down).sendall(data)
+                time.sleep(max(0, held_until - time.monotonic()))
+        except OSError:
+            return
+        super()._pump(down, up, counted)
+
+
+def apart(count, s, seed):
+    """Snapshots of two streams that are of different moments are half of units until what lies between them has
+    come: nobody may read that, and a crash may not start with it."""
+    node = start_node(s, 2, 2, disk=True)
+    writer = Together(node, seed)
+    writer.start()
+    for shards in (3, 2):
+        proxy = ApartProxy(node.port, 2)
+        replica = start_node(s, shards, 2, disk=True)
+        what = "wire 18: snapshots of different moments, %d shards: " % shards
+        with replica.conn() as c:
+            c.ask("REPLICAOF", "127.0.0.1", str(proxy.base + 10000))
+            end, found, reads = time.monotonic() + 2.2, [], 0
+            while time.monotonic() < end:
+                found += halves_if_loaded(c) or []
+                reads += 1
+            count.check(what + "no reader sees half of a unit", not found, "%d reads, %s" % (reads, found[:2]))
+        replica.kill()
+        proxy.open = False
+        proxy.cut()
+        replica.start()
+        with replica.conn() as c:
+            found = halves_if_loaded(c) or []
+        count.check(what + "nor does a crash leave one", not found, str(found[:2]))
+        proxy.open = True
+        with replica.conn() as c:
+            c.ask("REPLICAOF", "127.0.0.1", str(proxy.base + 10000))
+            is_up = lambda: repl(replica).get("master_link_status") == "up"
+            try:
+                wait_until("it follows", 30, lambda: is_up() and c.ask("GET", "{tag}0"))
+                count.ok(what + "in the end it follows")
+            except TimeoutError as error:
+                count.fail(what + "in the end it follows", str(error))
+            found = halves_if_loaded(c)
+            count.check(what + "and is whole", found == [], str(found))
+        replica.kill()
+        proxy.close()
+    writer.stop_it = True
+    writer.join()
+    node.kill()
+
+
+def halves_if_loaded(c):
+    """The same of a node that may be loading, which is `None`, or have nothing yet, which is whole."""
+    try:
+        return [half for half in halves(c) if half != "LLEN [0, 0, 0, 0]"]
+    except RuntimeError as error:
+        if "LOADING" in str(error):
+            return None
+        raise
+
+
 class SlowProxy(Proxy):
     """About 2 MB/s."""
 
@@ -1793,6 +1869,7 @@ def main():
         add("first replica", first_replica, versions)
         add("damaged", damaged)
         add("together", together, seconds * 4, seed)
+        add("apart", apart, seed)
         add("hostile", hostile)
         for name, job in jobs:
             if opts.only and opts.only not in name:
