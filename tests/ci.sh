@@ -17,7 +17,7 @@ mkdir -p "$logs"
 STAGES=(format clippy docs unit release peers smoke_cli smoke_python smoke_node smoke_rust smoke_hiredis
         jobs_celery jobs_bullmq locks tls configure metrics
         coverage compare sessions dump differ introspect acl cluster fleet proxy consistency
-        replica primary replicas failover elections scopes node_key
+        replica primary replicas failover elections scopes node_key node_tls
         handoff zerocopy upstream bad_input hostile evict imports crash syncs
         package operations)
 
@@ -76,6 +76,7 @@ do_elections() {
 }
 do_scopes() { python3 tests/interop/scopes.py --node "$node"; }
 do_node_key() { python3 tests/interop/node_key.py --node "$node"; }
+do_node_tls() { tests/peers.sh openssl && python3 tests/interop/node_tls.py --node "$node"; }
 do_handoff() {
     for one in handoff-supervisor handoff-supervisor-0.1.2; do
         cargo build --locked --manifest-path "tests/interop/$one/Cargo.toml" --target-dir target/interop || return

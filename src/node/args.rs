@@ -90,6 +90,8 @@ pub struct Options {
     pub port: u16,
     /// Client port for TLS, if there is one.
     pub tls_port: Option<u16>,
+    /// Links between nodes are in TLS.
+    pub tls_replication: bool,
     /// Addresses to listen on.
     pub bind: Vec<String>,
     /// Unix socket path.
@@ -175,6 +177,7 @@ impl Default for Options {
         Self {
             port: 6379,
             tls_port: None,
+            tls_replication: false,
             bind: vec!["127.0.0.1".into()],
             unix: None,
             threads: None,

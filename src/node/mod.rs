@@ -46,8 +46,8 @@ use crate::{
     proof::NAME_MAX,
     recover::RecoverError,
     shard::{
-        Core, Door, Election, Failovers, Keyring, Membership, Ownership, Settings, Shared, TlsPort,
-        lock, log, read_users,
+        CertificateFiles, Core, Door, Election, Failovers, Keyring, Membership, NodeTls, Ownership,
+        Settings, Shared, TlsPort, lock, log, read_users,
     },
     store::seed_collections,
     tools::DataError,
@@ -336,6 +336,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         shared.scripts.running().set_busy_ms(tunables.busy_ms);
     }
     shared.tls = tls_port(options, &shared)?;
+    shared.node_tls = node_tls(options, &shared)?;
     if let Some(file) = &options.config {
         // As the file has it.
         lock(&shared.told_to_follow).clone_from(&options.replica_of);
@@ -602,7 +603,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             lock(&shared.ring),
             options
                 .tls_port
-                .map_or(String::new(), |port| format!(", TLS on port {port}")),
+                .map_or(String::new(), |port| format!(", TLS on port {port}"))
+                + match options.tls_replication {
+                    true => ", links between nodes in TLS",
+                    false => "",
+                },
         ));
     }
     for thread in threads {
@@ -620,10 +625,23 @@ fn tls_port(options: &Options, shared: &Shared) -> Result<Option<TlsPort>, Start
     let Some(port) = options.tls_port else {
         return Ok(None);
     };
-    let tunables = shared.tunables.read();
-    let files = tunables.map_or_else(|_| Default::default(), |all| all.certificates.clone());
-    let certificates = files.read().map_err(StartError::Tls)?;
+    let certificates = certificate_files(shared).read().map_err(StartError::Tls)?;
     Ok(Some(TlsPort::new(port, certificates)))
+}
+
+/// What links between nodes are made with, if they are to be in TLS.
+fn node_tls(options: &Options, shared: &Shared) -> Result<Option<NodeTls>, StartError> {
+    if !options.tls_replication {
+        return Ok(None);
+    }
+    let read = certificate_files(shared).read_for_nodes();
+    read.map(|certificates| Some(NodeTls::new(certificates)))
+        .map_err(StartError::Tls)
+}
+
+fn certificate_files(shared: &Shared) -> CertificateFiles {
+    let tunables = shared.tunables.read();
+    tunables.map_or_else(|_| Default::default(), |all| all.certificates.clone())
 }
 
 /// Which file there was, and what of it is left out.
@@ -703,8 +721,8 @@ fn replication_wanted(options: &Options) -> Option<usize> {
     let is_guarded = !options.password.is_empty() || options.acl_file.is_some();
     match options.replication_port {
         Some(0) => None,
-        // Without a key of the nodes it asks nobody who they are.
-        None if is_guarded && options.node_key_file.is_none() => None,
+        // Without a key of the nodes, or their certificates, it asks nobody who they are.
+        None if is_guarded && options.node_key_file.is_none() && !options.tls_replication => None,
         Some(first) => Some(usize::from(first)),
         None => Some(usize::from(options.port) + REPLICATION_ABOVE),
     }

@@ -57,6 +57,8 @@ pub enum DiscoverError {
     NotRedis,
     /// The port answers, but not within three seconds, or breaks off.
     NoAnswer,
+    /// TLS is spoken on one side alone, or cannot be spoken with it, for this reason.
+    Tls(&'static str),
 }
 
 impl std::fmt::Display for DiscoverError {
@@ -67,6 +69,7 @@ impl std::fmt::Display for DiscoverError {
             Self::NoLogin => "the server there wants a password (masterauth)",
             Self::NotRedis => "the server there does not speak the Redis protocol",
             Self::NoAnswer => "the server there does not answer",
+            Self::Tls(why) => why,
         })
     }
 }
@@ -211,6 +214,19 @@ impl Discovery {
             Step::Guessed => self.count_on(0),
             Step::Counting { open } => self.finish_count(open),
             Step::Over => {}
+        }
+    }
+
+    /// There is no TLS with who was dialed.
+    pub fn on_tls_fault(&mut self, why: &'static str) {
+        if self.state == State::Done {
+            return;
+        }
+        self.must_close = true;
+        match self.step {
+            // As many streams as there are answer.
+            Step::Counting { open } if open > 0 => self.finish_count(open),
+            _ => self.finish(Err(DiscoverError::Tls(why))),
         }
     }
 
@@ -607,6 +623,34 @@ mod tests {
             client_port: Some(client_port),
             version,
         }))
+    }
+
+    #[test]
+    fn who_speaks_no_tls_is_told_of_and_asked_no_further() {
+        let mut discovery = Discovery::new(6004, None);
+        assert_eq!(discovery.poll(0), Some(Action::Dial(6004)));
+        discovery.on_tls_fault("why");
+        // That the connection could not be made is told, too.
+        discovery.on_refused();
+        assert_eq!(discovery.poll(0), Some(Action::Close));
+        let told = Action::Done(Err(DiscoverError::Tls("why")));
+        assert_eq!(discovery.poll(0), Some(told));
+        discovery.on_tls_fault("again");
+        assert_eq!(discovery.poll(0), None);
+        // Of ports that are counted those before it are streams.
+        let mut discovery = Discovery::at_base(9000, None);
+        for port in [9000, 9001] {
+            assert_eq!(discovery.poll(0), Some(Action::Dial(port)));
+            discovery.on_connected();
+            assert_eq!(discovery.poll(0), Some(Action::Close));
+        }
+        assert_eq!(discovery.poll(0), Some(Action::Dial(9002)));
+        discovery.on_tls_fault("why");
+        assert_eq!(discovery.poll(0), Some(Action::Close));
+        let Some(Action::Done(Ok(Found::Kevy(found)))) = discovery.poll(0) else {
+            panic!("it has streams");
+        };
+        assert_eq!((found.base, found.streams), (9000, 2));
     }
 
     #[test]

@@ -193,6 +193,15 @@ pub enum DropReason {
     Resync,
     /// The primary does not prove the key of the nodes, or is not content with ours.
     Key(Fault),
+    /// TLS cannot be spoken with the primary, for this reason.
+    Tls(&'static str),
+}
+
+impl DropReason {
+    /// Does what answered speak something else than replication?
+    pub fn is_no_stream(self) -> bool {
+        matches!(self, Self::Wire(WireError::AckMissing))
+    }
 }
 
 impl std::fmt::Display for DropReason {
@@ -219,6 +228,7 @@ impl std::fmt::Display for DropReason {
             Self::Damaged => out.write_str("frames were damaged on the way"),
             Self::Resync => out.write_str("full resync wanted"),
             Self::Key(fault) => out.write_str(fault.text()),
+            Self::Tls(why) => out.write_str(why),
         }
     }
 }
@@ -529,6 +539,13 @@ impl Link {
     /// The key cannot be proven.
     pub fn refuse(&mut self, now: u64, fault: Fault) {
         self.drop_for(now, DropReason::Key(fault), KEY_RETRY_MS);
+    }
+
+    /// There is no TLS with the primary.
+    pub fn refuse_tls(&mut self, now: u64, why: &'static str) {
+        if !matches!(self.phase, Phase::Waiting { .. }) {
+            self.drop_for(now, DropReason::Tls(why), KEY_RETRY_MS);
+        }
     }
 
     fn hear_proof(&mut self, now: u64, bytes: &[u8]) {
@@ -1622,6 +1639,29 @@ mod tests {
         let mut bench = Bench::streaming();
         bench.feed(b"+UNITS 6 29 0 0\r\n");
         assert_eq!(bench.take(), ["drop Wire(BadLine) +250"]);
+    }
+
+    #[test]
+    fn a_link_without_tls_is_dropped_with_its_reason_and_tried_seldom() {
+        let mut bench = Bench::fresh();
+        bench.poll();
+        bench.link.refuse_tls(bench.now, "it does not speak TLS");
+        // That the connection is over is told, too.
+        bench.closed();
+        bench.link.refuse_tls(bench.now, "again");
+        let dropped = "drop Tls(\"it does not speak TLS\") +1000";
+        assert_eq!(bench.take(), ["connect", dropped]);
+        bench.now += 1000;
+        bench.connect();
+        bench.feed(b"+ACK 7 0\r\n");
+        bench.take();
+        // Also one that was there.
+        bench
+            .link
+            .refuse_tls(bench.now, "it does not accept our certificate");
+        bench.poll();
+        let dropped = "drop Tls(\"it does not accept our certificate\") +1000";
+        assert_eq!(bench.take(), [dropped]);
     }
 
     #[test]

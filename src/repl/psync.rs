@@ -89,6 +89,8 @@ pub enum DropReason {
     Header,
     /// [`Psync::spoiled`] was called with this.
     Data(String),
+    /// TLS cannot be spoken with the primary, for this reason.
+    Tls(&'static str),
 }
 
 impl std::fmt::Display for DropReason {
@@ -104,6 +106,7 @@ impl std::fmt::Display for DropReason {
             Self::Select => out.write_str("stream broken: SELECT of no database"),
             Self::Header => out.write_str("data set without length or mark"),
             Self::Data(text) => write!(out, "bad data set: {text}"),
+            Self::Tls(why) => out.write_str(why),
         }
     }
 }
@@ -376,6 +379,13 @@ impl Psync {
     pub fn spoiled(&mut self, now: u64, why: String) {
         if matches!(self.phase, Phase::Body { .. } | Phase::Loading { .. }) {
             self.drop_link(now, DropReason::Data(why));
+        }
+    }
+
+    /// There is no TLS with the primary.
+    pub fn refuse_tls(&mut self, now: u64, why: &'static str) {
+        if !matches!(self.phase, Phase::Waiting { .. } | Phase::Loading { .. }) {
+            self.drop_link(now, DropReason::Tls(why));
         }
     }
 
@@ -1019,6 +1029,19 @@ mod tests {
     }
 
     const HELLO: &str = "send PING REPLCONF listening-port 6004 REPLCONF capa eof capa psync2";
+
+    #[test]
+    fn a_link_without_tls_is_dropped_with_its_reason() {
+        let mut bench = Bench::new(None);
+        bench.poll();
+        bench.take();
+        bench.link.refuse_tls(bench.now, "it does not speak TLS");
+        bench.link.on_closed(bench.now);
+        bench.link.refuse_tls(bench.now, "again");
+        let last = bench.link.status().last_drop;
+        assert_eq!(last, Some(DropReason::Tls("it does not speak TLS")));
+        assert_eq!(bench.link.status().state, LinkState::Waiting);
+    }
 
     #[test]
     fn a_link_introduces_itself_and_asks_for_everything() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection,
-    crypto::ring,
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
@@ -71,17 +71,11 @@ impl CertificateFiles {
     /// # Errors
     /// Which of them is missing or does not fit, and why. Nothing of what is in them.
     pub fn read(&self) -> Result<Certificates, String> {
-        if self.cert.is_empty() {
-            return Err("No tls-cert-file configured!".into());
-        }
-        if self.key.is_empty() {
-            return Err("No tls-key-file configured!".into());
-        }
+        self.look_for_own()?;
         let provider = Arc::new(ring::default_provider());
         let clients = self.verifier(&provider)?;
-        let refused = |why: rustls::Error| format!("{} with {}: {why}", self.cert, self.key);
-        let key = PrivateKeyDer::from_pem_file(&self.key);
-        let key = key.map_err(|why| format!("Failed to load private key: {}: {why}", self.key))?;
+        let own = self.own()?;
+        let refused = |why| self.refused(&why);
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(refused)?;
@@ -89,19 +83,66 @@ impl CertificateFiles {
             Some(verifier) => config.with_client_cert_verifier(verifier),
             None => config.with_no_client_auth(),
         };
-        let chain = certificates(&self.cert)
-            .map_err(|why| format!("Failed to load certificate: {}: {why}", self.cert))?;
-        let mut config = config.with_single_cert(chain, key).map_err(refused)?;
+        let mut config = config
+            .with_single_cert(own.chain, own.key)
+            .map_err(refused)?;
         // Whoever comes again shows what it was given: nothing is kept here, and cores share nothing.
         config.ticketer = ring::Ticketer::new().map_err(refused)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Certificates(Arc::new(config)))
     }
 
+    /// Are both files of this node named?
+    pub(super) fn look_for_own(&self) -> Result<(), String> {
+        if self.cert.is_empty() {
+            return Err("No tls-cert-file configured!".into());
+        }
+        if self.key.is_empty() {
+            return Err("No tls-key-file configured!".into());
+        }
+        Ok(())
+    }
+
+    /// Reads what this node shows.
+    pub(super) fn own(&self) -> Result<Own, String> {
+        let key = PrivateKeyDer::from_pem_file(&self.key);
+        let key = key.map_err(|why| format!("Failed to load private key: {}: {why}", self.key))?;
+        let chain = certificates(&self.cert)
+            .map_err(|why| format!("Failed to load certificate: {}: {why}", self.cert))?;
+        Ok(Own { chain, key })
+    }
+
+    /// What was read does not go together.
+    pub(super) fn refused(&self, why: &rustls::Error) -> String {
+        format!("{} with {}: {why}", self.cert, self.key)
+    }
+
+    /// Reads the authorities.
+    pub(super) fn roots(&self) -> Result<Arc<RootCertStore>, String> {
+        let failed = |why| self.no_authority(why);
+        let mut roots = RootCertStore::empty();
+        let (_, ignored) = roots.add_parsable_certificates(certificates(&self.ca).map_err(failed)?);
+        if ignored > 0 {
+            log(&format!(
+                "TLS: {}: {ignored} certificate(s) of no use",
+                self.ca
+            ));
+        }
+        Ok(Arc::new(roots))
+    }
+
+    /// They are none that anything can be held against.
+    pub(super) fn no_authority(&self, why: String) -> String {
+        format!(
+            "Failed to configure CA certificate(s) file: {}: {why}",
+            self.ca
+        )
+    }
+
     /// Who looks at clients' certificates, if anybody does.
     fn verifier(
         &self,
-        provider: &Arc<rustls::crypto::CryptoProvider>,
+        provider: &Arc<CryptoProvider>,
     ) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
         if self.auth() == AuthClients::No {
             return Ok(None);
@@ -111,29 +152,22 @@ impl CertificateFiles {
                 "tls-ca-cert-file must be specified when tls-auth-clients is enabled!".into(),
             );
         }
-        let failed = |why: String| {
-            format!(
-                "Failed to configure CA certificate(s) file: {}: {why}",
-                self.ca
-            )
-        };
-        let mut roots = RootCertStore::empty();
-        let (_, ignored) = roots.add_parsable_certificates(certificates(&self.ca).map_err(failed)?);
-        if ignored > 0 {
-            log(&format!(
-                "TLS: {}: {ignored} certificate(s) of no use",
-                self.ca
-            ));
-        }
-        let roots = Arc::new(roots);
+        let roots = self.roots()?;
         let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
         let builder = match self.auth() {
             AuthClients::Optional => builder.allow_unauthenticated(),
             AuthClients::Yes | AuthClients::No => builder,
         };
-        let verifier = builder.build().map_err(|why| failed(why.to_string()))?;
+        let verifier = builder.build();
+        let verifier = verifier.map_err(|why| self.no_authority(why.to_string()))?;
         Ok(Some(verifier))
     }
+}
+
+/// What this node shows.
+pub(super) struct Own {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// The certificates in a file, of which there is one at least.

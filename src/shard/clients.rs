@@ -81,10 +81,11 @@ const PROTECTED: Error = Error::fixed(
      the above things in order for the server to start accepting connections from the outside.",
 );
 
-/// The TLS of a new connection.
+/// The TLS of a new connection to the TLS port.
 fn session(shared: &Shared) -> Option<Box<Session>> {
     let certificates = shared.tls.as_ref()?.certificates();
-    Session::new(&certificates).ok().map(Box::new)
+    let connection = certificates.connection().ok()?;
+    Some(Box::new(Session::new(connection)))
 }
 
 impl State {
@@ -97,6 +98,8 @@ impl State {
         local: Option<SocketAddr>,
         door: Door,
     ) -> bool {
+        // CONFIG SET may have come to another core while this one slept.
+        self.heed_tunables();
         let others = self
             .shared
             .clients()
@@ -118,6 +121,8 @@ impl State {
         conn.port_shard = door.shard();
         if door == Door::Tls {
             conn.tls = session(&self.shared);
+        } else if door == Door::Plain && self.shared.node_tls.is_some() {
+            conn.tls = Some(Box::new(Session::undecided()));
         }
         let is_lost = door == Door::Tls && conn.tls.is_none();
         self.forget_user(&mut conn);

@@ -214,7 +214,7 @@ pub struct Conn {
     pub trusted: bool,
     /// Its user may do everything: nothing it asks for has to be judged.
     pub unlimited: bool,
-    /// Came to the TLS port.
+    /// Came to the TLS port, or may be another node that speaks TLS at the plain one.
     pub tls: Option<Box<Session>>,
     /// Came to the port of this shard.
     pub port_shard: Option<usize>,
@@ -590,6 +590,11 @@ impl Conn {
     /// Are replies missing that other cores will bring?
     pub fn is_waiting(&self) -> bool {
         !self.slots.is_empty()
+    }
+
+    /// Is it in TLS?
+    pub fn is_in_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.is_undecided())
     }
 
     /// Is it to be closed, and has it been told all that it is to be told?

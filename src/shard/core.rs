@@ -29,7 +29,7 @@ use super::{
     shared::{FollowView, Shared, lock},
     source::Source,
     state::State,
-    tls,
+    tls::{self, Fault as TlsFault, Told, Tunnels, What},
 };
 use crate::{
     base::{Ms, Position},
@@ -62,7 +62,7 @@ const STALL_MS: Ms = 60_000;
 
 /// One core: its ring and everything that lives on it.
 pub struct Core<R: Reactor> {
-    reactor: R,
+    reactor: Tunnels<R>,
     /// What the ring told in this turn.
     events: Vec<Event>,
     state: State,
@@ -138,7 +138,7 @@ impl<R: Reactor> Core<R> {
         state.feeding = state.homes.own().map(|_| false).collect();
         Ok(Self {
             source: Source::new(state.homes.own()),
-            reactor,
+            reactor: Tunnels::new(reactor, &shared),
             events: Vec::with_capacity(1024),
             asking: Asking::new(&shared).filter(|_| me == 0),
             follower: (me == 0).then(|| Follower::new(shared)),
@@ -204,6 +204,7 @@ impl<R: Reactor> Core<R> {
     /// What the operating system said.
     pub fn serve_replicas(&mut self, at: &Endpoint, own: usize) -> std::io::Result<()> {
         let listener = self.reactor.listen(at, 64)?;
+        self.reactor.guard(listener);
         self.source.listens(listener, own);
         Ok(())
     }
@@ -224,7 +225,12 @@ impl<R: Reactor> Core<R> {
     /// # Errors
     /// A port could not be opened.
     pub fn take_part(&mut self, membership: Membership, at: &[Endpoint]) -> std::io::Result<()> {
-        let listeners = at.iter().map(|at| self.reactor.listen(at, 64));
+        let listeners = at.iter().map(|at| {
+            let listener = self.reactor.listen(at, 64)?;
+            self.reactor.guard(listener);
+            Ok(listener)
+        });
+        let listeners = listeners.collect::<std::io::Result<_>>()?;
         if let Some(election) = &self.state.shared.election {
             let others = membership.settings.peers.len() / 2;
             election.others_needed.store(others, Relaxed);
@@ -232,7 +238,7 @@ impl<R: Reactor> Core<R> {
             let version = &self.state.shared.tunables_version;
             version.fetch_add(1, Relaxed);
         }
-        self.member = Some((membership, listeners.collect::<std::io::Result<_>>()?));
+        self.member = Some((membership, listeners));
         self.state.shared.following.store(true, Relaxed);
         self.state.shared.primary_expires.store(true, Relaxed);
         *lock(&self.state.shared.follow) = Some(FollowView::default());
@@ -437,6 +443,7 @@ impl<R: Reactor> Core<R> {
                 .is_some_and(|election| election.has_work())
             || self.durable.as_ref().is_some_and(Durable::has_work)
             || self.source.has_work()
+            || self.reactor.has_told()
     }
 
     /// One turn: waits for events as told (before [`Wait::Event`] the mailboxes must have been parked),
@@ -468,6 +475,7 @@ impl<R: Reactor> Core<R> {
         }
         drop(reaped);
         self.events = events;
+        worked |= self.hear_tunnels();
         worked |= self.end_turn();
         Ok(worked)
     }
@@ -631,9 +639,7 @@ impl<R: Reactor> Core<R> {
         for late in std::mem::take(&mut self.late) {
             match late {
                 Late::Data(socket, bytes) => {
-                    let parts = (&mut self.source, &mut self.election, &mut self.follower);
-                    let failing = &mut self.failing;
-                    hear_node(parts, failing, &mut self.state, socket, &bytes);
+                    self.on_text(socket, &bytes);
                     self.reactor.start_receiving(socket);
                 }
                 Late::End(socket) => self.on_node_end(socket),
@@ -708,17 +714,6 @@ impl<R: Reactor> Core<R> {
         control.step(&mut self.state, &mut self.reactor)
     }
 
-    /// Is what this replica says heard although the node is hushed? Requests that have begun may wait for it.
-    fn hears_acks(&self, socket: SocketId) -> bool {
-        let is_late = |late: &Late| match late {
-            Late::Data(of, _) | Late::End(of) => *of == socket,
-        };
-        self.state.gate.asks_majority()
-            && self.state.stage < Stage::Sealing
-            && self.source.has_link(socket)
-            && !self.late.iter().any(is_late)
-    }
-
     /// Begins what every core has to do before an election goes on.
     fn heed(&mut self, order: Order) {
         // The gate may have been shut after this turn began.
@@ -768,6 +763,72 @@ impl<R: Reactor> Core<R> {
 
     /// Handles one event; true if it was work (timers and wake-ups are not).
     fn on_event(&mut self, event: Event) -> bool {
+        if !self.reactor.has_tunnels() {
+            return self.handle(event);
+        }
+        match self.reactor.take(event) {
+            Some(event) => self.handle(event),
+            None => self.hear_tunnels(),
+        }
+    }
+
+    /// Handles what comes of connections with other nodes in TLS; true if there was anything.
+    fn hear_tunnels(&mut self) -> bool {
+        let mut worked = false;
+        while let Some(Told { socket, what }) = self.reactor.next_told() {
+            worked = true;
+            match what {
+                What::Event(event) => {
+                    self.handle(event);
+                }
+                What::Text(_) if self.stopping => {}
+                What::Text(text) => {
+                    self.state.stats.bytes_in += text.len() as u64;
+                    self.on_text(socket, &text);
+                }
+                What::Fault(fault) => self.on_tls_fault(socket, fault),
+            }
+        }
+        worked
+    }
+
+    /// A node that was dialed is none that TLS can be spoken with.
+    fn on_tls_fault(&mut self, socket: SocketId, fault: TlsFault) {
+        if let Some(election) = &mut self.election
+            && election.on_tls_fault(socket, fault, self.state.boot_clock)
+        {
+        } else if let Some(failing) = &mut self.failing
+            && failing.on_tls_fault(socket, fault, &self.state.shared)
+        {
+        } else if let Some(follower) = &mut self.follower {
+            follower.on_tls_fault(socket, fault, self.state.now);
+        }
+    }
+
+    /// Who hears other nodes, with what, and from where.
+    fn parts(&mut self) -> (Ears<'_>, &mut State, &mut Tunnels<R>) {
+        let ears = Ears {
+            asking: &mut self.asking,
+            source: &mut self.source,
+            election: &mut self.election,
+            failing: &mut self.failing,
+            follower: &mut self.follower,
+            late: &self.late,
+        };
+        (ears, &mut self.state, &mut self.reactor)
+    }
+
+    /// What another node has said.
+    fn on_text(&mut self, socket: SocketId, text: &[u8]) {
+        let (ears, state, _) = self.parts();
+        if !ears.hear(state, socket, text) {
+            self.late.push(Late::Data(socket, text.to_vec()));
+            self.reactor.stop_receiving(socket);
+        }
+    }
+
+    /// The same of one that is about no connection in TLS with another node.
+    fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::Received { lease, .. } if self.stopping => self.reactor.give_back(lease),
             Event::Received { socket, lease } => {
@@ -785,23 +846,14 @@ impl<R: Reactor> Core<R> {
                 } else if let Some(scrapes) = &mut self.scrapes
                     && scrapes.on_data(socket, bytes)
                 {
-                } else if let Some(asking) = &mut self.asking
-                    && asking.on_data(socket, bytes, self.state.boot_clock)
-                {
-                } else if self.state.stage < Stage::Sealing
-                    && let Some(election) = &mut self.election
-                    && election.on_data(socket, bytes, self.state.boot_clock)
-                {
-                    // It goes on until everything is written down: who leads is answered meanwhile.
-                } else if self.state.is_hushed() && self.hears_acks(socket) {
-                    self.source.on_data(&mut self.state, socket, bytes);
-                } else if self.state.is_hushed() {
-                    self.late.push(Late::Data(socket, bytes.to_vec()));
-                    self.reactor.stop_receiving(socket);
                 } else {
-                    let parts = (&mut self.source, &mut self.election, &mut self.follower);
-                    let failing = &mut self.failing;
-                    hear_node(parts, failing, &mut self.state, socket, bytes);
+                    let (ears, state, reactor) = self.parts();
+                    let bytes = reactor.received(&lease);
+                    if !ears.hear(state, socket, bytes) {
+                        let bytes = bytes.to_vec();
+                        self.late.push(Late::Data(socket, bytes));
+                        self.reactor.stop_receiving(socket);
+                    }
                 }
                 self.reactor.give_back(lease);
             }
@@ -1206,6 +1258,7 @@ impl<R: Reactor> Core<R> {
             let (now, tunables) = (self.state.boot_clock, &self.state.tunables);
             asking.tick(now, tunables, &mut self.reactor);
         }
+        self.reactor.tick();
         self.source.tick(&mut self.state);
         self.state.tick(STALL_MS);
         self.state.look_after_waiters();
@@ -1236,28 +1289,53 @@ impl<R: Reactor> Core<R> {
     }
 }
 
-/// Bytes from another node, for whoever here speaks with it.
-fn hear_node(
-    parts: (
-        &mut Source,
-        &mut Option<Box<Election>>,
-        &mut Option<Follower>,
-    ),
-    failing: &mut Option<Box<Failing>>,
-    state: &mut State,
-    socket: SocketId,
-    bytes: &[u8],
-) {
-    let (source, election, follower) = parts;
-    if source.on_data(state, socket, bytes) {
-    } else if let Some(election) = election
-        && election.on_data(socket, bytes, state.boot_clock)
-    {
-    } else if let Some(failing) = failing
-        && failing.on_data(socket, bytes, &state.shared)
-    {
-    } else if let Some(follower) = follower {
-        follower.on_data(state, socket, bytes);
+/// Those of a core who speak with other nodes.
+struct Ears<'a> {
+    asking: &'a mut Option<Asking>,
+    source: &'a mut Source,
+    election: &'a mut Option<Box<Election>>,
+    failing: &'a mut Option<Box<Failing>>,
+    follower: &'a mut Option<Follower>,
+    late: &'a [Late],
+}
+
+impl Ears<'_> {
+    /// Bytes from another node, for whoever here speaks with it; false if they have to wait.
+    fn hear(self, state: &mut State, socket: SocketId, bytes: &[u8]) -> bool {
+        if let Some(asking) = self.asking
+            && asking.on_data(socket, bytes, state.boot_clock)
+        {
+            return true;
+        }
+        // Elections go on until everything is written down: who leads is answered meanwhile.
+        if state.stage < Stage::Sealing
+            && let Some(election) = self.election
+            && election.on_data(socket, bytes, state.boot_clock)
+        {
+            return true;
+        }
+        if state.is_hushed() {
+            return self.hears_acks(state, socket) && self.source.on_data(state, socket, bytes);
+        }
+        if self.source.on_data(state, socket, bytes) {
+        } else if let Some(failing) = self.failing
+            && failing.on_data(socket, bytes, &state.shared)
+        {
+        } else if let Some(follower) = self.follower {
+            follower.on_data(state, socket, bytes);
+        }
+        true
+    }
+
+    /// Is what this replica says heard although the node is hushed? Requests that have begun may wait for it.
+    fn hears_acks(&self, state: &State, socket: SocketId) -> bool {
+        let is_late = |late: &Late| match late {
+            Late::Data(of, _) | Late::End(of) => *of == socket,
+        };
+        state.gate.asks_majority()
+            && state.stage < Stage::Sealing
+            && self.source.has_link(socket)
+            && !self.late.iter().any(is_late)
     }
 }
 

@@ -31,6 +31,7 @@ use super::{
     safe_file::{self, SafeFile},
     shared::{ReplicaView, Shared, lock},
     state::State,
+    tls::Fault as TlsFault,
 };
 use crate::{
     base::{Ms, Position},
@@ -254,6 +255,11 @@ impl Failing {
 
     pub fn on_connected(&mut self, socket: SocketId, is_good: bool, shared: &Shared) -> bool {
         Self::note(self.line.on_connected(socket, is_good), shared)
+    }
+
+    /// TLS cannot be spoken with who was dialed.
+    pub fn on_tls_fault(&mut self, socket: SocketId, fault: TlsFault, shared: &Shared) -> bool {
+        Self::note(self.line.on_tls_fault(socket, fault), shared)
     }
 
     pub fn on_sent(&mut self, socket: SocketId, is_good: bool, shared: &Shared) -> bool {

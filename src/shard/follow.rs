@@ -34,6 +34,7 @@ use super::{
     message::Asker,
     shared::{FollowView, LinkView, Shared, lock},
     state::State,
+    tls::{Fault as TlsFault, NO_TLS_HERE, is_record},
 };
 use crate::{
     base::{Ms, parse_u64},
@@ -508,6 +509,20 @@ impl Follower {
         }
     }
 
+    /// TLS cannot be spoken with who was dialed, or not any longer. That the connection is over is told next.
+    pub(super) fn on_tls_fault(&mut self, socket: SocketId, fault: TlsFault, now: Ms) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        if let Some(search) = target.search_on(socket) {
+            search.discovery.on_tls_fault(fault.text());
+        } else if let Some(redis) = target.redis_on(socket) {
+            redis.on_tls_fault(fault.text(), now);
+        } else if let Some(run) = target.run_on(socket) {
+            run.link.refuse_tls(now, fault.text());
+        }
+    }
+
     pub(super) fn on_sent(&mut self, socket: SocketId) {
         let Some(target) = &mut self.target else {
             return;
@@ -548,7 +563,10 @@ impl Follower {
             return;
         };
         if let Some(search) = target.search_on(socket) {
-            search.discovery.on_bytes(bytes);
+            match is_record(bytes) {
+                false => search.discovery.on_bytes(bytes),
+                true => search.discovery.on_tls_fault(NO_TLS_HERE),
+            }
         } else if let Some(redis) = target.redis_on(socket) {
             redis.on_data(state, bytes, &mut self.sessions);
         } else if let Some(at) = target
@@ -556,7 +574,11 @@ impl Follower {
             .iter()
             .position(|run| run.socket == Some(socket))
         {
-            target.feed(at, state, bytes);
+            let run = &mut target.links[at];
+            match run.connected || !is_record(bytes) {
+                true => target.feed(at, state, bytes),
+                false => run.link.refuse_tls(state.now, NO_TLS_HERE),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use super::{
     shared::{
         CoreStats, FollowView, MemberView, RedisView, ReplicaView, Replicas, Shared, Tunables, lock,
     },
+    tls::NodeCertificates,
 };
 use crate::{
     base::{Ms, parse_i64, parse_u64},
@@ -533,6 +534,13 @@ fn replication(facts: &Facts<'_>, lines: &mut Lines<'_>) {
         lines.put("node_key_refused_links", ring.refused.load(Relaxed));
         lines.put("node_key_last_refusal", ring.last());
     }
+    if let Some(tls) = &facts.shared.node_tls {
+        let (refused, failed, last) = tls.counts();
+        lines.put("node_tls", 1);
+        lines.put("node_tls_refused_links", refused);
+        lines.put("node_tls_failed_links", failed);
+        lines.put("node_tls_last_failure", last);
+    }
 }
 
 fn failover(shared: &Shared, lines: &mut Lines<'_>) {
@@ -843,6 +851,7 @@ pub(super) fn parameters(shared: &Shared) -> Vec<(String, String)> {
             "tls-port",
             shared.tls.as_ref().map_or(0, |tls| tls.number).to_string(),
         ),
+        ("tls-replication", yes_no(shared.node_tls.is_some())),
         ("tls-cert-file", tunables.certificates.cert.clone()),
         ("tls-key-file", tunables.certificates.key.clone()),
         ("tls-ca-cert-file", tunables.certificates.ca.clone()),
@@ -935,7 +944,7 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         .map(|tunables| tunables.clone())
         .unwrap_or_default();
     change(&mut changed, Some(shared), pairs)?;
-    let certificates = renewed_certificates(shared, &changed, pairs)?;
+    let (for_clients, for_nodes) = renewed_certificates(shared, &changed, pairs)?;
     shared.scripts.running().set_busy_ms(changed.busy_ms);
     let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
     let password = names
@@ -945,7 +954,10 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
         *tunables = changed;
     }
     shared.tunables_version.fetch_add(1, Relaxed);
-    if let (Some(tls), Some(certificates)) = (&shared.tls, certificates) {
+    if let (Some(tls), Some(certificates)) = (&shared.tls, for_clients) {
+        tls.renew(certificates);
+    }
+    if let (Some(tls), Some(certificates)) = (&shared.node_tls, for_nodes) {
         tls.renew(certificates);
     }
     if let Some(password) = password {
@@ -954,19 +966,26 @@ pub(super) fn set_parameters(shared: &Shared, pairs: Args<'_>) -> Result<(), Err
     Ok(())
 }
 
-/// What the TLS port is to serve with, if the pairs are about that. The files are read again also where their
-/// names stay. This waits for the disk, as CONFIG REWRITE does.
+/// What the TLS port is to serve with, and links between nodes, if the pairs are about that. The files are
+/// read again also where their names stay. This waits for the disk, as CONFIG REWRITE does.
 fn renewed_certificates(
     shared: &Shared,
     changed: &Tunables,
     pairs: Args<'_>,
-) -> Result<Option<Certificates>, Error> {
+) -> Result<(Option<Certificates>, Option<NodeCertificates>), Error> {
     let mut names = (0..pairs.len()).step_by(2).map(|at| pairs.at(at));
     let name = names.find(|name| name.to_ascii_lowercase().starts_with(b"tls-"));
-    let (Some(name), Some(_)) = (name, &shared.tls) else {
-        return Ok(None);
+    let Some(name) = name else {
+        return Ok((None, None));
     };
-    changed.certificates.read().map(Some).map_err(|why| {
+    let files = &changed.certificates;
+    let for_clients = shared.tls.as_ref().map(|_| files.read()).transpose();
+    let for_nodes = || {
+        let nodes = shared.node_tls.as_ref();
+        nodes.map(|_| files.read_for_nodes()).transpose()
+    };
+    let read = for_clients.and_then(|for_clients| Ok((for_clients, for_nodes()?)));
+    read.map_err(|why| {
         log(&format!("TLS: {why}"));
         let name = String::from_utf8_lossy(name).to_lowercase();
         Error::text(format!(

@@ -1,25 +1,16 @@
 //! The key that this node proves to others, and who failed to prove it here. The rules are in `proof`.
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{log, shared::lock};
+use super::refusals::{Refusals, machine};
 use crate::{
     base::Ms,
     proof::{Dialer, Fault, Listener, NodeKey, Nonce, Purpose},
 };
-
-/// Of who is refused again and again, so often something is logged.
-const TELL_AGAIN_MS: Ms = 60_000;
-/// Of so many at a time; others are counted only.
-const TOLD_MAX: usize = 64;
 
 /// See the module page.
 #[derive(Debug)]
@@ -31,10 +22,8 @@ pub struct Keyring {
     own: String,
     /// Connections that others opened and that did not prove the key.
     pub refused: AtomicU64,
-    /// The last of them.
-    last: Mutex<String>,
-    /// Of whom the log has a line, and since when.
-    told: Mutex<BTreeMap<(IpAddr, bool, Fault), Ms>>,
+    /// What was told of them; at the port of elections or not, and why.
+    refusals: Refusals<(bool, Fault)>,
 }
 
 impl Keyring {
@@ -45,8 +34,7 @@ impl Keyring {
             path,
             own,
             refused: AtomicU64::new(0),
-            last: Mutex::default(),
-            told: Mutex::default(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -71,22 +59,16 @@ impl Keyring {
     /// late.
     pub(super) fn refuse(&self, purpose: Purpose, from: Option<IpAddr>, fault: Fault, now: Ms) {
         let count = self.refused.fetch_add(1, Relaxed) + 1;
-        let from = from.unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical();
+        let from = machine(from);
         let line = format!("{purpose}: {from} is refused: {}", fault.text());
-        lock(&self.last).clone_from(&line);
-        let mut told = lock(&self.told);
-        // Clocks of ports differ, and one may go back.
-        told.retain(|_, since| now.abs_diff(*since) < TELL_AGAIN_MS);
-        let who = (from, purpose == Purpose::Elections, fault);
-        if told.len() < TOLD_MAX && !told.contains_key(&who) {
-            told.insert(who, now);
-            log(&format!("{line} ({count} in all)"));
-        }
+        let why = (purpose == Purpose::Elections, fault);
+        let more = format!(" ({count} in all)");
+        self.refusals.note(from, why, &line, &more, now);
     }
 
     /// Who was refused last, and why.
     pub(super) fn last(&self) -> String {
-        lock(&self.last).clone()
+        self.refusals.last()
     }
 }
 
@@ -112,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_counts_and_few_are_told() {
+    fn every_refusal_counts() {
         let key = NodeKey::of_file(b"0123456789abcdef").expect("it is long enough");
         let ring = Keyring::new(key, PathBuf::new(), "a".into());
         for n in 0..200u8 {
@@ -121,10 +103,7 @@ mod tests {
             ring.refuse(Purpose::Stream(0), from, Fault::Wrong, 6);
         }
         assert_eq!(ring.refused.load(Relaxed), 400);
-        assert_eq!(lock(&ring.told).len(), TOLD_MAX);
         let wrong = "stream:0: 10.0.0.199 is refused: its node key is another one";
         assert_eq!(ring.last(), wrong);
-        ring.refuse(Purpose::Elections, None, Fault::Late, 5 + 2 * TELL_AGAIN_MS);
-        assert_eq!(lock(&ring.told).len(), 1, "what is long ago is forgotten");
     }
 }

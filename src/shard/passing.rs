@@ -310,10 +310,10 @@ impl Parting {
                 }
                 parting => {
                     parting.iter_mut().for_each(|parting| parting.closed += 1);
-                    match &conn.tls {
-                        None => reactor.finish_sending(socket),
+                    match conn.is_in_tls() {
+                        false => reactor.finish_sending(socket),
                         // TLS has its own word for it, which the ring does not know.
-                        Some(_) => end_tls(state, &mut conn),
+                        true => end_tls(state, &mut conn),
                     }
                 }
             }
@@ -394,7 +394,7 @@ impl Parting {
     }
 }
 
-/// Tells a client of the TLS port the end, behind what it is owed.
+/// Tells a client in TLS the end, behind what it is owed.
 fn end_tls(state: &mut State, conn: &mut Conn) {
     state.on_end(conn, true);
     conn.closing = true;
@@ -407,7 +407,7 @@ fn can_leave(conn: &Conn) -> bool {
         Hold::Blocked(blocked) => matches!(blocked.on_timeout, GiveUp::Unanswered),
         _ => conn.is_waiting(),
     };
-    let is_simple = conn.tls.is_none()
+    let is_simple = !conn.is_in_tls()
         && conn.tracking.is_none()
         && !conn.monitors
         && !conn.reads_replica

@@ -22,6 +22,7 @@ use super::{
     limits::{ClientsMemory, OutputLimits},
     meter::{CoreMeters, Lags},
     scopes::Ownership,
+    tls::NodeTls,
 };
 use crate::{
     acl::{self, Users},
@@ -176,7 +177,7 @@ pub struct Tunables {
     pub quorum_writes: bool,
     /// Milliseconds after which other clients are told that a script runs; 0: never.
     pub busy_ms: u64,
-    /// What the TLS port serves with.
+    /// What the TLS port serves with, and links between nodes.
     pub certificates: CertificateFiles,
 }
 
@@ -634,6 +635,8 @@ pub struct Shared {
     pub fleet: Option<Fleet>,
     /// The client port for TLS, if there is one.
     pub tls: Option<TlsPort>,
+    /// Links between nodes are in TLS.
+    pub node_tls: Option<NodeTls>,
     /// This node is a member of elections.
     pub election: Option<Election>,
     /// Keys that one node alone may write to.
@@ -695,6 +698,7 @@ impl Shared {
             found: Mutex::default(),
             fleet: None,
             tls: None,
+            node_tls: None,
             election: None,
             scopes: None,
             failovers: Failovers::default(),

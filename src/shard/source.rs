@@ -30,6 +30,7 @@ use super::{
     shared::{ReplicaView, Shared, lock},
     ship::{Sailed, Ship},
     state::State,
+    tls::{NO_TLS_ANSWER, NO_TLS_HERE, is_record},
 };
 use crate::{
     base::Ms,
@@ -88,7 +89,7 @@ const UNPROVEN_MAX: usize = 32;
 /// Why such a one ends.
 const CROWDED: &str = "others want to prove the node key";
 /// Why a link ends that is none of a peer of this node, and how often that is logged.
-const KEY_TOLD_MS: Ms = 60_000;
+const LACK_TOLD_MS: Ms = 60_000;
 const NO_KEY_HERE: &str = "it has a node key, and this node has none (--node-key-file)";
 /// While a replica takes in its snapshot, so much more is kept for it.
 const PATIENCE: usize = 4;
@@ -113,8 +114,8 @@ pub(super) struct Source {
     holds: bool,
     /// Commands of this core when it was last looked at.
     commands: u64,
-    /// When it was last told that somebody has a key and this node none.
-    key_told_at: Ms,
+    /// When it was last told that somebody has a key, or TLS, and this node none.
+    lack_told_at: Ms,
     /// Once there was a snapshot: is the memory for them registered with the ring?
     registered: Option<bool>,
 }
@@ -389,11 +390,20 @@ impl Source {
             link.prove(bytes, &state.shared, now);
             return true;
         }
-        if matches!(link.stage, Stage::Greeting) && proof::is_hello(bytes) {
-            (link.stage, link.gone) = (Stage::Refused(now), Some(NO_KEY_HERE));
-            let text = format!("replica {}: {NO_KEY_HERE}", link.name());
-            if now >= self.key_told_at + KEY_TOLD_MS {
-                self.key_told_at = now;
+        let lacks = match &link.stage {
+            Stage::Greeting if proof::is_hello(bytes) => Some(NO_KEY_HERE),
+            Stage::Greeting if is_record(bytes) => Some(NO_TLS_HERE),
+            _ => None,
+        };
+        if let Some(lacks) = lacks {
+            link.stage = Stage::Refused(now);
+            match lacks {
+                NO_TLS_HERE => link.say(NO_TLS_ANSWER.into()),
+                lacks => link.gone = Some(lacks),
+            }
+            let text = format!("replica {}: {lacks}", link.name());
+            if now >= self.lack_told_at + LACK_TOLD_MS {
+                self.lack_told_at = now;
                 log(&text);
             }
             return true;
@@ -786,11 +796,12 @@ impl Source {
             }
         }
         if feed.ship.is_some() {
-            let limits = (journals, state.tunables.backlog_len);
+            let backlog_len = state.tunables.backlog_len;
             let is_aboard = |link: &&&mut Link| matches!(link.stage, Stage::Shipping);
             let aboard = links.iter().filter(is_aboard).count() as u64;
             let parties = (&mut links[..], &mut *away, own);
-            worked |= feed.sail(home, parties, limits, &mut || reactor.take_chunk());
+            let take = &mut || reactor.take_chunk();
+            worked |= feed.sail(home, parties, (&state.shared, backlog_len), take);
             if let Some(ship) = &feed.ship {
                 let (large, all) = ship.image_len();
                 let counted = std::mem::replace(&mut feed.counted, (large, all));
@@ -1063,7 +1074,7 @@ impl Feed {
         &mut self,
         home: &mut Shard,
         (links, away, own): (&mut [&mut Link], &mut Vec<Away>, usize),
-        (journals, backlog_len): (bool, usize),
+        (shared, backlog_len): (&Shared, usize),
         take: &mut dyn FnMut() -> Option<Chunk>,
     ) -> bool {
         let is_waited_for = links
@@ -1096,7 +1107,7 @@ impl Feed {
                 .as_ref()
                 .is_none_or(|stream| !stream.is_adopted());
             let is_written = self.history.end().is_some_and(|end| end > landing.mark);
-            if journals && is_ours && !is_written {
+            if shared.settings.journals && is_ours && !is_written {
                 return false;
             }
             self.history.doubt(landing.first, landing.end);
@@ -1130,7 +1141,7 @@ impl Feed {
             return false;
         }
         let mut out = Vec::new();
-        match ship.sail(home, take, &mut out) {
+        match ship.sail(home, take, shared, &mut out) {
             Sailed::On => {
                 for away in away.iter_mut().filter(|away| is_of_it(away)) {
                     away.kept.extend(&out);

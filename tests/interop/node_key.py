@@ -7,6 +7,7 @@ The handshake is written here a second time, after src/docs/wire.md, so a node t
 """
 
 import argparse
+import contextlib
 import hashlib
 import hmac
 import os
@@ -400,6 +401,8 @@ def kevys(args, scratch, count, primary, replica):
 class Fleet:
     """Three members, each under a supervisor of its own."""
 
+    more = ()
+
     def __init__(self, args, scratch):
         self.args, self.scratch = args, scratch
         self.key = key_file(scratch, "key", SECRET)
@@ -414,6 +417,7 @@ class Fleet:
         words += ["--dir", os.path.join(folder, "data"), "--node-id", name, "--peers", self.peers]
         words += ["--elect-down-after-ms", DOWN_AFTER_MS]
         words += ["--node-key-file", key] if key else []
+        words += self.more
         how = [os.path.abspath(self.args.node)]
         if is_kept:
             how += ["supervise", "--control", os.path.join(folder, "control")]
@@ -501,11 +505,16 @@ def hammer(port, secret):
 
 
 def members(args, scratch, count):
-    fleet = Fleet(args, scratch)
+    with running(Fleet(args, scratch)) as fleet:
+        elected(args, scratch, count, fleet)
+
+
+@contextlib.contextmanager
+def running(fleet):
     try:
         for server in fleet.members.values():
             server.start()
-        elected(args, scratch, count, fleet)
+        yield fleet
     except FAULTS:
         tell_logs()
         raise
@@ -555,9 +564,15 @@ def elected(args, scratch, count, fleet):
         stranger.stop()
     a_kevy_among(count, scratch, fleet, out, (primary, epoch))
 
-    # Back again, over to another one as planned, and over to another one because it is lost.
     fleet.members[out] = right.start(limit=90)
     count.check("the right one is let in again", fleet.wait("three again") == (primary, epoch), str(fleet.views()))
+    led_by_all(args, count, fleet, primary, epoch)
+    shown = [lacks_secret(server, fleet.holder(name)) for name, server in fleet.members.items()]
+    count.check("the secret is shown nowhere", all(shown))
+
+
+def led_by_all(args, count, fleet, primary, epoch):
+    """Over to another one as planned, to another process of its, and to another one because it is lost."""
     fleet.write(primary, "k", "2")
     moved = wait_until("its part is handed over", 30, lambda: fleet.moved_from(primary), every=0.2)
     count.check("a planned failover", moved[1] > epoch, str(moved))
@@ -579,8 +594,6 @@ def elected(args, scratch, count, fleet):
     count.ok("with every confirmed write")
     fleet.members[primary] = lost.start(limit=90)
     count.check("the lost one follows", fleet.wait("three again") == after, str(fleet.views()))
-    shown = [lacks_secret(server, fleet.holder(name)) for name, server in fleet.members.items()]
-    count.check("the secret is shown nowhere", all(shown))
 
 
 def upgraded(args, count, fleet, primary, epoch):

@@ -48,6 +48,7 @@ impl Draft {
                 let port = number(text, 0, 65_535)? as u16;
                 options.tls_port = (port > 0).then_some(port);
             }
+            "tls-replication" => options.tls_replication = yes_or_no(text)?,
             "unixsocket" => options.unix = filled(text),
             "threads" => {
                 // kevy's 0 means all.

@@ -57,9 +57,9 @@ const fn refused(
 const COUNT: Kind = Kind::Number(0, i64::MAX);
 const PORT: Kind = Kind::Number(0, 65_535);
 const LOOPS: &str = "it tunes kevy's own loops";
-const ENCRYPTED: &str =
-    "links are not encrypted here, and what was to be secret would be sent openly";
-const NO_KEYS: &str = "links are not encrypted here, so that keys have no use";
+const ENCRYPTED: &str = "kevy's encrypted links are not known here (ringkeeps have tls-replication), \
+                         and what was to be secret would be sent openly";
+const NO_KEYS: &str = "kevy's encrypted links are not known here, so that keys have no use";
 const REWRITES: &str =
     "a snapshot is made when the journal has grown by the size of the last one, and by 64 MiB";
 const LEVELS: &[&str] = &["trace", "debug", "info", "warn", "warning", "error"];

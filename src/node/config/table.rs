@@ -241,6 +241,7 @@ pub(in crate::node) static SETTINGS: &[Setting] = &[
         "",
     ),
     fixed("tls-port", ("tls", "port"), PORT_OR_NONE, "").shown_as("tls-port"),
+    fixed("tls-replication", ("tls", "replication"), Kind::YesNo, "no").shown_as("tls-replication"),
     live("tls-cert-file", ("tls", "cert_file"), Kind::Text, ""),
     live("tls-key-file", ("tls", "key_file"), Kind::Text, ""),
     live("tls-ca-cert-file", ("tls", "ca_cert_file"), Kind::Text, ""),

@@ -345,9 +345,14 @@ pub static SETTINGS: &[Flag] = &[
     ),
     flag("--tls-port", "N", "client port for TLS"),
     flag(
+        "--tls-replication",
+        "yes|no",
+        "what nodes say to each other is in TLS, with certificates on both sides",
+    ),
+    flag(
         "--tls-cert-file",
         "FILE",
-        "certificate that its clients are shown",
+        "certificate that clients in TLS, and other nodes, are shown",
     ),
     flag("--tls-key-file", "FILE", "the key to it"),
     flag(

@@ -8,7 +8,11 @@ use std::{
 
 use uring::{Endpoint, Outgoing, Reactor, SocketId};
 
-use super::super::{log, shared::Shared};
+use super::super::{
+    log,
+    shared::Shared,
+    tls::{Fault as TlsFault, NO_TLS_ANSWER, NO_TLS_HERE, is_record},
+};
 use crate::{
     base::Ms,
     elect::{Decoder, Message, NodeId, Peer},
@@ -254,6 +258,10 @@ impl Lines {
     /// Closes a connection of somebody else's, and says so now and then.
     fn turn_away(&mut self, socket: SocketId, from: Option<IpAddr>, why: &str, now: Ms) {
         self.closing.push(socket);
+        self.note_turned_away(from, why, now);
+    }
+
+    fn note_turned_away(&mut self, from: Option<IpAddr>, why: &str, now: Ms) {
         self.cut += 1;
         if now >= self.refused_at + REFUSALS_MS {
             self.refused_at = now;
@@ -288,6 +296,10 @@ impl Lines {
         let Some(other) = self.outbound_on(socket) else {
             return false;
         };
+        if is_record(bytes) {
+            self.give_up_for(socket, NO_TLS_HERE, false, now);
+            return true;
+        }
         let heard = match &mut other.line {
             Line::Proving(_, _, dialer) => dialer.hear(bytes),
             _ if proof::wants_key(bytes) => Err(Fault::Wanted),
@@ -308,22 +320,34 @@ impl Lines {
 
     /// The keys do not fit.
     fn give_up(&mut self, socket: SocketId, fault: Fault, now: Ms) {
+        self.give_up_for(socket, fault.text(), fault == Fault::Closed, now);
+    }
+
+    /// TLS cannot be spoken with a member that was dialed.
+    pub fn on_tls_fault(&mut self, socket: SocketId, fault: TlsFault, now: Ms) -> bool {
+        let is_ours = self.outbound_on(socket).is_some();
+        self.give_up_for(socket, fault.text(), fault == TlsFault::Closed, now);
+        is_ours
+    }
+
+    /// A member is none for a link; one that only `closed` may be starting.
+    fn give_up_for(&mut self, socket: SocketId, why: &'static str, closed: bool, now: Ms) {
         let Some(other) = self.outbound_on(socket) else {
             return;
         };
-        other.closed += u32::from(fault == Fault::Closed);
+        other.closed += u32::from(closed);
         let most = match other.is_known {
             true => CLOSED_KNOWN_MAX,
             false => CLOSED_MAX,
         };
-        let is_told = fault != Fault::Closed || other.closed >= most;
-        if is_told && other.trouble != fault.text() {
-            other.trouble = fault.text();
+        let is_told = !closed || other.closed >= most;
+        if is_told && other.trouble != why {
+            other.trouble = why;
             log(&format!("elections: {}: {}", other.id, other.trouble));
         }
-        let pause = match fault {
-            Fault::Closed if !is_told => REDIAL_MS,
-            _ => KEY_REDIAL_MS,
+        let pause = match is_told {
+            true => KEY_REDIAL_MS,
+            false => REDIAL_MS,
         };
         self.hang_up_for(socket, now, pause);
     }
@@ -381,6 +405,13 @@ impl Lines {
             return true;
         };
         let from = &mut self.inbound[at];
+        if !from.has_spoken && !from.decoder.is_within() && is_record(bytes) {
+            from.out.extend_from_slice(NO_TLS_ANSWER.as_bytes());
+            from.door = Door::Shut(now);
+            let from = from.from;
+            self.note_turned_away(from, NO_TLS_HERE, now);
+            return true;
+        }
         from.decoder.push(bytes);
         loop {
             match from.decoder.take() {
@@ -533,7 +564,9 @@ impl Lines {
                         line.line = Line::Down(now + REDIAL_MS);
                     }
                 }
-                Line::Up(_, since) if now >= since + 2 * KEY_REDIAL_MS => line.trouble = "",
+                Line::Up(_, since) if now >= since + 2 * KEY_REDIAL_MS => {
+                    (line.trouble, line.closed, line.is_known) = ("", 0, true);
+                }
                 Line::Down(_) | Line::Dialing(..) | Line::Proving(..) | Line::Up(..) => {}
             }
             again = again.min(match line.line {
@@ -706,6 +739,22 @@ mod tests {
         assert!(!there(1) && there(1000), "of the others the newest stay");
         assert_eq!(lines.inbound.len(), INBOUND_MAX);
         assert_eq!(lines.cut, 1001 - INBOUND_MAX as u64);
+    }
+
+    #[test]
+    fn who_speaks_tls_where_there_is_none_is_told_so() {
+        let (mut lines, mut reactor) = lines();
+        assert!(lines.accept((LISTENER, socket(0)), FROM, 0, &mut reactor));
+        assert!(lines.on_data(socket(0), &[22, 3, 1, 2], 0));
+        assert_eq!(lines.inbound[0].out, NO_TLS_ANSWER.as_bytes());
+        assert!(matches!(lines.inbound[0].door, Door::Shut(0)));
+        assert_eq!(lines.cut, 1);
+        // Within a message a byte is a byte.
+        assert!(lines.accept((LISTENER, socket(1)), FROM, 0, &mut reactor));
+        let message = message();
+        assert!(lines.on_data(socket(1), &message[..1], 0));
+        assert!(lines.on_data(socket(1), &[22], 0));
+        assert!(lines.inbound.iter().all(|from| from.socket != socket(1)));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use super::{
     safe_file::{MARK, SafeFile},
     shared::{ElectionView, MemberView, Shared, lock},
     state::State,
+    tls::Fault as TlsFault,
 };
 use crate::{
     base::{Ms, Position},
@@ -253,6 +254,11 @@ impl Election {
         let is_ours = self.lines.on_connected(socket, is_good, now);
         self.tell_reached(now);
         is_ours
+    }
+
+    /// TLS cannot be spoken with a member that was dialed.
+    pub fn on_tls_fault(&mut self, socket: SocketId, fault: TlsFault, now: Ms) -> bool {
+        self.lines.on_tls_fault(socket, fault, now)
     }
 
     fn tell_reached(&mut self, now: Ms) {

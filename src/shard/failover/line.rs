@@ -7,7 +7,7 @@ use uring::{Endpoint, Outgoing, Reactor, SocketId};
 use crate::{
     base::Ms,
     failover::{Answer, Id, Place, Say, record::Kind},
-    shard::{log, shared::Tunables},
+    shard::{log, shared::Tunables, tls::Fault as TlsFault},
 };
 
 /// A target that does not answer within this is dialled anew.
@@ -93,6 +93,15 @@ impl Line {
             false => self.lose(),
         }
         true
+    }
+
+    /// TLS cannot be spoken with the target. That the connection is over is told next.
+    pub fn on_tls_fault(&mut self, socket: SocketId, fault: TlsFault) -> bool {
+        let is_ours = self.socket == Some(socket);
+        if is_ours {
+            self.complain(format!("the target: {}", fault.text()));
+        }
+        is_ours
     }
 
     pub fn on_sent(&mut self, socket: SocketId, is_good: bool) -> bool {

@@ -120,6 +120,11 @@ impl Redis {
         self.link.on_connected(state.now);
     }
 
+    /// There is no TLS with the primary.
+    pub(super) fn on_tls_fault(&mut self, why: &'static str, now: Ms) {
+        self.link.refuse_tls(now, why);
+    }
+
     pub(super) fn on_sent(&mut self) {
         self.sending = false;
     }
