@@ -22,4 +22,4 @@ pub mod stream;
 
 pub use crate::base::Position;
 pub use names::FileName;
-pub use stream::{Ancestry, Block, Stream, from_files, in_files};
+pub use stream::{Ancestry, Block, Own, Stream, from_files, in_files};

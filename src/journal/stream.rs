@@ -35,6 +35,8 @@ pub struct Stream {
     adopted: Option<Adopted>,
     /// The histories that this one goes on from.
     ancestry: Ancestry,
+    /// What is our own, where a primary's history was left for this one.
+    own: Option<Own>,
     /// Among the frames of the block in `bytes` are some that not every peer takes as they are.
     is_special: bool,
     /// Among the units of the block in `bytes` are some of several frames.
@@ -77,6 +79,15 @@ impl Mark {
     fn database(self) -> u32 {
         if self.db == UNKNOWN { 0 } else { self.db }
     }
+}
+
+/// What a node did since it follows nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Own {
+    /// Where the history began that it is in.
+    pub from: u64,
+    /// Frames of histories before that one, which no file has.
+    pub before: u64,
 }
 
 /// No database has this number.
@@ -160,6 +171,7 @@ impl Stream {
             db,
             adopted: None,
             ancestry: Ancestry::default(),
+            own: None,
             is_special: false,
             is_joined: false,
             is_plain: false,
@@ -255,7 +267,7 @@ impl Stream {
         }
         self.generation = at.generation;
         self.head = Head::new(at.offset.max(self.next()));
-        (self.adopted, self.db) = (None, UNKNOWN);
+        (self.adopted, self.own, self.db) = (None, None, UNKNOWN);
         (self.start, self.complete_at) = (self.here(), self.here());
     }
 
@@ -266,7 +278,26 @@ impl Stream {
                 generation: adopted.own,
                 offset: self.next(),
             });
+            self.own = Some(Own {
+                from: self.next(),
+                before: 0,
+            });
         }
+    }
+
+    /// What is our own, if the history went on from a primary's while the node was running.
+    pub fn own(&self) -> Option<Own> {
+        self.own
+    }
+
+    /// Begins another history of ours there: some of what this one has is in no file.
+    pub fn renew(&mut self, at: Position) {
+        let own = self.own.map(|own| Own {
+            from: at.offset,
+            before: own.before + (self.next() - own.from),
+        });
+        *self = Stream::new(self.shard, at);
+        self.own = own;
     }
 
     /// Is the next frame that is to be copied, at this offset and in this database, one that can be? If not,
@@ -873,6 +904,32 @@ mod tests {
         assert_eq!(stream.position(), at(9, 11));
         let has = |generation, offset| stream.ancestry().has(at(generation, offset));
         assert!(has(7, 3) && has(7, 9) && !has(7, 10) && !has(9, 3));
+    }
+
+    #[test]
+    fn what_is_our_own_is_counted_over_new_beginnings() {
+        let mut stream = stream(8);
+        stream.renew(at(5, 100));
+        assert_eq!(stream.own(), None, "nobody was followed");
+        stream.adopt(7, 9, Some(0));
+        assert_eq!(stream.own(), None);
+        stream.leave();
+        let from = stream.next();
+        let own = |from, before| Some(Own { from, before });
+        assert_eq!(stream.own(), own(from, 0));
+        for _ in 0..3 {
+            frame(&mut stream, 0, &["DEL", "a"]);
+            stream.end_unit();
+        }
+        let done = stream.next() - from;
+        stream.renew(at(11, 500));
+        assert_eq!(stream.own(), own(500, done));
+        frame(&mut stream, 0, &["DEL", "a"]);
+        stream.end_unit();
+        stream.renew(at(12, 900));
+        assert_eq!(stream.own(), own(900, done + 1));
+        stream.adopt(7, 9, Some(0));
+        assert_eq!(stream.own(), None);
     }
 
     #[test]

@@ -1088,6 +1088,7 @@ impl<R: Reactor> Core<R> {
             // Before anybody hears of it: who then asks with WAIT, or says what is durable, means this, too.
             self.state.publish_ends();
         }
+        worked |= self.state.answer_rollbacks();
         // Replies to other cores leave before the client sends: whoever sees a reply may rely on what
         // it announced having been posted.
         self.state.mesh.post();

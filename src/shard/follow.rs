@@ -1579,7 +1579,7 @@ impl Run {
             .map(|view| format!("{}:{}", view.host, view.port));
         let keeping = match known.is_empty() {
             true => None,
-            false => Keeping::begin(known, &primary.unwrap_or_default(), state),
+            false => Some(Keeping::begin(known, &primary.unwrap_or_default(), state)),
         };
         self.next_load = Some(NextLoad {
             load,

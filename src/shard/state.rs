@@ -180,6 +180,8 @@ pub(super) struct State {
     pub stale: Option<Stale>,
     /// A replica has said how far it is.
     pub acked: bool,
+    /// The newest question of the one who keeps what is given up that this core has answered.
+    pub rollbacks_told: u64,
     /// Replicas are to say how far they are.
     pub asks_acks: bool,
     /// Frames of a ringkeep were applied up to there, and their unit is open.
@@ -285,6 +287,7 @@ impl State {
             rounds: 0,
             stale: None,
             acked: false,
+            rollbacks_told: 0,
             asks_acks: false,
             open_frames: None,
             saving: Vec::new(),

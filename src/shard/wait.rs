@@ -354,8 +354,34 @@ impl State {
                 marks.next.fetch_max(end.offset, SeqCst);
             } else {
                 marks.next.store(end.offset, SeqCst);
+                let home = self
+                    .homes
+                    .shards
+                    .has(shard)
+                    .then(|| self.homes.shards.shard(shard));
+                let stream = home.and_then(|home| home.stream.as_ref());
+                marks.note_own(stream.and_then(|stream| stream.own()));
             }
         }
+    }
+
+    /// Tells core 0 how far the shards are that live here, if it has asked and they are here; true if so.
+    pub(super) fn answer_rollbacks(&mut self) -> bool {
+        let round = self.shared.rollbacks.round();
+        if round == self.rollbacks_told
+            || self.homes.own().any(|shard| !self.homes.shards.has(shard))
+        {
+            return false;
+        }
+        self.rollbacks_told = round;
+        self.publish_ends();
+        for shard in self.homes.own() {
+            self.shared.durable.shards[shard].told.store(round, SeqCst);
+        }
+        if self.me != 0 {
+            self.mesh.send(0, Message::Failover);
+        }
+        true
     }
 
     /// Where a shard's stream was at the end of its core's last turn, if it has one.

@@ -680,6 +680,47 @@ def refused(scratch, count):
         node.stop()
 
 
+def unwritten(scratch, count):
+    """A node is promoted whose journals still have no new beginning behind the full sync: what it does then is in
+    no file, and each frame of it is counted."""
+    a = node_server(scratch, OPTS.node, threads=2, args=("--dir", "data"), name="a")
+    b = node_server(scratch, OPTS.node, threads=2, args=("--dir", "data"), name="b")
+    # A new beginning needs snapshots; somebody has their names.
+    names = [
+        os.path.join(b.dir, "data", "snapshot-%d-%016x.rks.tmp" % (shard, seq)) for shard in range(2) for seq in range(99)
+    ]
+    with a.conn() as c, b.conn() as d:
+        for n in range(20):
+            c.ask("SET", "key%d" % n, "x")
+        for name in names:
+            os.mkdir(name)
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+        in_step(a, 1)
+        old = [x[0] for x in ends(b)]
+        d.ask("REPLICAOF", "NO", "ONE")
+        wait_until("histories of its own", 10, lambda: own_histories(b, old))
+        answers = [d.ask("SET", "own%d" % n, "x") for n in range(50)]
+        count.check("unwritten: it takes writes", answers == [b"OK"] * 50, repr(answers[-1]))
+        d.ask("REPLICAOF", "127.0.0.1", str(a.port))
+        in_step(a, 1)
+    # With each shard's first one goes a SELECT.
+    lost = int(info(b)["rollback_lost_frames_total"])
+    count.check("unwritten: what is lost is counted", 50 <= lost <= 52, "%d: %s" % (lost, b.log_tail(20)))
+    count.check("unwritten: and said", "LOST" in b.log_text(), b.log_tail(20))
+    count.check("unwritten: no file", rolled_back_names(b) == [], repr(rolled_back_names(b)))
+    count.check("unwritten: both the same", same((a, b)))
+    for name in names:
+        os.rmdir(name)
+    on_disk(a)
+    b.kill()
+    b.argv += ["--replicaof", "127.0.0.1:%d" % a.port]
+    b.start()
+    in_step(a, 1)
+    count.check("unwritten: the new beginning comes once it can", same((a, b)))
+    for node in (a, b):
+        node.stop()
+
+
 def own_histories(node, old):
     found = ends(node)
     return found if all(generation not in old for generation, _ in found) else None
@@ -1043,6 +1084,7 @@ SCENARIOS = (
     given_up,
     late,
     refused,
+    unwritten,
     restarts,
     accidents,
     astray,

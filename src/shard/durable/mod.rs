@@ -43,7 +43,7 @@ use super::{
 use crate::{
     base::Ms,
     cmd::{Shard, libraries},
-    journal::{Ancestry, FileName, Position, Stream, from_files, in_files, plan::Replay},
+    journal::{Ancestry, FileName, Own, Position, from_files, in_files, plan::Replay},
     recover::{Files, Plan},
     resp::Error,
 };
@@ -858,6 +858,8 @@ impl Kept {
         }
         marks.next.store(at.offset, Relaxed);
         marks.generation.store(at.generation, Relaxed);
+        let stream = state.homes.shards.shard(shard).stream.as_ref();
+        marks.note_own(stream.and_then(|stream| stream.own()));
         if let Some(snap) = &self.snap {
             if self.journal.is_suspended() && snap.mends.is_none() {
                 // It waits for a journal that does not go on.
@@ -905,7 +907,7 @@ impl Kept {
                 offset: stream.next(),
             };
             let at = at.renewed(state.now);
-            **stream = Stream::new(shard as u32, at);
+            stream.renew(at);
         }
         let at = home.position_in_files();
         match Snap::begin(self.place.clone(), seq, home, at, reactor) {
@@ -1065,6 +1067,11 @@ pub struct Marks {
     pub next: AtomicU64,
     /// Generation of its stream.
     pub generation: AtomicU64,
+    /// The newest question of core 0 how far the shard is that is answered by these.
+    pub told: AtomicU64,
+    /// What of it is our own, if it went on from a primary's while the node was running: one more than where
+    /// it began, or 0 if it did not, and what came before.
+    own: [AtomicU64; 2],
     pub bytes: AtomicU64,
     pub writes: AtomicU64,
     pub syncs: AtomicU64,
@@ -1074,6 +1081,23 @@ pub struct Marks {
     pub snapshot: AtomicU64,
     /// How long syncs and durable writes took.
     pub commits: Commits,
+}
+
+impl Marks {
+    /// Notes what of the shard's history is our own, if it went on from a primary's.
+    pub fn note_own(&self, own: Option<Own>) {
+        let [from, before] = &self.own;
+        from.store(own.map_or(0, |own| own.from + 1), SeqCst);
+        before.store(own.map_or(0, |own| own.before), SeqCst);
+    }
+
+    /// What was noted last.
+    pub fn own(&self) -> Option<Own> {
+        let [from, before] = &self.own;
+        let from = from.load(SeqCst).checked_sub(1)?;
+        let before = before.load(SeqCst);
+        Some(Own { from, before })
+    }
 }
 
 /// How far loading is.

@@ -21,9 +21,9 @@ use std::{
 
 use crate::{
     base::{Ms, Position},
-    journal::FileName,
+    journal::{FileName, Own},
     recover::{
-        Files,
+        Files, RecoverError,
         tail::{self, CopyError, Lacking},
     },
     shard::{
@@ -56,12 +56,26 @@ pub struct Rollbacks {
     pub frames: AtomicU64,
     /// Frames that were given up and could not be kept.
     pub lost: AtomicU64,
+    /// How often all cores were asked how far their shards are.
+    round: AtomicU64,
     /// Up to where the target of the last failover had each shard's history.
     handed_over: Mutex<Vec<Position>>,
 }
 
 /// Shards, and places at which others are known to have had the same as they.
 type Known = Vec<(usize, Vec<Position>)>;
+
+/// A shard whose data is to be replaced.
+#[derive(Clone, Debug)]
+struct Given {
+    shard: usize,
+    /// Places at which others are known to have had the same.
+    known: Vec<Position>,
+    /// Where it is.
+    at: Position,
+    /// What is our own, if its history went on from a primary's while the node was running.
+    own: Option<Own>,
+}
 
 /// One look for what is given up.
 pub(super) struct Keeping {
@@ -74,6 +88,8 @@ pub(super) struct Keeping {
 }
 
 enum Stage {
+    /// Other cores are asked how far their shards are.
+    Asking(u64),
     Syncing,
     Again(Ms),
     Working(mpsc::Receiver<Outcome>),
@@ -104,43 +120,58 @@ struct Kept {
 }
 
 impl Keeping {
-    /// Begins to look, where something may be given up to this primary; `None` where nothing can be kept,
-    /// which is said if it is a loss.
-    pub(super) fn begin(mut known: Known, primary: &str, state: &mut State) -> Option<Self> {
-        let shared = state.shared.clone();
-        known.retain(|(shard, known)| lacks(state.told_position(*shard), known) != Some(0));
-        if known.is_empty() {
-            return None;
-        }
-        let has_journal = shared.settings.journals && shared.durable.files.get().is_some();
-        if !has_journal {
-            for (shard, known) in known {
-                if let Some(lacks) = lacks(state.told_position(shard), &known) {
-                    shared.rollbacks.lost.fetch_add(lacks, Relaxed);
-                    log(&format!(
-                        "shard {shard}: LOST: {lacks} frames that {primary} lacks; without a journal nothing \
-                         is kept of them"
-                    ));
-                }
-            }
-            return None;
-        }
+    /// Begins to look where something may be given up to this primary.
+    pub(super) fn begin(known: Known, primary: &str, state: &mut State) -> Self {
         let hurry = state.now + HURRY_MS;
-        shared.durable.hurry_until.fetch_max(hurry, Relaxed);
+        state.shared.durable.hurry_until.fetch_max(hurry, Relaxed);
+        let round = state.shared.rollbacks.round.fetch_add(1, SeqCst) + 1;
         state.tell_all(|| Message::Failover);
-        Some(Self {
+        Self {
             known,
             primary: primary.into(),
             began: state.now,
-            ends: shared.durable.ends(),
+            ends: Vec::new(),
             tries: 0,
-            stage: Stage::Syncing,
-        })
+            stage: Stage::Asking(round),
+        }
+    }
+
+    /// Everybody has told how far they are, and nobody takes writes any more. True if nothing can be kept;
+    /// where that is a loss it is said.
+    fn on_told(&mut self, state: &State) -> bool {
+        let shared = &state.shared;
+        self.known
+            .retain(|(shard, known)| lacks(state.told_position(*shard), known) != Some(0));
+        let has_journal = shared.settings.journals && shared.durable.files.get().is_some();
+        if has_journal {
+            self.ends = shared.durable.ends();
+            self.stage = Stage::Syncing;
+            return self.known.is_empty();
+        }
+        let primary = &self.primary;
+        for (shard, known) in self.known.drain(..) {
+            let given = Given::of(state, shard, known);
+            if let Some(lacks) = given.lacks().filter(|lacks| *lacks > 0) {
+                shared.rollbacks.lost.fetch_add(lacks, Relaxed);
+                log(&format!(
+                    "shard {shard}: LOST: {lacks} frames that {primary} lacks; without a journal nothing is \
+                     kept of them"
+                ));
+            }
+        }
+        true
     }
 
     /// Goes on; true once all is done that can be.
     pub(super) fn step(&mut self, state: &State) -> bool {
         match &self.stage {
+            Stage::Asking(round) => {
+                let marks = |shard: usize| &state.shared.durable.shards[shard];
+                let mut shards = self.known.iter().map(|(shard, _)| marks(*shard));
+                let are_told = shards.all(|marks| marks.told.load(SeqCst) >= *round);
+                let is_late = state.now.saturating_sub(self.began) > SYNC_MS;
+                (are_told || is_late) && self.on_told(state)
+            }
             Stage::Syncing => {
                 let mut shards = state.shared.durable.shards.iter().zip(&self.ends);
                 let is_there = shards.all(|(marks, end)| {
@@ -185,13 +216,12 @@ impl Keeping {
         };
         let dir = PathBuf::from(dir);
         let shards = self.known.iter();
-        let wanted =
-            shards.map(|(shard, known)| (*shard, known.clone(), state.told_position(*shard)));
-        let wanted: Vec<_> = wanted.collect();
+        let given = shards.map(|(shard, known)| Given::of(state, *shard, known.clone()));
+        let given: Vec<_> = given.collect();
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             // Who asked may follow somebody else by now.
-            let _ = sender.send(keep(&*files, &dir, &wanted));
+            let _ = sender.send(keep(&*files, &dir, &given));
         });
         self.stage = Stage::Working(receiver);
     }
@@ -233,7 +263,7 @@ fn tell(outcome: &Outcome, primary: &str, shared: &Shared) {
             shared.rollbacks.lost.fetch_add(missing, Relaxed);
             log(&format!(
                 "shard {shard}: LOST: {missing} frames that {primary} lacks and that the journal does not \
-                 have any more"
+                 have"
             ));
         }
     }
@@ -252,51 +282,53 @@ fn lacks(at: Position, known: &[Position]) -> Option<u64> {
     common.map(|common| at.offset - common)
 }
 
-/// Keeps what is lacking of each shard, which was last at this place.
-fn keep(
-    files: &(impl Files + ?Sized),
-    dir: &Path,
-    wanted: &[(usize, Vec<Position>, Position)],
-) -> Outcome {
-    let mut outcome = Outcome::default();
-    for (shard, known, at) in wanted {
-        let tails = match tail::lacking(files, *shard as u32, known) {
-            Ok(Lacking::Tails(tails)) => tails,
-            Ok(Lacking::Unknown(start)) => {
-                // What was a copy, or has never been written to, is no loss.
-                let is_loss = |start: Position| at.generation == start.generation && at > &start;
-                if start.is_some_and(is_loss) {
-                    outcome.unkept.push((*shard, UNKNOWN));
-                }
-                continue;
-            }
-            Err(error) => {
-                let lacks = lacks(*at, known).unwrap_or(0);
-                outcome.failed = Some((error.within(dir), lacks));
-                return outcome;
-            }
-        };
-        let is_written = |tail: &tail::Tail| tail.generation == at.generation;
-        let is_there = tails.last().is_none_or(is_written);
-        if !is_there && known.iter().all(|of| of.generation != at.generation) {
-            outcome.unkept.push((*shard, UNWRITTEN));
+impl Given {
+    fn of(state: &State, shard: usize, known: Vec<Position>) -> Self {
+        Self {
+            shard,
+            known,
+            at: state.told_position(shard),
+            own: state.shared.durable.shards[shard].own(),
         }
-        for mut tail in tails {
-            if tail.generation == at.generation && tail.to > at.offset {
-                // Without its end nobody could tell what is missing there.
-                tail.to = at.offset.max(tail.from);
-            }
-            if tail.from == tail.to {
-                continue;
-            }
-            match keep_tail(files, dir, *shard, &tail) {
-                Ok(kept) => outcome.kept.push(kept),
-                Err(why) => {
-                    let to = tail.to.min(at.offset).max(tail.from);
-                    outcome.failed = Some((why, to - tail.from + tail.missing));
-                    return outcome;
-                }
-            }
+    }
+
+    /// Frames that the primary lacks, as far as somebody knows where they begin, be they in files or not.
+    fn lacks(&self) -> Option<u64> {
+        let own = |own: Own| own.before + self.at.offset.saturating_sub(own.from);
+        lacks(self.at, &self.known).or_else(|| self.own.map(own))
+    }
+
+    /// Frames among them that are in no file, for sure: those of histories before the newest one.
+    fn before(&self) -> u64 {
+        match lacks(self.at, &self.known) {
+            Some(_) => 0,
+            None => self.own.map_or(0, |own| own.before),
+        }
+    }
+
+    /// What is lacking, as far as its files tell.
+    fn lacking(&self, files: &(impl Files + ?Sized)) -> Result<Lacking, RecoverError> {
+        let shard = self.shard as u32;
+        let found = tail::lacking(files, shard, &self.known)?;
+        let (Lacking::Unknown(_), Some(own)) = (&found, self.own) else {
+            return Ok(found);
+        };
+        // Files that got a new beginning since have lost what came before this history.
+        let own = Position {
+            generation: self.at.generation,
+            offset: own.from,
+        };
+        tail::lacking(files, shard, &[own])
+    }
+}
+
+/// Keeps what is lacking of each shard. One of which it cannot be kept is in nobody's way.
+fn keep(files: &(impl Files + ?Sized), dir: &Path, given: &[Given]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for one in given {
+        if let Err((why, lacks)) = keep_shard(files, dir, one, &mut outcome) {
+            let (_, lost) = outcome.failed.get_or_insert((why, 0));
+            *lost += lacks;
         }
     }
     match prune(dir, &outcome.kept) {
@@ -304,6 +336,63 @@ fn keep(
         Err(error) => log(&format!("rollback files: {error}")),
     }
     outcome
+}
+
+/// The same of one; an error with how many frames are not kept because of it.
+fn keep_shard(
+    files: &(impl Files + ?Sized),
+    dir: &Path,
+    given: &Given,
+    outcome: &mut Outcome,
+) -> Result<(), (String, u64)> {
+    let (shard, at) = (given.shard, given.at);
+    let lost = |missing| Kept {
+        shard,
+        file: None,
+        frames: 0,
+        missing,
+    };
+    let lacking = given.lacking(files);
+    let tails = match lacking.map_err(|error| (error.within(dir), given.lacks().unwrap_or(0)))? {
+        Lacking::Tails(tails) => tails,
+        Lacking::Unknown(start) => {
+            // What was a copy, or has never been written to, is no loss.
+            let is_loss = |start: Position| at.generation == start.generation && at > start;
+            if given.own.is_some() {
+                outcome.kept.extend(given.lacks().map(lost));
+            } else if start.is_some_and(is_loss) {
+                outcome.unkept.push((shard, UNKNOWN));
+            }
+            return Ok(());
+        }
+    };
+    let is_written = |tail: &tail::Tail| tail.generation == at.generation;
+    match (tails.last().is_none_or(is_written), given.lacks()) {
+        (true, _) => outcome
+            .kept
+            .extend(Some(given.before()).filter(|before| *before > 0).map(lost)),
+        (false, Some(missing)) => outcome.kept.push(lost(missing)),
+        (false, None) => outcome.unkept.push((shard, UNWRITTEN)),
+    }
+    let mut failed: Option<(String, u64)> = None;
+    for mut tail in tails {
+        if tail.generation == at.generation && tail.to > at.offset {
+            // Without its end nobody could tell what is missing there.
+            tail.to = at.offset.max(tail.from);
+        }
+        if tail.from == tail.to && tail.missing == 0 {
+            continue;
+        }
+        match keep_tail(files, dir, shard, &tail) {
+            Ok(kept) => outcome.kept.push(kept),
+            Err(why) => {
+                let to = tail.to.min(at.offset).max(tail.from);
+                let (_, lost) = failed.get_or_insert((why, 0));
+                *lost += to - tail.from + tail.missing;
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn keep_tail(
@@ -406,6 +495,11 @@ impl Rollbacks {
         Ok(())
     }
 
+    /// The newest question how far the shards are.
+    pub(in crate::shard) fn round(&self) -> u64 {
+        self.round.load(SeqCst)
+    }
+
     /// A failover is over, and its target had the streams up to here.
     pub(in crate::shard) fn hand_over(&self, reached: Vec<Position>) {
         *lock(&self.handed_over) = reached;
@@ -419,7 +513,29 @@ impl Rollbacks {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+    use crate::journal::{Stream, segment::Segment};
+
+    struct Folder<'a>(&'a Path);
+
+    impl Files for Folder<'_> {
+        fn names(&self) -> io::Result<Vec<String>> {
+            let names = fs::read_dir(self.0)?;
+            names
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        }
+
+        fn len(&self, _name: &str) -> io::Result<u64> {
+            unreachable!("nobody asks for it")
+        }
+
+        fn read(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
+            File::open(self.0.join(name))?.read_at(into, at)
+        }
+    }
 
     #[test]
     fn what_somebody_is_known_to_have_is_not_lacking() {
@@ -428,6 +544,102 @@ mod tests {
         assert_eq!(lacks(at(5, 45), &known), Some(5));
         assert_eq!(lacks(at(5, 35), &known), Some(0));
         assert_eq!(lacks(at(6, 35), &known), None, "nobody knows");
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("ringkeep-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    /// A segment of shard 0 in a history that went on from a primary's, with so many frames.
+    fn write_segment(dir: &Path, seq: u64, start: Position, parent: Position, frames: u64) {
+        let mut stream = Stream::new(0, start);
+        let segment = Segment {
+            seq,
+            shard: 0,
+            shard_count: 2,
+            routing: 0,
+            start,
+            parent,
+        };
+        let mut bytes = segment.compose().to_vec();
+        for number in 0..frames {
+            let text = number.to_string();
+            stream.frame(0, [&b"SET"[..], b"key", text.as_bytes()].into_iter());
+            stream.end_unit();
+        }
+        if let Some(mut block) = stream.take_block() {
+            block.seal(seq, block.first());
+            bytes.extend_from_slice(block.bytes());
+        }
+        let name = FileName::Segment { shard: 0, seq };
+        fs::write(dir.join(name.to_string()), bytes).unwrap();
+    }
+
+    #[test]
+    fn what_no_file_has_is_counted_as_lost() {
+        let dir = scratch("rollback-lost");
+        let position = |generation, offset| Position { generation, offset };
+        // Promoted at 40, it had no journal until 60.
+        let given = |own: Option<(u64, u64)>| Given {
+            shard: 0,
+            known: vec![position(3, 40)],
+            at: position(5, 70),
+            own: own.map(|(from, before)| Own { from, before }),
+        };
+        let lost = |given: &Given| {
+            let outcome = keep(&Folder(&dir), &dir, std::slice::from_ref(given));
+            assert!(outcome.failed.is_none());
+            let kept = outcome.kept.iter();
+            kept.fold((0, 0), |(frames, missing), one| {
+                (frames + one.frames, missing + one.missing)
+            })
+        };
+        assert_eq!(lost(&given(Some((40, 0)))), (0, 30));
+        assert_eq!(lost(&given(Some((40, 3)))), (0, 33));
+        assert_eq!(lost(&given(None)), (0, 0), "nobody knows since when");
+        // Its files are of what it was before.
+        write_segment(&dir, 1, position(2, 10), position(2, 10), 5);
+        assert_eq!(lost(&given(Some((40, 0)))), (0, 30));
+        // A new beginning, without and with what was done behind it.
+        write_segment(&dir, 2, position(5, 70), position(5, 70), 0);
+        assert_eq!(lost(&given(Some((40, 0)))), (0, 30));
+        write_segment(&dir, 2, position(5, 60), position(5, 60), 10);
+        assert_eq!(lost(&given(Some((40, 0)))), (10, 20));
+        assert_eq!(lost(&given(Some((60, 7)))), (10, 7));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_kept_hides_no_other() {
+        let dir = scratch("rollback-refused");
+        let position = |offset| Position {
+            generation: 5,
+            offset,
+        };
+        write_segment(&dir, 1, position(40), position(40), 10);
+        let name = FileName::Rollback {
+            shard: 0,
+            generation: 5,
+            from: 40,
+            to: 40,
+        };
+        fs::create_dir(dir.join(name.unfinished())).unwrap();
+        let given = [0, 1].map(|shard| Given {
+            shard,
+            known: Vec::new(),
+            at: position(50),
+            own: Some(Own {
+                from: 40,
+                before: 0,
+            }),
+        });
+        let outcome = keep(&Folder(&dir), &dir, &given);
+        assert_eq!(outcome.failed.map(|(_, lost)| lost), Some(10));
+        let other = outcome.kept.iter().map(|one| (one.shard, one.missing));
+        assert_eq!(Vec::from_iter(other), [(1, 10)]);
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
