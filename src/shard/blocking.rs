@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use super::{
     conn::{Blocked, Conn, GiveUp, Hold},
     failover::UNANSWERED,
-    homes::{Listener, Place, Want},
+    homes::{Hear, KeyName, Listener, Place, Want},
     loans::Job,
     message::{After, CoreId, Message},
     requests::{Call, Work},
@@ -23,22 +23,14 @@ const DEMOTED: Error = Error::fixed(
 );
 const UNBLOCKED: Error = Error::fixed("UNBLOCKED client unblocked via CLIENT UNBLOCK");
 
-/// Who is to hear of a change.
-pub(super) enum Hear {
-    /// This one.
-    One(Listener),
-    /// Those of this round, one after the other.
-    Round(u64),
-}
-
 /// What waits for keys, and who is yet to hear of changed ones.
 #[derive(Default)]
 pub(super) struct Waits {
     /// When blocked connections give up, by the index of their socket.
     pub deadlines: BTreeSet<(Ms, u32)>,
     pub heard: VecDeque<Hear>,
-    /// Blocked clients of several cores that want the same keys, by the number of their round.
-    rounds: HashMap<u64, VecDeque<Listener>>,
+    /// Rounds that wait for a client of another core to try: shard and key.
+    rounds: HashMap<u64, (usize, KeyName)>,
     next_round: u64,
 }
 
@@ -56,7 +48,7 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Retry,
+            want: wants(spec),
         };
         let owned = args.as_args();
         spec.keys.for_each(owned, |at| {
@@ -104,7 +96,7 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Retry,
+            want: wants(blocked.spec),
         };
         let args = blocked.args.as_args();
         blocked.spec.keys.for_each(args, |at| {
@@ -133,7 +125,7 @@ impl State {
         let listener = Listener {
             core: self.me,
             conn: conn.socket,
-            want: Want::Retry,
+            want: wants(blocked.spec),
         };
         let args = blocked.args.as_args();
         blocked.spec.keys.for_each(args, |at| {
@@ -285,50 +277,42 @@ impl State {
         self.unblock(conn, out);
     }
 
-    /// Notes who is to hear of a change, in the order they came. Blocked clients are served in that
-    /// order too: where one of another core is among them, those behind it wait until it has tried.
-    pub(super) fn note_heard(&mut self, heard: Vec<Listener>) {
-        let is_round = heard.len() > 1
-            && heard
-                .iter()
-                .any(|listener| listener.want == Want::Retry && listener.core != self.me);
-        if !is_round {
-            return self.waits.heard.extend(heard.into_iter().map(Hear::One));
-        }
-        let mut round = VecDeque::new();
-        for listener in heard {
-            match listener.want {
-                Want::Retry => round.push_back(listener),
-                Want::Taint(_) => self.waits.heard.push_back(Hear::One(listener)),
-            }
-        }
-        self.waits.rounds.insert(self.waits.next_round, round);
-        self.waits
-            .heard
-            .push_back(Hear::Round(self.waits.next_round));
-        self.waits.next_round += 1;
+    /// Notes who is to hear of a change, in the order they came.
+    pub(super) fn note_heard(&mut self, heard: Vec<Hear>) {
+        self.waits.heard.extend(heard);
     }
 
     pub(super) fn hear_all(&mut self) {
         while let Some(hear) = self.waits.heard.pop_front() {
             match hear {
                 Hear::One(listener) => self.hear(listener),
-                Hear::Round(round) => self.go_round(round),
+                Hear::Round(shard, name) => self.go_round(shard, name),
             }
         }
     }
 
-    /// Lets the next clients of a round try, up to one of another core, which says when it has tried.
-    pub(super) fn go_round(&mut self, id: u64) {
-        while let Some(listener) = self.waits.rounds.get_mut(&id).and_then(VecDeque::pop_front) {
-            if listener.core != self.me {
-                return self
-                    .mesh
-                    .send(listener.core, Message::Heard(listener, Some(id)));
-            }
-            self.hear(listener);
+    /// Somebody of another core has tried.
+    pub(super) fn go_on_round(&mut self, id: u64) {
+        if let Some((shard, name)) = self.waits.rounds.remove(&id) {
+            self.go_round(shard, name);
         }
-        self.waits.rounds.remove(&id);
+    }
+
+    /// Lets the next clients of a round try. They are served in the order they came: where one is of another
+    /// core, those behind it wait until it says that it has tried.
+    pub(super) fn go_round(&mut self, shard: usize, name: KeyName) {
+        while let Some(next) = self.homes.next_of_round(shard, &name, self.now) {
+            let listener = next.listener;
+            if listener.core == self.me || next.is_last {
+                self.hear(listener);
+                continue;
+            }
+            let id = self.waits.next_round;
+            self.waits.next_round += 1;
+            self.waits.rounds.insert(id, (shard, name));
+            let heard = Message::Heard(listener, Some(id));
+            return self.mesh.send(listener.core, heard);
+        }
     }
 
     /// Somebody's key changed: tries the blocked command again, or voids the transaction.
@@ -347,7 +331,7 @@ impl State {
         if let Some(mut conn) = self.take_conn(listener.conn) {
             match listener.want {
                 Want::Taint(_) => conn.hear_taint(listener.want),
-                Want::Retry => tried = self.retry(&mut conn, round),
+                Want::Retry { .. } => tried = self.retry(&mut conn, round),
             }
             self.put_conn(conn);
         }
@@ -361,6 +345,12 @@ impl State {
             self.mesh.send(core, Message::Tried(id));
         }
     }
+}
+
+/// What a client that blocks wants to hear.
+pub(super) fn wants(spec: &Spec) -> Want {
+    let reads = matches!(spec.name, "XREAD" | "XREADGROUP");
+    Want::Retry { reads }
 }
 
 /// A client that waits for elements of a list or sorted set goes on waiting when the key comes to

@@ -13,6 +13,7 @@ use uring::SocketId;
 use super::{
     message::{CoreId, Waiting},
     shared::Settings,
+    waiters::{Next, Waiters},
 };
 use crate::base::{Ms, Position};
 use crate::cmd::{Keys, Shard, Shards, Spec, libraries};
@@ -34,7 +35,10 @@ pub struct Listener {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
     /// That it may try its blocking command again.
-    Retry,
+    Retry {
+        /// It is to hear of it, too, where the key goes: one that reads a stream.
+        reads: bool,
+    },
     /// That its transaction is void. The number tells the keys it watches now from those it watched
     /// before: word of a change may still be on its way when a client stops watching.
     Taint(u64),
@@ -62,14 +66,17 @@ pub enum Sweep {
     Emptied(Option<usize>),
 }
 
-/// A registered listener.
-struct Entry {
-    listener: Listener,
-    /// The key was there when it came: emptying the database changes nothing for it otherwise.
-    existed: bool,
-}
+/// Database and key.
+pub type KeyName = (usize, Box<[u8]>);
 
-type KeyName = (usize, Box<[u8]>);
+/// Who is to hear of a change.
+#[derive(Debug)]
+pub enum Hear {
+    /// This one.
+    One(Listener),
+    /// Those who block on a key of a shard that lives here, one after the other.
+    Round(usize, KeyName),
+}
 
 /// See the module page.
 pub struct Homes {
@@ -90,7 +97,7 @@ pub struct Homes {
 #[derive(Default)]
 struct Home {
     waiting: VecDeque<Waiting>,
-    listeners: HashMap<KeyName, Vec<Entry>>,
+    listeners: HashMap<KeyName, Waiters>,
     /// Those of them that are blocked.
     blocked: usize,
     /// How far its stream was when it was last here.
@@ -298,17 +305,21 @@ impl Homes {
     /// Registers a listener for a key of a shard that lives here.
     pub fn listen(&mut self, shard: usize, db: usize, key: &[u8], listener: Listener, now: Ms) {
         // Of a shard that is away nothing is known.
-        let existed = !self.shards.has(shard) || {
+        let existed = self.may_be_there(shard, db, key, now);
+        let home = &mut self.homes[shard];
+        let waiters = home.listeners.entry((db, key.into())).or_default();
+        let before = (waiters.len(), waiters.blocked());
+        waiters.listen(listener, existed);
+        self.listeners += waiters.len() - before.0;
+        home.blocked += waiters.blocked() - before.1;
+    }
+
+    /// Is there such a key, as far as is known?
+    fn may_be_there(&mut self, shard: usize, db: usize, key: &[u8], now: Ms) -> bool {
+        !self.shards.has(shard) || {
             // Nothing is due at time 0: a key that is due is found, and not removed.
             let meta = self.shards.keyspace(shard, db).meta(key, 0);
             meta.is_some_and(|meta| meta.deadline.is_none_or(|deadline| deadline > now))
-        };
-        let home = &mut self.homes[shard];
-        let listeners = home.listeners.entry((db, key.into())).or_default();
-        if !listeners.iter().any(|entry| entry.listener == listener) {
-            listeners.push(Entry { listener, existed });
-            self.listeners += 1;
-            home.blocked += usize::from(listener.want == Want::Retry);
         }
     }
 
@@ -333,83 +344,77 @@ impl Homes {
             _ => true,
         });
         let name = (db, key.into());
-        if let Some(listeners) = home.listeners.get_mut(&name) {
-            let before = listeners.len();
-            listeners.retain(|entry| entry.listener != listener);
-            let gone = before - listeners.len();
-            self.listeners -= gone;
-            if listener.want == Want::Retry {
-                home.blocked -= gone;
-            }
-            if listeners.is_empty() {
+        if let Some(waiters) = home.listeners.get_mut(&name) {
+            let before = (waiters.len(), waiters.blocked());
+            waiters.unlisten(listener);
+            self.listeners -= before.0 - waiters.len();
+            home.blocked -= before.1 - waiters.blocked();
+            if waiters.len() == 0 {
                 home.listeners.remove(&name);
             }
         }
         confirm
     }
 
-    /// Who wants to hear that a key changed, in the order they came. Those who watch are removed:
-    /// one change is enough for them.
-    pub fn changed(&mut self, shard: usize, db: usize, key: &[u8], heard: &mut Vec<Listener>) {
-        if self.listeners == 0 {
-            return;
-        }
-        let name = (db, key.into());
-        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
-            self.listeners -= hear(listeners, heard);
-            if listeners.is_empty() {
-                self.homes[shard].listeners.remove(&name);
-            }
-        }
+    /// Who is to hear that a key changed. Those who watch are removed: one change is enough for them.
+    pub fn changed(&mut self, shard: usize, db: usize, key: &[u8], heard: &mut Vec<Hear>) {
+        self.hear(shard, db, key, false, heard);
     }
 
     /// The same for a key that went by itself.
-    pub fn went(&mut self, shard: usize, db: usize, key: &[u8], heard: &mut Vec<Listener>) {
+    pub fn went(&mut self, shard: usize, db: usize, key: &[u8], heard: &mut Vec<Hear>) {
+        self.hear(shard, db, key, true, heard);
+    }
+
+    fn hear(&mut self, shard: usize, db: usize, key: &[u8], removed: bool, heard: &mut Vec<Hear>) {
         if self.listeners == 0 {
             return;
         }
         let name = (db, key.into());
-        if let Some(listeners) = self.homes[shard].listeners.get_mut(&name) {
-            self.listeners -= hear_removed(listeners, heard);
-            if listeners.is_empty() {
+        if let Some(waiters) = self.homes[shard].listeners.get_mut(&name) {
+            self.listeners -= tell((shard, &name), waiters, removed, heard);
+            if waiters.len() == 0 {
                 self.homes[shard].listeners.remove(&name);
             }
         }
     }
 
     /// The same for every key of a shard.
-    pub fn all_changed(&mut self, shard: usize, sweep: Sweep, heard: &mut Vec<Listener>) {
+    pub fn all_changed(&mut self, shard: usize, sweep: Sweep, heard: &mut Vec<Hear>) {
         let mut gone = 0;
-        self.homes[shard].listeners.retain(|(db, _), listeners| {
-            match sweep {
-                Sweep::Emptied(Some(only)) if only != *db => {}
-                Sweep::Emptied(_) => gone += hear_removed(listeners, heard),
-                Sweep::Any => gone += hear(listeners, heard),
-            }
-            !listeners.is_empty()
+        self.homes[shard].listeners.retain(|name, waiters| {
+            let removed = match sweep {
+                Sweep::Emptied(Some(only)) if only != name.0 => return true,
+                Sweep::Emptied(_) => true,
+                Sweep::Any => false,
+            };
+            gone += tell((shard, name), waiters, removed, heard);
+            waiters.len() > 0
         });
         self.listeners -= gone;
     }
-}
 
-/// Copies all listeners and keeps those who block; the number of removed ones.
-fn hear(listeners: &mut Vec<Entry>, heard: &mut Vec<Listener>) -> usize {
-    heard.extend(listeners.iter().map(|entry| entry.listener));
-    let before = listeners.len();
-    listeners.retain(|entry| entry.listener.want == Want::Retry);
-    before - listeners.len()
-}
-
-/// The same where the key was removed: for who watches since it was not there, or was due already, nothing
-/// has changed.
-fn hear_removed(listeners: &mut Vec<Entry>, heard: &mut Vec<Listener>) -> usize {
-    let before = listeners.len();
-    listeners.retain(|entry| {
-        let blocks = entry.listener.want == Want::Retry;
-        if blocks || entry.existed {
-            heard.push(entry.listener);
+    /// Who tries next in the round of a key; `None` when it is over.
+    pub fn next_of_round(&mut self, shard: usize, name: &KeyName, now: Ms) -> Option<Next> {
+        if !self.homes[shard].listeners.contains_key(name) {
+            return None;
         }
-        blocks || !entry.existed
-    });
-    before - listeners.len()
+        let is_there = self.may_be_there(shard, name.0, &name.1, now);
+        self.homes[shard].listeners.get_mut(name)?.next(is_there)
+    }
+}
+
+/// Notes who is to hear of a change; how many listen no more.
+fn tell(
+    (shard, name): (usize, &KeyName),
+    waiters: &mut Waiters,
+    removed: bool,
+    heard: &mut Vec<Hear>,
+) -> usize {
+    let before = waiters.len();
+    let begins = waiters.changed(removed, |listener| heard.push(Hear::One(listener)));
+    if begins {
+        heard.push(Hear::Round(shard, name.clone()));
+    }
+    before - waiters.len()
 }

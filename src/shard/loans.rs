@@ -11,11 +11,11 @@ use uring::SocketId;
 
 use super::{
     access::Caller,
-    blocking::Hear,
+    blocking::wants,
     conn::{Conn, Hold},
     evict::OUT_OF_MEMORY,
     frames::{Adopt, Copied, Part},
-    homes::{Listener, Want},
+    homes::{Hear, Listener},
     load::Load,
     message::{
         After, Answer, Asker, ClientAt, CoreId, Errand, Message, Question, SentScript, Topics,
@@ -513,7 +513,7 @@ impl State {
                         self.waits.heard.push_back(Hear::One(Listener {
                             core: self.me,
                             conn: socket,
-                            want: Want::Retry,
+                            want: wants(blocked.spec),
                         }));
                     }
                     self.put_conn(conn);
@@ -791,7 +791,7 @@ impl State {
                 self.hear_all();
             }
             Message::Tried(round) => {
-                self.go_round(round);
+                self.go_on_round(round);
                 self.hear_all();
             }
             Message::Subscribed {

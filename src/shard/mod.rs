@@ -60,6 +60,7 @@ mod tracking;
 mod transactions;
 mod upkeep;
 mod wait;
+mod waiters;
 
 pub use self::core::Core;
 pub use acl_file::read_users;

@@ -4,7 +4,7 @@
 use super::{
     conn::{Conn, Hold},
     handoff::Stage,
-    homes::Listener,
+    homes::Hear,
     message::{After, ClientAt, Topics},
     requests::{Call, Work},
     state::State,
@@ -238,7 +238,7 @@ impl State {
         db: usize,
         key: &[u8],
         why: Went,
-        heard: &mut Vec<Listener>,
+        heard: &mut Vec<Hear>,
     ) {
         self.homes.went(shard, db, key, heard);
         self.invalidate(key, None);

@@ -7,10 +7,9 @@ use arrayvec::ArrayVec;
 use uring::{SocketId, sys};
 
 use super::{
-    blocking::Hear,
     conn::{Conn, Hold, ReplyMode},
     evict::OUT_OF_MEMORY,
-    homes::{Place, Sweep},
+    homes::{Hear, Place, Sweep},
     large::LARGE_MIN,
     limits::QUICK_NANOS,
     message::{After, Message, Topics, Waiting},
@@ -453,7 +452,7 @@ impl State {
                     conn.hear_taint(listener.want);
                 }
                 Hear::One(listener) => self.hear(listener),
-                Hear::Round(round) => self.go_round(round),
+                Hear::Round(shard, name) => self.go_round(shard, name),
             }
         }
     }

@@ -12,8 +12,8 @@ runs out of descriptors and out of memory.
 Asserted of each attack: no request of the well-behaved client fails; no member changes its part or its epoch,
 and no election is begun; nothing panics; memory, clients and descriptors return to their level; INFO tells what
 was cut and why. How long the well-behaved client waited is told, calm beside attacked and without the times when
-the machine stood still, and not asserted: a machine that others use, too, says little about that. Where there are two CPUs the nodes have the first one and
-the clients the second.
+the machine stood still, and not asserted: a machine that others use, too, says little about that. Where there are two CPUs the primary has the first one,
+and everybody else the second.
 
 --seconds is about how long all attacks take together (20); --connections (1000) is the size of crowds. Members
 wait for heartbeats as long as they do by default (5000); with less, on a machine without other work, lost ones show
@@ -54,9 +54,10 @@ GONE = (OSError, Closed, Broken)
 def behave(addr, path, halt):
     """Asks at fixed times; writes down when each request was due and how long its reply took."""
     try:
-        os.nice(-10)
+        # Otherwise it would wait for those who attack, too, which are on its CPU.
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except OSError:
-        pass
+        print("        the well-behaved client shares its CPU with the others", flush=True)
     sock = socket.create_connection(addr, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(False)
@@ -186,8 +187,17 @@ def returned(server, before, limit=SETTLE_S):
         time.sleep(0.1)
 
 
+CPUS = sorted(os.sched_getaffinity(0))
+
+
 def cpus():
-    return sorted(os.sched_getaffinity(0))
+    return CPUS
+
+
+def place(pid, on):
+    """Has all threads of a process on these CPUs."""
+    for tid in os.listdir("/proc/%d/task" % pid):
+        os.sched_setaffinity(int(tid), on)
 
 
 class Target:
@@ -198,11 +208,9 @@ class Target:
         self.fleet = elections.Fleet(scratch, opts, elections.Loopback(3), "three", opts.down_after)
         for m in self.fleet.members:
             argv = m.server.argv
-            argv[argv.index("--threads") + 1] = "2"
+            argv[argv.index("--threads") + 1] = str(opts.threads)
             m.control = os.path.join(m.server.dir, "control")
             argv += ["--handoff-socket", m.control]
-            if len(cpus()) > 1:
-                argv[:0] = ["taskset", "-c", str(cpus()[0])]
         self.fleet.start()
         self.find_primary()
 
@@ -210,6 +218,8 @@ class Target:
         self.primary = self.fleet.settled()
         self.server = self.primary.server
         self.addr = self.server.addr
+        for m in self.fleet.members if len(cpus()) > 1 else ():
+            place(m.server.proc.pid, cpus()[:1] if m is self.primary else cpus()[1:])
         host, port = self.addr
         self.replication = [(host, port + 10000 + n) for n in range(elections.SHARDS)]
         self.election = (host, port + 200)
@@ -903,6 +913,7 @@ def main():
     ap.add_argument("--seconds", type=float, default=20)
     ap.add_argument("--connections", type=int, default=1000)
     ap.add_argument("--down-after", type=int, default=elections.KEVY_DOWN_AFTER)
+    ap.add_argument("--threads", type=int, default=2, help="cores of each member; with 1 the primary has a CPU to itself")
     ap.add_argument("--only")
     opts = ap.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
