@@ -2,8 +2,8 @@
 //! came.
 //!
 //! A change goes round among those who block, one after the other. What they are served changes the key
-//! again, which is noted, and the round begins anew when it is through. Where the key is gone only those go on
-//! who want to hear of that, too: so an element that a thousand wait for costs one try, not a thousand.
+//! again, which is noted, and the round begins anew when it is through. Where the key is gone only those go
+//! on who want to hear of that, too: so an element that a thousand wait for costs one try, not a thousand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -224,7 +224,7 @@ mod tests {
         let mut waiters = of(&[(1, false), (2, true), (3, false)]);
         assert!(waiters.changed(true, |_| ()));
         assert_eq!(round(&mut waiters, || false, 0), [2]);
-        assert!(!waiters.next(false).is_some(), "it is over");
+        assert!(waiters.next(false).is_none(), "it is over");
     }
 
     #[test]
